@@ -1,0 +1,76 @@
+"""What flows between the rooms: texts become token batches, token batches vectors, vectors hits.
+
+Axes: N texts, B batch, T tokens, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from kdserve.errors import EncodeError
+
+Scalar = str | int | float | bool | None
+Embeddings = npt.NDArray[np.float32]
+"""(N, D) float32, every row of unit length."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenBatch:
+    """Token ids and attention mask, both (B, T) int64; the mask is 1 on real tokens, 0 on padding."""
+
+    ids: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hit:
+    """One answer of a search. `score` is the inner product of unit vectors: higher is better."""
+
+    id: str | int
+    score: float
+    text: str
+    language: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """What benchmarks, evaluations and indexes ask of a teacher, a student or a bundle."""
+
+    @property
+    def dim(self) -> int:
+        """Width D of the vectors."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the files that the vectors depend on."""
+
+    def encode_query(self, texts: Sequence[str]) -> Embeddings:
+        """Embed queries: (N, D) float32 of unit rows, (0, D) for the empty list."""
+
+    def encode_document(self, texts: Sequence[str]) -> Embeddings:
+        """Embed documents: (N, D) float32 of unit rows, (0, D) for the empty list."""
+
+
+def require_texts(texts: Sequence[str]) -> Sequence[str]:
+    """Return `texts` when it is a sequence of str; a bare str, or anything that is no str inside, is an error.
+
+    Raises:
+        TypeError: a bare str, or an item that is no str.
+        EncodeError: a text with a lone surrogate, which no tokenizer can read.
+    """
+    if isinstance(texts, str):
+        raise TypeError("expected a sequence of texts, got one str; put it into a list")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {position} is {type(text).__name__}, not str")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise EncodeError(f"text {position} is no valid Unicode ({error.reason}); decode its bytes again") from error
+    return texts

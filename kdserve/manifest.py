@@ -1,0 +1,230 @@
+"""Folders that commit whole and know what they hold.
+
+Every stage writes its folder aside, records size and SHA-256 of each file in `kdserve.json`, flushes everything to
+disk and renames. A reader verifies the record before it parses anything. Equal inputs give byte-identical manifests:
+no dates, sorted keys.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from kdserve.errors import FolderError
+
+MANIFEST_NAME = "kdserve.json"
+FORMAT_VERSION = 1
+Kind = Literal["student", "bundle", "index", "corpus"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRecord:
+    """Size and checksum of one file; `sha256` is hex."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a folder says of itself.
+
+    `parents` maps a role ("teacher", "student", "encoder") to that folder's fingerprint. `settings` is JSON that only
+    the kind's own room reads, through a dataclass of its own. `files` maps a POSIX path inside the folder to its record.
+    """
+
+    kind: Kind
+    made_by: str
+    parents: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the sorted checksums of the files."""
+        lines = "".join(f"{record.sha256}  {name}\n" for name, record in sorted(self.files.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target` that becomes `target` if the block ends well, and vanishes if not.
+
+    The block must leave a manifest there (`write_manifest`).
+
+    Raises:
+        FolderError: `target` exists, its parent cannot be written, or the disk is full.
+    """
+    target = Path(target)
+    if target.exists() or target.is_symlink():
+        raise FolderError(f"{target} exists already; choose another name or remove it first")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        raise _write_error(target, error) from error
+    try:
+        os.chmod(staging, 0o777 & ~_current_umask())  # mkdtemp makes 0700: unreadable to other users once published
+        yield staging
+        if not (staging / MANIFEST_NAME).is_file():
+            raise AssertionError(f"{target} was staged without a manifest")
+        sync_tree(staging)
+        if target.exists():
+            raise FolderError(f"{target} appeared meanwhile; it was left alone, choose another name")
+        os.rename(staging, target)
+        sync_path(target.parent)
+    except OSError as error:
+        raise _write_error(target, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    kind: Kind,
+    parents: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Record every file below `folder` in its `kdserve.json` and return the manifest."""
+    from kdserve import __version__
+
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(size_bytes=path.stat().st_size, sha256=hash_file(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
+    manifest = Manifest(
+        kind=kind, made_by=f"kdserve {__version__}", parents=parents or {}, settings=settings or {}, files=files
+    )
+    record = {
+        "format": FORMAT_VERSION,
+        "kind": kind,
+        "made_by": manifest.made_by,
+        "parents": dict(manifest.parents),
+        "settings": dict(manifest.settings),
+        "files": {name: {"size_bytes": r.size_bytes, "sha256": r.sha256} for name, r in files.items()},
+    }
+    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path, *, kind: Kind) -> Manifest:
+    """Read and check `kdserve.json`, without looking at the files that it lists.
+
+    Raises:
+        FolderError: no such folder, no manifest, a damaged one, another kind or format, or a path that leaves the folder.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise FolderError(f"there is no folder {folder}; check the path")
+    if not path.is_file():
+        raise FolderError(f"{folder} has no {MANIFEST_NAME}; it is no {kind} made by kdserve")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found_format, found_kind = record["format"], record["kind"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FolderError(f"{path} is damaged ({error}); make the {kind} again") from error
+    if found_format != FORMAT_VERSION:
+        raise FolderError(f"{path} has format {found_format!r}, this kdserve reads {FORMAT_VERSION}; update kdserve")
+    if found_kind != kind:
+        raise FolderError(f"{folder} is a {found_kind}, not a {kind}; name a {kind} folder")
+    try:
+        return _parse(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FolderError(f"{path} is damaged ({error}); make the {kind} again") from error
+
+
+def verify_folder(folder: Path, *, kind: Kind) -> Manifest:
+    """Read the manifest and check size and SHA-256 of every file that it lists.
+
+    Raises:
+        FolderError: as `read_manifest`, or a file is missing, is a link, or has other bytes than recorded.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder, kind=kind)
+    for name, record in manifest.files.items():
+        verify_file(folder, name, record)
+    return manifest
+
+
+def verify_file(folder: Path, name: str, record: FileRecord) -> Path:
+    """Check one file of `folder` against its record and return its path."""
+    path = folder / name
+    advice = "copy the folder again or make it again"
+    if any((folder / parent).is_symlink() for parent in [PurePosixPath(name), *PurePosixPath(name).parents][:-1]):
+        raise FolderError(f"{path} is a symbolic link, which is refused; {advice}")
+    if not path.is_file():
+        raise FolderError(f"{path} is missing; {advice}")
+    try:
+        size = path.stat().st_size
+        if size != record.size_bytes:
+            raise FolderError(f"{path} has {size} bytes, its manifest says {record.size_bytes}; {advice}")
+        if hash_file(path) != record.sha256:
+            raise FolderError(f"{path} does not match its SHA-256 in {MANIFEST_NAME}; {advice}")
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read ({error.strerror}); {advice}") from error
+    return path
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder` to disk."""
+    for path in folder.rglob("*"):
+        sync_path(path)
+    sync_path(folder)
+
+
+def sync_path(path: Path) -> None:
+    """Flush one file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parse(record: Mapping[str, Any]) -> Manifest:
+    files = {}
+    for name, entry in record["files"].items():
+        parts = PurePosixPath(name)
+        if not name or parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
+            raise ValueError(f"file name {name!r} leaves the folder")
+        size, checksum = entry["size_bytes"], entry["sha256"]
+        if not isinstance(size, int) or not isinstance(checksum, str):
+            raise TypeError(f"the record of {name!r} has no size and checksum")
+        files[name] = FileRecord(size_bytes=size, sha256=checksum)
+    parents, settings = record["parents"], record["settings"]
+    if not isinstance(parents, dict) or not isinstance(settings, dict):
+        raise TypeError("parents and settings must be objects")
+    return Manifest(
+        kind=record["kind"], made_by=str(record["made_by"]), parents=parents, settings=settings, files=files
+    )
+
+
+def _write_error(target: Path, error: OSError) -> FolderError:
+    if error.errno == errno.ENOSPC:
+        return FolderError(f"no space left on the disk of {target}; nothing was written, free some space and try again")
+    return FolderError(f"{target} cannot be written ({error.strerror or error}); nothing was left behind")
+
+
+def _current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
