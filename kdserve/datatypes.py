@@ -5,7 +5,7 @@ Axes: N texts, B batch, T tokens, D width of an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +17,13 @@ from kdserve.errors import EncodeError
 Scalar = str | int | float | bool | None
 Embeddings = npt.NDArray[np.float32]
 """(N, D) float32, every row of unit length."""
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(what, done, total)` by everything that takes long; total 0 means unknown."""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Show nothing: the default of every long call."""
+
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,42 @@
+"""The command line: it composes the rooms and decides nothing.
+
+Results go to stdout, progress and messages to stderr. Exit 0; 1 for a KdserveError, as one line; 2 for usage.
+Each module here holds the commands of one room and imports that room inside the command, so that
+`kdserve --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from kdserve.errors import KdserveError, MissingExtraError
+
+try:
+    import typer
+except ImportError as missing:  # the console script of an install without the cli extra
+    sys.exit(f"kdserve: {MissingExtraError(missing.name or 'typer', 'cli')}")
+
+from kdserve.cli import bench, distill, evaluate, export, index
+
+app = typer.Typer(
+    name="kdserve",
+    help="Distil a sentence-embedding teacher into a small multilingual student, export it, search with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for room in (distill, export, index, evaluate, bench):
+    room.register(app)
+
+
+def main() -> None:
+    """Run the command line; the console script `kdserve`."""
+    try:
+        app()
+    except KdserveError as error:
+        sys.exit(f"kdserve: {error}")
+    except KeyboardInterrupt:
+        sys.exit("kdserve: stopped")
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
