@@ -79,5 +79,6 @@ def require_texts(texts: Sequence[str]) -> Sequence[str]:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise EncodeError(f"text {position} is no valid Unicode ({error.reason}); decode its bytes again") from error
+            message = f"text {position} is no valid Unicode ({error.reason}); decode its bytes again"
+            raise EncodeError(message) from error
     return texts

@@ -38,8 +38,9 @@ class FileRecord:
 class Manifest:
     """What a folder says of itself.
 
-    `parents` maps a role ("teacher", "student", "encoder") to that folder's fingerprint. `settings` is JSON that only
-    the kind's own room reads, through a dataclass of its own. `files` maps a POSIX path inside the folder to its record.
+    `parents` maps a role ("teacher", "student", "encoder") to that folder's fingerprint. `settings` is JSON that
+    only the kind's own room reads, through a dataclass of its own. `files` maps a POSIX path inside the folder to its
+    record.
     """
 
     kind: Kind
@@ -73,14 +74,14 @@ def staged_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise _write_error(target, error) from error
     try:
-        os.chmod(staging, 0o777 & ~_current_umask())  # mkdtemp makes 0700: unreadable to other users once published
+        staging.chmod(0o777 & ~_current_umask())  # mkdtemp makes 0700: unreadable to other users once published
         yield staging
         if not (staging / MANIFEST_NAME).is_file():
             raise AssertionError(f"{target} was staged without a manifest")
         sync_tree(staging)
         if target.exists():
             raise FolderError(f"{target} appeared meanwhile; it was left alone, choose another name")
-        os.rename(staging, target)
+        staging.rename(target)
         sync_path(target.parent)
     except OSError as error:
         raise _write_error(target, error) from error
@@ -123,7 +124,7 @@ def read_manifest(folder: Path, *, kind: Kind) -> Manifest:
     """Read and check `kdserve.json`, without looking at the files that it lists.
 
     Raises:
-        FolderError: no such folder, no manifest, a damaged one, another kind or format, or a path that leaves the folder.
+        FolderError: no folder, no manifest, a damaged one, another kind or format, or a path that leaves the folder.
     """
     folder = Path(folder)
     path = folder / MANIFEST_NAME

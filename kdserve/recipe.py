@@ -1,0 +1,276 @@
+"""Recipes: everything that decides how a student comes out, in one TOML file.
+
+The loader is strict: an unknown key, a wrong type, a missing key or a value out of range is an error that names the
+dotted key and the file. `--set train.steps=20` goes through the same loader.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from kdserve.errors import RecipeError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherRecipe:
+    """The teacher: "all-MiniLM-L6-v2" (embedded), a sentence-transformers folder, or a hub name with its revision."""
+
+    model: str = "all-MiniLM-L6-v2"
+    revision: str = ""
+    batch_size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataRecipe:
+    """One source of pairs.
+
+    `path` is relative to `data_dir`; `{language}` in it stands for a language code, so that one entry names a file a
+    pair. "sample" is the corpus that ships with kdserve, "hub:NAME" or "hub:NAME#CONFIG" a data set of the hub.
+    Columns are header names, or numbers from 0 in TSV files without a header. Without `translation` the file holds
+    source sentences only. `exclude` drops domains ("multi30k"), or domains of one language ("bible:tr").
+    """
+
+    path: str
+    source: str = "0"
+    translation: str = "1"
+    language: str = ""
+    language_column: str = ""
+    domain_column: str = ""
+    domain: str = ""
+    split: str = "train"
+    exclude: tuple[str, ...] = ()
+    weights: dict[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+    hold_out: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VocabularyRecipe:
+    """A Unigram vocabulary with byte fallback, trained on sentences drawn by language at `temperature`.
+
+    A `folder` with a tokenizer.json takes its place.
+    """
+
+    size: int = 32_000
+    sentences: int = 1_000_000
+    temperature: float = 0.5
+    source_share: float = 0.08
+    folder: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentRecipe:
+    """The student's body. `layers` are the teacher's layers that it keeps, from 0 (transformer only).
+
+    `table_bits` trains the token table on the integer grid that it will be stored in; `table_rank` > 0 factorises it.
+    """
+
+    layers: tuple[int, ...] = (0, 2, 5)
+    max_tokens: int = 128
+    table_bits: Literal[0, 4, 8] = 0
+    table_rank: int = 0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignRecipe:
+    """The ridge solve that starts the token table: damping, conjugate-gradient steps, weight of the lexicon domain."""
+
+    damping: float = 5e-3
+    iterations: int = 30
+    max_rows: int = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveRecipe:
+    """Weights of the objectives (0 = off); see kdserve.distill.objectives for what each of them is."""
+
+    cosine: float = 5.0
+    mse: float = 0.0
+    contrastive: float = 0.5
+    scale: float = 20.0
+    margin: float = 0.0
+    translation: float = 0.0
+    relational: float = 0.0
+    spread: float = 0.0
+    hidden: float = 0.0
+    attention: float = 0.0
+    matryoshka: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRecipe:
+    """The training loop. `temperature` flattens the languages' shares (1 = as the data is, 0 = equal).
+
+    `source_share` of the texts are the source language itself. `token_dropout` hides that share of tokens. `average`
+    is the decay of the exponential average of weights that is kept as the student (0 = off).
+    """
+
+    steps: int = 1000
+    batch_size: int = 128
+    table_rate: float = 1e-3
+    body_rate: float = 2e-4
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    temperature: float = 0.5
+    source_share: float = 0.15
+    token_dropout: float = 0.0
+    average: float = 0.0
+    clip: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationRecipe:
+    """Held-out sentences: `permille` of the source sentences, at most `max_pairs` a language and domain."""
+
+    permille: int = 5
+    max_pairs: int = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a student is made. Paths are relative to `data_dir`, which is relative to the recipe's own folder.
+
+    `languages` are claimed as covered by the published card, `weak_languages` are trained but promised less; both empty
+    means: every language of the data. `refuse_overlap` names evaluation files (globs) none of whose sentences may occur
+    in the training data.
+    """
+
+    name: str
+    family: Literal["static", "transformer"]
+    data: tuple[DataRecipe, ...]
+    seed: int = 1
+    data_dir: str = "."
+    languages: tuple[str, ...] = ()
+    weak_languages: tuple[str, ...] = ()
+    refuse_overlap: tuple[str, ...] = ()
+    teacher: TeacherRecipe = TeacherRecipe()
+    vocabulary: VocabularyRecipe = VocabularyRecipe()
+    student: StudentRecipe = StudentRecipe()
+    align: AlignRecipe = AlignRecipe()
+    objective: ObjectiveRecipe = ObjectiveRecipe()
+    train: TrainRecipe = TrainRecipe()
+    validation: ValidationRecipe = ValidationRecipe()
+
+
+def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key=value` overrides, whose values are TOML (bare words are taken as strings).
+
+    Raises:
+        RecipeError: the file is missing or no TOML, or a key or value does not fit.
+    """
+    path = Path(path)
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"there is no recipe {path}; check the path") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} is no readable TOML: {error}") from error
+    for override in overrides:
+        _apply(record, override)
+    recipe: Recipe = _build(Recipe, record, where=str(path), key="")
+    _check(recipe, where=str(path))
+    data_dir = path.parent / Path(recipe.data_dir).expanduser()
+    return dataclasses.replace(recipe, data_dir=str(data_dir))
+
+
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as JSON: what a student's manifest keeps of it."""
+    record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    del record["data_dir"]  # where the data lay says nothing of the student
+    return record
+
+
+def _apply(record: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(f"--set {override} has no value; write --set key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = dotted.split(".")
+    table = record
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {dotted}: {parent} is no table; only single values can be set")
+    table[last] = value
+
+
+def _build(kind: Any, record: Mapping[str, Any], *, where: str, key: str) -> Any:
+    hints = get_type_hints(kind)
+    for name in record:
+        if name not in hints:
+            close = difflib.get_close_matches(name, hints, n=1)
+            raise RecipeError(f"{where}: unknown key {key}{name}" + (f"; did you mean {close[0]}?" if close else ""))
+    values = {name: _convert(hints[name], value, where=where, key=key + name) for name, value in record.items()}
+    for entry in dataclasses.fields(kind):
+        required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+        if required and entry.name not in values:
+            raise RecipeError(f"{where}: the key {key}{entry.name} is missing")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where}: {key} must be a table")
+        return _build(hint, value, where=where, key=f"{key}.")
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            choices = ", ".join(map(str, arguments))
+            raise RecipeError(f"{where}: {key} is {value!r}; choose one of {choices}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise RecipeError(f"{where}: {key} must be a list")
+        return tuple(_convert(arguments[0], item, where=where, key=f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where}: {key} must be a table")
+        return {name: _convert(arguments[1], item, where=where, key=f"{key}.{name}") for name, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise RecipeError(f"{where}: {key} is {value!r}, which is no {hint.__name__}")
+    return value
+
+
+def _check(recipe: Recipe, *, where: str) -> None:
+    """Refuse values that no training could use."""
+    train, objective = recipe.train, recipe.objective
+    rules = [
+        ("data", bool(recipe.data), "must name at least one source of pairs"),
+        ("vocabulary.size", recipe.vocabulary.size >= 300, "must be at least 300 (256 of them are bytes)"),
+        ("train.batch_size", train.batch_size >= 2, "must be at least 2"),
+        ("train.steps", train.steps >= 0, "must not be negative"),
+        ("train.evaluate_every", train.evaluate_every > 0, "must be positive"),
+        ("train.checkpoint_every", train.checkpoint_every > 0, "must be positive"),
+        ("train.source_share", 0 <= train.source_share < 1, "must be in [0, 1)"),
+        ("train.token_dropout", 0 <= train.token_dropout < 1, "must be in [0, 1)"),
+        ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),
+        ("student.layers", len(recipe.student.layers) > 0, "must name at least one layer"),
+        ("student.max_tokens", recipe.student.max_tokens >= 4, "must be at least 4"),
+        ("align.damping", recipe.align.damping > 0, "must be positive"),
+    ]
+    for key, holds, rule in rules:
+        if not holds:
+            raise RecipeError(f"{where}: {key} {rule}")
+    spreads = objective.contrastive + objective.translation + objective.relational + objective.cosine
+    if train.steps and objective.mse > 0 and spreads == 0:
+        raise RecipeError(
+            f"{where}: objective.mse alone collapses onto one vector when the teacher's vectors are normalised; "
+            "add objective.cosine, contrastive or relational"
+        )
