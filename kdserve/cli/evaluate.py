@@ -1,0 +1,167 @@
+"""`kdserve evaluate`: what a model is worth, language by language."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kdserve.evaluate import SampleFigures, Section, Summary
+
+Groups = dict[str, list[str]]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this room."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A bundle or student folder, a published name, or a teacher's name.")],
+    tatoeba: Annotated[Path | None, typer.Option(help="Folder of Tatoeba v1 files: translation retrieval.")] = None,
+    sts: Annotated[Path | None, typer.Option(help="Folder of stsb-<language>-<split>.csv files: similarity.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="TSV with columns language, source, target and, if wanted, domain.")
+    ] = None,
+    languages: Annotated[str, typer.Option(help="Only these languages, by commas: de,fr,zh.")] = "",
+    group: Annotated[list[str] | None, typer.Option(help="Also the mean of a named group: main=de,fr,es.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the similarity files: dev or test.")] = "test",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model; default: all there are.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Measure a model: translation retrieval, sentence similarity; with no files, on the built-in sample corpus."""
+    from kdserve.cli.console import print_json, progress_bars
+    from kdserve.cli.models import open_model
+    from kdserve.evaluate import (
+        Remembering,
+        evaluate_samples,
+        evaluate_sts,
+        evaluate_translation,
+        read_pairs,
+        read_sts,
+        read_tatoeba,
+    )
+
+    if split not in ("dev", "test"):
+        raise typer.BadParameter("is neither dev nor test", param_hint="--split")
+    groups = _parse_groups(group or [])
+    chosen = _codes(languages) or None
+    translations = [*(read_tatoeba(tatoeba, languages=chosen).values() if tatoeba else [])]
+    translations += read_pairs(pairs, languages=chosen) if pairs else []
+    similarity = read_sts(sts, split=split, languages=chosen) if sts else {}
+    with progress_bars() as progress:
+        embedder = Remembering(open_model(model, device=device, num_threads=threads), progress=progress)
+        sections = evaluate_translation(embedder, translations, progress=progress)
+        if similarity:
+            sections += evaluate_sts(embedder, similarity, progress=progress)
+        samples = evaluate_samples(embedder, languages=chosen) if not sections else None
+    if samples:
+        sections = [samples.translation]
+    if json:
+        print_json(_record(model, embedder, sections, groups, samples))
+    else:
+        _print(model, sections, groups, samples)
+
+
+def _codes(text: str) -> list[str]:
+    return [code.strip() for code in text.split(",") if code.strip()]
+
+
+def _parse_groups(options: list[str]) -> Groups:
+    groups = {}
+    for option in options:
+        name, equals, members = option.partition("=")
+        if not equals or not name or not _codes(members):
+            raise typer.BadParameter(f"{option!r} is not of the form name=de,fr,es", param_hint="--group")
+        groups[name] = _codes(members)
+    return groups
+
+
+def _summaries(section: Section, groups: Groups) -> dict[str, Summary]:
+    """Over all languages, then over each group that has a language here."""
+    present = {name: members for name, members in groups.items() if set(members) & section.figures.keys()}
+    return {"all": section.summary()} | {name: section.summary(members) for name, members in present.items()}
+
+
+def _record(
+    model: str, embedder: Any, sections: list[Section], groups: Groups, samples: SampleFigures | None
+) -> dict[str, object]:
+    record: dict[str, object] = {
+        "model": model,
+        "fingerprint": embedder.fingerprint,
+        "dim": embedder.dim,
+        "sections": [
+            asdict(section) | {"summary": {name: asdict(one) for name, one in _summaries(section, groups).items()}}
+            for section in sections
+        ],
+    }
+    if samples:
+        record |= {"retrieval": asdict(samples.retrieval), "language_bias": asdict(samples.bias)}
+    return record
+
+
+def _print(model: str, sections: list[Section], groups: Groups, samples: SampleFigures | None) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for section in sections:
+        console.print(_language_table(section))
+    console.print(_summary_table(model, sections, groups))
+    if samples:
+        found, bias = samples.retrieval, samples.bias
+        console.print(
+            f"Sample documents: {found.num_queries} queries over {found.num_documents} documents in one pool: right "
+            f"answer first {_percent(found.accuracy_at_1)}, MRR {found.mrr:.3f}.\n"
+            f"Language bias: average precision {bias.pooled:.3f} in a pool of {len(bias.by_language)} languages; "
+            f"{bias.lost:.3f} lost to the query's own language, which comes first in {_percent(bias.own_first)}."
+        )
+
+
+def _language_table(section: Section) -> Table:
+    from rich.table import Table
+
+    is_share = bool(section.columns) and "to English" in section.columns
+    show = _percent if is_share else _correlation
+    table = Table(title=f"{section.name} ({'accuracy in %' if is_share else 'Spearman'})", title_justify="left")
+    table.add_column("language")
+    for name in ("pairs", *section.columns, "mean" if section.columns else "figure"):
+        table.add_column(name, justify="right")
+    worst = section.summary().worst_language
+    for language in sorted(section.figures, key=lambda code: (-section.figures[code], code)):
+        cells = [show(column[language]) for column in section.columns.values()]
+        style = "bold red" if language == worst and len(section.figures) > 1 else None
+        count = str(section.num_pairs[language])
+        table.add_row(language, count, *cells, show(section.figures[language]), style=style)
+    return table
+
+
+def _summary_table(model: str, sections: list[Section], groups: Groups) -> Table:
+    from rich.table import Table
+
+    table = Table(title=model, title_justify="left")
+    table.add_column("evaluation")
+    table.add_column("languages")
+    table.add_column("mean", justify="right", style="bold")
+    table.add_column("worst", justify="right", style="bold red")
+    for section in sections:
+        show = _percent if "to English" in section.columns else _correlation
+        for name, summary in _summaries(section, groups).items():
+            count = f"{name} ({summary.num_languages})"
+            if summary.missing:
+                count += f", without {' '.join(summary.missing)}"
+            table.add_row(section.name, count, show(summary.mean), f"{summary.worst_language} {show(summary.worst)}")
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _correlation(figure: float) -> str:
+    return f"{figure:.3f}"

@@ -1,0 +1,64 @@
+"""Open whatever a user calls a model: a bundle folder, a student folder, a published name, or a teacher's name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from kdserve.datatypes import Embedder
+from kdserve.errors import FolderError, MissingExtraError
+from kdserve.manifest import MANIFEST_NAME
+
+DEFAULT_TEACHER = "all-MiniLM-L6-v2"
+Origin = Literal["bundle", "sentence-transformers"]
+
+
+def origin_of(model: str) -> Origin:
+    """Say which library opens `model`: our runtime, or sentence-transformers for teachers and student folders.
+
+    Raises:
+        FolderError: a folder that neither of them can open.
+    """
+    folder = Path(model)
+    if not folder.exists():
+        is_hub_name = model == DEFAULT_TEACHER or "/" in model
+        return "sentence-transformers" if is_hub_name else "bundle"
+    if (folder / "modules.json").is_file() and _kind(folder) != "bundle":
+        return "sentence-transformers"
+    if (folder / MANIFEST_NAME).is_file():
+        return "bundle"
+    raise FolderError(f"{folder} is no bundle, student or sentence-transformers folder; name one of these")
+
+
+def open_model(model: str, *, device: str = "cpu", num_threads: int | None = None) -> Embedder:
+    """Open `model` with `num_threads` threads; None leaves each library its own default.
+
+    Raises:
+        FolderError: no such folder, or a damaged one.
+        MissingExtraError: the packages that open it are not installed.
+    """
+    if origin_of(model) == "bundle":
+        from kdserve.runtime import Encoder
+
+        return Encoder.load(model, device=device, num_threads=num_threads)
+    try:
+        import torch
+
+        from kdserve.distill.teacher import load_teacher
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "sentence-transformers", "distill") from error
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    return load_teacher(model, device=device)
+
+
+def _kind(folder: Path) -> str | None:
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8"))["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{path} is damaged ({error}); make the folder again") from error
+    return str(kind)

@@ -1,0 +1,52 @@
+"""What an embedder is worth: one function a metric, over anything that satisfies `Embedder`.
+
+translation_accuracy   is the nearest neighbour of a sentence its translation?
+sts_spearman           does cosine order sentence pairs as people do?
+retrieval              does a query find its answer, in its own language and in others?
+language_bias          does a query prefer its own language in a pooled index?
+"""
+
+from __future__ import annotations
+
+from kdserve.evaluate.bias import LanguageBias, language_bias
+from kdserve.evaluate.evaluation import (
+    SampleFigures,
+    Section,
+    evaluate_samples,
+    evaluate_sts,
+    evaluate_translation,
+)
+from kdserve.evaluate.files import read_pairs, read_sts, read_tatoeba
+from kdserve.evaluate.retrieval import Document, Query, Retrieval, retrieval
+from kdserve.evaluate.similarity import StsPair, cross_lingual, spearman, sts_spearman
+from kdserve.evaluate.summary import Summary, summarise
+from kdserve.evaluate.translation import TranslationAccuracy, TranslationPairs, nearest_share, translation_accuracy
+from kdserve.evaluate.vectors import Remembering
+
+__all__ = [
+    "Document",
+    "LanguageBias",
+    "Query",
+    "Remembering",
+    "Retrieval",
+    "SampleFigures",
+    "Section",
+    "StsPair",
+    "Summary",
+    "TranslationAccuracy",
+    "TranslationPairs",
+    "cross_lingual",
+    "evaluate_samples",
+    "evaluate_sts",
+    "evaluate_translation",
+    "language_bias",
+    "nearest_share",
+    "read_pairs",
+    "read_sts",
+    "read_tatoeba",
+    "retrieval",
+    "spearman",
+    "sts_spearman",
+    "summarise",
+    "translation_accuracy",
+]

@@ -1,0 +1,124 @@
+"""Whole evaluations: a metric over every language of a file set, gathered into one record."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kdserve import samples
+from kdserve.datatypes import Embedder, Progress, no_progress
+from kdserve.errors import DataError
+from kdserve.evaluate.bias import LanguageBias, language_bias
+from kdserve.evaluate.retrieval import Document, Query, Retrieval, retrieval
+from kdserve.evaluate.similarity import StsPair, cross_lingual, sts_spearman
+from kdserve.evaluate.summary import Summary, summarise
+from kdserve.evaluate.translation import TranslationAccuracy, TranslationPairs, translation_accuracy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """One figure (0 to 1, higher is better) a language, with what stands behind it.
+
+    `columns` maps a column's name to its figure by language ("to English", "from English"); `figures` is what counts.
+    """
+
+    name: str
+    figures: Mapping[str, float]
+    columns: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    num_pairs: Mapping[str, int] = field(default_factory=dict)
+
+    def summary(self, members: Collection[str] | None = None) -> Summary:
+        """Mean and worst over all languages, or over `members`."""
+        return summarise(self.figures, members=members)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleFigures:
+    """What the package's own sample corpus says of an embedder: a quick look, not a benchmark."""
+
+    translation: Section
+    retrieval: Retrieval
+    bias: LanguageBias
+
+
+def evaluate_translation(
+    embedder: Embedder, pairs: Iterable[TranslationPairs], *, progress: Progress = no_progress
+) -> list[Section]:
+    """Translation retrieval in both directions: a section for each domain, a figure for each language."""
+    found: dict[str, dict[str, TranslationAccuracy]] = {}
+    all_pairs = list(pairs)
+    for done, one in enumerate(all_pairs, start=1):
+        accuracy = translation_accuracy(embedder, one.sources, one.targets)
+        found.setdefault(one.domain or "pairs", {})[one.language] = accuracy
+        progress("translation retrieval", done, len(all_pairs))
+    return [_translation_section(domain, by_language) for domain, by_language in found.items()]
+
+
+def evaluate_sts(
+    embedder: Embedder, pairs: Mapping[str, Sequence[StsPair]], *, progress: Progress = no_progress
+) -> list[Section]:
+    """STS Spearman for each language, and between English and each other one where English is there.
+
+    A cross-lingual figure is the mean of both ways round: English first, and English second.
+    """
+    english = pairs.get("en")
+    within, across, both = {}, {}, {}
+    for done, (language, own) in enumerate(pairs.items(), start=1):
+        within[language] = sts_spearman(embedder, own)
+        if english and language != "en":
+            first = sts_spearman(embedder, cross_lingual(english, own))
+            second = sts_spearman(embedder, cross_lingual(own, english))
+            across[language], both[language] = (first + second) / 2, (first, second)
+        progress("sentence similarity", done, len(pairs))
+    counts = {language: len(own) for language, own in pairs.items()}
+    sections = [Section(name="sts", figures=within, num_pairs=counts)]
+    if across:
+        columns = {
+            "English first": {language: figures[0] for language, figures in both.items()},
+            "English second": {language: figures[1] for language, figures in both.items()},
+        }
+        sections.append(Section(name="sts cross-lingual", figures=across, columns=columns, num_pairs=counts))
+    return sections
+
+
+def evaluate_samples(embedder: Embedder, *, languages: Collection[str] | None = None) -> SampleFigures:
+    """Measure on the package's sample corpus: translations, queries against documents, language bias.
+
+    Raises:
+        DataError: a language that the sample corpus does not have.
+    """
+    parallel = samples.parallel()
+    if unknown := sorted(set(languages or ()) - parallel.keys()):
+        raise DataError(f"the sample corpus has no {', '.join(unknown)}; it has {', '.join(parallel)}")
+    chosen = {code: texts for code, texts in parallel.items() if not languages or code in languages or code == "en"}
+    pairs = [
+        TranslationPairs(domain="samples", language=code, sources=texts, targets=parallel["en"])
+        for code, texts in chosen.items()
+        if code != "en"
+    ]
+    if not pairs:
+        raise DataError("translations from English into English say nothing; name another language")
+    documents = [Document(id=d.id, language=d.lang, text=d.text) for d in samples.documents() if d.lang in chosen]
+    known = {document.id for document in documents}
+    queries = [
+        Query(id=q.id, language=q.lang, text=q.text, answers=frozenset(q.answers) & known)
+        for q in samples.queries()
+        if q.lang in chosen
+    ]
+    return SampleFigures(
+        translation=evaluate_translation(embedder, pairs)[0],
+        retrieval=retrieval(embedder, documents, queries, scope="pooled"),
+        bias=language_bias(embedder, chosen),
+    )
+
+
+def _translation_section(domain: str, by_language: Mapping[str, TranslationAccuracy]) -> Section:
+    return Section(
+        name=domain,
+        figures={language: accuracy.mean for language, accuracy in by_language.items()},
+        columns={
+            "to English": {language: accuracy.forward for language, accuracy in by_language.items()},
+            "from English": {language: accuracy.backward for language, accuracy in by_language.items()},
+        },
+        num_pairs={language: accuracy.num_pairs for language, accuracy in by_language.items()},
+    )

@@ -1,0 +1,164 @@
+"""Evaluation files in their standard formats. A bad file is one clear line: which file, which line, what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+import re
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from kdserve.errors import DataError
+from kdserve.evaluate.languages import short_code
+from kdserve.evaluate.similarity import StsPair
+from kdserve.evaluate.translation import TranslationPairs
+
+PAIR_COLUMNS = ("language", "source", "target")
+T = TypeVar("T")
+_TATOEBA_NAME = re.compile(r"tatoeba\.([a-z]{3})-eng\.eng")
+_STS_NAME = re.compile(r"stsb-([a-z]{2,3})-([a-z]+)\.csv")
+
+
+def read_tatoeba(folder: Path, *, languages: Collection[str] | None = None) -> dict[str, TranslationPairs]:
+    """Read a folder of Tatoeba v1 files, `tatoeba.<xxx>-eng.<xxx>` beside `tatoeba.<xxx>-eng.eng`.
+
+    Returns language (ISO 639-1 where there is one) -> sentences with their English; only `languages` where given.
+
+    Raises:
+        DataError: no such folder or files, a language without file, a missing side, sides of different length.
+    """
+    found = {}
+    for path in _files(folder, "tatoeba.*-eng.eng"):
+        if match := _TATOEBA_NAME.fullmatch(path.name):
+            language = short_code(match[1])
+            if languages is None or language in languages:
+                found[language] = _tatoeba_pairs(path, language, match[1])
+    return _complete(found, folder, languages)
+
+
+def read_sts(
+    folder: Path, *, split: Literal["dev", "test"] = "test", languages: Collection[str] | None = None
+) -> dict[str, list[StsPair]]:
+    """Read a folder of `stsb-<language>-<split>.csv` files: sentence1, sentence2, score, with or without a header.
+
+    Raises:
+        DataError: no such folder or files, a language without file, or a row that does not have that form.
+    """
+    found = {}
+    for path in _files(folder, f"stsb-*-{split}.csv"):
+        match = _STS_NAME.fullmatch(path.name)
+        if match and (languages is None or match[1] in languages):
+            found[match[1]] = _sts_pairs(path)
+    return _complete(found, folder, languages)
+
+
+def read_pairs(path: Path, *, languages: Collection[str] | None = None) -> list[TranslationPairs]:
+    """Read a TSV (or TSV.gz) of translation pairs, grouped by domain and language in order of first appearance.
+
+    The header names the columns: `language`, `source` and `target`, and `domain` where there are several.
+
+    Raises:
+        DataError: a missing or unreadable file, a header without these columns, a ragged row, an empty text.
+    """
+    rows = _tsv_rows(path)
+    _, header = next(rows, (0, []))
+    if missing := [name for name in PAIR_COLUMNS if name not in header]:
+        raise DataError(
+            f"{path} has no column {missing[0]}; its first line must name the columns {', '.join(PAIR_COLUMNS)}"
+        )
+    groups: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise DataError(f"{path}, line {line}: {len(cells)} columns, the header has {len(header)}")
+        row = dict(zip(header, cells, strict=True))
+        if empty := [name for name in PAIR_COLUMNS if not row[name].strip()]:
+            raise DataError(f"{path}, line {line}: {empty[0]} is empty")
+        if languages is None or row["language"] in languages:
+            sources, targets = groups.setdefault((row.get("domain", ""), row["language"]), ([], []))
+            sources.append(row["source"])
+            targets.append(row["target"])
+    if not groups:
+        raise DataError(f"{path} has no pairs{_of(languages)}; nothing can be measured")
+    return [
+        TranslationPairs(domain=domain, language=language, sources=sources, targets=targets)
+        for (domain, language), (sources, targets) in groups.items()
+    ]
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; check the path")
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise DataError(f"{folder} has no files named {pattern}; check the path")
+    return paths
+
+
+def _complete(found: dict[str, T], folder: Path, languages: Collection[str] | None) -> dict[str, T]:
+    missing = sorted(set(languages or ()) - found.keys())
+    if missing or not found:
+        raise DataError(f"{folder} has no evaluation file for {', '.join(missing) or 'any language'}")
+    return found
+
+
+def _of(languages: Collection[str] | None) -> str:
+    return f" in {', '.join(sorted(languages))}" if languages else ""
+
+
+def _tatoeba_pairs(english: Path, language: str, code: str) -> TranslationPairs:
+    other = english.with_name(f"tatoeba.{code}-eng.{code}")
+    sources, targets = list(_lines(other)), list(_lines(english))
+    if len(sources) != len(targets):
+        raise DataError(f"{other} has {len(sources)} lines, {english.name} has {len(targets)}; they must match")
+    return TranslationPairs(language=language, domain="tatoeba", sources=sources, targets=targets)
+
+
+def _sts_pairs(path: Path) -> list[StsPair]:
+    pairs = []
+    reader = csv.reader(_lines(path, keep_ends=True), strict=True)
+    try:
+        for number, row in enumerate(reader, start=1):
+            if number == 1 and row == ["sentence1", "sentence2", "score"]:
+                continue
+            if len(row) != 3 or not row[0].strip() or not row[1].strip() or not _is_number(row[2]):
+                raise DataError(
+                    f"{path}, line {reader.line_num}: expected sentence1,sentence2,score, found {row!r:.80}"
+                )
+            pairs.append(StsPair(first=row[0], second=row[1], score=float(row[2])))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+    if not pairs:
+        raise DataError(f"{path} has no sentence pairs; nothing can be measured")
+    return pairs
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(_lines(path), start=1):
+        yield number, line.split("\t")
+
+
+def _lines(path: Path, *, keep_ends: bool = False) -> Iterator[str]:
+    """Lines of a UTF-8 file, gzip where it is named so; only the newline ends one, as U+2028 does in str.splitlines."""
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield text if keep_ends else text.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file first") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read after line {number} ({reason})") from error
+    if not number:
+        raise DataError(f"{path} is empty; nothing can be measured")
