@@ -1,0 +1,101 @@
+"""The bundle folder: what its manifest says and where its files are, verified before anything is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdserve.errors import FolderError
+from kdserve.manifest import MANIFEST_NAME, Manifest, verify_folder
+
+MODEL_NAME = "model.onnx"
+TOKENIZER_NAME = "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompts:
+    """What is put before a text, by its role."""
+
+    query: str = ""
+    document: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BundleSettings:
+    """What a bundle's manifest says beyond its files.
+
+    `precision` is how the weights are stored, `fidelity` the record of the gate that the export passed.
+    """
+
+    name: str
+    family: str
+    precision: str
+    dim: int
+    max_tokens: int
+    languages: tuple[str, ...] = ()
+    weak_languages: tuple[str, ...] = ()
+    prompts: Prompts = field(default_factory=Prompts)
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest, folder: Path) -> BundleSettings:
+        """Read the settings of a bundle's manifest.
+
+        Raises:
+            FolderError: a setting is missing, has the wrong type, or is not known to this version.
+        """
+        settings = dict(manifest.settings)
+        try:
+            settings["prompts"] = Prompts(**settings["prompts"])
+            for name in ("languages", "weak_languages"):
+                settings[name] = tuple(settings[name])
+            parsed = cls(**settings)
+            if not all(isinstance(value, int) and value > 0 for value in (parsed.dim, parsed.max_tokens)):
+                raise TypeError("dim and max_tokens must be positive integers")
+            if not all(isinstance(prompt, str) for prompt in (parsed.prompts.query, parsed.prompts.document)):
+                raise TypeError("prompts must be strings")
+        except (KeyError, TypeError) as error:
+            raise FolderError(f"the settings in {folder / MANIFEST_NAME} do not fit ({error}); export again") from error
+        return parsed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A verified bundle folder."""
+
+    folder: Path
+    fingerprint: str
+    settings: BundleSettings
+
+    @property
+    def model(self) -> Path:
+        """The ONNX graph."""
+        return self.folder / MODEL_NAME
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer, in the JSON form of the tokenizers library."""
+        return self.folder / TOKENIZER_NAME
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Verify every file of a bundle and read what its manifest says.
+
+    Raises:
+        FolderError: a file is missing, damaged, a link or not in the manifest, or the folder is no bundle.
+    """
+    manifest = verify_folder(folder, kind="bundle")
+    for name in (MODEL_NAME, TOKENIZER_NAME):
+        if name not in manifest.files:
+            raise FolderError(f"{folder} lists no {name} in its manifest; export the bundle again")
+    strangers = sorted(path.name for path in folder.glob(f"{MODEL_NAME}*") if path.name not in manifest.files)
+    if strangers:  # a graph could draw weights from a file that nobody verified
+        raise FolderError(f"{folder / strangers[0]} is not in the manifest; remove it or export the bundle again")
+    settings = BundleSettings.from_manifest(manifest, folder)
+    return Bundle(folder=folder, fingerprint=manifest.fingerprint, settings=settings)

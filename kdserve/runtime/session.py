@@ -1,0 +1,95 @@
+"""The one door to onnxruntime.
+
+B batch, T tokens, D width of an embedding
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kdserve.datatypes import Embeddings, TokenBatch
+from kdserve.errors import EncodeError, FolderError, MissingExtraError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Device = Literal["cpu", "cuda"]
+_PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_FATAL_ONLY = 4
+
+
+class Session:
+    """An ONNX graph with `input_ids`, `attention_mask` (B, T) in and `sentence_embedding` (B, D) out.
+
+    It computes on one thread and may be called from several at once, so that a text's vector cannot depend on how the
+    work was split.
+    """
+
+    def __init__(self, model: Path, *, device: Device = "cpu") -> None:
+        """Open a graph on exactly the device that was asked for.
+
+        Raises:
+            MissingExtraError: onnxruntime is not installed.
+            EncodeError: this machine or this onnxruntime does not offer the device.
+            FolderError: the file is no graph that onnxruntime can open, or has other inputs and outputs.
+        """
+        self._session = open_graph(model, device=device)
+        self._inputs = sorted(node.name for node in self._session.get_inputs())
+        outputs = [node.name for node in self._session.get_outputs()]
+        if self._inputs != ["attention_mask", "input_ids"] or "sentence_embedding" not in outputs:
+            raise FolderError(f"{model} has inputs {self._inputs} and outputs {outputs}; export the bundle again")
+
+    def run(self, batch: TokenBatch) -> Embeddings:
+        """Embed one batch: (B, D) float32.
+
+        Raises:
+            EncodeError: the graph failed, for example out of the device's memory.
+        """
+        feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        try:
+            vectors: Embeddings = self._session.run(["sentence_embedding"], feeds)[0]
+        except RuntimeError as error:
+            raise EncodeError(f"the graph failed on a batch of shape {batch.ids.shape}: {_first_line(error)}") from error
+        return vectors
+
+
+def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.InferenceSession:
+    """Open any ONNX graph, single-threaded, on exactly the device that was asked for. Raises as `Session`.
+
+    Graphs arrive here already fused and folded, so nothing is optimised at load: a quicker start, and no rewriting
+    that could change a vector between versions of onnxruntime.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "gpu" if device == "cuda" else "cpu") from error
+    provider = _PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise EncodeError(
+            f"this onnxruntime {onnxruntime.__version__} does not offer {device}; "
+            f"install 'kdserve[gpu]' in place of 'kdserve[cpu]', or load on device='cpu'"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_mem_pattern = False  # patterns are kept for every shape ever seen: memory that only grows
+    options.log_severity_level = _FATAL_ONLY  # failures arrive as exceptions
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=[(provider, _provider_options(device))])
+    except (RuntimeError, ValueError) as error:
+        where = "the graph" if isinstance(model, bytes) else str(model)
+        raise FolderError(f"{where} cannot be opened ({_first_line(error)}); export the bundle again") from error
+    if provider not in session.get_providers():  # onnxruntime falls back to the CPU with a mere log line
+        raise EncodeError(f"{device} did not start on this machine; check the driver and CUDA, or load on device='cpu'")
+    return session
+
+
+def _provider_options(device: Device) -> dict[str, str]:
+    """Let memory grow by what is needed: the default doubles, and rounding to powers of two wastes half."""
+    return {"arena_extend_strategy": "kSameAsRequested"} if device == "cuda" else {}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]

@@ -1,0 +1,56 @@
+"""How many threads this process really has: its CPU affinity, cut by the quota of its container."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path, PurePosixPath
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+PROC_CGROUP = Path("/proc/self/cgroup")
+
+
+def available_threads(*, cgroup_root: Path = CGROUP_ROOT, proc_cgroup: Path = PROC_CGROUP) -> int:
+    """Return the number of CPUs that this process may keep busy, at least 1.
+
+    The lowest of the CPU affinity and every cgroup quota (version 1 or 2) on the way from this process's group to the
+    root, rounded up. `os.cpu_count()` alone would count the host's CPUs inside a container.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for folder in _group_folders(cgroup_root, proc_cgroup) if (quota := _quota(folder)) is not None]
+    return max(1, min([affinity, *(math.ceil(quota) for quota in quotas)]))
+
+
+def _group_folders(cgroup_root: Path, proc_cgroup: Path) -> list[Path]:
+    """List the folders that may hold a quota for this process, for both cgroup versions."""
+    try:
+        lines = proc_cgroup.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return [cgroup_root, cgroup_root / "cpu"]
+    folders = [cgroup_root, cgroup_root / "cpu"]
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = cgroup_root / "cpu" if controllers else cgroup_root
+        path = PurePosixPath(group.lstrip("/"))
+        folders += [mount / parent for parent in [path, *path.parents] if ".." not in parent.parts]
+    return folders
+
+
+def _quota(folder: Path) -> float | None:
+    """Return the CPUs that a cgroup folder grants, or None where it sets no limit."""
+    version_2 = _read_words(folder / "cpu.max")
+    if len(version_2) == 2 and version_2[0] != "max":
+        return float(version_2[0]) / float(version_2[1])
+    quota, period = _read_words(folder / "cpu.cfs_quota_us"), _read_words(folder / "cpu.cfs_period_us")
+    if quota and period and int(quota[0]) > 0:
+        return float(quota[0]) / float(period[0])
+    return None
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except OSError:
+        return []
