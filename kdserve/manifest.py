@@ -72,7 +72,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     except OSError as error:
-        raise _write_error(target, error) from error
+        raise write_error(target, error) from error
     try:
         staging.chmod(0o777 & ~_current_umask())  # mkdtemp makes 0700: unreadable to other users once published
         yield staging
@@ -84,7 +84,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
         staging.rename(target)
         sync_path(target.parent)
     except OSError as error:
-        raise _write_error(target, error) from error
+        raise write_error(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -107,17 +107,19 @@ def write_manifest(
     manifest = Manifest(
         kind=kind, made_by=f"kdserve {__version__}", parents=parents or {}, settings=settings or {}, files=files
     )
-    record = {
-        "format": FORMAT_VERSION,
-        "kind": kind,
-        "made_by": manifest.made_by,
-        "parents": dict(manifest.parents),
-        "settings": dict(manifest.settings),
-        "files": {name: {"size_bytes": r.size_bytes, "sha256": r.sha256} for name, r in files.items()},
-    }
-    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(_as_json(manifest), encoding="utf-8")
     return manifest
+
+
+def replace_manifest(folder: Path, manifest: Manifest) -> None:
+    """Make `manifest` the one of a folder that lives on, in one atomic step: write aside, flush, rename, flush."""
+    aside = folder / f"{MANIFEST_NAME}.new"
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(_as_json(manifest))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, folder / MANIFEST_NAME)
+    sync_path(folder)
 
 
 def read_manifest(folder: Path, *, kind: Kind) -> Manifest:
@@ -201,6 +203,18 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def _as_json(manifest: Manifest) -> str:
+    record = {
+        "format": FORMAT_VERSION,
+        "kind": manifest.kind,
+        "made_by": manifest.made_by,
+        "parents": dict(manifest.parents),
+        "settings": dict(manifest.settings),
+        "files": {name: {"size_bytes": r.size_bytes, "sha256": r.sha256} for name, r in manifest.files.items()},
+    }
+    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def _parse(record: Mapping[str, Any]) -> Manifest:
     files = {}
     for name, entry in record["files"].items():
@@ -219,7 +233,8 @@ def _parse(record: Mapping[str, Any]) -> Manifest:
     )
 
 
-def _write_error(target: Path, error: OSError) -> FolderError:
+def write_error(target: Path, error: OSError) -> FolderError:
+    """The error to raise when writing `target` failed, whose cause is `error`."""
     if error.errno == errno.ENOSPC:
         return FolderError(f"no space left on the disk of {target}; nothing was written, free some space and try again")
     return FolderError(f"{target} cannot be written ({error.strerror or error}); nothing was left behind")
