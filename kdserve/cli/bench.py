@@ -2,8 +2,105 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
 import typer
+
+if TYPE_CHECKING:
+    from kdserve.bench import BenchRecord
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this room."""
+    app.command("bench")(bench)
+
+
+def bench(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Bundle or student folders, published names, a teacher; the first is the baseline."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each; default: all there are.")] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the models run.")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each model takes.")] = 5,
+    batch_sizes: Annotated[str, typer.Option(help="Texts in a call, by commas.")] = "1,8,32,128",
+    quality: Annotated[bool, typer.Option(help="Measure quality too.")] = True,
+    tatoeba: Annotated[Path | None, typer.Option(help="Quality from Tatoeba v1 files in this folder.")] = None,
+    sts: Annotated[Path | None, typer.Option(help="Quality from stsb-<language>-test.csv files.")] = None,
+    languages: Annotated[str, typer.Option(help="Languages that quality is measured in, by commas.")] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print nothing but one line of JSON.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a report there: HTML, pictures, a table.")] = None,
+) -> None:
+    """Time models side by side: latency, throughput, memory and cold start, with quality beside speed.
+
+    Without MODELS: the teacher, where its package is installed, against every published student. Ends in one line of
+    JSON.
+    """
+    from kdserve.bench.threads import thread_environment
+    from kdserve.runtime.threads import available_threads
+
+    num_threads = threads or available_threads()
+    os.environ.update(thread_environment(num_threads))  # before any library starts its pool
+    sizes = _batch_sizes(batch_sizes)
+
+    from kdserve.bench import bench as run_bench
+    from kdserve.bench import sample_workload
+    from kdserve.cli.console import print_json, progress_bars, say
+    from kdserve.cli.contenders import QualityFiles, default_models, open_contender
+
+    codes = [code.strip() for code in languages.split(",") if code.strip()]
+    files = QualityFiles(tatoeba=tatoeba, sts=sts, languages=codes or None) if quality else None
+    with progress_bars() as progress:
+        contenders = [
+            open_contender(model, device=device, num_threads=num_threads, quality=files, progress=progress)
+            for model in models or default_models()
+        ]
+        record = run_bench(
+            contenders,
+            workload=sample_workload(num_documents=max(128, *sizes)),
+            num_threads=num_threads,
+            rounds=rounds,
+            batch_sizes=sizes,
+            progress=progress,
+        )
+    if report:
+        from kdserve.bench.report import write_report
+
+        say(f"report: {write_report(record, report)}")
+    if not json:
+        _print(record)
+    print_json(record.to_json())
+
+
+def _batch_sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(size) for size in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers like 1,8,32", param_hint="--batch-sizes")
+    return sizes
+
+
+def _print(record: BenchRecord) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from kdserve.bench.table import conditions, gain_text, table_lines
+
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("")
+    for row in record.rows:
+        table.add_column(row.name, justify="right")
+    for line in table_lines(record):
+        cells = [
+            cell if gain is None else f"{cell} [{'green' if gain >= 1 else 'red'}]{gain_text(gain)}[/]"
+            for cell, gain in zip(line.cells, line.gains, strict=True)
+        ]
+        table.add_row(line.label, *cells)
+    console = Console()
+    console.print(table)
+    console.print(conditions(record), style="dim")

@@ -9,8 +9,10 @@ from typing import Literal
 from kdserve.datatypes import Embedder
 from kdserve.errors import FolderError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME
+from kdserve.runtime.published import published_names
 
 DEFAULT_TEACHER = "all-MiniLM-L6-v2"
+Device = Literal["cpu", "cuda"]
 Origin = Literal["bundle", "sentence-transformers"]
 
 
@@ -21,6 +23,8 @@ def origin_of(model: str) -> Origin:
         FolderError: a folder that neither of them can open.
     """
     folder = Path(model)
+    if model in published_names():
+        return "bundle"
     if not folder.exists():
         is_hub_name = model == DEFAULT_TEACHER or "/" in model
         return "sentence-transformers" if is_hub_name else "bundle"
@@ -31,7 +35,7 @@ def origin_of(model: str) -> Origin:
     raise FolderError(f"{folder} is no bundle, student or sentence-transformers folder; name one of these")
 
 
-def open_model(model: str, *, device: str = "cpu", num_threads: int | None = None) -> Embedder:
+def open_model(model: str, *, device: Device = "cpu", num_threads: int | None = None) -> Embedder:
     """Open `model` with `num_threads` threads; None leaves each library its own default.
 
     Raises:

@@ -1,0 +1,133 @@
+"""What this machine can do at most: matrix products in fp32 and int8, and memory bandwidth, measured.
+
+Each runs as `num_threads` threads with single-threaded kernels, in a fresh process so that BLAS obeys; the int8
+product is onnxruntime's, from a graph of one node written here byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from kdserve.bench.threads import thread_environment
+from kdserve.errors import EncodeError
+
+SIZE = 1024
+COPY_BYTES = 128 << 20
+SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peak:
+    """Measured limits: billions of multiplications and additions a second, and GB read and written a second."""
+
+    fp32_gflops: float
+    int8_gops: float | None
+    bandwidth_gb_per_s: float
+
+
+def measure_peak(num_threads: int) -> Peak:
+    """Measure in a fresh process.
+
+    Raises:
+        EncodeError: that process failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", f"from kdserve.bench.peak import main; main({num_threads})"],
+        env=os.environ | thread_environment(1),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise EncodeError(f"measuring the machine's peak failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return Peak(**json.loads(done.stdout))
+
+
+def product_graph(size: int) -> bytes:
+    """An ONNX model of one node: MatMulInteger of A (uint8) and a constant B (int8), both (size, size)."""
+    uint8, int8, int32 = 2, 3, 6
+    weights = np.random.default_rng(0).integers(-127, 127, (size, size), np.int8)
+    node = _text(1, "A") + _text(1, "B") + _text(2, "Y") + _text(4, "MatMulInteger")
+    constant = _number(1, size) * 2 + _number(2, int8) + _text(8, "B") + _field(9, weights.tobytes())
+    graph = _field(1, node) + _text(2, "peak") + _field(5, constant)
+    graph += _field(11, _tensor("A", uint8, size)) + _field(12, _tensor("Y", int32, size))
+    return _number(1, 8) + _field(7, graph) + _field(8, _number(2, 17))
+
+
+def _tensor(name: str, element: int, size: int) -> bytes:
+    """A ValueInfoProto of shape (size, size)."""
+    dimension = _field(1, _number(1, size))
+    return _text(1, name) + _field(2, _field(1, _number(1, element) + _field(2, dimension * 2)))
+
+
+def _text(tag: int, text: str) -> bytes:
+    return _field(tag, text.encode())
+
+
+def _field(tag: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return _varint(tag << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _number(tag: int, value: int) -> bytes:
+    return _varint(tag << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    parts = []
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def main(num_threads: int) -> None:
+    """Measure here and print JSON: what the fresh process runs."""
+    random = np.random.default_rng(0)
+    first = random.standard_normal((SIZE, SIZE), np.float32)
+    source = [np.ones(COPY_BYTES // 8) for _ in range(num_threads)]
+    target = [np.zeros(COPY_BYTES // 8) for _ in range(num_threads)]
+    operations = 2 * SIZE**3
+    peak = Peak(
+        fp32_gflops=_rate(lambda _: first @ first, num_threads) * operations / 1e9,
+        int8_gops=_int8_rate(num_threads, operations),
+        bandwidth_gb_per_s=_rate(lambda i: np.copyto(target[i], source[i]), num_threads) * 2 * COPY_BYTES / 1e9,
+    )
+    print(json.dumps(asdict(peak)))
+
+
+def _int8_rate(num_threads: int, operations: int) -> float | None:
+    """None where onnxruntime is not installed: then no bundle is timed either."""
+    from kdserve.errors import MissingExtraError
+    from kdserve.runtime.session import open_graph
+
+    try:
+        graph = open_graph(product_graph(SIZE))
+    except MissingExtraError:
+        return None
+    numbers = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE), np.uint8)
+    return _rate(lambda _: graph.run(None, {"A": numbers}), num_threads) * operations / 1e9
+
+
+def _rate(work: Callable[[int], object], num_threads: int) -> float:
+    """How often a second `num_threads` threads together do `work`: the best of three spells."""
+
+    def spell(thread: int) -> float:
+        calls, start = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < SECONDS:
+            work(thread)
+            calls += 1
+        return calls / elapsed
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(pool.map(work, range(num_threads)))
+        return max(sum(pool.map(spell, range(num_threads))) for _ in range(3))
