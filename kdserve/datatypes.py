@@ -25,7 +25,6 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Show nothing: the default of every long call."""
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenBatch:
     """Token ids and attention mask, both (B, T) int64; the mask is 1 on real tokens, 0 on padding."""
@@ -36,13 +35,17 @@ class TokenBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hit:
-    """One answer of a search. `score` is the inner product of unit vectors: higher is better."""
+    """One answer of a search. `score` is the inner product of unit vectors: higher is better.
+
+    `passage` is None where `text` is the whole document, else the characters [start, end) of it that `text` is.
+    """
 
     id: str | int
     score: float
     text: str
     language: str | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    passage: tuple[int, int] | None = None
 
 
 @runtime_checkable

@@ -1,0 +1,143 @@
+"""Documents in, a segment out: embedded chunk by chunk, with checkpoints that a killed build goes on from."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from kdserve.datatypes import Embedder, Progress
+from kdserve.errors import DataError, FolderError, KdserveError
+from kdserve.manifest import sync_path, write_error
+from kdserve.search.documents import Document, Id
+from kdserve.search.generation import IndexState, folder_name, publish, step, writer_lock
+from kdserve.search.segment import SegmentWriter
+from kdserve.search.vectors import require_unit_rows
+
+CHUNK_DOCUMENTS = 2048
+CHECKPOINT_S = 10.0
+RESUME_KEY = "resume key"
+NEXT_ID = "next id"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ingest:
+    """How documents become rows: who embeds them, which ids are taken, how many there will be (0: unknown)."""
+
+    encoder: Embedder
+    taken: Callable[[Sequence[Id]], Iterable[Id]]
+    total: int
+    progress: Progress
+
+
+def build_index(
+    folder: Path, documents: Iterable[Document], state: IndexState, ingest: Ingest, *, resume_key: str
+) -> None:
+    """Write a new index; `state` is its settings, still without a segment.
+
+    The work is done in a folder beside the target. With a `resume_key`, which stands for the same documents in the
+    same order and the same settings, a build that was killed goes on from its last checkpoint.
+
+    Raises:
+        FolderError: the target exists, another build writes it, or the disk is full. Nothing stays behind.
+        DataError: no documents, or an id twice.
+    """
+    staging = folder.parent / f".{folder.name}.partial"
+    _refuse_existing(folder)
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        with writer_lock(staging):
+            _refuse_existing(folder)
+            try:
+                _fill(staging, documents, state, ingest, resume_key)
+                _refuse_existing(folder)
+                staging.rename(folder)
+            except (KdserveError, OSError):
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+            step("index renamed")
+            sync_path(folder.parent)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def ingest_documents(
+    writer: SegmentWriter, documents: Iterable[Document], next_id: int, ingest: Ingest, *, resume_key: str = ""
+) -> int:
+    """Append documents to a segment and return the id counter after them; checkpoints when there is a resume key."""
+    last_checkpoint = time.monotonic()
+    ingest.progress("index", writer.num_documents, ingest.total)
+    for chunk in _chunks(documents):
+        numbered, next_id = _numbered(chunk, next_id)
+        for taken in ingest.taken([document.id for document in numbered if document.id is not None]):
+            raise DataError(f"id {taken!r} is in the index already; update it, or choose another id")
+        vectors = ingest.encoder.encode_document([document.text for document in numbered])
+        vectors = require_unit_rows(vectors, len(numbered), ingest.encoder.dim)
+        writer.append(numbered, [[(0, len(document.text))] for document in numbered], vectors)
+        ingest.progress("index", writer.num_documents, ingest.total)
+        step("chunk appended")
+        if resume_key and time.monotonic() - last_checkpoint >= CHECKPOINT_S:
+            writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
+            last_checkpoint = time.monotonic()
+            step("checkpoint written")
+    return next_id
+
+
+def _fill(staging: Path, documents: Iterable[Document], state: IndexState, ingest: Ingest, resume_key: str) -> None:
+    """Make the whole index in `staging`, from its last checkpoint if that has the same resume key."""
+    fresh = staging / folder_name(state.generation)
+    writer, next_id = _resume(fresh, state, resume_key) or (None, state.next_id)
+    if writer is None:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision)
+        writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
+    try:
+        rest = islice(documents, writer.num_documents, None)
+        next_id = ingest_documents(writer, rest, next_id, ingest, resume_key=resume_key)
+        if not writer.num_documents:
+            raise DataError(f"there are no texts to index; {staging.name[1:-8]} was not made")
+        writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
+        step("last checkpoint written")
+        record = writer.seal(fresh.name)
+    finally:
+        writer.close()
+    step("segment sealed")
+    publish(staging, replace(state, next_id=next_id, segments=(record,)), None)
+
+
+def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWriter, int] | None:
+    if not resume_key or not fresh.is_dir():
+        return None
+    writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision)
+    known = writer.state()
+    if known.get(RESUME_KEY) == resume_key and isinstance(next_id := known.get(NEXT_ID), int):
+        return writer, next_id
+    writer.close()
+    return None
+
+
+def _numbered(chunk: Sequence[Document], next_id: int) -> tuple[list[Document], int]:
+    """Give documents without an id the next numbers; the counter also passes every number that a user chose."""
+    numbered = []
+    for document in chunk:
+        if document.id is None:
+            document = replace(document, id=next_id)
+        if isinstance(document.id, int):
+            next_id = max(next_id, document.id + 1)
+        numbered.append(document)
+    return numbered, next_id
+
+
+def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    iterator = iter(documents)
+    while chunk := list(islice(iterator, CHUNK_DOCUMENTS)):
+        yield chunk
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists() or folder.is_symlink():
+        raise FolderError(f"{folder} exists already; choose another name or remove it first")

@@ -1,0 +1,79 @@
+"""What an index says of itself, and whether it is whole; neither needs the encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdserve.errors import FolderError
+from kdserve.manifest import verify_folder
+from kdserve.search.generation import read_state
+from kdserve.search.snapshot import Snapshot, open_snapshot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexInfo:
+    """The facts that `kdserve index info` prints. `deleted_rows` still take space until the index is compacted."""
+
+    folder: str
+    kind: str
+    precision: str
+    dim: int
+    documents: int
+    rows: int
+    deleted_rows: int
+    segments: int
+    generation: int
+    encoder: str
+    encoder_name: str
+    size_bytes: int
+    fields: tuple[str, ...]
+
+
+def describe(folder: Path) -> IndexInfo:
+    """Open an index and say what it holds.
+
+    Raises:
+        FolderError: no index there, or a damaged one.
+    """
+    snapshot = open_snapshot(folder, exact=True)
+    state, segments = snapshot.state, snapshot.segments
+    fields = {name for segment in segments for name in segment.rows.field_names()}
+    return IndexInfo(
+        folder=str(folder),
+        kind=state.kind,
+        precision=state.precision,
+        dim=state.dim,
+        documents=snapshot.num_documents,
+        rows=sum(segment.num_rows for segment in segments),
+        deleted_rows=sum(0 if segment.live is None else int((~segment.live).sum()) for segment in segments),
+        segments=len(segments),
+        generation=state.generation,
+        encoder=state.encoder,
+        encoder_name=state.encoder_name,
+        size_bytes=sum(record.size_bytes for record in read_state(folder)[0].files.values()),
+        fields=tuple(sorted(fields)),
+    )
+
+
+def verify_index(folder: Path) -> int:
+    """Check every byte of an index, and that its files fit together; return the number of files.
+
+    Raises:
+        FolderError: what is wrong, at the first thing that is.
+    """
+    manifest = verify_folder(folder, kind="index")
+    manifest, state = read_state(folder)
+    snapshot = Snapshot(folder, manifest, state, exact=True)
+    for segment in snapshot.segments:
+        segment.vectors.slice(0, segment.num_rows)
+        next_row = 0
+        for number, document in enumerate(segment.rows.scan()):
+            if (document.doc, document.first_row) != (number, next_row):
+                raise FolderError(f"{segment.rows.path} loses count at document {number}; build the index again")
+            next_row += document.num_rows
+        if next_row != segment.num_rows:
+            raise FolderError(
+                f"{segment.rows.path} has {next_row} passages for {segment.num_rows} vectors; build again"
+            )
+    return len(manifest.files)

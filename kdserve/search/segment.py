@@ -1,0 +1,145 @@
+"""A segment: documents, their passages and vectors, written once and never changed.
+
+A row is one passage with one vector. `passages.i32` says of each row which document it belongs to and which characters
+of it, as three int32: doc, start, end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from kdserve.datatypes import Embeddings, Scalar
+from kdserve.errors import FolderError
+from kdserve.search.documents import Document
+from kdserve.search.rows import RowFile, RowWriter
+from kdserve.search.vectors import Precision, VectorFile, encode_rows, row_dtype, write_sums
+
+ROWS, VECTORS, SUMS, PASSAGES = "rows.db", "vectors.bin", "vectors.sums", "passages.i32"
+SEGMENT_FILES = (ROWS, VECTORS, SUMS, PASSAGES)
+PASSAGE_BYTES = 12
+Span = tuple[int, int]
+"""The characters [start, end) of a document's text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentRecord:
+    """What an index remembers of a segment: its folder, its size, and the file of its deleted rows, if any."""
+
+    folder: str
+    num_rows: int
+    num_documents: int
+    deleted: str | None = None
+
+
+class SegmentWriter:
+    """Appends documents with their passages and vectors to a folder, and can go on there after a crash.
+
+    Rows after the last checkpoint are dropped when the folder is opened again.
+    """
+
+    def __init__(self, folder: Path, *, dim: int, precision: Precision) -> None:
+        self.folder, self.precision = folder, precision
+        self._rows = RowWriter(folder / ROWS)
+        self._row_bytes = row_dtype(precision, dim).itemsize
+        self._vectors = _open_at(folder / VECTORS, self._rows.num_rows * self._row_bytes)
+        self._passages = _open_at(folder / PASSAGES, self._rows.num_rows * PASSAGE_BYTES)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents appended so far."""
+        return self._rows.num_documents
+
+    @property
+    def num_rows(self) -> int:
+        """Passages appended so far."""
+        return self._rows.num_rows
+
+    def append(self, documents: Sequence[Document], spans: Sequence[Sequence[Span]], vectors: Embeddings) -> None:
+        """Add documents; `spans[n]` are the passages of the n-th, `vectors` the rows of all passages in order."""
+        first = self._rows.num_documents
+        triples = [(first + n, start, end) for n, passages in enumerate(spans) for start, end in passages]
+        assert len(triples) == len(vectors)
+        self._rows.append(documents, [len(passages) for passages in spans])
+        self._passages.write(np.asarray(triples, "<i4").tobytes())
+        self._vectors.write(encode_rows(vectors, self.precision).tobytes())
+
+    def checkpoint(self, state: Mapping[str, Scalar] | None = None) -> None:
+        """Make everything so far durable: first vectors and passages, then the documents that count them."""
+        for file in (self._vectors, self._passages):
+            file.flush()
+            os.fsync(file.fileno())
+        self._rows.checkpoint(state)
+
+    def state(self) -> dict[str, Scalar]:
+        """The named values of the last checkpoint."""
+        return self._rows.state()
+
+    def seal(self, folder_name: str) -> SegmentRecord:
+        """Finish the segment and say what to remember of it, under the name that its folder has in the index."""
+        self.checkpoint()
+        record = SegmentRecord(folder=folder_name, num_rows=self.num_rows, num_documents=self.num_documents)
+        self.close()
+        write_sums(self.folder / VECTORS, self.folder / SUMS, self._row_bytes)
+        return record
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in (self._vectors, self._passages):
+            file.close()
+        self._rows.close()
+
+
+class Segment:
+    """A finished segment, memory-mapped. `live` is None or a mask (num_rows,) that is False on deleted rows."""
+
+    def __init__(self, index: Path, record: SegmentRecord, *, dim: int, precision: Precision) -> None:
+        folder = index / record.folder
+        self.record, self.num_rows = record, record.num_rows
+        self.rows = RowFile(folder / ROWS)
+        self.vectors = VectorFile(
+            folder / VECTORS, folder / SUMS, precision=precision, dim=dim, num_rows=record.num_rows
+        )
+        passages = folder / PASSAGES
+        if passages.stat().st_size != record.num_rows * PASSAGE_BYTES:
+            raise FolderError(f"{passages} does not fit its {record.num_rows} rows; restore the index")
+        self.passages: npt.NDArray[np.int32] = np.memmap(passages, "<i4", mode="r", shape=(record.num_rows, 3))
+        self.has_split_documents = record.num_rows > record.num_documents
+        self.live: npt.NDArray[np.bool_] | None = None
+        if record.deleted is not None:
+            self.live = ~read_bits(index / record.deleted, record.num_rows)
+
+    def rows_of(self, docs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """A mask (num_rows,) that is True on every passage of the given documents."""
+        chosen = np.zeros(self.record.num_documents, bool)
+        chosen[docs] = True
+        return chosen[self.passages[:, 0]] if self.has_split_documents else chosen
+
+
+def write_bits(path: Path, mask: npt.NDArray[np.bool_]) -> None:
+    """Write a mask as bits."""
+    path.write_bytes(np.packbits(mask).tobytes())
+
+
+def read_bits(path: Path, num_rows: int) -> npt.NDArray[np.bool_]:
+    """Read a mask of `num_rows` bits."""
+    data = path.read_bytes()
+    if len(data) != -(-num_rows // 8):
+        raise FolderError(f"{path} does not fit its {num_rows} rows; restore the index")
+    return np.unpackbits(np.frombuffer(data, np.uint8), count=num_rows).astype(bool)
+
+
+def _open_at(path: Path, size_bytes: int) -> BinaryIO:
+    file = path.open("r+b" if path.exists() else "w+b")
+    if path.stat().st_size < size_bytes:
+        file.close()
+        raise FolderError(f"{path} is shorter than its checkpoint says; remove the unfinished build and start again")
+    file.truncate(size_bytes)
+    file.seek(size_bytes)
+    return file

@@ -1,0 +1,64 @@
+"""The command line over an index."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from kdserve.cli import index as cli
+from kdserve.errors import FolderError
+
+
+@pytest.fixture
+def run(monkeypatch, embedder):
+    """Run a command with the test's embedder in the place of a bundle."""
+    import typer
+
+    app = typer.Typer()
+    cli.register(app)
+    embedder.num_cut, embedder.max_tokens = 0, 128
+    monkeypatch.setattr("kdserve.runtime.Encoder.load", lambda name: embedder)
+
+    def invoke(*arguments, stdin=None):
+        result = CliRunner().invoke(app, list(map(str, arguments)), input=stdin)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return invoke
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"id": "a", "text": "red apples", "lang": "en"}\n{"id": "b", "text": "a train", "year": 1999}\n')
+    return path
+
+
+def test_build_then_search(tmp_path, run, texts):
+    run("index", "build", texts, "--out", tmp_path / "index")
+    assert run("search", tmp_path / "index", "apple", "-k", 1).split("\t")[1:] == ["a", "en", "red apples\n"]
+    answer = json.loads(run("search", tmp_path / "index", "train", "-k", 1, "--json"))
+    assert answer["query"] == "train"
+    assert [(hit["id"], hit["text"], hit["metadata"]) for hit in answer["hits"]] == [("b", "a train", {"year": 1999})]
+
+
+def test_texts_and_queries_come_through_stdin(tmp_path, run):
+    run("index", "build", "-", "--out", tmp_path / "index", stdin="eins\nzwei\n")
+    answers = run("search", tmp_path / "index", "-", "--json", "-k", 1, stdin="zwei\neins\n").splitlines()
+    assert [json.loads(line)["hits"][0]["text"] for line in answers] == ["zwei", "eins"]
+
+
+def test_info_and_verify(tmp_path, run, texts):
+    run("index", "build", texts, "--out", tmp_path / "index", "--kind", "flat", "--precision", "int8")
+    facts = json.loads(run("index", "info", tmp_path / "index", "--json"))
+    assert (facts["documents"], facts["kind"], facts["precision"], facts["fields"]) == (2, "flat", "int8", ["year"])
+    assert "5 files, all whole" in run("index", "verify", tmp_path / "index")
+
+
+def test_an_index_of_another_encoder_is_refused(tmp_path, run, texts, monkeypatch, embedder):
+    run("index", "build", texts, "--out", tmp_path / "index")
+    monkeypatch.setattr("kdserve.runtime.Encoder.load", lambda name: type(embedder)(seed=5))
+    with pytest.raises(FolderError, match="build the index again"):
+        run("search", tmp_path / "index", "apple")

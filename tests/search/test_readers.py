@@ -1,0 +1,86 @@
+import gzip
+import json
+
+import pytest
+
+from kdserve.errors import DataError
+from kdserve.search import Columns, Document, count_documents, format_of, read_documents
+
+
+def read(path, **columns):
+    return list(read_documents(path, format=format_of(path), columns=Columns(**columns)))
+
+
+def written(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_a_text_file_gives_one_document_a_line(tmp_path):
+    path = written(tmp_path, "a.txt", "\ufeffeins\r\n\n  \nzwei drei")
+    assert read(path) == [Document(text="eins"), Document(text="zwei drei")]
+
+
+def test_a_table_gives_ids_languages_and_metadata(tmp_path):
+    path = written(tmp_path, "a.tsv", "id\tlang\ttext\tyear\nx\tde\tBrot\t1999\n007\t\tpain\t\n")
+    assert read(path, numbers=frozenset({"year"})) == [
+        Document(text="Brot", id="x", language="de", metadata={"year": 1999}),
+        Document(text="pain", id="007", language=None, metadata={"year": None}),
+    ]
+
+
+def test_any_column_can_be_the_text(tmp_path):
+    path = written(tmp_path, "a.tsv", "id\ten\tde\n1\tbread\tBrot\n")
+    assert read(path, text="de") == [Document(text="Brot", id="1", metadata={"en": "bread"})]
+
+
+def test_json_lines_keep_types_and_open_the_metadata_object(tmp_path):
+    rows = [{"id": 3, "text": "a", "lang": "fr", "p": 1.5}, {"text": "b", "metadata": {"ok": True}}]
+    path = written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read(path) == [
+        Document(text="a", id=3, language="fr", metadata={"p": 1.5}),
+        Document(text="b", metadata={"ok": True}),
+    ]
+
+
+def test_a_gzipped_file_reads_like_the_plain_one(tmp_path):
+    path = written(tmp_path, "a.txt.gz", gzip.compress(b"eins\nzwei\n"))
+    assert [document.text for document in read(path)] == ["eins", "zwei"]
+    assert count_documents(path, format="txt") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", "a.txt is empty; give texts"),
+        ("a.txt", b"ok\n\xff\xfe\n", "a.txt line 2 is not UTF-8"),
+        ("a.tsv", "id\ttext\n1\ta\n2\n", "a.tsv line 3 has 1 columns, its header has 2"),
+        ("a.tsv", "id\tsentence\n1\ta\n", "a.tsv line 2: there is no 'text' among 'id', 'sentence'"),
+        ("a.tsv", "id\ttext\n1\t \n", "a.tsv line 2: document '1' has an empty text"),
+        ("a.jsonl", '{"text": "a"}\n{"text": ', "a.jsonl line 2 is no JSON"),
+        ("a.jsonl", "[1]\n", "a.jsonl line 1 is no JSON object"),
+        ("a.jsonl", '{"text": 5}\n', "a.jsonl line 1: document None has int for a text"),
+        ("a.jsonl", '{"text": "a", "tags": ["x"]}\n', "field 'tags' is list; metadata is flat"),
+        ("a.jsonl", '{"text": "a", "p": NaN}\n', "field 'p' is nan"),
+        ("a.jsonl", '{"text": "a\\ud800"}\n', "field 'text' is no valid Unicode"),
+        ("a.jsonl", '{"text": "a", "id": true}\n', "id True is bool"),
+        ("a.txt.gz", b"no gzip\n", "cannot be read"),
+        ("a.md", "x", "give --format"),
+    ],
+)
+def test_bad_input_is_named_with_its_line(tmp_path, name, content, message):
+    with pytest.raises(DataError) as caught:
+        read(written(tmp_path, name, content))
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="there is no file"):
+        read(tmp_path / "none.txt")
+
+
+def test_a_cell_that_is_no_number_is_an_error(tmp_path):
+    path = written(tmp_path, "a.tsv", "text\tyear\na\tlate\n")
+    with pytest.raises(DataError, match="line 2: 'year' is 'late', not a number"):
+        read(path, numbers=frozenset({"year"}))
