@@ -1,0 +1,69 @@
+"""A BERT body as a graph of fused operators, written straight from the weights.
+
+B batch, T tokens, H hidden width
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from kdserve.export.arithmetic import Arithmetic
+from kdserve.export.graph import GraphBuilder
+from kdserve.export.student import BertWeights, LayerWeights, NormWeights
+from kdserve.export.table import TableBits, gather_tokens, scaled
+
+
+def bert_graph(weights: BertWeights, arithmetic: Arithmetic, *, table_bits: TableBits) -> onnx.ModelProto:
+    """Write a mean-pooled, normalised BERT; `arithmetic` decides how its matrix products are computed."""
+    graph = GraphBuilder()
+    tokens = scaled(graph, gather_tokens(graph, weights.table, bits=table_bits))
+    num_tokens = graph.add("Shape", "input_ids", start=1, end=2)
+    table = graph.constant("positions", weights.positions)
+    positions = graph.add("Slice", table, graph.vector(0), num_tokens, graph.vector(0))
+    hidden = _add_and_norm(graph, tokens, positions, weights.embedding_norm, "embedding")
+    mask_BT = graph.add("Cast", "attention_mask", to=onnx.TensorProto.INT32)
+    for index, layer in enumerate(weights.layers):
+        hidden = _layer(graph, arithmetic, layer, f"layer{index}", hidden, mask_BT, weights)
+    mask_B1T = graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=1), graph.vector(1))
+    sum_BH = graph.add("Squeeze", graph.add("MatMul", mask_B1T, hidden), graph.vector(1))
+    return graph.model(graph.add("LpNormalization", sum_BH, axis=-1, p=2), dim=weights.table.shape[1])
+
+
+def _layer(
+    graph: GraphBuilder,
+    arithmetic: Arithmetic,
+    layer: LayerWeights,
+    name: str,
+    hidden: str,
+    mask_BT: str,
+    weights: BertWeights,
+) -> str:
+    """Attention and feed-forward, each added to its input and normalised; biases ride in the fused operators."""
+    shared = arithmetic.prepare(graph, hidden, f"{name}.attention_input")
+    parts = {"query": layer.query, "key": layer.key, "value": layer.value}
+    products = [arithmetic.multiply(graph, shared, f"{name}.{part}", w.weight) for part, w in parts.items()]
+    bias = graph.constant(f"{name}.attention_bias", np.concatenate([w.bias for w in parts.values()]))
+    context = graph.fused("MultiHeadAttention", *products, bias, mask_BT, num_heads=weights.num_heads)
+    attended = _linear(graph, arithmetic, context, f"{name}.attention_output", layer.attention_output.weight)
+    hidden = _add_and_norm(
+        graph, attended, hidden, layer.attention_norm, f"{name}.attention", bias=layer.attention_output.bias
+    )
+    raised = _linear(graph, arithmetic, hidden, f"{name}.up", layer.up.weight)
+    up_bias = graph.constant(f"{name}.up.bias", layer.up.bias)
+    activation = "BiasGelu" if weights.activation == "Gelu" else "FastGelu"
+    lowered = _linear(graph, arithmetic, graph.fused(activation, raised, up_bias), f"{name}.down", layer.down.weight)
+    return _add_and_norm(graph, lowered, hidden, layer.output_norm, f"{name}.output", bias=layer.down.bias)
+
+
+def _linear(graph: GraphBuilder, arithmetic: Arithmetic, x: str, name: str, weight: np.ndarray) -> str:
+    return arithmetic.multiply(graph, arithmetic.prepare(graph, x, f"{name}_input"), name, weight)
+
+
+def _add_and_norm(
+    graph: GraphBuilder, x: str, residual: str, norm: NormWeights, name: str, *, bias: np.ndarray | None = None
+) -> str:
+    inputs = [x, residual, graph.constant(f"{name}.gain", norm.gain), graph.constant(f"{name}.shift", norm.shift)]
+    if bias is not None:
+        inputs.append(graph.constant(f"{name}.bias", bias))
+    return graph.fused("SkipLayerNormalization", *inputs, epsilon=norm.epsilon)

@@ -1,0 +1,149 @@
+"""The gate: a bundle is compared with its student, language by language, and refused below a floor.
+
+N texts, D width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kdserve.datatypes import Embeddings, Progress
+from kdserve.errors import FidelityError
+from kdserve.export.settings import ExportSettings
+from kdserve.export.texts import GateTexts
+
+_PIVOT = "en"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageFidelity:
+    """One language: cosine between student and bundle over its texts, and translation retrieval before and after.
+
+    `accuracy_*` are percent over both directions to English, None where there is no parallel English.
+    """
+
+    language: str
+    num_texts: int
+    mean_cosine: float
+    min_cosine: float
+    accuracy_student: float | None
+    accuracy_bundle: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FidelityReport:
+    """What a bundle lost against its student."""
+
+    languages: tuple[LanguageFidelity, ...]
+    max_difference: float
+    min_mean_cosine_allowed: float
+    min_cosine_allowed: float
+
+    @property
+    def mean_cosine(self) -> float:
+        """Mean over all texts."""
+        total = sum(row.num_texts for row in self.languages)
+        return sum(row.mean_cosine * row.num_texts for row in self.languages) / total
+
+    @property
+    def min_cosine(self) -> float:
+        """The worst text."""
+        return min(row.min_cosine for row in self.languages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, rounded so that equal exports give equal bytes."""
+        rows = [{name: _rounded(value) for name, value in asdict(row).items()} for row in self.languages]
+        figures = {"mean_cosine": self.mean_cosine, "min_cosine": self.min_cosine, "max_difference": self.max_difference}
+        floors = {"min_mean_cosine": self.min_mean_cosine_allowed, "min_cosine": self.min_cosine_allowed}
+        return {"floors": floors, "languages": rows, **{name: _rounded(value) for name, value in figures.items()}}
+
+    def table(self) -> str:
+        """Return a Markdown table, one language a row."""
+        lines = [
+            "| language | texts | cosine mean | cosine min | retrieval student | retrieval bundle |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in self.languages:
+            accuracies = " | ".join(
+                "–" if accuracy is None else f"{accuracy:.1f}" for accuracy in (row.accuracy_student, row.accuracy_bundle)
+            )
+            lines.append(
+                f"| {row.language} | {row.num_texts} | {row.mean_cosine:.5f} | {row.min_cosine:.5f} | {accuracies} |"
+            )
+        return "\n".join(lines)
+
+
+def measure_fidelity(
+    student: Callable[[list[str]], Embeddings],
+    bundle: Callable[[list[str]], Embeddings],
+    texts: GateTexts,
+    *,
+    settings: ExportSettings,
+    progress: Progress,
+) -> FidelityReport:
+    """Embed every language's texts with both and compare; `check_fidelity` judges."""
+    pairs: dict[str, tuple[Embeddings, Embeddings]] = {}
+    for done, (language, sentences) in enumerate(texts.by_language.items()):
+        progress("compare with the student", done, len(texts.by_language))
+        pairs[language] = student(list(sentences)), bundle(list(sentences))
+    progress("compare with the student", len(pairs), len(pairs))
+    rows = tuple(_compare(language, pairs, parallel=texts.parallel) for language in pairs)
+    return FidelityReport(
+        languages=rows,
+        max_difference=max(float(np.abs(before - after).max()) for before, after in pairs.values()),
+        min_mean_cosine_allowed=settings.min_mean_cosine,
+        min_cosine_allowed=settings.min_cosine,
+    )
+
+
+def check_fidelity(report: FidelityReport) -> None:
+    """Let a report pass, or name the languages below a floor.
+
+    Raises:
+        FidelityError: any language's mean or minimum cosine is below its floor, or not a number.
+    """
+    failures = []
+    for row in report.languages:
+        if not row.mean_cosine >= report.min_mean_cosine_allowed:
+            failures.append(f"{row.language} mean cosine {row.mean_cosine:.5f} < {report.min_mean_cosine_allowed}")
+        elif not row.min_cosine >= report.min_cosine_allowed:
+            failures.append(f"{row.language} minimum cosine {row.min_cosine:.5f} < {report.min_cosine_allowed}")
+    if failures:
+        raise FidelityError(
+            f"the bundle loses more than its floor allows: {'; '.join(failures)}; "
+            "nothing was written; choose a higher precision or lower the floor"
+        )
+
+
+def _compare(
+    language: str, pairs: Mapping[str, tuple[Embeddings, Embeddings]], *, parallel: bool
+) -> LanguageFidelity:
+    before, after = pairs[language]
+    cosines = np.sum(before.astype(np.float64) * after, axis=1)
+    both_zero = ~before.any(axis=1) & ~after.any(axis=1)
+    cosines[both_zero] = 1.0  # a text without a token: nothing lost
+    judged = parallel and language != _PIVOT and _PIVOT in pairs
+    return LanguageFidelity(
+        language=language,
+        num_texts=len(before),
+        mean_cosine=float(cosines.mean()),
+        min_cosine=float(cosines.min()),
+        accuracy_student=_retrieval(before, pairs[_PIVOT][0]) if judged else None,
+        accuracy_bundle=_retrieval(after, pairs[_PIVOT][1]) if judged else None,
+    )
+
+
+def _retrieval(left: Embeddings, right: Embeddings) -> float:
+    """Percent of rows whose nearest row on the other side is their own translation, both directions averaged."""
+    similarity = left @ right.T
+    own = np.arange(len(left))
+    hits = np.mean(similarity.argmax(axis=1) == own) + np.mean(similarity.argmax(axis=0) == own)
+    return float(50 * hits)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

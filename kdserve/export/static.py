@@ -1,0 +1,23 @@
+"""The static student as a graph: a token table, a masked mean, unit length.
+
+B batch, T tokens, H width
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from kdserve.export.graph import GraphBuilder
+from kdserve.export.student import StaticWeights
+from kdserve.export.table import TableBits, gather_tokens
+
+
+def static_graph(weights: StaticWeights, *, table_bits: TableBits) -> onnx.ModelProto:
+    """Write a static student's graph. The mean's divisor falls away under the normalisation."""
+    graph = GraphBuilder()
+    tokens = gather_tokens(graph, weights.table, bits=table_bits)
+    mask_BT1 = graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=1), graph.vector(2))
+    share_BT1 = mask_BT1 if tokens.scales is None else graph.add("Mul", mask_BT1, tokens.scales)
+    share_B1T = graph.add("Transpose", share_BT1, perm=[0, 2, 1])
+    sum_BH = graph.add("Squeeze", graph.add("MatMul", share_B1T, tokens.values), graph.vector(1))
+    return graph.model(graph.add("LpNormalization", sum_BH, axis=-1, p=2), dim=weights.table.shape[1])
