@@ -81,7 +81,7 @@ class StudentRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignRecipe:
-    """The ridge solve that starts the token table: damping, conjugate-gradient steps, weight of the lexicon domain."""
+    """The ridge solve that starts the token table; `max_rows` sentences are drawn where there are more."""
 
     damping: float = 5e-3
     iterations: int = 30
@@ -100,9 +100,18 @@ class ObjectiveRecipe:
     translation: float = 0.0
     relational: float = 0.0
     spread: float = 0.0
-    hidden: float = 0.0
-    attention: float = 0.0
     matryoshka: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerRecipe:
+    """Distilling inside the body: `map` pairs [student layer, teacher layer]; the others are weights (0 = off)."""
+
+    map: tuple[tuple[int, ...], ...] = ()
+    hidden: float = 0.0
+    relations: float = 0.0
+    relation_heads: int = 12
+    batch_size: int = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +168,7 @@ class Recipe:
     student: StudentRecipe = StudentRecipe()
     align: AlignRecipe = AlignRecipe()
     objective: ObjectiveRecipe = ObjectiveRecipe()
+    layers: LayerRecipe = LayerRecipe()
     train: TrainRecipe = TrainRecipe()
     validation: ValidationRecipe = ValidationRecipe()
 
@@ -263,6 +273,8 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),
         ("student.layers", len(recipe.student.layers) > 0, "must name at least one layer"),
         ("student.max_tokens", recipe.student.max_tokens >= 4, "must be at least 4"),
+        ("layers.map", all(len(pair) == 2 for pair in recipe.layers.map), "must hold pairs [student, teacher]"),
+        ("layers.map", bool(recipe.layers.map) or not recipe.layers.hidden + recipe.layers.relations, "is missing"),
         ("align.damping", recipe.align.damping > 0, "must be positive"),
     ]
     for key, holds, rule in rules:

@@ -160,8 +160,8 @@ class _Writer:
             "source_hash": source_hash,
             "source_weight": source_weight,
         }
-        for name, array in arrays.items():
-            np.save(self.folder / f"{name}.npy", array)
+        for name, values in arrays.items():
+            np.save(self.folder / f"{name}.npy", values)
         names = {"key": key, "languages": list(self.languages), "domains": list(self.domains)}
         partial = self.folder / "corpus.json.partial"
         partial.write_text(json.dumps(names), encoding="utf-8")

@@ -1,0 +1,94 @@
+"""What a student is trained on. Each objective is a mean over the batch; the recipe weighs them.
+
+Letters: B batch, D width. Student and teacher vectors have unit length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kdserve.recipe import ObjectiveRecipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """A batch as the objectives see it.
+
+    `student_BD` embeds texts in any language, `teacher_BD` is the teacher's vector of each one's source sentence,
+    `target_B` the number of that sentence. `source_BD` is the student's own vector of it, where an objective needs it.
+    """
+
+    student_BD: Tensor
+    teacher_BD: Tensor
+    target_B: Tensor
+    source_BD: Tensor | None = None
+
+
+def total_loss(batch: Batch, recipe: ObjectiveRecipe) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum and each objective's own value."""
+    student, teacher = batch.student_BD, batch.teacher_BD
+    same_BB = batch.target_B[:, None] == batch.target_B[None, :]
+    values: dict[str, tuple[float, Tensor]] = {}
+    if recipe.cosine:
+        values["cosine"] = recipe.cosine, cosine_loss(student, teacher)
+    if recipe.mse:
+        values["mse"] = recipe.mse, functional.mse_loss(student, teacher)
+    if recipe.contrastive:
+        loss = contrastive_loss(student, teacher, same_BB, scale=recipe.scale, margin=recipe.margin)
+        values["contrastive"] = recipe.contrastive, loss
+    if recipe.translation and batch.source_BD is not None:
+        forward = contrastive_loss(student, batch.source_BD, same_BB, scale=recipe.scale, margin=recipe.margin)
+        backward = contrastive_loss(batch.source_BD, student, same_BB, scale=recipe.scale, margin=recipe.margin)
+        values["translation"] = recipe.translation, (forward + backward) / 2
+    if recipe.relational:
+        values["relational"] = recipe.relational, relational_loss(student, teacher)
+    if recipe.spread:
+        values["spread"] = recipe.spread, spread_loss(student, same_BB)
+    if recipe.matryoshka:
+        values["matryoshka"] = 1.0, matryoshka_loss(student, teacher, recipe.matryoshka)
+    loss = torch.stack([weight * value for weight, value in values.values()]).sum()
+    return loss, {name: value.detach() for name, (_, value) in values.items()}
+
+
+def cosine_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """1 - cosine to the teacher (Reimers & Gurevych 2020, with cosine in place of MSE)."""
+    return 1 - (student_BD * teacher_BD).sum(dim=-1).mean()
+
+
+def contrastive_loss(
+    queries_BD: Tensor, keys_BD: Tensor, same_BB: Tensor, *, scale: float, margin: float = 0.0
+) -> Tensor:
+    """In-batch cross-entropy of each query's own key; keys of equal sentences are no negatives.
+
+    `margin` is taken off the right key's cosine before scaling (additive margin softmax, Yang et al. 2019).
+    """
+    own = torch.eye(len(queries_BD), dtype=torch.bool, device=queries_BD.device)
+    logits = scale * (queries_BD @ keys_BD.T - margin * own)
+    logits = logits.masked_fill(same_BB & ~own, -torch.inf)
+    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def relational_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """Mean squared difference of the two batches' cosine matrices, scaled by B (Park et al. 2019, by similarities)."""
+    difference = student_BD @ student_BD.T - teacher_BD @ teacher_BD.T
+    return difference.square().sum(dim=-1).mean()
+
+
+def spread_loss(student_BD: Tensor, same_BB: Tensor) -> Tensor:
+    """Mean squared cosine of different sentences: a spread-out regulariser (Zhang et al. 2017)."""
+    cosines = (student_BD @ student_BD.T).masked_fill(same_BB, 0.0)
+    return cosines.square().sum() / (~same_BB).sum().clamp_min(1)
+
+
+def matryoshka_loss(student_BD: Tensor, teacher_BD: Tensor, widths: Sequence[int]) -> Tensor:
+    """Make the first `width` dimensions alone keep the teacher's similarities (Kusupati et al. 2022).
+
+    The teacher's own first dimensions mean nothing by themselves, so each prefix learns the whole teacher's relations.
+    """
+    parts = [relational_loss(functional.normalize(student_BD[:, :width], dim=-1), teacher_BD) for width in widths]
+    return torch.stack(parts).mean()

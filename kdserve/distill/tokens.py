@@ -1,0 +1,77 @@
+"""Every text of the corpus as token ids, once, in one flat array on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.corpus import Corpus, iter_texts
+from kdserve.distill.vocabulary import CLS, PAD, SEP
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenStore:
+    """Text i has tokens `ids[offsets[i]:offsets[i + 1]]`, cut to `max_tokens`, without [CLS] and [SEP]."""
+
+    ids: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """(P + S,) tokens of each text."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    def ragged(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the tokens of these texts one after the other, and their lengths."""
+        starts, ends = self.offsets[numbers], self.offsets[numbers + 1]
+        lengths = ends - starts
+        shifts = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+        return self.ids[np.arange(lengths.sum()) + shifts], lengths
+
+    def padded(self, numbers: npt.NDArray[np.int64], *, wrap: bool) -> tuple[Tensor, Tensor]:
+        """Return ids and mask, both (B, T) int64; `wrap` puts [CLS] before and [SEP] behind each text."""
+        tokens, lengths = self.ragged(numbers)
+        edge = int(wrap)
+        width = max(1, int(lengths.max(initial=0)) + 2 * edge)
+        columns = np.arange(width)
+        ids = np.full((len(numbers), width), PAD, dtype=np.int64)
+        inside = (columns >= edge) & (columns < (lengths + edge)[:, None])
+        ids[inside] = tokens
+        if wrap:
+            ids[:, 0] = CLS
+            ids[np.arange(len(numbers)), lengths + 1] = SEP
+        mask = columns < (lengths + 2 * edge)[:, None]
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def tokenize_corpus(
+    corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, max_tokens: int, progress: Progress = no_progress
+) -> TokenStore:
+    """Tokenise the translations, then the sources, into `folder`, or open what was made there before."""
+    key = hashlib.sha256(f"{tokenizer.to_str()}{max_tokens}{len(corpus.source_of)}".encode()).hexdigest()
+    done = folder / "tokens.json"
+    if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != key:
+        folder.mkdir(parents=True, exist_ok=True)
+        lengths: list[int] = []
+        total = len(corpus.translations) + len(corpus.sources)
+        with (folder / "ids.i32").open("wb") as file:
+            for texts in chain(iter_texts(corpus.translations), iter_texts(corpus.sources)):
+                encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+                rows = [encoding.ids[:max_tokens] for encoding in encodings]
+                lengths += map(len, rows)
+                np.fromiter(chain.from_iterable(rows), dtype=np.int32).tofile(file)
+                progress("tokenising", len(lengths), total)
+        np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        done.write_text(json.dumps(key), encoding="utf-8")
+    ids = np.memmap(folder / "ids.i32", dtype=np.int32, mode="r")
+    return TokenStore(ids=ids, offsets=np.load(folder / "offsets.npy"))

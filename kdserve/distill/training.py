@@ -1,0 +1,321 @@
+"""The training loop: seeded, checkpointed, resumable to the same result; on a CPU, a GPU or several (accelerate)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.checkpoint import (
+    Progressed,
+    Tensors,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from kdserve.distill.corpus import Corpus
+from kdserve.distill.hardware import supports_bf16
+from kdserve.distill.layers import LayerDistillation
+from kdserve.distill.objectives import Batch, total_loss
+from kdserve.distill.prefetch import prefetch
+from kdserve.distill.sampling import make_sampler
+from kdserve.distill.student import Student
+from kdserve.distill.tokens import TokenStore
+from kdserve.distill.validation import Accuracy, Validation
+from kdserve.errors import TrainingError
+from kdserve.recipe import Recipe, TrainRecipe
+
+COLLAPSE_COSINE = 0.95
+"""Mean cosine of different sentences above which a student has collapsed onto one vector."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingData:
+    """Everything that batches are made of; `vectors` are the teacher's, `row_of` (S,) finds a source's row in them."""
+
+    corpus: Corpus
+    tokens: TokenStore
+    vectors: npt.NDArray[np.float16]
+    row_of: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedBatch:
+    """A batch on its way to the student: ids and mask (B, T), teacher vectors (B, D), source numbers (B,)."""
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    teacher_BD: Tensor
+    target_B: Tensor
+    source_ids_BT: Tensor | None
+    source_mask_BT: Tensor | None
+
+
+class Trainer:
+    """Trains a student in place; `run` leaves the best weights in it."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: TrainingData,
+        student: Student,
+        work: Path,
+        *,
+        key: str,
+        layers: LayerDistillation | None = None,
+    ) -> None:
+        self.recipe, self.data, self.work, self.key = recipe, data, work, key
+        self.accelerator = Accelerator(mixed_precision="bf16" if _use_bf16(recipe.train) else "no")
+        self.student = student.to(self.accelerator.device)
+        self.layers = layers
+        modules = [self.student] if layers is None else [self.student, layers.to(self.accelerator.device)]
+        self.optimizer = _make_optimizer(modules, recipe.train, self.accelerator.device)
+        self.model, self.optimizer = self.accelerator.prepare(self.student, self.optimizer)
+        self.average: Tensors = {name: value.detach().clone() for name, value in self.student.state_dict().items()}
+        validation = recipe.validation
+        self.validation = Validation(data.corpus, data.tokens, max_pairs=validation.max_pairs, seed=recipe.seed)
+        self.step, self.best, self.best_step = 0, -1.0, 0
+
+    def run(self, *, progress: Progress = no_progress) -> Accuracy:
+        """Train to the recipe's last step, resuming where the work folder's checkpoint is.
+
+        Raises:
+            TrainingError: the loss is NaN or the student collapses; says at which step.
+        """
+        train = self.recipe.train
+        self._resume()
+        if self.step == 0 and self.best < 0:
+            self._evaluate({})
+        batches = prefetch(self._load_batches(), depth=4)
+        started, seen, sums = time.monotonic(), self.step, _Means()
+        self.student.train()
+        while self.step < train.steps:
+            sums.add(self._step(next(batches)))
+            self.step += 1
+            if self.step % 20 == 0 or self.step == train.steps:
+                progress("training", self.step, train.steps)
+            if self.step % train.evaluate_every == 0 or self.step == train.steps:
+                elapsed = max(1e-9, time.monotonic() - started)
+                speed = (self.step - seen) * train.batch_size * self.accelerator.num_processes / elapsed
+                self._evaluate({**sums.take(self.step), "texts_per_second": round(speed, 1)})
+            if self.step % train.checkpoint_every == 0 or self.step == train.steps:
+                self._save("last.safetensors")
+        batches.close()
+        return self._finish()
+
+    def _step(self, loaded: LoadedBatch) -> dict[str, Tensor]:
+        train = self.recipe.train
+        rates = _schedule(self.step, train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * rates
+        torch.manual_seed(hash((self.recipe.seed, self.step, self.accelerator.process_index)) % 2**63)
+        with self.accelerator.autocast():
+            encoding = self.model(loaded.ids_BT, _drop_tokens(loaded.mask_BT, train.token_dropout))
+            source = None
+            if loaded.source_ids_BT is not None:
+                source = self.model(loaded.source_ids_BT, loaded.source_mask_BT).vectors_BD.float()
+            layer_losses = self.layers(self.student, loaded.target_B) if self.layers else {}
+        batch = Batch(
+            student_BD=encoding.vectors_BD.float(),
+            teacher_BD=loaded.teacher_BD,
+            target_B=loaded.target_B,
+            source_BD=source,
+        )
+        loss, values = total_loss(batch, self.recipe.objective)
+        for name, (weight, value) in layer_losses.items():
+            loss, values[name] = loss + weight * value, value.detach()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        if train.clip:
+            self.accelerator.clip_grad_norm_(self.student.parameters(), train.clip)
+        self.optimizer.step()
+        if train.average:
+            _blend(self.average, self.student, min(train.average, (1 + self.step) / (10 + self.step)))
+        return {"loss": loss.detach(), **values}
+
+    def _load_batches(self) -> Iterator[LoadedBatch]:
+        sampler = make_sampler(self.data.corpus, self.data.tokens.lengths, self.recipe.train, seed=self.recipe.seed)
+        workers = {"stride": self.accelerator.num_processes, "offset": self.accelerator.process_index}
+        num_pairs = len(self.data.corpus.source_of)
+        needs_source = self.recipe.objective.translation > 0
+        for texts in sampler.batches(start=self.step, **workers):
+            is_source = texts >= num_pairs
+            target = np.where(is_source, texts - num_pairs, self.data.corpus.source_of[texts.clip(max=num_pairs - 1)])
+            ids, mask = self.data.tokens.padded(texts, wrap=self.student.wraps)
+            teacher = torch.from_numpy(self.data.vectors[self.data.row_of[target]].astype(np.float32))
+            tensors = [ids, mask, teacher, torch.from_numpy(target.astype(np.int64))]
+            if needs_source:
+                tensors += self.data.tokens.padded(target.astype(np.int64) + num_pairs, wrap=self.student.wraps)
+            moved = [tensor.to(self.accelerator.device, non_blocking=True) for tensor in tensors]
+            yield LoadedBatch(
+                ids_BT=moved[0],
+                mask_BT=moved[1],
+                teacher_BD=torch.nn.functional.normalize(moved[2], dim=-1),
+                target_B=moved[3],
+                source_ids_BT=moved[4] if needs_source else None,
+                source_mask_BT=moved[5] if needs_source else None,
+            )
+
+    def _evaluate(self, record: dict[str, float]) -> None:
+        """Measure translation accuracy with the averaged weights, log it, and keep them where they are the best."""
+        trained = self._swap_in_average()
+        accuracy = self.validation.measure(self.student, device=self.accelerator.device)
+        self._require_spread()
+        if accuracy.mean > self.best and self.accelerator.is_main_process:
+            self.best, self.best_step = accuracy.mean, self.step
+            save_checkpoint(self.work / "best.safetensors", self.student.state_dict(), self._progressed())
+        self._swap_back(trained)
+        worst, lowest = accuracy.worst
+        line = {
+            "step": self.step,
+            **record,
+            "accuracy": round(accuracy.mean, 5),
+            "worst_language": worst,
+            "worst_accuracy": lowest,
+            "languages": dict(accuracy.by_language),
+            "domains": dict(accuracy.by_domain),
+        }
+        if self.accelerator.is_main_process:
+            with (self.work / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+
+    def _require_spread(self) -> None:
+        pairs = self.validation.pairs[:256]
+        ids, mask = self.data.tokens.padded(pairs, wrap=self.student.wraps)
+        with torch.no_grad():
+            vectors = self.student(ids.to(self.accelerator.device), mask.to(self.accelerator.device)).vectors_BD.float()
+        if len(vectors) < 8:
+            return
+        cosines = (vectors @ vectors.T)[~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)]
+        if not torch.isfinite(cosines).all():
+            raise TrainingError(
+                f"the student's vectors are NaN at step {self.step}; lower train.body_rate or table_rate"
+            )
+        if self.step and float(cosines.mean()) > COLLAPSE_COSINE:
+            raise TrainingError(
+                f"the student collapsed at step {self.step}: different sentences have mean cosine "
+                f"{float(cosines.mean()):.3f}; add objective.contrastive or relational, or lower the rates"
+            )
+
+    def _finish(self) -> Accuracy:
+        tensors, _ = load_checkpoint(self.work / "best.safetensors", key=self.key) or ({}, None)
+        self.student.load_state_dict(tensors)
+        return self.validation.measure(self.student, device=self.accelerator.device)
+
+    def _resume(self) -> None:
+        self.work.mkdir(parents=True, exist_ok=True)
+        found = load_checkpoint(self.work / "last.safetensors", key=self.key)
+        log = self.work / "log.jsonl"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() and found else []
+        if found:
+            tensors, progressed = found
+            self.step, self.best, self.best_step = progressed.step, progressed.best, progressed.best_step
+            self.student.load_state_dict(_strip(tensors, "student."))
+            self.average = {k: v.to(self.accelerator.device) for k, v in _strip(tensors, "average.").items()}
+            if self.layers:
+                self.layers.load_state_dict(_strip(tensors, "layers."))
+            restore_optimizer(self.optimizer, tensors)
+        kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+        log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def _save(self, name: str) -> None:
+        if self.accelerator.is_main_process:
+            layers = self.layers.state_dict() if self.layers else {}
+            tensors = {
+                **{f"student.{k}": v for k, v in self.student.state_dict().items()},
+                **{f"average.{k}": v for k, v in self.average.items() if self.recipe.train.average},
+                **{f"layers.{k}": v for k, v in layers.items()},
+                **optimizer_tensors(self.optimizer),
+            }
+            save_checkpoint(self.work / name, tensors, self._progressed())
+        self.accelerator.wait_for_everyone()
+
+    def _progressed(self) -> Progressed:
+        return Progressed(key=self.key, step=self.step, best=self.best, best_step=self.best_step)
+
+    def _swap_in_average(self) -> Tensors:
+        if not self.recipe.train.average:
+            return {}
+        trained = {name: value.detach().clone() for name, value in self.student.state_dict().items()}
+        self.student.load_state_dict(self.average)
+        return trained
+
+    def _swap_back(self, trained: Tensors) -> None:
+        if trained:
+            self.student.load_state_dict(trained)
+
+
+class _Means:
+    """Running means of the losses since the last report; they stay on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += 1
+
+    def take(self, step: int) -> dict[str, float]:
+        means = {name: float(value) / max(1, self.count) for name, value in self.sums.items()}
+        if not all(np.isfinite(value) for value in means.values()):
+            raise TrainingError(f"the loss is NaN before step {step}; lower train.body_rate or table_rate, or use fp32")
+        self.sums, self.count = {}, 0
+        return {name: round(value, 6) for name, value in means.items()}
+
+
+def _use_bf16(train: TrainRecipe) -> bool:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return train.precision == "bf16" or (train.precision == "auto" and supports_bf16(device))
+
+
+def _make_optimizer(modules: list[torch.nn.Module], train: TrainRecipe, device: torch.device) -> torch.optim.AdamW:
+    table, body = [], []
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                (table if name in ("table", "expand") else body).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": table, "rate": train.table_rate, "weight_decay": 0.0},
+        {"params": body, "rate": train.body_rate, "weight_decay": train.weight_decay},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=True)
+
+
+def _schedule(step: int, train: TrainRecipe) -> float:
+    """Linear warm-up, then linear decay to zero."""
+    warmup = max(1, round(train.warmup * train.steps))
+    return min((step + 1) / warmup, (train.steps - step) / max(1, train.steps - warmup), 1.0)
+
+
+def _drop_tokens(mask_BT: Tensor, share: float) -> Tensor:
+    """Hide a share of the tokens behind the mask, never the first one of a text."""
+    if not share:
+        return mask_BT
+    kept = (torch.rand(mask_BT.shape, device=mask_BT.device) >= share).to(mask_BT.dtype)
+    kept[:, 0] = 1
+    return mask_BT * kept
+
+
+@torch.no_grad()
+def _blend(average: Tensors, student: Student, decay: float) -> None:
+    """Move the average towards the student's weights."""
+    names = [name for name, value in average.items() if value.is_floating_point()]
+    state = student.state_dict()
+    torch._foreach_lerp_([average[n] for n in names], [state[n] for n in names], 1 - decay)
+
+
+def _strip(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,165 @@
+"""A vocabulary made for a set of languages: Unigram (Kudo 2018) with byte fallback, and what it covers.
+
+Text is NFKC-normalised and lowercased, punctuation and digits stand alone, words begin with "▁". Nothing is ever
+unknown: a character outside the vocabulary falls back to its UTF-8 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.corpus import SOURCE, Corpus
+from kdserve.distill.sampling import language_shares
+from kdserve.errors import DataError, FolderError
+from kdserve.recipe import Recipe, VocabularyRecipe
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+PAD, UNK, CLS, SEP = range(4)
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+_RARE = 3
+"""Characters seen less often than this in the drawn sentences are left to byte fallback."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coverage:
+    """How a vocabulary fits a language: tokens a word (by spaces), tokens a character, share of byte tokens."""
+
+    tokens_per_word: float
+    tokens_per_character: float
+    byte_share: float
+
+
+def make_vocabulary(corpus: Corpus, recipe: Recipe, *, progress: Progress = no_progress) -> Tokenizer:
+    """Train the recipe's vocabulary on the corpus, or read the one that it names.
+
+    Raises:
+        FolderError: the named folder has no readable tokenizer.json.
+        DataError: the corpus is too small for a vocabulary of that size.
+    """
+    settings = recipe.vocabulary
+    if settings.folder:
+        path = Path(recipe.data_dir) / settings.folder / "tokenizer.json"
+        try:
+            return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, Exception) as error:  # tokenizers raises bare Exception
+            raise FolderError(f"{path} is no readable tokenizer ({error}); check vocabulary.folder") from error
+    drawn = draw_sentences(corpus, settings, seed=recipe.seed)
+    return train_unigram(drawn, settings.size, progress=progress)
+
+
+def draw_sentences(corpus: Corpus, settings: VocabularyRecipe, *, seed: int) -> list[str]:
+    """Draw training sentences, languages in proportion to (their pairs) ** temperature, sources at `source_share`."""
+    rng = np.random.default_rng([seed, 1])
+    pairs = corpus.training_pairs()
+    languages = corpus.language_of[pairs]
+    texts: list[str] = []
+    for language, share in language_shares(languages, temperature=settings.temperature).items():
+        members = pairs[languages == language]
+        wanted = round(share * (1 - settings.source_share) * settings.sentences)
+        texts += corpus.translations.select(rng.permutation(members)[:wanted])
+    sources = np.flatnonzero(~corpus.held_out)
+    wanted = round(settings.source_share * settings.sentences)
+    texts += corpus.sources.select(rng.permutation(sources)[:wanted])
+    return texts
+
+
+def train_unigram(texts: Sequence[str], size: int, *, progress: Progress = no_progress) -> Tokenizer:
+    """Train a Unigram vocabulary of exactly `size` tokens, specials and 256 bytes among them.
+
+    Raises:
+        DataError: the texts do not hold that many pieces.
+    """
+    tokenizer = _empty_tokenizer(models.Unigram())
+    counts: Counter[str] = Counter()
+    normalised = [tokenizer.normalizer.normalize_str(text) for text in texts]
+    for text in normalised:
+        counts.update(text)
+    threshold = min(_RARE, 1 + len(texts) // 1000)
+    rare = {ord(character): None for character, count in counts.items() if count < threshold}
+
+    def cleaned() -> Iterator[str]:
+        for number, text in enumerate(normalised):
+            if number % 50_000 == 0:
+                progress("training the vocabulary", number, len(normalised))
+            yield text.translate(rare)
+
+    trainer = trainers.UnigramTrainer(
+        vocab_size=size - len(BYTE_TOKENS) - len(SPECIAL_TOKENS) + 1,
+        unk_token="[UNK]",
+        special_tokens=["[UNK]"],
+        show_progress=False,
+        max_piece_length=20,
+    )
+    tokenizer.train_from_iterator(cleaned(), trainer, length=len(normalised))
+    progress("training the vocabulary", len(normalised), len(normalised))
+    pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "[UNK]"]
+    wanted = size - len(BYTE_TOKENS) - len(SPECIAL_TOKENS)
+    if len(pieces) < wanted:
+        most = len(pieces) + len(BYTE_TOKENS) + len(SPECIAL_TOKENS)
+        raise DataError(f"the texts hold only {most} tokens, not {size}; set vocabulary.size to {most} or less")
+    return assemble_unigram(pieces[:wanted])
+
+
+def assemble_unigram(pieces: Sequence[tuple[str, float]]) -> Tokenizer:
+    """Make a tokenizer of pieces with log probabilities: specials, bytes, then the pieces; [CLS] text [SEP]."""
+    lowest = min((score for _, score in pieces), default=0.0) - 10.0
+    vocabulary = [(token, 0.0) for token in SPECIAL_TOKENS]
+    vocabulary += [(token, lowest) for token in BYTE_TOKENS]
+    vocabulary += [(piece, round(score, 4)) for piece, score in pieces]
+    tokenizer = _empty_tokenizer(models.Unigram(vocabulary, unk_id=UNK, byte_fallback=True))
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+    )
+    return tokenizer
+
+
+def measure_coverage(tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]]) -> dict[str, Coverage]:
+    """Measure the vocabulary on texts of each language."""
+    return {language: _coverage(tokenizer, sentences) for language, sentences in texts.items() if sentences}
+
+
+def sentences_by_language(corpus: Corpus, *, most: int, seed: int) -> dict[str, list[str]]:
+    """Draw up to `most` translations of each language, and sources under the source language's code."""
+    rng = np.random.default_rng([seed, 2])
+    drawn = {SOURCE: corpus.sources.select(rng.permutation(len(corpus.sources))[:most])}
+    for number, language in enumerate(corpus.languages):
+        if language:
+            members = np.flatnonzero(corpus.language_of == number)
+            drawn[language] = corpus.translations.select(rng.permutation(members)[:most])
+    return drawn
+
+
+def _coverage(tokenizer: Tokenizer, texts: Sequence[str]) -> Coverage:
+    encodings: list[Any] = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    tokens = sum(len(encoding.ids) for encoding in encodings)
+    in_bytes = sum(sum(len(SPECIAL_TOKENS) <= i < 260 for i in encoding.ids) for encoding in encodings)
+    return Coverage(
+        tokens_per_word=round(tokens / sum(len(text.split()) for text in texts), 3),
+        tokens_per_character=round(tokens / sum(map(len, texts)), 3),
+        byte_share=round(in_bytes / max(1, tokens), 5),
+    )
+
+
+def _empty_tokenizer(model: models.Unigram) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), spaces])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+            pre_tokenizers.Punctuation(behavior="isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    return tokenizer
