@@ -17,7 +17,7 @@ from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
 from kdserve.export.smoothing import smoothed_int8_graph
 from kdserve.export.static import static_graph
-from kdserve.export.student import BertWeights, StaticWeights, Student, read_student
+from kdserve.export.student import StaticWeights, Student, read_student
 from kdserve.export.table import TableBits
 from kdserve.export.texts import GateTexts, calibration_texts, sample_gate_texts
 from kdserve.manifest import staged_folder, write_manifest

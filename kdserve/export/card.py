@@ -17,7 +17,8 @@ pipeline_tag: sentence-similarity
 {front}---
 # {settings.name}, {settings.precision}
 
-A {settings.family} sentence encoder: {settings.dim} dimensions, up to {settings.max_tokens} tokens, {size_bytes / 1e6:.1f} MB.
+A {settings.family} sentence encoder: {settings.dim} dimensions, up to {settings.max_tokens} tokens, \
+{size_bytes / 1e6:.1f} MB.
 Pooling and normalisation are inside the graph: `input_ids` and `attention_mask` in, `sentence_embedding` out.
 
 ```python

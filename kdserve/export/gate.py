@@ -57,7 +57,11 @@ class FidelityReport:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, rounded so that equal exports give equal bytes."""
         rows = [{name: _rounded(value) for name, value in asdict(row).items()} for row in self.languages]
-        figures = {"mean_cosine": self.mean_cosine, "min_cosine": self.min_cosine, "max_difference": self.max_difference}
+        figures = {
+            "mean_cosine": self.mean_cosine,
+            "min_cosine": self.min_cosine,
+            "max_difference": self.max_difference,
+        }
         floors = {"min_mean_cosine": self.min_mean_cosine_allowed, "min_cosine": self.min_cosine_allowed}
         return {"floors": floors, "languages": rows, **{name: _rounded(value) for name, value in figures.items()}}
 
@@ -69,7 +73,8 @@ class FidelityReport:
         ]
         for row in self.languages:
             accuracies = " | ".join(
-                "–" if accuracy is None else f"{accuracy:.1f}" for accuracy in (row.accuracy_student, row.accuracy_bundle)
+                "–" if accuracy is None else f"{accuracy:.1f}"
+                for accuracy in (row.accuracy_student, row.accuracy_bundle)
             )
             lines.append(
                 f"| {row.language} | {row.num_texts} | {row.mean_cosine:.5f} | {row.min_cosine:.5f} | {accuracies} |"
@@ -119,9 +124,7 @@ def check_fidelity(report: FidelityReport) -> None:
         )
 
 
-def _compare(
-    language: str, pairs: Mapping[str, tuple[Embeddings, Embeddings]], *, parallel: bool
-) -> LanguageFidelity:
+def _compare(language: str, pairs: Mapping[str, tuple[Embeddings, Embeddings]], *, parallel: bool) -> LanguageFidelity:
     before, after = pairs[language]
     cosines = np.sum(before.astype(np.float64) * after, axis=1)
     both_zero = ~before.any(axis=1) & ~after.any(axis=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from kdserve.datatypes import Embeddings
 
@@ -19,7 +20,10 @@ class Reference:
 
     def __init__(self, folder: Path, *, max_tokens: int) -> None:
         self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        if hasattr(self._model[0], "auto_model"):  # a token table has no limit of its own
+        body = self._model[0]
+        if isinstance(body, StaticEmbedding):  # it has no limit of its own
+            body.tokenizer.enable_truncation(max_tokens)
+        else:
             self._model.max_seq_length = max_tokens
 
     def embed(self, texts: Sequence[str]) -> Embeddings:

@@ -34,7 +34,8 @@ def parse_precision(name: str) -> Precision:
     Raises:
         RecipeError: there is none.
     """
-    for precision in get_args(Precision):
+    precisions: tuple[Precision, ...] = get_args(Precision)
+    for precision in precisions:
         if name == precision:
             return precision
-    raise RecipeError(f"there is no precision {name!r}; choose one of {', '.join(get_args(Precision))}")
+    raise RecipeError(f"there is no precision {name!r}; choose one of {', '.join(precisions)}")

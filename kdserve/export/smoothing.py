@@ -69,7 +69,8 @@ def smooth(weights: BertWeights, largest: Mapping[str, Array], alpha: float) -> 
         attention = _scales(largest[f"{name}.attention_input"], (layer.query, layer.key, layer.value), alpha)
         context = _scales(largest[f"{name}.attention_output_input"], (layer.attention_output,), alpha)
         up = _scales(largest[f"{name}.up_input"], (layer.up,), alpha)
-        factors |= {f"{name}.attention_input": 1 / attention, f"{name}.up_input": 1 / up}
+        factors[f"{name}.attention_input"] = np.reciprocal(attention)
+        factors[f"{name}.up_input"] = np.reciprocal(up)
         layers.append(_move(layer, attention=attention, context=context, up=up))
     return replace(weights, layers=tuple(layers)), factors
 
@@ -77,7 +78,7 @@ def smooth(weights: BertWeights, largest: Mapping[str, Array], alpha: float) -> 
 def _scales(largest_K: Array, products: tuple[LinearWeights, ...], alpha: float) -> Array:
     heaviest_K = np.max([np.abs(product.weight).max(axis=1) for product in products], axis=0)
     scales = np.maximum(largest_K, _SMALLEST) ** alpha / np.maximum(heaviest_K, _SMALLEST) ** (1 - alpha)
-    return scales.astype(np.float32)
+    return np.asarray(scales, dtype=np.float32)
 
 
 def _move(layer: LayerWeights, *, attention: Array, context: Array, up: Array) -> LayerWeights:

@@ -50,7 +50,9 @@ class Session:
         try:
             vectors: Embeddings = self._session.run(["sentence_embedding"], feeds)[0]
         except RuntimeError as error:
-            raise EncodeError(f"the graph failed on a batch of shape {batch.ids.shape}: {_first_line(error)}") from error
+            raise EncodeError(
+                f"the graph failed on a batch of shape {batch.ids.shape}: {_first_line(error)}"
+            ) from error
         return vectors
 
 

@@ -1,0 +1,87 @@
+"""Two small real students, built from the sample corpus: a two-layer BERT and a token table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from kdserve.manifest import write_manifest
+from kdserve.samples import parallel
+
+LANGUAGES = ["en", "de", "ja", "ru"]
+MAX_TOKENS = 64
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_VOCABULARY = 1200
+_WIDTH = 64
+
+
+def tiny_transformer(folder: Path, *, table_bits: int = 0, layers: int = 2) -> Path:
+    """Write a randomly initialised BERT student whose weights have outlier channels, as trained ones do."""
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=_VOCABULARY,
+        hidden_size=_WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=2 * _WIDTH,
+        max_position_embeddings=MAX_TOKENS,
+        initializer_range=0.08,
+    )
+    body = BertModel(config, add_pooling_layer=False)
+    with torch.no_grad():
+        for layer in body.encoder.layer:
+            layer.attention.output.LayerNorm.weight[5] *= 3
+            layer.output.LayerNorm.weight[7] *= 2
+            layer.attention.self.query.bias.normal_(std=0.1)
+            layer.output.dense.bias.normal_(std=0.1)
+    tokens = {name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), model_max_length=MAX_TOKENS, **tokens)
+    source = folder.with_name(f"{folder.name}-body")
+    body.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    modules = [Transformer(str(source), max_seq_length=MAX_TOKENS), Pooling(_WIDTH, "mean"), Normalize()]
+    return _save(SentenceTransformer(modules=modules, device="cpu"), folder, "transformer", table_bits)
+
+
+def tiny_static(folder: Path, *, table_bits: int = 8) -> Path:
+    """Write a static student whose table is random."""
+    table = np.random.default_rng(5).standard_normal((_VOCABULARY, _WIDTH)).astype(np.float32)
+    modules = [StaticEmbedding(_tokenizer(), embedding_weights=table), Normalize()]
+    return _save(SentenceTransformer(modules=modules, device="cpu"), folder, "static", table_bits)
+
+
+def _save(model: SentenceTransformer, folder: Path, family: str, table_bits: int) -> Path:
+    model.save_pretrained(str(folder), create_model_card=False)
+    settings: dict[str, Any] = {
+        "family": family,
+        "dim": _WIDTH,
+        "max_tokens": MAX_TOKENS,
+        "languages": LANGUAGES,
+        "weak_languages": ["ja"],
+        "name": f"tiny-{family}",
+        "table_bits": table_bits,
+    }
+    write_manifest(folder, kind="student", parents={"teacher": "0" * 64}, settings=settings)
+    return folder
+
+
+def _tokenizer() -> Tokenizer:
+    corpus = parallel()
+    tokenizer = Tokenizer(models.Unigram([("[UNK]", 0.0)], 0, True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = _SPECIAL + [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=_VOCABULARY, special_tokens=special, unk_token="[UNK]", show_progress=False
+    )
+    tokenizer.train_from_iterator([text for code in LANGUAGES for text in corpus[code]], trainer)
+    template = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.post_processor = template
+    return tokenizer

@@ -1,0 +1,93 @@
+"""Damaged bundles end in one clear error, never in a vector."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdserve.errors import FolderError
+from kdserve.runtime import Encoder
+
+FILES = ["model.onnx", "tokenizer.json", "README.md", "kdserve.json"]
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+def test_one_flipped_byte_is_refused(copied_bundle: Path, name: str) -> None:
+    path = copied_bundle / name
+    content = bytearray(path.read_bytes())
+    for position in random.Random(name).sample(range(len(content)), 25):
+        content[position] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(FolderError, match=f"{name} does not match its SHA-256"):
+            Encoder.load(copied_bundle)
+        content[position] ^= 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_refused(copied_bundle: Path, name: str) -> None:
+    path = copied_bundle / name
+    content = path.read_bytes()
+    for length in (0, 1, len(content) // 2, len(content) - 2):
+        path.write_bytes(content[:length])
+        with pytest.raises(FolderError, match=name):
+            Encoder.load(copied_bundle)
+
+
+def test_a_flipped_byte_in_the_manifest_never_changes_a_vector(copied_bundle: Path) -> None:
+    path = copied_bundle / "kdserve.json"
+    content = bytearray(path.read_bytes())
+    expected = Encoder.load(copied_bundle).encode_query(["a house"])
+    for position in random.Random(2).sample(range(len(content)), 150):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << (position % 8)
+        path.write_bytes(flipped)
+        try:
+            encoder = Encoder.load(copied_bundle)
+        except FolderError:
+            continue
+        if encoder.settings.prompts.query == "" and encoder.max_tokens >= 8 and encoder.dim == 64:
+            assert np.array_equal(encoder.encode_query(["a house"]), expected)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused(copied_bundle: Path, name: str) -> None:
+    (copied_bundle / name).unlink()
+    with pytest.raises(FolderError, match=name):
+        Encoder.load(copied_bundle)
+
+
+def test_a_linked_file_is_refused(copied_bundle: Path, tmp_path: Path) -> None:
+    model = copied_bundle / "model.onnx"
+    os.rename(model, tmp_path / "elsewhere")
+    model.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FolderError, match="symbolic link"):
+        Encoder.load(copied_bundle)
+
+
+def test_weights_that_nobody_verified_are_refused(copied_bundle: Path) -> None:
+    (copied_bundle / "model.onnx_data").write_bytes(b"\0" * 16)
+    with pytest.raises(FolderError, match="not in the manifest"):
+        Encoder.load(copied_bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": "64"}, "positive integers"),
+        ({"max_tokens": 0}, "positive integers"),
+        ({"prompts": {"query": 1, "document": ""}}, "must be strings"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused(copied_bundle: Path, change: dict, message: str) -> None:
+    path = copied_bundle / "kdserve.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["settings"] |= change
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(FolderError, match=message):
+        Encoder.load(copied_bundle)

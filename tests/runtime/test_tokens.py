@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdserve.errors import FolderError
+from kdserve.runtime.tokens import TextTokenizer, canonical_length, make_batches
+
+TOKENIZER = Path(__file__).parent / "bundles" / "transformer" / "tokenizer.json"
+
+
+def test_canonical_lengths_climb_a_fixed_ladder() -> None:
+    lengths = [canonical_length(n) for n in (0, 1, 4, 5, 32, 33, 64, 65, 128, 129, 512, 513)]
+    assert lengths == [4, 4, 4, 8, 32, 40, 64, 80, 128, 160, 512, 576]
+
+
+@given(st.integers(1, 2000))
+def test_a_canonical_length_holds_its_text_and_wastes_little(num_tokens: int) -> None:
+    length = canonical_length(num_tokens)
+    assert num_tokens <= length == canonical_length(length)
+    assert length - num_tokens < max(4, num_tokens / 4)
+
+
+@given(st.lists(st.integers(1, 90), max_size=60))
+def test_batches_hold_every_text_once_and_keep_the_budget(lengths: list[int]) -> None:
+    ids = [[7] * length for length in lengths]
+    seen: list[int] = []
+    for rows, batch in make_batches(ids, max_batch_tokens=128, pad_id=9):
+        seen += rows.tolist()
+        assert batch.ids.shape[0] == 1 or batch.ids.size <= 128
+        assert {canonical_length(lengths[row]) for row in rows} == {batch.ids.shape[1]}
+        assert batch.mask.sum(axis=1).tolist() == [lengths[row] for row in rows]
+        assert np.all(batch.ids[batch.mask == 0] == 9)
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_one_by_one_and_all_at_once_give_the_same_tokens() -> None:
+    texts = ["Ein Haus am See.", "Дом у озера.", "湖のそばの家", "", "x" * 500]
+    alone = TextTokenizer(TOKENIZER, max_tokens=16, parallel=False).tokenize(texts)
+    together = TextTokenizer(TOKENIZER, max_tokens=16, parallel=True).tokenize(texts)
+    assert alone == together
+    assert alone.num_cut == 1
+    assert len(alone.ids[4]) == 16
+    assert {(ids[0], ids[-1]) for ids in alone.ids} == {(2, 3)}
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": 3}')
+    with pytest.raises(FolderError, match="no tokenizer"):
+        TextTokenizer(tmp_path / "tokenizer.json", max_tokens=8, parallel=False)
