@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def test_a_missing_file_is_refused(copied_bundle: Path, name: str) -> None:
 
 def test_a_linked_file_is_refused(copied_bundle: Path, tmp_path: Path) -> None:
     model = copied_bundle / "model.onnx"
-    os.rename(model, tmp_path / "elsewhere")
+    model.rename(tmp_path / "elsewhere")
     model.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FolderError, match="symbolic link"):
         Encoder.load(copied_bundle)

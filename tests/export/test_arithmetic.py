@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from kdserve.export.arithmetic import Arithmetic, Float32, PerTokenInt8
+from kdserve.export.graph import GraphBuilder
+from kdserve.export.table import quantize_blocks, quantize_rows
+from kdserve.runtime.session import open_graph
+
+RNG = np.random.default_rng(1)
+WEIGHT = RNG.standard_normal((32, 48)).astype(np.float32)
+
+
+def product(arithmetic: Arithmetic, x: np.ndarray) -> np.ndarray:
+    """Run one product of the arithmetic on x (B, T, 32)."""
+    graph = GraphBuilder()
+    output = arithmetic.multiply(graph, arithmetic.prepare(graph, "x", "x"), "weight", WEIGHT)
+    model = graph.model(output, dim=48)
+    del model.graph.input[:], model.graph.output[:]
+    model.graph.input.append(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None))
+    model.graph.output.append(helper.make_tensor_value_info("sentence_embedding", onnx.TensorProto.FLOAT, None))
+    return open_graph(model.SerializeToString()).run(None, {"x": x})[0]
+
+
+def test_float32_is_the_matrix_product() -> None:
+    x = RNG.standard_normal((2, 3, 32)).astype(np.float32)
+    np.testing.assert_allclose(product(Float32(), x), x @ WEIGHT, atol=1e-5)
+
+
+def test_int8_is_the_product_of_the_rounded_sides() -> None:
+    x = RNG.standard_normal((2, 3, 32)).astype(np.float32)
+    row = np.abs(x).max(axis=-1, keepdims=True) / 127
+    column = np.abs(WEIGHT).max(axis=0) / 127
+    expected = (np.rint(x / row) @ np.rint(WEIGHT / column)) * row * column
+    np.testing.assert_allclose(product(PerTokenInt8(), x), expected, rtol=1e-4, atol=2e-2)
+
+
+def test_a_token_does_not_see_its_neighbours() -> None:
+    x = RNG.standard_normal((1, 8, 32)).astype(np.float32)
+    neighbours = x.copy()
+    neighbours[:, 1:] *= 1000
+    assert np.array_equal(product(PerTokenInt8(), x)[:, 0], product(PerTokenInt8(), neighbours)[:, 0])
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    assert np.array_equal(product(PerTokenInt8(), np.zeros((1, 2, 32), dtype=np.float32)), np.zeros((1, 2, 48)))
+
+
+def test_int8_rows_come_back_within_half_a_step() -> None:
+    table = RNG.standard_normal((20, 64)).astype(np.float32)
+    table[3] = 0
+    rows, scales = quantize_rows(table)
+    assert np.all(np.abs(rows * scales - table) <= scales / 2 + 1e-7)
+
+
+@pytest.mark.parametrize("signed_peak", [-8, 7])
+def test_int4_blocks_on_a_grid_come_back_exactly(signed_peak: int) -> None:
+    levels = RNG.integers(-7, 8, (10, 2, 32))
+    levels[..., 0] = signed_peak
+    scales = RNG.uniform(0.5, 2, (10, 2)).astype(np.float32)
+    table = (levels * scales[..., None]).reshape(10, 64).astype(np.float32)
+    packed, found = quantize_blocks(table)
+    nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(10, 2, 32).astype(int) - 8
+    assert np.array_equal(nibbles, levels)
+    np.testing.assert_allclose(found, scales, rtol=1e-6)

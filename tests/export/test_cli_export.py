@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from kdserve.cli.export import register
+from kdserve.errors import FolderError
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    return app
+
+
+def test_the_command_exports_and_prints_the_gate(app: typer.Typer, static: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("de\tein Haus\n", encoding="utf-8")
+    arguments = ["export", str(static), "--out", str(tmp_path / "bundle"), "--texts", str(tmp_path / "texts"), "--json"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert json.loads(result.stdout)["languages"][0]["language"] == "de"
+    assert (tmp_path / "bundle" / "kdserve.json").is_file()
+
+
+def test_a_missing_student_is_one_clear_error(app: typer.Typer, tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="there is no folder"):
+        CliRunner().invoke(app, ["export", "nowhere", "--out", str(tmp_path / "b")], catch_exceptions=False)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdserve.export.arithmetic import Float32
+from kdserve.export.bert import bert_graph
+from kdserve.export.smoothing import smooth
+from kdserve.export.student import BertWeights, read_student
+from kdserve.export.texts import calibration_texts
+from kdserve.runtime.session import open_graph
+from kdserve.samples import parallel
+
+
+class SmoothedFloat32(Float32):
+    """Float32 that multiplies its left sides by smoothing factors: exact, were it not for rounding."""
+
+    def __init__(self, factors: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def prepare(self, graph, x, name):
+        if name in self.factors:
+            x = graph.add("Mul", x, graph.constant(name, self.factors[name]))
+        return super().prepare(graph, x, name)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.8])
+def test_smoothing_changes_no_vector_before_rounding(transformer: Path, alpha: float) -> None:
+    weights = read_student(transformer).weights
+    assert isinstance(weights, BertWeights)
+    rng = np.random.default_rng(0)
+    arithmetic = Float32()
+    plain = bert_graph(weights, arithmetic, table_bits=32)
+    widths = {name: 128 if "down" in name else 64 for name in arithmetic.probes}
+    largest = {name: rng.uniform(0.1, 20, width).astype(np.float32) for name, width in widths.items()}
+    moved, factors = smooth(weights, largest, alpha)
+    smoothed = bert_graph(moved, SmoothedFloat32(factors), table_bits=32)
+    ids = rng.integers(0, 1200, (3, 12))
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    before, after = (open_graph(model.SerializeToString()).run(None, feeds)[0] for model in (plain, smoothed))
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_calibration_texts_are_apart_from_each_other_and_from_the_samples() -> None:
+    texts = calibration_texts(["en", "de", "ja"])
+    judged = {text for sentences in parallel().values() for text in sentences}
+    assert not set(texts.ranges) & set(texts.development)
+    assert not (set(texts.ranges) | set(texts.development)) & judged
+    assert len(texts.development) > 30
+
+
+def test_an_unknown_language_calibrates_on_all() -> None:
+    assert len(calibration_texts(["xx"]).ranges) > 400
