@@ -11,7 +11,8 @@ import typer
 from kdserve.cli.console import print_json, progress_bars, say
 
 if TYPE_CHECKING:
-    from kdserve.datatypes import Hit
+    from kdserve.datatypes import Embedder, Hit
+    from kdserve.search import Format, Id, Retriever, Source
 
 DEFAULT_BUNDLE = "kdserve-static"
 IndexFolder = Annotated[Path, typer.Argument(help="An index folder.")]
@@ -22,11 +23,12 @@ Texts = Annotated[
 ]
 FormatOption = Annotated[
     Literal["txt", "tsv", "csv", "jsonl", "parquet", "folder"] | None,
-    typer.Option("--format", help="Where the name does not tell the format."),
+    typer.Option(help="Where the name does not tell the format."),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column or field that holds the text.")]
 IdColumn = Annotated[str, typer.Option(help="Column or field that holds the id; without one, documents are counted.")]
 Numbers = Annotated[str, typer.Option(help="Columns whose cells are numbers, by commas: year,price.")]
+OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where the index's record does not find it.")]
 
 index = typer.Typer(help="Build an index over documents, look into it, check it.", no_args_is_help=True)
 
@@ -51,24 +53,71 @@ def build(
 ) -> None:
     """Embed documents and write them to a new index. Killed half-way, the same command goes on where it was."""
     from kdserve.runtime import Encoder
-    from kdserve.search import BuildOptions, Columns, Retriever, count_documents, format_of, read_documents, resume_key
+    from kdserve.search import BuildOptions, Retriever, resume_key
 
-    columns = Columns(text=text_column, id=id_column, numbers=frozenset(filter(None, numbers.split(","))))
-    chosen = format or format_of(texts)
+    source = _source(texts, format, text_column, id_column, numbers)
     encoder = Encoder.load(bundle)
     options = BuildOptions(
         kind=kind,
         precision=precision,
         encoder_name=_lasting_name(bundle),
-        total=count_documents(texts, format=chosen),
-        resume_key=resume_key(texts, format=chosen, columns=columns, encoder=encoder.fingerprint, precision=precision),
+        total=source.count(),
+        resume_key=resume_key(source, encoder.fingerprint, precision),
     )
-    documents = read_documents(texts, format=chosen, columns=columns)
     with progress_bars() as progress:
-        retriever = Retriever.build(out, documents, encoder, options=options, progress=progress)
+        retriever = Retriever.build(out, source.read(), encoder, options=options, progress=progress)
     say(f'{out}: {len(retriever)} documents. Ask it: kdserve search {out} "your question"')
-    if encoder.num_cut:
-        say(f"{encoder.num_cut} texts were longer than the model's {encoder.max_tokens} tokens and were cut there")
+    _report_cut(encoder)
+
+
+@index.command("add")
+def add(
+    folder: IndexFolder,
+    texts: Texts,
+    bundle: OtherBundle = "",
+    format: FormatOption = None,
+    text_column: TextColumn = "text",
+    id_column: IdColumn = "id",
+    numbers: Numbers = "",
+) -> None:
+    """Add documents; an id that is in the index already is an error, and nothing is added then."""
+    _add(folder, _source(texts, format, text_column, id_column, numbers), bundle, update=False)
+
+
+@index.command("update")
+def update(
+    folder: IndexFolder,
+    texts: Texts,
+    bundle: OtherBundle = "",
+    format: FormatOption = None,
+    text_column: TextColumn = "text",
+    id_column: IdColumn = "id",
+    numbers: Numbers = "",
+) -> None:
+    """Put documents in the place of those with the same ids; the others are added."""
+    _add(folder, _source(texts, format, text_column, id_column, numbers), bundle, update=True)
+
+
+@index.command("delete")
+def delete(
+    folder: IndexFolder,
+    ids: Annotated[list[str], typer.Argument(help="Ids of documents; - reads them from stdin, one a line.")],
+) -> None:
+    """Delete documents by id; if one is not there, nothing is deleted."""
+    from kdserve.search import delete_documents
+
+    snapshot = delete_documents(folder, _known_ids(folder, _lines_of_stdin() if ids == ["-"] else ids))
+    say(f"{folder}: {snapshot.num_documents} documents")
+
+
+@index.command("compact")
+def compact(folder: IndexFolder) -> None:
+    """Rewrite an index as one piece, without what was deleted."""
+    from kdserve.search import compact_index
+
+    with progress_bars() as progress:
+        snapshot = compact_index(folder, progress=progress)
+    say(f"{folder}: {snapshot.num_documents} documents")
 
 
 @index.command("info")
@@ -97,22 +146,59 @@ def search(
     folder: IndexFolder,
     query: Annotated[str, typer.Argument(help="What to look for, in any of the encoder's languages; - reads lines.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 5,
+    where: Annotated[
+        str, typer.Option(help="Only documents whose metadata fit: 'lang == \"de\" and year >= 2000'.")
+    ] = "",
     min_score: Annotated[float, typer.Option(help="Leave out hits below this score.")] = -1.0,
-    bundle: Annotated[str, typer.Option(help="The encoder, where it is not found by the index's record.")] = "",
+    bundle: OtherBundle = "",
     json: AsJson = False,
 ) -> None:
     """Find the documents that mean what the query says."""
-    from kdserve.runtime import Encoder
-    from kdserve.search import Retriever, describe
-
-    encoder = Encoder.load(bundle or describe(folder).encoder_name)
-    retriever = Retriever.open(folder, encoder)
+    retriever = _open(folder, bundle)
     queries = _lines_of_stdin() if query == "-" else [query]
-    for text, hits in zip(queries, retriever.search_batch(queries, k, min_score=min_score), strict=True):
+    for text, hits in zip(queries, retriever.search_batch(queries, k, where=where, min_score=min_score), strict=True):
         if json:
             print_json({"query": text, "hits": [asdict(hit) for hit in hits]})
         else:
             _print_hits(text if query == "-" else None, hits)
+
+
+def _source(texts: Path, format: Format | None, text_column: str, id_column: str, numbers: str) -> Source:
+    from kdserve.search import Columns, Source, format_of
+
+    columns = Columns(text=text_column, id=id_column, numbers=frozenset(filter(None, numbers.split(","))))
+    return Source(path=texts, format=format or format_of(texts), columns=columns)
+
+
+def _open(folder: Path, bundle: str) -> Retriever:
+    from kdserve.runtime import Encoder
+    from kdserve.search import Retriever, encoder_name
+
+    return Retriever.open(folder, Encoder.load(bundle or encoder_name(folder)))
+
+
+def _add(folder: Path, source: Source, bundle: str, *, update: bool) -> None:
+    retriever = _open(folder, bundle)
+    with progress_bars() as progress:
+        change = retriever.update if update else retriever.add
+        change(source.read(), total=source.count(), progress=progress)
+    say(f"{folder}: {len(retriever)} documents")
+    _report_cut(retriever.encoder)
+
+
+def _known_ids(folder: Path, given: list[str]) -> list[Id]:
+    """Ids as the index knows them: what looks like a number and is no str there is meant as an int."""
+    from kdserve.search import open_snapshot
+
+    texts = {document.id for _, document in open_snapshot(folder, exact=True).find(given)}
+    return [int(id_) if id_ not in texts and id_.lstrip("-").isdecimal() else id_ for id_ in given]
+
+
+def _report_cut(encoder: Embedder) -> None:
+    from kdserve.runtime import Encoder
+
+    if isinstance(encoder, Encoder) and encoder.num_cut:
+        say(f"{encoder.num_cut} texts were longer than the model's {encoder.max_tokens} tokens and were cut there")
 
 
 def _print_hits(query: str | None, hits: list[Hit]) -> None:

@@ -1,20 +1,27 @@
 """Search: index folders that commit whole, exact and FAISS backends that agree, the retriever."""
 
-from kdserve.search.documents import Document
-from kdserve.search.inspect import IndexInfo, describe, verify_index
-from kdserve.search.readers import Columns, count_documents, format_of, read_documents, resume_key
+from kdserve.search.changes import compact_index, delete_documents
+from kdserve.search.documents import Document, Id
+from kdserve.search.inspect import IndexInfo, describe, encoder_name, verify_index
+from kdserve.search.readers import Columns, Format, Source, format_of, resume_key
 from kdserve.search.retriever import BuildOptions, Retriever
+from kdserve.search.snapshot import open_snapshot
 
 __all__ = [
     "BuildOptions",
     "Columns",
     "Document",
+    "Format",
+    "Id",
     "IndexInfo",
     "Retriever",
-    "count_documents",
+    "Source",
+    "compact_index",
+    "delete_documents",
     "describe",
+    "encoder_name",
     "format_of",
-    "read_documents",
+    "open_snapshot",
     "resume_key",
     "verify_index",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from kdserve.datatypes import Embedder, Progress
 from kdserve.errors import DataError, FolderError, KdserveError
@@ -15,12 +16,13 @@ from kdserve.manifest import sync_path, write_error
 from kdserve.search.documents import Document, Id
 from kdserve.search.generation import IndexState, folder_name, publish, step, writer_lock
 from kdserve.search.segment import SegmentWriter
-from kdserve.search.vectors import require_unit_rows
+from kdserve.search.vectors import encode_rows, require_unit_rows
 
 CHUNK_DOCUMENTS = 2048
 CHECKPOINT_S = 10.0
 RESUME_KEY = "resume key"
 NEXT_ID = "next id"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,19 +66,20 @@ def build_index(
         raise write_error(folder, error) from error
 
 
-def ingest_documents(
+def append_documents(
     writer: SegmentWriter, documents: Iterable[Document], next_id: int, ingest: Ingest, *, resume_key: str = ""
 ) -> int:
     """Append documents to a segment and return the id counter after them; checkpoints when there is a resume key."""
     last_checkpoint = time.monotonic()
     ingest.progress("index", writer.num_documents, ingest.total)
-    for chunk in _chunks(documents):
+    for chunk in chunks(documents, CHUNK_DOCUMENTS):
         numbered, next_id = _numbered(chunk, next_id)
         for taken in ingest.taken([document.id for document in numbered if document.id is not None]):
             raise DataError(f"id {taken!r} is in the index already; update it, or choose another id")
         vectors = ingest.encoder.encode_document([document.text for document in numbered])
         vectors = require_unit_rows(vectors, len(numbered), ingest.encoder.dim)
-        writer.append(numbered, [[(0, len(document.text))] for document in numbered], vectors)
+        rows = encode_rows(vectors, writer.precision)
+        writer.append(numbered, [[(0, len(document.text))] for document in numbered], rows)
         ingest.progress("index", writer.num_documents, ingest.total)
         step("chunk appended")
         if resume_key and time.monotonic() - last_checkpoint >= CHECKPOINT_S:
@@ -84,6 +87,13 @@ def ingest_documents(
             last_checkpoint = time.monotonic()
             step("checkpoint written")
     return next_id
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 def _fill(staging: Path, documents: Iterable[Document], state: IndexState, ingest: Ingest, resume_key: str) -> None:
@@ -97,7 +107,7 @@ def _fill(staging: Path, documents: Iterable[Document], state: IndexState, inges
         writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
     try:
         rest = islice(documents, writer.num_documents, None)
-        next_id = ingest_documents(writer, rest, next_id, ingest, resume_key=resume_key)
+        next_id = append_documents(writer, rest, next_id, ingest, resume_key=resume_key)
         if not writer.num_documents:
             raise DataError(f"there are no texts to index; {staging.name[1:-8]} was not made")
         writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
@@ -130,12 +140,6 @@ def _numbered(chunk: Sequence[Document], next_id: int) -> tuple[list[Document], 
             next_id = max(next_id, document.id + 1)
         numbered.append(document)
     return numbered, next_id
-
-
-def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    iterator = iter(documents)
-    while chunk := list(islice(iterator, CHUNK_DOCUMENTS)):
-        yield chunk
 
 
 def _refuse_existing(folder: Path) -> None:

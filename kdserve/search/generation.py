@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import kdserve
 from kdserve.errors import FolderError
@@ -42,6 +42,7 @@ from kdserve.search.vectors import Precision
 IndexKind = Literal["exact", "flat"]
 STATE = "index.json"
 LOCK = "writer.lock"
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,10 +153,10 @@ def writer_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def change(index: Path, write: Callable[[Path, IndexState], IndexState], check: Callable[[], None]) -> None:
+def change(index: Path, write: Callable[[Path, IndexState], IndexState], reopen: Callable[[Path], Opened]) -> Opened:
     """Commit one change: `write(folder, state)` fills the new generation's folder and returns the new state.
 
-    After the commit, `check` opens what is now current; if it cannot, the generation before becomes current again.
+    After the commit, `reopen` opens what is now current; if it cannot, the generation before becomes current again.
 
     Raises:
         FolderError: another writer, a damaged index, a full disk. The index is then as it was.
@@ -170,7 +171,7 @@ def change(index: Path, write: Callable[[Path, IndexState], IndexState], check: 
             step("folder made")
             publish(index, write(fresh, replace(state, generation=state.generation + 1)), manifest)
             try:
-                check()
+                return reopen(index)
             except FolderError:
                 replace_manifest(index, manifest)
                 raise

@@ -56,6 +56,18 @@ def describe(folder: Path) -> IndexInfo:
     )
 
 
+def encoder_name(folder: Path) -> str:
+    """The name or folder of the bundle that an index was built with.
+
+    Raises:
+        FolderError: no index there, or a damaged one, or one built in Python without a name.
+    """
+    name = read_state(folder)[1].encoder_name
+    if not name:
+        raise FolderError(f"{folder} does not say which bundle it was built with; name it with --bundle")
+    return name
+
+
 def verify_index(folder: Path) -> int:
     """Check every byte of an index, and that its files fit together; return the number of files.
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
@@ -60,33 +60,38 @@ def format_of(path: Path) -> Format:
     return SUFFIXES[name.suffix.lower()]
 
 
-def read_documents(path: Path, *, format: Format, columns: Columns = Columns()) -> Iterator[Document]:
-    """Read documents one by one, holding no more than a few.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Documents in a file, a folder, or standard input."""
 
-    Raises:
-        DataError: a missing, empty or damaged file, text that is not UTF-8, a ragged row, a row without a text.
-    """
-    if format == "folder":
-        return _read_folder(path)
-    if format == "parquet":
-        return _from_records(path, _read_parquet(path), columns)
-    if format == "txt":
-        return (Document(text=line) for _, line in _lines(path) if line.strip())
-    records = {"tsv": _read_tsv, "csv": _read_csv, "jsonl": _read_jsonl}[format](path)
-    return _from_records(path, records, columns)
+    path: Path
+    format: Format
+    columns: Columns = field(default_factory=Columns)
 
+    def read(self) -> Iterator[Document]:
+        """Read documents one by one, holding no more than a few.
 
-def count_documents(path: Path, *, format: Format) -> int:
-    """About how many documents there are, for progress; 0 where that is unknown."""
-    if path == STDIN:
-        return 0
-    if format == "folder":
-        return sum(1 for _ in _text_files(path))
-    if format == "parquet":
-        return int(_parquet_file(path).metadata.num_rows)
-    with _opened(path) as file:
-        num_lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-    return max(0, num_lines - (format in ("tsv", "csv")))
+        Raises:
+            DataError: a missing, empty or damaged file, text that is not UTF-8, a ragged row, a row without a text.
+        """
+        if self.format == "folder":
+            return _read_folder(self.path)
+        if self.format == "txt":
+            return (Document(text=line) for _, line in _lines(self.path) if line.strip())
+        read = {"tsv": _read_tsv, "csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}[self.format]
+        return _from_records(self.path, read(self.path), self.columns)
+
+    def count(self) -> int:
+        """About how many documents there are, for progress; 0 where that is unknown."""
+        if self.path == STDIN:
+            return 0
+        if self.format == "folder":
+            return sum(1 for _ in _text_files(self.path))
+        if self.format == "parquet":
+            return int(_parquet_file(self.path).metadata.num_rows)
+        with _opened(self.path) as file:
+            num_lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        return max(0, num_lines - (self.format in ("tsv", "csv")))
 
 
 def _from_records(path: Path, records: Iterable[tuple[int, dict[str, Any]]], columns: Columns) -> Iterator[Document]:
@@ -226,13 +231,14 @@ def _opened(path: Path) -> IO[bytes]:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
-def resume_key(path: Path, **settings: object) -> str:
+def resume_key(source: Source, *settings: str) -> str:
     """What stands for the same documents with the same settings, so that a killed build may go on; "" for stdin.
 
     Files are known by size and time of change: any edit starts the build afresh.
     """
-    if path == STDIN:
+    if source.path == STDIN:
         return ""
-    files = list(_text_files(path)) if path.is_dir() else [path]
+    files = list(_text_files(source.path)) if source.path.is_dir() else [source.path]
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr((known, sorted(settings.items(), key=str))).encode()).hexdigest()
+    columns = (source.columns.text, source.columns.id, sorted(source.columns.numbers))
+    return hashlib.sha256(repr((known, source.format, columns, settings)).encode()).hexdigest()

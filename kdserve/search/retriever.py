@@ -11,7 +11,8 @@ import numpy as np
 from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress
 from kdserve.errors import DataError, FolderError
 from kdserve.search.build import Ingest, build_index
-from kdserve.search.documents import Document
+from kdserve.search.changes import add_documents, compact_index, delete_documents
+from kdserve.search.documents import Document, Id
 from kdserve.search.generation import IndexKind, IndexState
 from kdserve.search.snapshot import Snapshot, open_snapshot
 from kdserve.search.topk import Neighbours
@@ -94,30 +95,81 @@ class Retriever:
         """The number of documents."""
         return self._snapshot.num_documents
 
-    def search(self, query: str, k: int = 10, *, min_score: float = -np.inf) -> list[Hit]:
-        """The `k` best documents for one query, best first; equal scores in the order of insertion."""
-        return self.search_batch([query], k, min_score=min_score)[0]
+    def search(self, query: str, k: int = 10, *, where: str = "", min_score: float = -np.inf) -> list[Hit]:
+        """The `k` best documents for one query, best first; equal scores in the order of insertion.
 
-    def search_batch(self, queries: Sequence[str], k: int = 10, *, min_score: float = -np.inf) -> list[list[Hit]]:
-        """The `k` best documents for each query.
+        `where` lets only documents pass whose metadata fulfil it: `lang == "de" and year >= 2000`; see `filters`.
+
+        Raises:
+            DataError: `k` is below 1, or `where` cannot be read or names an unknown field.
+        """
+        return self.search_batch([query], k, where=where, min_score=min_score)[0]
+
+    def search_batch(
+        self, queries: Sequence[str], k: int = 10, *, where: str = "", min_score: float = -np.inf
+    ) -> list[list[Hit]]:
+        """The `k` best documents for each query, as `search`.
 
         Raises:
             TypeError: `queries` is a bare str.
-            DataError: `k` is below 1.
+            DataError: as `search`.
         """
         vectors = require_unit_rows(self.encoder.encode_query(queries), len(queries), self.encoder.dim)
-        return self._snapshot.hits(self.search_vectors(vectors, k, min_score=min_score))
+        return self._snapshot.hits(self.search_vectors(vectors, k, where=where, min_score=min_score))
 
-    def search_vectors(self, vectors: Embeddings, k: int = 10, *, min_score: float = -np.inf) -> Neighbours:
+    def search_vectors(
+        self, vectors: Embeddings, k: int = 10, *, where: str = "", min_score: float = -np.inf
+    ) -> Neighbours:
         """The `k` best rows for each vector (B, D): scores and row numbers, without reading any text."""
         if k < 1:
             raise DataError(f"k is {k}; ask for 1 hit or more")
-        return self._snapshot.neighbours(vectors, k, min_score=min_score)
+        return self._snapshot.neighbours(vectors, k, where=where, min_score=min_score)
+
+    def add(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
+        """Add documents, in one commit.
+
+        Raises:
+            DataError: no documents, or an id that is there already; the index is then as it was.
+            FolderError: another process is writing, or the folder cannot be written.
+        """
+        self._change(documents, update=False, total=total, progress=progress)
+
+    def update(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
+        """Put documents in the place of those with the same ids, in one commit; the others are added.
+
+        Raises:
+            DataError: no documents, or an id twice; the index is then as it was.
+            FolderError: another process is writing, or the folder cannot be written.
+        """
+        self._change(documents, update=True, total=total, progress=progress)
+
+    def delete(self, ids: Sequence[Id]) -> None:
+        """Delete the documents with these ids, in one commit.
+
+        Raises:
+            TypeError: `ids` is a bare str.
+            DataError: an id that is not there; nothing is deleted then.
+            FolderError: another process is writing, or the folder cannot be written.
+        """
+        if isinstance(ids, str):
+            raise TypeError("expected a sequence of ids, got one str; put it into a list")
+        self._snapshot = delete_documents(self.folder, ids, reopen=self._reopen)
+
+    def compact(self, *, progress: Progress = no_progress) -> None:
+        """Rewrite the index as one segment, without what was deleted."""
+        self._snapshot = compact_index(self.folder, progress=progress, reopen=self._reopen)
 
     def refresh(self) -> bool:
         """Look for a newer state of the index and take it; say whether there was one."""
-        snapshot = open_snapshot(self.folder, exact=self._exact)
+        snapshot = self._reopen(self.folder)
         newer = snapshot.state.generation != self._snapshot.state.generation
         if newer:
             self._snapshot = snapshot
         return newer
+
+    def _change(self, documents: Iterable[Document], *, update: bool, total: int, progress: Progress) -> None:
+        ingest = Ingest(encoder=self.encoder, taken=lambda ids: (), total=total, progress=progress)
+        self._snapshot = add_documents(self.folder, documents, ingest, update=update, reopen=self._reopen)
+
+    def _reopen(self, folder: Path) -> Snapshot:
+        return open_snapshot(folder, exact=self._exact)

@@ -10,16 +10,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from kdserve.datatypes import Embeddings, Scalar
+from kdserve.datatypes import Scalar
 from kdserve.errors import FolderError
 from kdserve.search.documents import Document
-from kdserve.search.rows import RowFile, RowWriter
-from kdserve.search.vectors import Precision, VectorFile, encode_rows, row_dtype, write_sums
+from kdserve.search.rows import RowFile, RowWriter, StoredDocument
+from kdserve.search.vectors import Precision, VectorFile, row_dtype, write_sums
 
 ROWS, VECTORS, SUMS, PASSAGES = "rows.db", "vectors.bin", "vectors.sums", "passages.i32"
 SEGMENT_FILES = (ROWS, VECTORS, SUMS, PASSAGES)
@@ -61,14 +61,14 @@ class SegmentWriter:
         """Passages appended so far."""
         return self._rows.num_rows
 
-    def append(self, documents: Sequence[Document], spans: Sequence[Sequence[Span]], vectors: Embeddings) -> None:
-        """Add documents; `spans[n]` are the passages of the n-th, `vectors` the rows of all passages in order."""
+    def append(self, documents: Sequence[Document], spans: Sequence[Sequence[Span]], rows: npt.NDArray[Any]) -> None:
+        """Add documents; `spans[n]` are the passages of the n-th, `rows` the encoded vectors of all in order."""
         first = self._rows.num_documents
         triples = [(first + n, start, end) for n, passages in enumerate(spans) for start, end in passages]
-        assert len(triples) == len(vectors)
+        assert len(triples) == len(rows)
         self._rows.append(documents, [len(passages) for passages in spans])
         self._passages.write(np.asarray(triples, "<i4").tobytes())
-        self._vectors.write(encode_rows(vectors, self.precision).tobytes())
+        self._vectors.write(rows.tobytes())
 
     def checkpoint(self, state: Mapping[str, Scalar] | None = None) -> None:
         """Make everything so far durable: first vectors and passages, then the documents that count them."""
@@ -114,6 +114,10 @@ class Segment:
         self.live: npt.NDArray[np.bool_] | None = None
         if record.deleted is not None:
             self.live = ~read_bits(index / record.deleted, record.num_rows)
+
+    def is_live(self, document: StoredDocument) -> bool:
+        """Whether a document is not deleted."""
+        return self.live is None or bool(self.live[document.first_row])
 
     def rows_of(self, docs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """A mask (num_rows,) that is True on every passage of the given documents."""

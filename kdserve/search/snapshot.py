@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from kdserve.datatypes import Embeddings, Hit
-from kdserve.errors import FolderError
+from kdserve.errors import DataError, FolderError
 from kdserve.manifest import MANIFEST_NAME, Manifest
 from kdserve.search.documents import Id
 from kdserve.search.exact import ExactSearcher
+from kdserve.search.filters import parse_filter
 from kdserve.search.generation import IndexKind, IndexState, read_state, verify_quick
 from kdserve.search.rows import StoredDocument
 from kdserve.search.segment import Segment
-from kdserve.search.topk import Neighbours, Searcher, Source, nearest
+from kdserve.search.topk import Mask, Neighbours, Searcher, Source, nearest
 from kdserve.search.vectors import Rows
 
 Passage = tuple[StoredDocument, int, int]
+MASKS_KEPT = 32
+"""Filters whose rows are remembered; each takes a byte a row."""
 OPEN_ATTEMPTS = 5
 """How often the pointer may change under a reader that is just opening."""
 
@@ -32,6 +35,7 @@ class Snapshot:
         self.segments = [Segment(index, record, dim=state.dim, precision=state.precision) for record in state.segments]
         kind = "exact" if exact else state.kind
         self._searchers = [_searcher(kind, segment) for segment in self.segments]
+        self._masks: dict[str, list[Mask]] = {}
         self._first_rows = np.cumsum([0, *(segment.num_rows for segment in self.segments)])
 
     @property
@@ -45,25 +49,28 @@ class Snapshot:
                 total += len(np.unique(segment.passages[segment.live, 0]))
         return total
 
-    def neighbours(self, queries: Embeddings, k: int, *, min_score: float) -> Neighbours:
-        """The best rows for each query, numbered through all segments."""
+    def neighbours(self, queries: Embeddings, k: int, *, min_score: float, where: str) -> Neighbours:
+        """The best rows for each query, numbered through all segments, among those that `where` lets pass."""
+        allowed = self._allowed(where) if where else [segment.live for segment in self.segments]
         sources = [
             Source(
                 searcher=searcher,
                 vectors=segment.vectors,
                 first_row=int(first_row),
                 num_rows=segment.num_rows,
-                allowed=segment.live,
+                allowed=mask,
                 owners=segment.passages[:, 0] if segment.has_split_documents else None,
             )
-            for segment, searcher, first_row in zip(self.segments, self._searchers, self._first_rows, strict=False)
+            for segment, searcher, first_row, mask in zip(
+                self.segments, self._searchers, self._first_rows[:-1], allowed, strict=True
+            )
         ]
         return nearest(queries, sources, k, min_score=min_score)
 
     def hits(self, neighbours: Neighbours) -> list[list[Hit]]:
         """Turn rows into hits, with one read of the documents of each segment."""
         found: dict[int, Passage] = {}
-        for segment, first_row in zip(self.segments, self._first_rows, strict=False):
+        for segment, first_row in zip(self.segments, self._first_rows[:-1], strict=True):
             rows = neighbours.rows[(neighbours.rows >= first_row) & (neighbours.rows < first_row + segment.num_rows)]
             found.update(_passages(segment, int(first_row), np.unique(rows)))
         return [
@@ -76,13 +83,28 @@ class Snapshot:
         found = []
         for number, segment in enumerate(self.segments):
             for document in segment.rows.find(ids).values():
-                if segment.live is None or segment.live[document.first_row]:
+                if segment.is_live(document):
                     found.append((number, document))
         return found
 
-    def taken(self, ids: Sequence[Id]) -> Iterable[Id]:
-        """Those of the ids that live documents have."""
-        return [document.id for _, document in self.find(ids)]
+    def _allowed(self, where: str) -> list[Mask]:
+        """A mask over the rows of each segment: those that are live and pass the filter."""
+        if where in self._masks:
+            return self._masks[where]
+        parsed = parse_filter(where)
+        names = [set(segment.rows.field_names()) for segment in self.segments]
+        for name in parsed.names:
+            if self.segments and not any(name in known for known in names):
+                there = ", ".join(sorted(set().union(*names))) or "none"
+                raise DataError(f"no document has a field {name!r}; there are: id, language, {there}")
+        masks = []
+        for segment, known in zip(self.segments, names, strict=True):
+            mask = segment.rows_of(segment.rows.select(parsed.over(known), parsed.parameters))
+            masks.append(mask if segment.live is None else mask & segment.live)
+        if len(self._masks) >= MASKS_KEPT:
+            self._masks.pop(next(iter(self._masks)), None)
+        self._masks[where] = masks
+        return masks
 
 
 def open_snapshot(index: Path, *, exact: bool = False) -> Snapshot:

@@ -100,10 +100,14 @@ class VectorFile:
 
     def gather(self, rows: Rows) -> Embeddings:
         """The given rows, in their order, as (N, D) float32."""
+        return decode_rows(self.encoded(rows))
+
+    def encoded(self, rows: Rows) -> npt.NDArray[Any]:
+        """The given rows as they are stored."""
         blocks = rows // BLOCK_ROWS
         if not self._trusted[blocks].all():
             self._trust([int(block) for block in np.unique(blocks)])
-        return decode_rows(self._rows[rows])
+        return self._rows[rows]
 
     def _trust(self, blocks: Sequence[int]) -> None:
         for block in blocks:

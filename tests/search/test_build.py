@@ -1,6 +1,5 @@
 """Builds that are killed go on; builds that fail leave nothing."""
 
-
 import pytest
 
 from kdserve.errors import FolderError

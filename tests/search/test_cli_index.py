@@ -44,6 +44,12 @@ def test_build_then_search(tmp_path, run, texts):
     assert [(hit["id"], hit["text"], hit["metadata"]) for hit in answer["hits"]] == [("b", "a train", {"year": 1999})]
 
 
+def test_a_filter_narrows_the_search(tmp_path, run, texts):
+    run("index", "build", texts, "--out", tmp_path / "index")
+    answer = json.loads(run("search", tmp_path / "index", "apple", "--where", "year < 2000", "--json"))
+    assert [hit["id"] for hit in answer["hits"]] == ["b"]
+
+
 def test_texts_and_queries_come_through_stdin(tmp_path, run):
     run("index", "build", "-", "--out", tmp_path / "index", stdin="eins\nzwei\n")
     answers = run("search", tmp_path / "index", "-", "--json", "-k", 1, stdin="zwei\neins\n").splitlines()
@@ -62,3 +68,19 @@ def test_an_index_of_another_encoder_is_refused(tmp_path, run, texts, monkeypatc
     monkeypatch.setattr("kdserve.runtime.Encoder.load", lambda name: type(embedder)(seed=5))
     with pytest.raises(FolderError, match="build the index again"):
         run("search", tmp_path / "index", "apple")
+
+
+def test_add_update_delete_compact(tmp_path, run, texts):
+    index = tmp_path / "index"
+    run("index", "build", texts, "--out", index)
+    more = tmp_path / "more.tsv"
+    more.write_text("id\ttext\nc\tzebra\nd\tokapi\n")
+    run("index", "add", index, more)
+    more.write_text("id\ttext\nc\tgiraffe\n")
+    run("index", "update", index, more)
+    run("index", "add", index, "-", stdin="counted\n")
+    run("index", "delete", index, "a", "0")
+    run("index", "compact", index)
+    facts = json.loads(run("index", "info", index, "--json"))
+    assert (facts["documents"], facts["deleted_rows"], facts["segments"]) == (3, 0, 1)
+    assert run("search", index, "giraffe", "-k", 1).split("\t")[1] == "c"

@@ -4,11 +4,11 @@ import json
 import pytest
 
 from kdserve.errors import DataError
-from kdserve.search import Columns, Document, count_documents, format_of, read_documents
+from kdserve.search import Columns, Document, Source, format_of
 
 
 def read(path, **columns):
-    return list(read_documents(path, format=format_of(path), columns=Columns(**columns)))
+    return list(Source(path=path, format=format_of(path), columns=Columns(**columns)).read())
 
 
 def written(folder, name, content):
@@ -47,7 +47,7 @@ def test_json_lines_keep_types_and_open_the_metadata_object(tmp_path):
 def test_a_gzipped_file_reads_like_the_plain_one(tmp_path):
     path = written(tmp_path, "a.txt.gz", gzip.compress(b"eins\nzwei\n"))
     assert [document.text for document in read(path)] == ["eins", "zwei"]
-    assert count_documents(path, format="txt") == 2
+    assert Source(path=path, format="txt").count() == 2
 
 
 @pytest.mark.parametrize(
