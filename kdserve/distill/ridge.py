@@ -8,6 +8,7 @@ Letters: N texts, V tokens of the vocabulary, D width of the targets.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,5 +115,7 @@ def _make_rows(
 
 
 def _to_torch(matrix: Any, like: Tensor) -> Tensor:
-    parts = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
-    return torch.sparse_csr_tensor(*parts, size=matrix.shape, device=like.device, check_invariants=False)
+    parts = [torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(*parts, size=matrix.shape, device=like.device, check_invariants=False)

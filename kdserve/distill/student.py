@@ -85,6 +85,7 @@ class StaticStudent(Student):
 
         bare = Tokenizer.from_str(tokenizer.to_str())
         bare.post_processor = None
+        bare.enable_truncation(max_tokens)
         return [StaticEmbedding(bare, embedding_weights=self.whole_table().cpu().float().numpy()), Normalize()]
 
 

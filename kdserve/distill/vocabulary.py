@@ -26,7 +26,8 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 PAD, UNK, CLS, SEP = range(4)
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _RARE = 3
-"""Characters seen less often than this in the drawn sentences are left to byte fallback."""
+"""Characters seen less often than this in the drawn sentences are left to byte fallback, and all beyond those that
+half of the vocabulary can hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +84,10 @@ def train_unigram(texts: Sequence[str], size: int, *, progress: Progress = no_pr
     normalised = [tokenizer.normalizer.normalize_str(text) for text in texts]
     for text in normalised:
         counts.update(text)
+    wanted = size - len(BYTE_TOKENS) - len(SPECIAL_TOKENS)
     threshold = min(_RARE, 1 + len(texts) // 1000)
-    rare = {ord(character): None for character, count in counts.items() if count < threshold}
+    frequent = {character for character, count in counts.most_common(wanted // 2) if count >= threshold}
+    rare = {ord(character): None for character in counts.keys() - frequent}
 
     def cleaned() -> Iterator[str]:
         for number, text in enumerate(normalised):
@@ -93,7 +96,7 @@ def train_unigram(texts: Sequence[str], size: int, *, progress: Progress = no_pr
             yield text.translate(rare)
 
     trainer = trainers.UnigramTrainer(
-        vocab_size=size - len(BYTE_TOKENS) - len(SPECIAL_TOKENS) + 1,
+        vocab_size=wanted + 1,
         unk_token="[UNK]",
         special_tokens=["[UNK]"],
         show_progress=False,
@@ -102,7 +105,6 @@ def train_unigram(texts: Sequence[str], size: int, *, progress: Progress = no_pr
     tokenizer.train_from_iterator(cleaned(), trainer, length=len(normalised))
     progress("training the vocabulary", len(normalised), len(normalised))
     pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "[UNK]"]
-    wanted = size - len(BYTE_TOKENS) - len(SPECIAL_TOKENS)
     if len(pieces) < wanted:
         most = len(pieces) + len(BYTE_TOKENS) + len(SPECIAL_TOKENS)
         raise DataError(f"the texts hold only {most} tokens, not {size}; set vocabulary.size to {most} or less")

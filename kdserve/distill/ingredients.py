@@ -1,0 +1,74 @@
+"""Gather what a student is made of: corpus, vocabulary, tokens, the teacher and its vectors; each is made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.corpus import Corpus, build_corpus
+from kdserve.distill.overlap import refuse_overlap
+from kdserve.distill.teacher import Teacher, VectorCache, load_teacher
+from kdserve.distill.tokens import tokenize_corpus
+from kdserve.distill.training import TrainingData
+from kdserve.distill.vocabulary import make_vocabulary
+from kdserve.recipe import Recipe, recipe_record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ingredients:
+    """What a student is made of."""
+
+    teacher: Teacher
+    tokenizer: Tokenizer
+    data: TrainingData
+
+    @property
+    def corpus(self) -> Corpus:
+        """The training corpus."""
+        return self.data.corpus
+
+    def run_key(self, recipe: Recipe) -> str:
+        """SHA-256 of what a checkpoint depends on: recipe, teacher, corpus."""
+        record = [recipe_record(recipe), self.teacher.fingerprint, len(self.corpus.source_of)]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+    def table_key(self, recipe: Recipe) -> str:
+        """SHA-256 of what the solved token table depends on."""
+        parts = [asdict(recipe.align), asdict(recipe.vocabulary), recipe.family, recipe.seed, recipe.student.max_tokens]
+        record = [parts, self.teacher.fingerprint, len(self.corpus.source_of)]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Ingredients:
+    """Make everything below `work`, or open what stands there; `cache` keeps the teacher's vectors for other runs."""
+    corpus = build_corpus(recipe, work / "corpus", progress=progress)
+    refuse_overlap(corpus, recipe, progress=progress)
+    tokenizer = _keep_vocabulary(corpus, recipe, work / "vocabulary.json", progress)
+    edges = 2 if recipe.family == "transformer" else 0
+    tokens = tokenize_corpus(
+        corpus, tokenizer, work / "tokens", max_tokens=recipe.student.max_tokens - edges, progress=progress
+    )
+    settings = recipe.teacher
+    teacher = load_teacher(settings.model, revision=settings.revision, batch_size=settings.batch_size)
+    vectors = VectorCache(cache or work / "teacher", teacher=teacher)
+    vectors.fill(corpus, progress=progress)
+    data = TrainingData(corpus=corpus, tokens=tokens, vectors=vectors.vectors, row_of=vectors.rows_of(corpus))
+    return Ingredients(teacher=teacher, tokenizer=tokenizer, data=data)
+
+
+def _keep_vocabulary(corpus: Corpus, recipe: Recipe, path: Path, progress: Progress) -> Tokenizer:
+    """Train the vocabulary once for this corpus and these settings."""
+    settings = [asdict(recipe.vocabulary), recipe.seed, len(corpus.source_of)]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["key"] == key:
+            return Tokenizer.from_str(record["tokenizer"])
+    tokenizer = make_vocabulary(corpus, recipe, progress=progress)
+    path.write_text(json.dumps({"key": key, "tokenizer": tokenizer.to_str()}), encoding="utf-8")
+    return tokenizer

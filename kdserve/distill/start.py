@@ -1,0 +1,117 @@
+"""The untrained student: its token table solved in closed form, its body taken from the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.hardware import best_device
+from kdserve.distill.ingredients import Ingredients
+from kdserve.distill.layers import LayerDistillation
+from kdserve.distill.ridge import solve_ridge
+from kdserve.distill.student import (
+    StaticStudent,
+    Student,
+    TransformerStudent,
+    copy_special_rows,
+    take_body,
+    teacher_input_table,
+)
+from kdserve.errors import RecipeError
+from kdserve.recipe import Recipe
+
+Targets = Callable[[npt.NDArray[np.int64]], Tensor]
+
+
+def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Progress = no_progress) -> Student:
+    """Return the student before its first training step; the solved table is kept in `work`.
+
+    A static table is solved onto the teacher's vectors, a transformer's onto the mean of the teacher's input rows.
+    """
+    if recipe.student.table_rank > made.tokenizer.get_vocab_size():
+        raise RecipeError("student.table_rank is larger than the vocabulary; lower it")
+    body = take_body(made.teacher, recipe.student) if recipe.family == "transformer" else None
+    path = work / f"table-{made.table_key(recipe)[:16]}.safetensors"
+    if not path.is_file():
+        partial = path.with_suffix(".partial")
+        save_file({"table": _solve_table(recipe, made, progress)}, partial)
+        partial.rename(path)
+    table = load_file(path)["table"]
+    if body is None:
+        return StaticStudent(table, recipe.student)
+    copy_special_rows(table, made.teacher)
+    return TransformerStudent(table, recipe.student, body=body)
+
+
+def start_layers(recipe: Recipe, made: Ingredients, student: Student) -> LayerDistillation | None:
+    """Return the recipe's distillation of inner layers, if it has one."""
+    if not recipe.layers.hidden + recipe.layers.relations:
+        return None
+    if not isinstance(student, TransformerStudent):
+        raise RecipeError('layers.hidden and layers.relations need family = "transformer": static students have none')
+    return LayerDistillation(recipe.layers, made.teacher, student, made.tokenizer, made.corpus)
+
+
+def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tensor:
+    corpus, num_pairs = made.corpus, len(made.corpus.source_of)
+    pairs, sources = corpus.training_pairs(), np.flatnonzero(~corpus.held_out)
+    texts = np.concatenate([pairs, sources + num_pairs])
+    weights = np.concatenate([corpus.weight_of[pairs], corpus.source_weight[sources]])
+    source_of = np.concatenate([corpus.source_of[pairs], sources]).astype(np.int64)
+    if len(texts) > recipe.align.max_rows:
+        rng = np.random.default_rng([recipe.seed, 5])
+        chosen = np.sort(rng.choice(len(texts), recipe.align.max_rows, replace=False))
+        texts, weights, source_of = texts[chosen], weights[chosen], source_of[chosen]
+    device = torch.device(best_device())
+    size = made.tokenizer.get_vocab_size()
+    if recipe.family == "static":
+        start = torch.zeros(size, made.teacher.dim, device=device)
+        targets = _teacher_vectors(made, source_of)
+    else:
+        means = _input_means(made, device, progress)
+        start = means.mean(dim=0).expand(size, -1).clone()
+        targets = _rows_of(means, source_of)
+    solved = solve_ridge(
+        made.data.tokens,
+        texts,
+        weights,
+        targets,
+        start=start,
+        damping=recipe.align.damping,
+        iterations=recipe.align.iterations,
+        progress=progress,
+        what="aligning the token table",
+    )
+    return solved.cpu()
+
+
+def _teacher_vectors(made: Ingredients, source_of: npt.NDArray[np.int64]) -> Targets:
+    rows = made.data.row_of[source_of]
+    return lambda positions: torch.from_numpy(made.data.vectors[rows[positions]].astype(np.float32))
+
+
+def _rows_of(means: Tensor, source_of: npt.NDArray[np.int64]) -> Targets:
+    return lambda positions: means[torch.from_numpy(source_of[positions]).to(means.device)]
+
+
+def _input_means(made: Ingredients, device: torch.device, progress: Progress) -> Tensor:
+    """(S, D): the mean of the teacher's own input rows over each source sentence."""
+    table = teacher_input_table(made.teacher).to(device)
+    tokenizer = made.teacher.model.tokenizer.backend_tokenizer
+    tokenizer.no_padding()
+    parts = []
+    for begin in range(0, len(made.corpus.sources), 10_000):
+        numbers = range(begin, min(begin + 10_000, len(made.corpus.sources)))
+        encodings = tokenizer.encode_batch_fast(made.corpus.sources.select(numbers), add_special_tokens=False)
+        ids = torch.tensor([i for encoding in encodings for i in encoding.ids], device=device)
+        lengths = torch.tensor([0] + [len(encoding.ids) for encoding in encodings], device=device)
+        parts.append(torch.nn.functional.embedding_bag(ids, table, lengths.cumsum(0)[:-1], mode="mean"))
+        progress("teacher input means", numbers.stop, len(made.corpus.sources))
+    return torch.cat(parts)

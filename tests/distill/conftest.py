@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdserve.distill.vocabulary import train_unigram
+from kdserve.recipe import Recipe, load_recipe
+
+TINY = """
+name = "tiny"
+family = "{family}"
+
+[[data]]
+path = "pairs.tsv"
+language_column = "language"
+source = "english"
+translation = "other"
+
+[vocabulary]
+size = 700
+folder = "vocabulary"
+
+[student]
+layers = [0, 5]
+max_tokens = 24
+table_bits = {bits}
+
+[train]
+steps = {steps}
+batch_size = 16
+average = {average}
+evaluate_every = 4
+checkpoint_every = 2
+precision = "fp32"
+
+[validation]
+permille = 150
+"""
+
+
+@pytest.fixture(scope="session")
+def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 120 sample sentences in German and Japanese, one file with a language column."""
+    from kdserve import samples
+
+    folder = tmp_path_factory.mktemp("pairs")
+    parallel = samples.parallel()
+    lines = ["language\tenglish\tother"]
+    for language in ("de", "ja"):
+        lines += [f"{language}\t{e}\t{o}" for e, o in zip(parallel["en"][:120], parallel[language][:120], strict=True)]
+    (folder / "pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "vocabulary").mkdir()
+    train_unigram([*parallel["en"], *parallel["de"], *parallel["ja"]], 700).save(
+        str(folder / "vocabulary" / "tokenizer.json")
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny_recipe(pairs_folder: Path):
+    """Return a function that writes and loads a small recipe."""
+
+    def make(family: str = "static", *, bits: int = 0, steps: int = 8, average: float = 0.0, overrides=()) -> Recipe:
+        path = pairs_folder / f"{family}-{bits}-{steps}-{average}.toml"
+        text = TINY.format(family=family, bits=bits, steps=steps, average=average)
+        path.write_text(text, encoding="utf-8")
+        return load_recipe(path, overrides=overrides)
+
+    return make

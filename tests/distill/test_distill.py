@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from kdserve.distill import distill, load_teacher
+from kdserve.distill.corpus import build_corpus
+from kdserve.distill.ingredients import gather
+from kdserve.distill.sampling import make_sampler
+from kdserve.distill.start import start_student
+from kdserve.distill.training import Trainer
+from kdserve.errors import DataError, FolderError, RecipeError, TrainingError
+from kdserve.manifest import verify_folder
+
+TEXTS = ["Der Kaffee ist kalt.", "駅はどこですか。", "Where is the station?", "", "word " * 60]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("family", "bits"), [("static", 8), ("transformer", 4)])
+def test_sentence_transformers_opens_the_student_with_the_same_vectors(
+    tmp_path: Path, tiny_recipe, teacher_cache: Path, family: str, bits: int
+):
+    recipe = tiny_recipe(family, bits=bits, steps=4)
+    made = gather(recipe, tmp_path / "work", cache=teacher_cache)
+    (tmp_path / "own").mkdir()
+    student = start_student(recipe, made, tmp_path / "own")
+    trainer = Trainer(recipe, made.data, student, tmp_path / "own" / "train", key=made.run_key(recipe))
+    trainer.run()
+    distill(recipe, tmp_path / "student", cache=teacher_cache)
+    manifest = verify_folder(tmp_path / "student", kind="student")
+    assert manifest.settings["languages"] == ["de", "en", "ja"]
+    assert manifest.settings["table_bits"] == bits
+    assert manifest.parents == {"teacher": made.teacher.fingerprint}
+    model = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    numbers = np.array([0, 150, 300], dtype=np.int64)
+    ids, mask = made.data.tokens.padded(numbers, wrap=student.wraps)
+    with torch.no_grad():
+        ours = student.eval()(ids, mask).vectors_BD.numpy()
+    pairs = len(made.corpus.source_of)
+    texts = [made.corpus.translations[n] if n < pairs else made.corpus.sources[n - pairs] for n in numbers.tolist()]
+    np.testing.assert_allclose(model.encode(texts), ours, atol=2e-6)
+    assert model.encode(TEXTS).shape == (5, 384)
+    assert not (tmp_path / "student.work").exists()
+
+
+def test_a_killed_run_resumes_to_the_same_student(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    recipe = tiny_recipe("transformer", bits=4, steps=8, average=0.9)
+    distill(recipe, tmp_path / "whole", cache=teacher_cache)
+    path = Path(recipe.data_dir) / "transformer-4-8-0.9.toml"
+    command = [sys.executable, "-m", "kdserve.cli", "distill", str(path), "--out", str(tmp_path / "killed")]
+    command += ["--cache", str(teacher_cache)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    checkpoint = tmp_path / "killed.work" / "train" / "last.safetensors"
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists(), "the run ended or hung before its first checkpoint"
+    assert not (tmp_path / "killed").exists()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_solved_table_beats_chance_and_training_lowers_the_loss(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    recipe = tiny_recipe("static", steps=24, overrides=["align.damping=1.0"])
+    made = gather(recipe, tmp_path / "work", cache=teacher_cache)
+    student = start_student(recipe, made, tmp_path / "work")
+    trainer = Trainer(recipe, made.data, student, tmp_path / "train", key="k")
+    trainer.run()
+    rows = [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 4, 8, 12, 16, 20, 24]
+    assert rows[0]["domains"][""] > 3 / 20  # about 20 held-out sentences: chance is 1 / 20
+    assert rows[-1]["loss"] < rows[1]["loss"]
+
+
+def test_batches_depend_on_seed_and_step_alone_and_respect_the_held_out(tmp_path: Path, tiny_recipe):
+    recipe = tiny_recipe("static")
+    corpus = build_corpus(recipe, tmp_path / "corpus")
+    lengths = np.arange(len(corpus.source_of) + len(corpus.sources), dtype=np.int32)
+    sampler = make_sampler(corpus, lengths, recipe.train, seed=1)
+    first = sampler.batches(start=0)
+    batches = [next(first) for _ in range(70)]
+    later = sampler.batches(start=65)
+    assert np.array_equal(next(later), batches[65])
+    workers = [sampler.batches(start=3, stride=2, offset=offset) for offset in (0, 1)]
+    assert np.array_equal(next(workers[0]), batches[6])
+    assert np.array_equal(next(workers[1]), batches[7])
+    drawn = np.unique(np.concatenate(batches))
+    pairs = len(corpus.source_of)
+    sources = np.where(drawn < pairs, corpus.source_of[drawn.clip(max=pairs - 1)], drawn - pairs)
+    assert corpus.held_out.any()
+    assert not corpus.held_out[sources].any()
+
+
+def test_training_refuses_evaluation_sentences(tmp_path: Path, tiny_recipe, pairs_folder: Path):
+    from kdserve import samples
+
+    (pairs_folder / "eval.txt").write_text(samples.parallel()["de"][3].upper() + "!!\n", encoding="utf-8")
+    recipe = tiny_recipe("static", overrides=["refuse_overlap=['eval.txt']"])
+    with pytest.raises(DataError, match=r"1 training sentences stand in the evaluation files.*eval\.txt"):
+        distill(recipe, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(DataError, match="no file matches"):
+        distill(tiny_recipe("static", overrides=["refuse_overlap=['none*']"]), tmp_path / "s")
+
+
+def test_bad_recipes_for_this_teacher_are_refused(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    with pytest.raises(RecipeError, match="names layer 9, but the teacher has layers 0 to 5"):
+        distill(tiny_recipe("transformer", overrides=["student.layers=[9]"]), tmp_path / "a", cache=teacher_cache)
+    with pytest.raises(RecipeError, match="static students have none"):
+        overrides = ["layers.hidden=1.0", "layers.map=[[0,0]]"]
+        distill(tiny_recipe("static", overrides=overrides), tmp_path / "b", cache=teacher_cache)
+    with pytest.raises(DataError, match="set vocabulary.size to"):
+        distill(
+            tiny_recipe("static", overrides=["vocabulary.size=90000", "vocabulary.folder="]),
+            tmp_path / "c",
+            cache=teacher_cache,
+        )
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(FolderError, match="exists already"):
+        distill(tiny_recipe("static"), tmp_path / "taken")
+
+
+def test_nan_stops_the_training(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    recipe = tiny_recipe("static", overrides=["train.table_rate=inf"])
+    with pytest.raises(TrainingError, match=r"NaN|collapsed"):
+        distill(recipe, tmp_path / "s", cache=teacher_cache)
+
+
+def test_a_teacher_needs_a_pinned_revision_and_gives_unit_vectors(tmp_path: Path):
+    with pytest.raises(FolderError, match="pin teacher.revision"):
+        load_teacher("some/model")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FolderError, match="is no sentence-transformers model"):
+        load_teacher(str(tmp_path))
+    teacher = load_teacher("all-MiniLM-L6-v2", device="cpu")
+    vectors = teacher.encode_document(["a cat", "ein Hund"])
+    assert vectors.shape == (2, teacher.dim) == (2, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert teacher.encode_query([]).shape == (0, 384)
+    with pytest.raises(TypeError):
+        teacher.encode_query("bare")

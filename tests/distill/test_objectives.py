@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from kdserve.distill.grid import snap, snap_straight_through
+from kdserve.distill.layers import pool_words, relation_loss
+from kdserve.distill.objectives import (
+    Batch,
+    contrastive_loss,
+    cosine_loss,
+    matryoshka_loss,
+    relational_loss,
+    spread_loss,
+    total_loss,
+)
+from kdserve.recipe import ObjectiveRecipe
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_a_student_that_equals_its_teacher_loses_nothing():
+    vectors = unit(6, 8)
+    assert cosine_loss(vectors, vectors).item() == pytest.approx(0, abs=1e-6)
+    assert relational_loss(vectors, vectors).item() == pytest.approx(0, abs=1e-6)
+    assert matryoshka_loss(vectors, vectors, [8]).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_contrastive_loss_by_hand_with_margin_and_equal_sentences():
+    queries, keys = unit(3, 4, seed=1), unit(3, 4, seed=2)
+    different = torch.eye(3, dtype=torch.bool)
+    cosines = queries @ keys.T
+    by_hand = -(torch.log_softmax(10 * (cosines - 0.2 * torch.eye(3)), dim=-1)).diagonal().mean()
+    assert contrastive_loss(queries, keys, different, scale=10, margin=0.2).item() == pytest.approx(by_hand.item())
+    same = different.clone()
+    same[0, 1] = same[1, 0] = True
+    logits = 10 * cosines
+    logits[0, 1] = logits[1, 0] = -torch.inf
+    masked = -torch.log_softmax(logits, dim=-1).diagonal().mean()
+    assert contrastive_loss(queries, keys, same, scale=10).item() == pytest.approx(masked.item())
+
+
+def test_spread_ignores_equal_sentences():
+    vectors = unit(1, 4).expand(3, 4)
+    assert spread_loss(vectors, torch.ones(3, 3, dtype=torch.bool)).item() == 0
+    assert spread_loss(vectors, torch.eye(3, dtype=torch.bool)).item() == pytest.approx(1)
+
+
+def test_the_total_is_the_weighted_sum_of_what_is_switched_on():
+    student, teacher, source = unit(4, 8, seed=1), unit(4, 8, seed=2), unit(4, 8, seed=3)
+    batch = Batch(student_BD=student, teacher_BD=teacher, target_B=torch.arange(4), source_BD=source)
+    recipe = ObjectiveRecipe(
+        cosine=2, mse=1, contrastive=3, translation=0.5, relational=0.1, spread=0.2, matryoshka=(4,)
+    )
+    loss, values = total_loss(batch, recipe)
+    assert set(values) == {"cosine", "mse", "contrastive", "translation", "relational", "spread", "matryoshka"}
+    weights = {**{name: getattr(recipe, name) for name in values if name != "matryoshka"}, "matryoshka": 1.0}
+    assert loss.item() == pytest.approx(sum(weights[name] * value.item() for name, value in values.items()), rel=1e-5)
+    only, values = total_loss(batch, ObjectiveRecipe(cosine=1, contrastive=0))
+    assert list(values) == ["cosine"]
+    assert only.item() == pytest.approx(cosine_loss(student, teacher).item())
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(4, 7), (8, 127)])
+def test_the_grid_is_exact_and_stable(bits: int, levels: int):
+    rows = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    snapped = snap(rows, bits=bits)
+    blocks = snapped.view(5, -1, 32) if bits == 4 else snapped[:, None]
+    integers = blocks / (blocks.abs().amax(-1, keepdim=True) / levels)
+    assert torch.allclose(integers, integers.round(), atol=1e-3)
+    assert torch.allclose(snap(snapped, bits=bits), snapped, atol=1e-6)
+    assert (rows - snapped).abs().max() <= rows.abs().max() / levels / 2 + 1e-6
+    rows.requires_grad_()
+    snap_straight_through(rows, bits=bits).sum().backward()
+    assert torch.equal(rows.grad, torch.ones_like(rows))
+
+
+def test_words_are_pooled_and_relations_compare_them():
+    states = torch.arange(12.0).view(1, 4, 3)
+    pooled = pool_words(states, torch.tensor([[0, 1, 1, 2]]), 3)
+    assert torch.equal(pooled[0, 0], states[0, 1:3].mean(0))
+    assert torch.equal(pooled[0, 1], states[0, 3])
+    assert pooled[0, 2].abs().sum() == 0
+    ours, theirs = unit(2, 3, 8, seed=1), unit(2, 3, 8, seed=2)
+    present = torch.tensor([[True, True, True], [True, True, False]])
+    assert relation_loss(ours, ours, present, heads=2).item() == pytest.approx(0, abs=1e-6)
+    assert relation_loss(ours, theirs, present, heads=2).item() > 0
+    changed = theirs.clone()
+    changed[1, 2] = 9.0
+    assert relation_loss(ours, changed, present, heads=2).item() == pytest.approx(
+        relation_loss(ours, theirs, present, heads=2).item()
+    )

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from kdserve.errors import FolderError
+from kdserve.manifest import read_manifest, staged_folder, verify_folder, write_manifest
+
+
+def make(target: Path) -> Path:
+    with staged_folder(target) as folder:
+        (folder / "a.txt").write_text("one")
+        (folder / "sub").mkdir()
+        (folder / "sub" / "b.txt").write_text("two")
+        write_manifest(folder, kind="student", parents={"teacher": "f" * 64}, settings={"dim": 3})
+    return target
+
+
+def test_a_folder_commits_whole_and_verifies(tmp_path: Path):
+    manifest = verify_folder(make(tmp_path / "s"), kind="student")
+    assert set(manifest.files) == {"a.txt", "sub/b.txt"}
+    assert manifest.settings == {"dim": 3}
+    assert manifest.fingerprint == read_manifest(make(tmp_path / "again"), kind="student").fingerprint
+    assert (tmp_path / "s" / "kdserve.json").read_bytes() == (tmp_path / "again" / "kdserve.json").read_bytes()
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) & 0o055 == 0o055
+
+
+def test_a_failed_or_unmanifested_block_leaves_nothing(tmp_path: Path):
+    with pytest.raises(ValueError, match="half way"), staged_folder(tmp_path / "s") as folder:
+        (folder / "a.txt").write_text("one")
+        raise ValueError("half way")
+    with pytest.raises(AssertionError), staged_folder(tmp_path / "s"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_target_is_refused_and_kept(tmp_path: Path):
+    make(tmp_path / "s")
+    with pytest.raises(FolderError, match="exists already"):
+        make(tmp_path / "s")
+    assert (tmp_path / "s" / "a.txt").read_text() == "one"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path):
+    with pytest.raises(FolderError, match="no space left"), staged_folder(tmp_path / "s"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "a.txt").write_text("onf"), "does not match its SHA-256"),
+        (lambda f: (f / "a.txt").write_text("long one"), "its manifest says 3"),
+        (lambda f: (f / "a.txt").unlink(), "is missing"),
+        (lambda f: ((f / "a.txt").unlink(), (f / "a.txt").symlink_to("/etc/hostname")), "symbolic link"),
+        (lambda f: (f / "kdserve.json").write_text("{"), "is damaged"),
+        (lambda f: (f / "kdserve.json").unlink(), "has no kdserve.json"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage, message: str):
+    folder = make(tmp_path / "s")
+    damage(folder)
+    with pytest.raises(FolderError, match=message):
+        verify_folder(folder, kind="student")
+
+
+@pytest.mark.parametrize("name", ["../a.txt", "/etc/passwd", "sub/../../a", "a\\b"])
+def test_paths_that_leave_the_folder_are_refused(tmp_path: Path, name: str):
+    folder = make(tmp_path / "s")
+    record = json.loads((folder / "kdserve.json").read_text())
+    record["files"][name] = {"size_bytes": 1, "sha256": "0"}
+    (folder / "kdserve.json").write_text(json.dumps(record))
+    with pytest.raises(FolderError, match="leaves the folder"):
+        verify_folder(folder, kind="student")
+
+
+def test_kind_and_format_are_checked(tmp_path: Path):
+    folder = make(tmp_path / "s")
+    with pytest.raises(FolderError, match="is a student, not a bundle"):
+        read_manifest(folder, kind="bundle")
+    text = (folder / "kdserve.json").read_text().replace('"format": 1', '"format": 2')
+    (folder / "kdserve.json").write_text(text)
+    with pytest.raises(FolderError, match="format 2"):
+        read_manifest(folder, kind="student")
+    with pytest.raises(FolderError, match="there is no folder"):
+        read_manifest(tmp_path / "none", kind="student")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdserve.errors import RecipeError
+from kdserve.recipe import load_recipe, recipe_record
+
+GOOD = 'name = "x"\nfamily = "static"\n[[data]]\npath = "sample"\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_loads_with_defaults_and_overrides(tmp_path: Path):
+    recipe = load_recipe(write(tmp_path, GOOD), overrides=["train.steps=20", "teacher.model=some/model", "seed=3"])
+    assert (recipe.train.steps, recipe.teacher.model, recipe.seed) == (20, "some/model", 3)
+    assert recipe.data[0].path == "sample"
+    assert Path(recipe.data_dir) == tmp_path
+    assert recipe_record(recipe)["train"]["steps"] == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "[train]\nstep = 3\n", r"unknown key train\.step; did you mean steps\?"),
+        (GOOD + '[train]\nsteps = "many"\n', r"train\.steps is 'many', which is no int"),
+        (GOOD + "[train]\nsteps = true\n", r"train\.steps is True"),
+        (GOOD + "[student]\ntable_bits = 5\n", r"student\.table_bits is 5; choose one of 0, 4, 8"),
+        (GOOD + "[train]\nbatch_size = 1\n", r"train\.batch_size must be at least 2"),
+        (GOOD + "data_dir = 3", r"unknown key data\[0\]\.data_dir"),
+        ('name = "x"\nfamily = "static"\n', "the key data is missing"),
+        ('name = "x"\n[[data]]\npath = "sample"\n', "the key family is missing"),
+        (GOOD + "[objective]\ncosine = 0\ncontrastive = 0\nmse = 1\n", "mse alone collapses"),
+        (GOOD + "[layers]\nhidden = 1.0\n", r"layers\.map is missing"),
+        ("name = ", "no readable TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_key_and_file(tmp_path: Path, text: str, message: str):
+    path = write(tmp_path, text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value) or "TOML" in message
+
+
+def test_a_missing_recipe_and_a_bare_override_are_refused(tmp_path: Path):
+    with pytest.raises(RecipeError, match="there is no recipe"):
+        load_recipe(tmp_path / "none.toml")
+    with pytest.raises(RecipeError, match="--set key=value"):
+        load_recipe(write(tmp_path, GOOD), overrides=["train.steps"])
+    with pytest.raises(RecipeError, match="did you mean train"):
+        load_recipe(write(tmp_path, GOOD), overrides=["trian.steps=3"])
