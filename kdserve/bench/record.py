@@ -51,10 +51,18 @@ class Ratio:
     high: float
 
     @classmethod
-    def of(cls, better: Sequence[float], worse: Sequence[float]) -> Ratio:
-        """Divide two figures measured in the same rounds."""
-        rounds = np.asarray(better) / np.asarray(worse)
-        return cls(value=float(np.median(better) / np.median(worse)), low=float(rounds.min()), high=float(rounds.max()))
+    def of_rates(cls, rates: Sequence[float], baseline: Sequence[float]) -> Ratio:
+        """Compare rates measured in the same rounds."""
+        rounds = np.asarray(rates) / np.asarray(baseline)
+        value = float(np.median(rates) / np.median(baseline))
+        return cls(value=value, low=float(rounds.min()), high=float(rounds.max()))
+
+    @classmethod
+    def of_times(cls, times: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]]) -> Ratio:
+        """Compare times: the calls of each round, for both."""
+        rounds = np.median(baseline, axis=1) / np.median(times, axis=1)
+        value = float(np.median(baseline) / np.median(times))
+        return cls(value=value, low=float(rounds.min()), high=float(rounds.max()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +70,9 @@ class Row:
     """One contender's figures.
 
     `query` is over the queries, `paragraph` over the longest documents, one by one.
-    `texts_per_s` maps the number of texts in a call to the median rate over the documents. `cores_used` is CPU time
-    over wall time while it ran. `peak_share` is the part of the machine's measured peak reached at the best rate
+    `texts_per_s` maps the number of texts in a call to the median rate over the documents. `texts_per_cpu_s`
+    divides by CPU time instead, which a busy machine disturbs less (None on a GPU); `cores_used` is CPU time over
+    wall time. `peak_share` is the part of the machine's measured peak reached at the best rate
     (matrix products, of the contender's precision), `bandwidth_share` the part of its memory bandwidth that reading
     the weights once a call takes at batch 1. `speedup` and `latency_gain` compare with the first contender.
     """
@@ -78,6 +87,7 @@ class Row:
     texts_per_s: Mapping[int, float]
     tokens_per_document: float | None
     tokenise_texts_per_s: float | None
+    texts_per_cpu_s: float | None
     cores_used: float
     joules_per_1000_texts: float | None
     memory: Memory | None

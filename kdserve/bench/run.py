@@ -31,6 +31,7 @@ class _Samples:
     paragraph_s: list[float] = field(default_factory=list)
     texts_per_s: dict[int, list[float]] = field(default_factory=dict)
     tokenise_texts_per_s: list[float] = field(default_factory=list)
+    texts_per_cpu_s: list[float] = field(default_factory=list)
     cores_used: list[float] = field(default_factory=list)
     joules_per_text: list[float] = field(default_factory=list)
 
@@ -99,7 +100,9 @@ def _measure(contender: Contender, own: _Samples, workload: Workload, batch_size
         passes, elapsed = _pass_until_long_enough(workload.documents, size, encode_document)
         own.texts_per_s.setdefault(size, []).append(passes * len(workload.documents) / elapsed)
         num_texts += passes * len(workload.documents)
-    own.cores_used.append((time.process_time() - cpu) / (time.perf_counter() - start))
+    cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - start
+    own.texts_per_cpu_s.append(num_texts / cpu_s)
+    own.cores_used.append(cpu_s / wall_s)
     if joules is not None and (spent := (joules_so_far() or 0) - joules) > 0:
         own.joules_per_text.append(spent / num_texts)
     if contender.tokenize is not None:
@@ -153,6 +156,7 @@ def _row(
         texts_per_s=texts_per_s,
         tokens_per_document=mean(tokens) if tokens else None,
         tokenise_texts_per_s=median(own.tokenise_texts_per_s) if own.tokenise_texts_per_s else None,
+        texts_per_cpu_s=median(own.texts_per_cpu_s) if contender.device == "cpu" else None,
         cores_used=median(own.cores_used),
         joules_per_1000_texts=1000 * median(own.joules_per_text) if own.joules_per_text else None,
         memory=memory,
@@ -161,22 +165,26 @@ def _row(
         bandwidth_share=_bandwidth_share(contender, peak, query),
         quality=contender.quality,
         quality_by_language=contender.quality_by_language,
-        latency_gain=Ratio.of([median(turn) for turn in baseline.query_s], [median(turn) for turn in own.query_s]),
-        speedup={size: Ratio.of(rates, baseline.texts_per_s[size]) for size, rates in own.texts_per_s.items()},
+        latency_gain=Ratio.of_times(own.query_s, baseline.query_s),
+        speedup={size: Ratio.of_rates(rates, baseline.texts_per_s[size]) for size, rates in own.texts_per_s.items()},
     )
 
 
 def _peak_share(
     contender: Contender, peak: Peak | None, tokens: Sequence[int] | None, texts_per_s: float
 ) -> float | None:
-    """Part of the measured matrix-product rate; None on a GPU, whose peak is not measured here."""
-    if peak is None or contender.cost is None or tokens is None or contender.device != "cpu":
+    """Part of the measured matrix-product rate; None without products, and on a GPU, whose peak is not measured."""
+    if peak is None or contender.cost is None or tokens is None or not _multiplies(contender):
         return None
     limit = peak.int8_gops if contender.cost.precision == "int8" else peak.fp32_gflops
     return mean(contender.cost.flops(count) for count in tokens) * texts_per_s / 1e9 / limit if limit else None
 
 
 def _bandwidth_share(contender: Contender, peak: Peak | None, query: Latency) -> float | None:
-    if peak is None or contender.cost is None or contender.device != "cpu":
+    if peak is None or contender.cost is None or not _multiplies(contender):
         return None
     return contender.cost.body_bytes / 1e9 / (query.p50_ms / 1000) / peak.bandwidth_gb_per_s
+
+
+def _multiplies(contender: Contender) -> bool:
+    return contender.device == "cpu" and contender.cost is not None and contender.cost.num_layers > 0

@@ -54,6 +54,7 @@ def table_lines(record: BenchRecord) -> list[Line]:
             lower=True,
         ),
         _line("energy, J per 1000 texts", rows, lambda row: row.joules_per_1000_texts, "{:.1f}", lower=True),
+        _line("texts per CPU second", rows, lambda row: row.texts_per_cpu_s, "{:,.0f}"),
         _line("cores used", rows, lambda row: row.cores_used, "{:.2f}", compare=False),
         _line("share of peak products, %", rows, lambda row: _per(row.peak_share, 0.01), "{:.0f}", compare=False),
         _line("share of bandwidth, %", rows, lambda row: _per(row.bandwidth_share, 0.01), "{:.0f}", compare=False),
@@ -78,7 +79,7 @@ def conditions(record: BenchRecord) -> str:
     machine = record.machine
     parts = [
         ", ".join([*machine.gpus, machine.cpu]),
-        f"{record.num_threads} thread{'s' if record.num_threads > 1 else ''} each, {record.rounds} interleaved rounds",
+        f"{_count(record.num_threads, 'thread')} each, {_count(record.rounds, 'interleaved round')}",
         record.workload,
         f"load average {machine.load_average}",
         ", ".join([f"Python {machine.python}", *(f"{name} {version}" for name, version in machine.versions.items())]),
@@ -91,6 +92,10 @@ def conditions(record: BenchRecord) -> str:
 def gain_text(gain: float) -> str:
     """Two or three digits: "0.97×", "12×"."""
     return f"{gain:,.0f}×" if gain >= 10 else f"{gain:.1f}×" if gain >= 1.05 else f"{gain:.2f}×"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _bracket(gain: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -43,6 +44,7 @@ def bench(
 
     num_threads = threads or available_threads()
     os.environ.update(thread_environment(num_threads))  # before any library starts its pool
+    logging.getLogger("kdserve").setLevel(logging.ERROR)  # a text that is cut would be told again in every round
     sizes = _batch_sizes(batch_sizes)
 
     from kdserve.bench import bench as run_bench
