@@ -22,8 +22,9 @@ from kdserve.export.table import TableBits
 from kdserve.export.texts import GateTexts, calibration_texts, sample_gate_texts
 from kdserve.manifest import staged_folder, write_manifest
 from kdserve.runtime import Encoder
+from kdserve.runtime.batches import make_batches
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME, Bundle, BundleSettings
-from kdserve.runtime.tokens import TextTokenizer, make_batches
+from kdserve.runtime.tokens import TextTokenizer
 
 _CALIBRATION_TOKENS = 2048
 

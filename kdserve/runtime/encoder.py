@@ -14,11 +14,12 @@ import numpy as np
 
 from kdserve.datatypes import Embeddings, Progress, TokenBatch, no_progress, require_texts
 from kdserve.errors import EncodeError
+from kdserve.runtime.batches import make_batches
 from kdserve.runtime.bundle import Bundle, BundleSettings, open_bundle
 from kdserve.runtime.published import find_bundle
 from kdserve.runtime.session import Device, Session
 from kdserve.runtime.threads import available_threads
-from kdserve.runtime.tokens import TextTokenizer, make_batches
+from kdserve.runtime.tokens import TextTokenizer
 
 _logger = logging.getLogger("kdserve")
 _WINDOW_TEXTS = 4096

@@ -1,22 +1,18 @@
-"""Texts to token batches whose shapes depend on each text alone.
-
-N texts, B batch, T tokens
-"""
+"""Texts to token ids: normalising, splitting, special tokens and cutting, all from one tokenizer.json."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from kdserve.datatypes import TokenBatch
 from kdserve.errors import FolderError
-
-_STEPS = ((32, 4), (64, 8), (128, 16), (512, 32))
+from kdserve.runtime.unigram import UnigramTokenizer, is_supported
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,67 +24,66 @@ class TokenizedTexts:
 
 
 class TextTokenizer:
-    """A bundle's tokenizer: normalising, splitting, special tokens and cutting, all from its one JSON file."""
+    """A bundle's tokenizer. Unigram models start quickly and run here; all others, and the rare text that spells a
+    special token, go through the tokenizers library.
+    """
 
     def __init__(self, path: Path, *, max_tokens: int, parallel: bool) -> None:
-        """Read a tokenizer; `parallel` lets it split lists of texts over all CPUs of this process.
+        """Read a tokenizer; `parallel` lets the library split lists of texts over the CPUs of this process.
 
         Raises:
             FolderError: the file is no tokenizer.
         """
+        self._path, self._max_tokens, self._parallel = path, max_tokens, parallel
+        self._library: Tokenizer | None = None
+        self._unigram: UnigramTokenizer | None = None
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            # tokenizers raises nothing narrower than Exception itself
+            spec: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.pad_id: int = spec["padding"]["pad_id"] if spec.get("padding") else 0
+            if is_supported(spec):
+                self._unigram = UnigramTokenizer(spec)
+                special = [re.escape(token["content"]) for token in spec["added_tokens"]]
+                self._special = re.compile("|".join(special) or r"(?!)")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FolderError(f"{path} is no tokenizer ({error}); export the bundle again") from error
-        padding = self._tokenizer.padding
-        self.pad_id: int = padding["pad_id"] if padding else 0
-        self._parallel = parallel
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
+        if self._unigram is None:
+            self._library = self._open_library()
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Turn texts into token ids with special tokens, cut at the limit."""
+        if self._unigram is None:
+            return self._tokenize_with_library(texts)
+        ids: list[list[int]] = []
+        num_cut = 0
+        before, after = self._unigram.frame
+        room = self._max_tokens - len(before) - len(after)
+        for text in texts:
+            if self._special.search(text):
+                spelled = self._tokenize_with_library([text])
+                ids += spelled.ids
+                num_cut += spelled.num_cut
+                continue
+            content = self._unigram.encode(text)
+            num_cut += len(content) > room
+            ids.append([*before, *content[:room], *after])
+        return TokenizedTexts(ids=ids, num_cut=num_cut)
+
+    def _tokenize_with_library(self, texts: Sequence[str]) -> TokenizedTexts:
+        if self._library is None:
+            self._library = self._open_library()
         if self._parallel and len(texts) > 1:
-            encodings = self._tokenizer.encode_batch_fast(list(texts))
+            encodings = self._library.encode_batch_fast(list(texts))
         else:  # one by one stays on this thread, a batch of any size would not
-            encodings = [self._tokenizer.encode(text) for text in texts]
+            encodings = [self._library.encode(text) for text in texts]
         num_cut = sum(1 for encoding in encodings if encoding.overflowing)
         return TokenizedTexts(ids=[encoding.ids for encoding in encodings], num_cut=num_cut)
 
-
-def canonical_length(num_tokens: int) -> int:
-    """Return the padded length of a text: the next step of a fixed ladder, so it depends on the text alone.
-
-    Steps are 4 up to 32 tokens, 8 up to 64, 16 up to 128, 32 up to 512 and 64 beyond: at most 4 tokens, or an eighth,
-    are padding.
-    """
-    step = next((step for limit, step in _STEPS if num_tokens <= limit), 64)
-    return max(step, -(-num_tokens // step) * step)
-
-
-def make_batches(
-    ids: Sequence[Sequence[int]], *, max_batch_tokens: int, pad_id: int
-) -> Iterator[tuple[npt.NDArray[np.int64], TokenBatch]]:
-    """Group texts of one canonical length into batches of at most `max_batch_tokens`, at least one text each.
-
-    Yields (positions (B,) in `ids`, batch (B, T)), shortest texts first.
-    """
-    lengths = np.fromiter((canonical_length(len(text)) for text in ids), dtype=np.int64, count=len(ids))
-    order = np.argsort(lengths, kind="stable")
-    starts = np.flatnonzero(np.diff(lengths[order], prepend=-1))
-    for positions in np.split(order, starts[1:]) if len(ids) else []:
-        width = int(lengths[positions[0]])
-        num_rows = max(1, max_batch_tokens // width)
-        for start in range(0, len(positions), num_rows):
-            rows = positions[start : start + num_rows]
-            yield rows, _pad([ids[row] for row in rows], width, pad_id)
-
-
-def _pad(ids: Sequence[Sequence[int]], width: int, pad_id: int) -> TokenBatch:
-    padded = np.full((len(ids), width), pad_id, dtype=np.int64)
-    mask = np.zeros((len(ids), width), dtype=np.int64)
-    for row, text in enumerate(ids):
-        padded[row, : len(text)] = text
-        mask[row, : len(text)] = 1
-    return TokenBatch(ids=padded, mask=mask)
+    def _open_library(self) -> Tokenizer:
+        try:
+            tokenizer = Tokenizer.from_file(str(self._path))
+        except Exception as error:
+            # the tokenizers library raises nothing narrower than Exception itself
+            raise FolderError(f"{self._path} is no tokenizer ({error}); export the bundle again") from error
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self._max_tokens)
+        return tokenizer

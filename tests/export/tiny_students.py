@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from kdserve.distill.vocabulary import train_unigram
 from kdserve.manifest import write_manifest
 from kdserve.samples import parallel
 
 LANGUAGES = ["en", "de", "ja", "ru"]
 MAX_TOKENS = 64
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _VOCABULARY = 1200
 _WIDTH = 64
 
@@ -74,14 +74,4 @@ def _save(model: SentenceTransformer, folder: Path, family: str, table_bits: int
 
 def _tokenizer() -> Tokenizer:
     corpus = parallel()
-    tokenizer = Tokenizer(models.Unigram([("[UNK]", 0.0)], 0, True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = _SPECIAL + [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=_VOCABULARY, special_tokens=special, unk_token="[UNK]", show_progress=False
-    )
-    tokenizer.train_from_iterator([text for code in LANGUAGES for text in corpus[code]], trainer)
-    template = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    tokenizer.post_processor = template
-    return tokenizer
+    return train_unigram([text for code in LANGUAGES for text in corpus[code]], _VOCABULARY)

@@ -1,54 +1,143 @@
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from kdserve.errors import FolderError
-from kdserve.runtime.tokens import TextTokenizer, canonical_length, make_batches
+from kdserve.runtime.tokens import TextTokenizer
+from kdserve.samples import documents, parallel
 
-TOKENIZER = Path(__file__).parent / "bundles" / "transformer" / "tokenizer.json"
-
-
-def test_canonical_lengths_climb_a_fixed_ladder() -> None:
-    lengths = [canonical_length(n) for n in (0, 1, 4, 5, 32, 33, 64, 65, 128, 129, 512, 513)]
-    assert lengths == [4, 4, 4, 8, 32, 40, 64, 80, 128, 160, 512, 576]
-
-
-@given(st.integers(1, 2000))
-def test_a_canonical_length_holds_its_text_and_wastes_little(num_tokens: int) -> None:
-    length = canonical_length(num_tokens)
-    assert num_tokens <= length == canonical_length(length)
-    assert length - num_tokens < max(4, num_tokens / 4)
-
-
-@given(st.lists(st.integers(1, 90), max_size=60))
-def test_batches_hold_every_text_once_and_keep_the_budget(lengths: list[int]) -> None:
-    ids = [[7] * length for length in lengths]
-    seen: list[int] = []
-    for rows, batch in make_batches(ids, max_batch_tokens=128, pad_id=9):
-        seen += rows.tolist()
-        assert batch.ids.shape[0] == 1 or batch.ids.size <= 128
-        assert {canonical_length(lengths[row]) for row in rows} == {batch.ids.shape[1]}
-        assert batch.mask.sum(axis=1).tolist() == [lengths[row] for row in rows]
-        assert np.all(batch.ids[batch.mask == 0] == 9)
-    assert sorted(seen) == list(range(len(lengths)))
+BUNDLES = Path(__file__).parent / "bundles"
+TOKENIZER = BUNDLES / "transformer" / "tokenizer.json"
+AWKWARD = [
+    "´",
+    " ",
+    "▁",
+    "\u3000",
+    "\u00a0",
+    "ﬁ",
+    "Σ",
+    "İ",
+    "ｶﾞ",
+    "각",
+    "e\u0301",
+    "\u0301",
+    "\t",
+    "\n",
+    "1",
+    "²",
+    "!",
+    "«",
+    "😀",
+]
 
 
-def test_one_by_one_and_all_at_once_give_the_same_tokens() -> None:
-    texts = ["Ein Haus am See.", "Дом у озера.", "湖のそばの家", "", "x" * 500]
-    alone = TextTokenizer(TOKENIZER, max_tokens=16, parallel=False).tokenize(texts)
-    together = TextTokenizer(TOKENIZER, max_tokens=16, parallel=True).tokenize(texts)
+def reference(path: Path, *, max_tokens: int) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def make(path: Path = TOKENIZER, *, max_tokens: int = 4000) -> TextTokenizer:
+    return TextTokenizer(path, max_tokens=max_tokens, parallel=False)
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[TextTokenizer, Tokenizer]:
+    return make(), reference(TOKENIZER, max_tokens=4000)
+
+
+@pytest.mark.parametrize("name", ["static", "transformer"])
+@pytest.mark.parametrize("max_tokens", [12, 4000])
+def test_tokens_are_those_of_the_tokenizers_library(name: str, max_tokens: int) -> None:
+    texts = [text for sentences in parallel().values() for text in sentences] + [d.text for d in documents()]
+    path = BUNDLES / name / "tokenizer.json"
+    found = make(path, max_tokens=max_tokens).tokenize(texts)
+    expected = reference(path, max_tokens=max_tokens).encode_batch(texts)
+    assert found.ids == [encoding.ids for encoding in expected]
+    assert found.num_cut == sum(1 for encoding in expected if encoding.overflowing)
+
+
+@given(st.lists(st.sampled_from([*AWKWARD, "a", "house", " ", " "]) | st.characters(codec="utf-8"), max_size=20))
+def test_tokens_of_any_text_are_those_of_the_tokenizers_library(
+    pair: tuple[TextTokenizer, Tokenizer], parts: list[str]
+) -> None:
+    text = "".join(parts)
+    assert pair[0].tokenize([text]).ids == [pair[1].encode(text).ids]
+
+
+def test_a_text_that_spells_a_special_token_gets_it(pair: tuple[TextTokenizer, Tokenizer]) -> None:
+    text = "a [SEP] b"
+    assert pair[0].tokenize([text]).ids == [pair[1].encode(text).ids]
+    assert pair[0].tokenize([text]).ids[0].count(3) == 2
+
+
+def test_a_full_memory_for_words_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdserve.runtime.unigram._MAX_CACHED_WORDS", 3)
+    texts = parallel()["de"][:50]
+    assert make().tokenize(texts) == TextTokenizer(TOKENIZER, max_tokens=4000, parallel=False).tokenize(texts)
+
+
+def variant(folder: Path, **changes: object) -> Path:
+    """Write the small tokenizer with some of its parts replaced."""
+    spec = json.loads(TOKENIZER.read_text(encoding="utf-8"))
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**spec, **changes}), encoding="utf-8")
+    return path
+
+
+SPLITTERS = [
+    {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+    {"type": "Punctuation", "behavior": "Isolated"},
+    {"type": "Digits", "individual_digits": True},
+]
+NORMALIZERS = [
+    {"type": "NFKC"},
+    {"type": "Lowercase"},
+    {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": SPLITTERS},
+            "normalizer": {"type": "Sequence", "normalizers": NORMALIZERS},
+        },
+        {"pre_tokenizer": {**SPLITTERS[0], "prepend_scheme": "first"}},
+        {"normalizer": {"type": "Replace", "pattern": {"String": "a b"}, "content": "c"}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+    ],
+)
+def test_other_pipelines_give_the_library_s_tokens_too(tmp_path: Path, changes: dict[str, object]) -> None:
+    path = variant(tmp_path, **changes)
+    rng = random.Random(4)
+    words = [word for code in ("de", "ru", "ja") for text in parallel()[code][:40] for word in text.split()]
+    texts = ["".join(rng.choices([*words, *AWKWARD, " ", " ", "a b", "42"], k=12)) for _ in range(300)]
+    expected = reference(path, max_tokens=4000).encode_batch(texts)
+    assert make(path).tokenize(texts).ids == [encoding.ids for encoding in expected]
+
+
+def test_one_by_one_and_all_at_once_give_the_same_tokens(tmp_path: Path) -> None:
+    path = variant(tmp_path, pre_tokenizer={"type": "Whitespace"})
+    texts = ["Ein Haus am See.", "Дом у озера.", "湖のそばの家", "", "x y " * 500]
+    alone = TextTokenizer(path, max_tokens=16, parallel=False).tokenize(texts)
+    together = TextTokenizer(path, max_tokens=16, parallel=True).tokenize(texts)
     assert alone == together
     assert alone.num_cut == 1
-    assert len(alone.ids[4]) == 16
     assert {(ids[0], ids[-1]) for ids in alone.ids} == {(2, 3)}
 
 
-def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text('{"model": 3}')
+@pytest.mark.parametrize("content", ['{"model": 3}', "[]", "{", '{"model": {"type": "Unigram", "unk_id": 0}}'])
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(FolderError, match="no tokenizer"):
-        TextTokenizer(tmp_path / "tokenizer.json", max_tokens=8, parallel=False)
+        make(tmp_path / "tokenizer.json")
