@@ -34,14 +34,15 @@ class Ingredients:
 
     def run_key(self, recipe: Recipe) -> str:
         """SHA-256 of what a checkpoint depends on: recipe, teacher, corpus."""
-        record = [recipe_record(recipe), self.teacher.fingerprint, len(self.corpus.source_of)]
-        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        record = recipe_record(recipe)
+        for label in ("name", "languages", "weak_languages", "refuse_overlap"):
+            del record[label]  # the corpus stands for the languages; the rest changes no weight
+        return _digest(record, self.teacher.fingerprint, len(self.corpus.source_of))
 
     def table_key(self, recipe: Recipe) -> str:
         """SHA-256 of what the solved token table depends on."""
         parts = [asdict(recipe.align), asdict(recipe.vocabulary), recipe.family, recipe.seed, recipe.student.max_tokens]
-        record = [parts, self.teacher.fingerprint, len(self.corpus.source_of)]
-        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        return _digest(parts, self.teacher.fingerprint, len(self.corpus.source_of))
 
 
 def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Ingredients:
@@ -63,8 +64,7 @@ def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: P
 
 def _keep_vocabulary(corpus: Corpus, recipe: Recipe, path: Path, progress: Progress) -> Tokenizer:
     """Train the vocabulary once for this corpus and these settings."""
-    settings = [asdict(recipe.vocabulary), recipe.seed, len(corpus.source_of)]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    key = _digest(asdict(recipe.vocabulary), recipe.seed, len(corpus.source_of))
     if path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["key"] == key:
@@ -72,3 +72,7 @@ def _keep_vocabulary(corpus: Corpus, recipe: Recipe, path: Path, progress: Progr
     tokenizer = make_vocabulary(corpus, recipe, progress=progress)
     path.write_text(json.dumps({"key": key, "tokenizer": tokenizer.to_str()}), encoding="utf-8")
     return tokenizer
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

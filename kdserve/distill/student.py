@@ -75,9 +75,12 @@ class StaticStudent(Student):
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Encoding:
         """Embed a batch."""
-        return Encoding(
-            vectors_BD=functional.normalize(mean_pool(self.look_up(ids_BT), mask_BT), dim=-1), hidden_BTD=()
-        )
+        if self.bits:
+            means_BD = mean_pool(self.look_up(ids_BT), mask_BT)
+        else:  # the same, without the rows (B, T, D) in between
+            means_BD = functional.embedding_bag(ids_BT * mask_BT, self.table, mode="mean", padding_idx=PAD)
+            means_BD = means_BD if self.expand is None else means_BD @ self.expand
+        return Encoding(vectors_BD=functional.normalize(means_BD.float(), dim=-1), hidden_BTD=())
 
     def modules_for_saving(self, tokenizer: Tokenizer, folder: Path, *, max_tokens: int) -> list[Any]:
         """Return StaticEmbedding and Normalize."""
