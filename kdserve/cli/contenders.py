@@ -93,7 +93,8 @@ def measure_quality(
         figures |= {"Tatoeba, mean": summary.mean, "Tatoeba, worst language": summary.worst}
         by_language = dict(section.figures)
     if files.sts:
-        within, *_ = evaluate_sts(remembering, read_sts(files.sts, languages=files.languages))
+        wanted = [*files.languages, "en"] if files.languages else None
+        within, *_ = evaluate_sts(remembering, read_sts(files.sts, languages=wanted))
         figures |= {"STS, English": within.figures["en"]} if "en" in within.figures else {}
         if others := [figure for language, figure in within.figures.items() if language != "en"]:
             figures["STS, other languages"] = sum(others) / len(others)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kdserve.errors import DataError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -52,7 +54,9 @@ def evaluate(
     chosen = _codes(languages) or None
     translations = [*(read_tatoeba(tatoeba, languages=chosen).values() if tatoeba else [])]
     translations += read_pairs(pairs, languages=chosen) if pairs else []
-    similarity = read_sts(sts, split=split, languages=chosen) if sts else {}
+    similarity = read_sts(sts, split=split, languages=_with_english(chosen)) if sts else {}
+    if tatoeba or pairs or sts:
+        _require({one.language for one in translations} | similarity.keys(), chosen)
     with progress_bars() as progress:
         embedder = Remembering(open_model(model, device=device, num_threads=threads), progress=progress)
         sections = evaluate_translation(embedder, translations, progress=progress)
@@ -69,6 +73,16 @@ def evaluate(
 
 def _codes(text: str) -> list[str]:
     return [code.strip() for code in text.split(",") if code.strip()]
+
+
+def _with_english(chosen: list[str] | None) -> list[str] | None:
+    """Cross-lingual similarity sets every language against English."""
+    return [*chosen, "en"] if chosen else None
+
+
+def _require(found: set[str], chosen: list[str] | None) -> None:
+    if missing := sorted(set(chosen or ()) - found):
+        raise DataError(f"there is no evaluation file for {', '.join(missing)}; check --languages")
 
 
 def _parse_groups(options: list[str]) -> Groups:

@@ -25,10 +25,11 @@ _STS_NAME = re.compile(r"stsb-([a-z]{2,3})-([a-z]+)\.csv")
 def read_tatoeba(folder: Path, *, languages: Collection[str] | None = None) -> dict[str, TranslationPairs]:
     """Read a folder of Tatoeba v1 files, `tatoeba.<xxx>-eng.<xxx>` beside `tatoeba.<xxx>-eng.eng`.
 
-    Returns language (ISO 639-1 where there is one) -> sentences with their English; only `languages` where given.
+    Returns language (ISO 639-1 where there is one) -> sentences with their English; where `languages` is given, those
+    of them that the folder has.
 
     Raises:
-        DataError: no such folder or files, a language without file, a missing side, sides of different length.
+        DataError: no such folder or files, none in `languages`, a missing side, sides of different length.
     """
     found = {}
     for path in _files(folder, "tatoeba.*-eng.eng"):
@@ -36,7 +37,7 @@ def read_tatoeba(folder: Path, *, languages: Collection[str] | None = None) -> d
             language = short_code(match[1])
             if languages is None or language in languages:
                 found[language] = _tatoeba_pairs(path, language, match[1])
-    return _complete(found, folder, languages)
+    return _at_least_one(found, folder, languages)
 
 
 def read_sts(
@@ -44,15 +45,17 @@ def read_sts(
 ) -> dict[str, list[StsPair]]:
     """Read a folder of `stsb-<language>-<split>.csv` files: sentence1, sentence2, score, with or without a header.
 
+    Where `languages` is given, returns those of them that the folder has.
+
     Raises:
-        DataError: no such folder or files, a language without file, or a row that does not have that form.
+        DataError: no such folder or files, none in `languages`, or a row that does not have that form.
     """
     found = {}
     for path in _files(folder, f"stsb-*-{split}.csv"):
         match = _STS_NAME.fullmatch(path.name)
         if match and (languages is None or match[1] in languages):
             found[match[1]] = _sts_pairs(path)
-    return _complete(found, folder, languages)
+    return _at_least_one(found, folder, languages)
 
 
 def read_pairs(path: Path, *, languages: Collection[str] | None = None) -> list[TranslationPairs]:
@@ -97,10 +100,9 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return paths
 
 
-def _complete(found: dict[str, T], folder: Path, languages: Collection[str] | None) -> dict[str, T]:
-    missing = sorted(set(languages or ()) - found.keys())
-    if missing or not found:
-        raise DataError(f"{folder} has no evaluation file for {', '.join(missing) or 'any language'}")
+def _at_least_one(found: dict[str, T], folder: Path, languages: Collection[str] | None) -> dict[str, T]:
+    if not found:
+        raise DataError(f"{folder} has no evaluation file{_of(languages)}; check the path and the languages")
     return found
 
 

@@ -64,8 +64,8 @@ def test_a_group_that_cannot_be_read_is_a_usage_error(tatoeba):
 
 
 def test_a_language_that_nobody_has_is_one_clear_line(tatoeba):
-    with pytest.raises(DataError, match="no evaluation file for xx"):
-        RUN.invoke(app, ["evaluate", BUNDLE, "--tatoeba", str(tatoeba), "--languages", "xx"], catch_exceptions=False)
+    with pytest.raises(DataError, match="no evaluation file for xx; check --languages"):
+        RUN.invoke(app, ["evaluate", BUNDLE, "--tatoeba", str(tatoeba), "--languages", "de,xx"], catch_exceptions=False)
     with pytest.raises(DataError, match="the sample corpus has no xx"):
         RUN.invoke(app, ["evaluate", BUNDLE, "--languages", "xx"], catch_exceptions=False)
 

@@ -63,7 +63,7 @@ def test_tatoeba_faults_are_told_with_file_and_line(tmp_path):
     write_tatoeba(tmp_path, "deu", "Ja.\nNein.\n", "Yes.\n")
     with pytest.raises(DataError, match=r"tatoeba.deu-eng.deu has 2 lines, tatoeba.deu-eng.eng has 1"):
         read_tatoeba(tmp_path)
-    with pytest.raises(DataError, match="no evaluation file for fr"):
+    with pytest.raises(DataError, match="no evaluation file in fr; check"):
         read_tatoeba(tmp_path, languages=["fr"])
     write_tatoeba(tmp_path, "deu", b"Ja.\nSch\xf6n.\n", "Yes.\nNice.\n")
     with pytest.raises(DataError, match=r"tatoeba.deu-eng.deu, line 2: not UTF-8"):
