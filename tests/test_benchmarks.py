@@ -1,0 +1,93 @@
+"""The scripts in benchmarks/: records and the tables made of them, and the GPU path in its CPU form."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kdserve.bench.machine import describe_machine
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from check import check  # noqa: E402
+from records import Table, newest, write_record  # noqa: E402
+
+TABLE = Table(columns=["", "a", "b"], rows=[["size, MB", "4.0", "1.0 (4.0×)"]], note="somewhere, once")
+BLOCK = "<!-- table speed -->\nold\n<!-- end table -->\n"
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    machine = replace(describe_machine(), gpus=[], cpu="Some CPU", num_cpus=2, date="2026-01-02T03:04:05Z")
+    write_record("speed", {"rows": [1, 2]}, table=TABLE, machine=machine, results=folder)
+    return folder
+
+
+def test_a_record_is_named_by_theme_hardware_and_date(results):
+    (path,) = results.iterdir()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert path.name == "speed-some-cpu-2-cpu-2026-01-02.json"
+    assert record["machine"]["cpu"] == "Some CPU"
+    assert record["rows"] == [1, 2]
+
+
+def test_the_newest_record_of_a_theme_counts(results):
+    later = replace(TABLE, note="later")
+    machine = replace(describe_machine(), date="2026-02-01T00:00:00Z")
+    path = write_record("speed", {}, table=later, machine=machine, results=results)
+    write_record("memory", {}, table=TABLE, machine=machine, results=results)
+    assert newest("speed", results=results) == (path, later)
+    assert newest("nothing", results=results) is None
+
+
+def test_a_readme_that_says_something_else_is_told_and_mended(results, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BLOCK}after\n", encoding="utf-8")
+    (fault,) = check(readme, results=results)
+    assert "table speed is not what speed-some-cpu-2-cpu-2026-01-02.json says" in fault
+    assert readme.read_text(encoding="utf-8") == f"before\n{BLOCK}after\n"
+    assert check(readme, write=True, results=results) == []
+    assert check(readme, results=results) == []
+    assert readme.read_text(encoding="utf-8") == (
+        "before\n<!-- table speed -->\n|  | a | b |\n| --- | --: | --: |\n| size, MB | 4.0 | 1.0 (4.0×) |\n\n"
+        "<sub>somewhere, once</sub>\n<!-- end table -->\nafter\n"
+    )
+
+
+def test_a_table_without_record_or_end_is_told(results, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(BLOCK.replace("speed", "unknown"), encoding="utf-8")
+    assert "table unknown has no record" in check(readme, results=results)[0]
+    readme.write_text("<!-- table speed -->\n", encoding="utf-8")
+    assert "a table has no end" in check(readme, results=results)[0]
+
+
+def test_the_gpu_benchmark_runs_in_its_cpu_form(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(__file__).parent / "runtime" / "bundles" / "static" / "tokenizer.json"))
+    weights = torch.randn(tokenizer.get_vocab_size(), 16, generator=torch.Generator().manual_seed(0))
+    module = StaticEmbedding(tokenizer, embedding_weights=weights)
+    SentenceTransformer(modules=[module], device="cpu").save_pretrained(str(tmp_path / "tiny"))
+    command = [sys.executable, str(BENCHMARKS / "gpu_latency.py"), str(tmp_path / "tiny"), "--device", "cpu"]
+    command += ["--bundle", str(Path(__file__).parent / "runtime" / "bundles" / "static"), "--batches", "1,4"]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    record = json.loads(done.stdout)
+    forms = {(row["model"], row["form"], row["batch"]) for row in record["rows"]}
+    assert {("tiny", "torch fp32", 1), ("tiny", "torch bf16", 4), ("tiny-static", "onnxruntime cpu int8", 4)} <= forms
+    assert all(row["encode_ms"]["p50"] > 0 for row in record["rows"])
+    bf16 = [row["min_cosine_to_fp32"] for row in record["rows"] if row["form"] == "torch bf16"]
+    assert min(bf16) > 0.999
