@@ -15,21 +15,27 @@ import numpy.typing as npt
 from kdserve.export.graph import GraphBuilder
 
 Array = npt.NDArray[np.float32]
+_ZERO_OF_BOUNDED = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operand:
-    """Names of a product's left side in a graph: `values` (B, T, K), to be multiplied by `scales` (B, T, 1) if any."""
+    """Names of a product's left side in a graph: `values` (B, T, K).
+
+    Rounded ones stand for (values - zero) * step * scales, with `scales` (B, T, 1).
+    """
 
     values: str
-    scales: str | None = None
+    scales: str = ""
+    zero: int = 0
+    step: float = 1.0
 
 
 class Arithmetic(Protocol):
     """One way to compute `x @ weight`. A prepared left side serves several weights."""
 
-    def prepare(self, graph: GraphBuilder, x: str, name: str) -> Operand:
-        """Bring the left side x (B, T, K) into the form that `multiply` wants."""
+    def prepare(self, graph: GraphBuilder, x: str, name: str, *, lowest: float | None = None) -> Operand:
+        """Bring the left side x (B, T, K) into the form that `multiply` wants; no value is below `lowest`, if given."""
 
     def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
         """Multiply by `weight` (K, N): the name of a (B, T, N) float32 tensor."""
@@ -41,7 +47,7 @@ class Float32:
     def __init__(self) -> None:
         self.probes: dict[str, str] = {}
 
-    def prepare(self, graph: GraphBuilder, x: str, name: str) -> Operand:
+    def prepare(self, graph: GraphBuilder, x: str, name: str, *, lowest: float | None = None) -> Operand:
         """Leave x as it is."""
         self.probes[name] = x
         return Operand(values=x)
@@ -62,26 +68,34 @@ class PerTokenInt8:
 
     smoothing: Mapping[str, Array] = field(default_factory=dict)
 
-    def prepare(self, graph: GraphBuilder, x: str, name: str) -> Operand:
-        """Round x to uint8 around 128, with the largest magnitude of each token on 127."""
+    def prepare(self, graph: GraphBuilder, x: str, name: str, *, lowest: float | None = None) -> Operand:
+        """Round x to uint8, each token's largest magnitude on the end of the range.
+
+        Values that may have either sign lie around 128. Those with a lower bound, as after a GELU, get almost the whole
+        range for their positive side. A row of zeros becomes 0 / 0, some byte or other, and then 0 times its scale.
+        """
         if name in self.smoothing:
             x = graph.add("Mul", x, graph.constant(name, self.smoothing[name]))
-        largest = graph.add("ReduceMax", graph.add("Abs", x), graph.vector(-1), keepdims=1)
-        largest = graph.add("Max", largest, graph.scalar(1e-20))  # a row of zeros must not become 0 / 0
+        if lowest is None:
+            zero, levels = 128, 127
+            largest = graph.add("ReduceMax", graph.add("Abs", x), graph.vector(-1), keepdims=1)
+        else:
+            zero, levels = _ZERO_OF_BOUNDED, 255 - _ZERO_OF_BOUNDED
+            enough = graph.scalar(-lowest * levels / zero)  # the scale at which `lowest` itself lies on 0
+            largest = graph.add("Max", graph.add("ReduceMax", x, graph.vector(-1), keepdims=1), enough)
         unit = graph.add("Div", x, largest)
-        step, zero = graph.scalar(1 / 127), graph.scalar(128, np.uint8)
-        return Operand(values=graph.add("QuantizeLinear", unit, step, zero), scales=largest)
+        values = graph.add("QuantizeLinear", unit, graph.scalar(1 / levels), graph.scalar(zero, np.uint8))
+        return Operand(values=values, scales=largest, zero=zero, step=1 / levels)
 
     def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
         """Multiply uint8 by int8 weights, sum in int32, scale back by channel and by token."""
-        assert operand.scales is not None
         scales_N = np.maximum(np.abs(weight).max(axis=0) / np.float32(127), np.float32(1e-20))
         product = graph.fused(
             "MatMulIntegerToFloat",
             operand.values,
             graph.constant(name, np.rint(weight / scales_N).astype(np.int8)),
             graph.scalar(1.0),
-            graph.constant(f"{name}.scales", scales_N / np.float32(127)),
-            graph.scalar(128, np.uint8),
+            graph.constant(f"{name}.scales", scales_N * np.float32(operand.step)),
+            graph.scalar(operand.zero, np.uint8),
         )
         return graph.add("Mul", product, operand.scales)

@@ -14,10 +14,10 @@ RNG = np.random.default_rng(1)
 WEIGHT = RNG.standard_normal((32, 48)).astype(np.float32)
 
 
-def product(arithmetic: Arithmetic, x: np.ndarray) -> np.ndarray:
+def product(arithmetic: Arithmetic, x: np.ndarray, *, lowest: float | None = None) -> np.ndarray:
     """Run one product of the arithmetic on x (B, T, 32)."""
     graph = GraphBuilder()
-    output = arithmetic.multiply(graph, arithmetic.prepare(graph, "x", "x"), "weight", WEIGHT)
+    output = arithmetic.multiply(graph, arithmetic.prepare(graph, "x", "x", lowest=lowest), "weight", WEIGHT)
     model = graph.model(output, dim=48)
     del model.graph.input[:], model.graph.output[:]
     model.graph.input.append(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None))
@@ -36,6 +36,19 @@ def test_int8_is_the_product_of_the_rounded_sides() -> None:
     column = np.abs(WEIGHT).max(axis=0) / 127
     expected = (np.rint(x / row) @ np.rint(WEIGHT / column)) * row * column
     np.testing.assert_allclose(product(PerTokenInt8(), x), expected, rtol=1e-4, atol=2e-2)
+
+
+def test_a_lower_bound_gives_the_positive_side_more_levels() -> None:
+    x = np.maximum(RNG.standard_normal((4, 32)) * 4, -0.17).astype(np.float32)[None]
+    row = x.max(axis=-1, keepdims=True) / 223
+    column = np.abs(WEIGHT).max(axis=0) / 127
+    expected = (np.rint(x / row) @ np.rint(WEIGHT / column)) * row * column
+    np.testing.assert_allclose(product(PerTokenInt8(), x, lowest=-0.17), expected, rtol=1e-4, atol=5e-2)
+
+
+def test_values_at_the_lower_bound_alone_are_not_lost() -> None:
+    x = np.full((1, 1, 32), -0.17, dtype=np.float32)
+    np.testing.assert_allclose(product(PerTokenInt8(), x, lowest=-0.17), x @ WEIGHT, atol=2e-2)
 
 
 def test_a_token_does_not_see_its_neighbours() -> None:

@@ -21,10 +21,10 @@ class SmoothedFloat32(Float32):
         super().__init__()
         self.factors = factors
 
-    def prepare(self, graph, x, name):
+    def prepare(self, graph, x, name, *, lowest=None):
         if name in self.factors:
             x = graph.add("Mul", x, graph.constant(name, self.factors[name]))
-        return super().prepare(graph, x, name)
+        return super().prepare(graph, x, name, lowest=lowest)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.8])
