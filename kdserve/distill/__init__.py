@@ -9,6 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from accelerate import PartialState
+
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome, draw_curve, write_card
 from kdserve.distill.ingredients import Ingredients, gather
@@ -18,7 +20,7 @@ from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.training import Trainer
 from kdserve.distill.vocabulary import measure_coverage, sentences_by_language
 from kdserve.errors import FolderError
-from kdserve.manifest import staged_folder, write_manifest
+from kdserve.manifest import staged_folder, write_error, write_manifest
 from kdserve.recipe import Recipe, recipe_record
 
 __all__ = ["Teacher", "distill", "load_teacher"]
@@ -44,9 +46,17 @@ def distill(
     if out.exists():
         raise FolderError(f"{out} exists already; choose another name or remove it first")
     work = Path(work) if work else out.with_name(out.name + ".work")
-    _open_work(work)
-    made = gather(recipe, work, cache=cache, progress=progress)
-    student = start_student(recipe, made, work, progress=progress)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        return _distill(recipe, out, work, cache, progress)
+    except OSError as error:
+        raise write_error(work, error) from error
+
+
+def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress: Progress) -> Outcome:
+    with PartialState().main_process_first():  # of several processes, the first makes what the others then open
+        made = gather(recipe, work, cache=cache, progress=progress)
+        student = start_student(recipe, made, work, progress=progress)
     layers = start_layers(recipe, made, student)
     trainer = Trainer(recipe, made.data, student, work / "train", key=made.run_key(recipe), layers=layers)
     accuracy = trainer.run(progress=progress)
@@ -62,17 +72,11 @@ def distill(
         },
         domains=made.corpus.domains,
     )
+    trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         _save(made, student.cpu(), outcome, work / "train" / "log.jsonl", out)
         shutil.rmtree(work)
     return outcome
-
-
-def _open_work(work: Path) -> None:
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(f"{work} cannot be made ({error.strerror}); choose another place for the student") from error
 
 
 def _save(made: Ingredients, student: Student, outcome: Outcome, log: Path, out: Path) -> None:

@@ -32,7 +32,10 @@ def save_checkpoint(path: Path, tensors: Tensors, progressed: Progressed) -> Non
     """Write tensors and progress; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")
     record = json.dumps(asdict(progressed))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"run": record})
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"run": record})
+    except SafetensorError as error:  # a full disk, mostly
+        raise FolderError(f"{path} cannot be written ({error}); free some space and run the same again") from error
     sync_path(partial)
     os.replace(partial, path)  # noqa: PTH105
     sync_path(path.parent)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -162,3 +163,16 @@ def test_a_teacher_needs_a_pinned_revision_and_gives_unit_vectors(tmp_path: Path
     assert teacher.encode_query([]).shape == (0, 384)
     with pytest.raises(TypeError):
         teacher.encode_query("bare")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_student(tmp_path: Path, tiny_recipe, teacher_cache: Path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("kdserve.distill.corpus.np.save", full)
+    with pytest.raises(FolderError, match="no space left on the disk"):
+        distill(tiny_recipe("static"), tmp_path / "s", cache=teacher_cache)
+    assert not (tmp_path / "s").exists()
+    monkeypatch.undo()
+    distill(tiny_recipe("static", steps=0), tmp_path / "s", cache=teacher_cache)
+    verify_folder(tmp_path / "s", kind="student")
