@@ -6,7 +6,7 @@
     ├── FolderError           a student, bundle or index folder
     ├── EncodeError           a text or a device that the encoder cannot serve
     ├── TrainingError         training met NaN, or collapsed
-    ├── FidelityError         an export that lost more than its floor allows
+    ├── FidelityError         an export or index that loses more than its floor allows
     └── MissingExtraError     a command whose packages are not installed
 
 Every message says what, where, and what to do next, in one line.
@@ -40,7 +40,7 @@ class TrainingError(KdserveError):
 
 
 class FidelityError(KdserveError):
-    """An export that lost more than its floor allows."""
+    """An export or an index that loses more than its floor allows."""
 
 
 class MissingExtraError(KdserveError):

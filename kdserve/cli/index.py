@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,6 +29,12 @@ FormatOption = Annotated[
 TextColumn = Annotated[str, typer.Option(help="Column or field that holds the text.")]
 IdColumn = Annotated[str, typer.Option(help="Column or field that holds the id; without one, documents are counted.")]
 Numbers = Annotated[str, typer.Option(help="Columns whose cells are numbers, by commas: year,price.")]
+Kind = Annotated[
+    Literal["auto", "exact", "flat", "hnsw", "ivf-sq8", "rabitq", "ivf-pq"],
+    typer.Option(help="exact: numpy; flat: FAISS, exact; the others approximate; auto chooses by size and wishes."),
+]
+Recall = Annotated[float, typer.Option(help="Recall that an approximate kind must reach, like 0.99; it is measured.")]
+Memory = Annotated[str, typer.Option(help="Memory that the searched vectors may take, like 200MB or 2GB.")]
 OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where the index's record does not find it.")]
 
 index = typer.Typer(help="Build an index over documents, look into it, check it.", no_args_is_help=True)
@@ -44,7 +51,9 @@ def build(
     texts: Texts,
     out: Annotated[Path, typer.Option(help="The index folder to make.")],
     bundle: Annotated[str, typer.Option(help="Bundle folder, or a published student's name.")] = DEFAULT_BUNDLE,
-    kind: Annotated[Literal["exact", "flat"], typer.Option(help="exact: numpy; flat: FAISS.")] = "exact",
+    kind: Kind = "auto",
+    recall: Recall = 0.0,
+    memory: Memory = "",
     precision: Annotated[Literal["float32", "int8"], typer.Option(help="How vectors are stored.")] = "float32",
     format: FormatOption = None,
     text_column: TextColumn = "text",
@@ -59,15 +68,18 @@ def build(
     encoder = Encoder.load(bundle)
     options = BuildOptions(
         kind=kind,
+        recall=recall,
+        memory_bytes=_num_bytes(memory),
         precision=precision,
         encoder_name=_lasting_name(bundle),
         total=source.count(),
         resume_key=resume_key(source, encoder.fingerprint, precision),
     )
     with progress_bars() as progress:
-        retriever = Retriever.build(out, source.read(), encoder, options=options, progress=progress)
-    say(f'{out}: {len(retriever)} documents. Ask it: kdserve search {out} "your question"')
+        Retriever.build(out, source.read(), encoder, options=options, progress=progress)
+    _report(out)
     _report_cut(encoder)
+    say(f'ask it: kdserve search {out} "your question"')
 
 
 @index.command("add")
@@ -111,13 +123,14 @@ def delete(
 
 
 @index.command("compact")
-def compact(folder: IndexFolder) -> None:
-    """Rewrite an index as one piece, without what was deleted."""
-    from kdserve.search import compact_index
+def compact(folder: IndexFolder, kind: Kind = "auto", recall: Recall = 0.0, memory: Memory = "") -> None:
+    """Rewrite an index as one piece, without what was deleted; its kind is chosen anew."""
+    from kdserve.search import Wish, compact_index
 
+    wish = Wish(kind=kind, recall=recall, memory_bytes=_num_bytes(memory))
     with progress_bars() as progress:
-        snapshot = compact_index(folder, progress=progress)
-    say(f"{folder}: {snapshot.num_documents} documents")
+        compact_index(folder, asked=None if wish == Wish() else wish, progress=progress)
+    _report(folder)
 
 
 @index.command("info")
@@ -129,9 +142,9 @@ def info(folder: IndexFolder, json: AsJson = False) -> None:
     if json:
         print_json(facts)
         return
-    for name, value in facts.items():
+    for name, value in {**facts, **(facts.pop("tuning") or {})}.items():
         shown = ", ".join(value) if isinstance(value, tuple) else value
-        typer.echo(f"{name.replace('_', ' '):14} {shown}")
+        typer.echo(f"{name.replace('_', ' '):16} {shown}")
 
 
 @index.command("verify")
@@ -192,6 +205,30 @@ def _known_ids(folder: Path, given: list[str]) -> list[Id]:
 
     texts = {document.id for _, document in open_snapshot(folder, exact=True).find(given)}
     return [int(id_) if id_ not in texts and id_.lstrip("-").isdecimal() else id_ for id_ in given]
+
+
+def _report(folder: Path) -> None:
+    """Say how many documents there are, and which kind of index was chosen, why, and what it was measured to give."""
+    from kdserve.search import describe
+
+    info = describe(folder)
+    say(f"{folder}: {info.documents} documents, {info.kind} ({info.reason})")
+    if info.tuning:
+        tuning = info.tuning
+        say(
+            f"measured on {tuning.num_queries} queries made from its vectors: recall@10 {tuning.recall:.3f}, "
+            f"{tuning.queries_per_s:.0f} queries/s in a batch, {tuning.memory_bytes / 1e6:.0f} MB"
+        )
+
+
+def _num_bytes(memory: str) -> int:
+    """Read 200MB, 1.5GB, 300kB or a plain number of bytes."""
+    if not memory:
+        return 0
+    match = re.fullmatch(r"([0-9.]+)\s*(|k|M|G|T)i?B?", memory.strip(), re.IGNORECASE)
+    if not match or match[1].count(".") > 1 or match[1] == ".":
+        raise typer.BadParameter(f"{memory!r} is no amount of memory; write 200MB or 2GB")
+    return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
 
 
 def _report_cut(encoder: Embedder) -> None:

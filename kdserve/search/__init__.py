@@ -3,6 +3,7 @@
 from kdserve.search.changes import compact_index, delete_documents
 from kdserve.search.documents import Document, Id
 from kdserve.search.inspect import IndexInfo, describe, encoder_name, verify_index
+from kdserve.search.kinds import Tuning, Wish
 from kdserve.search.readers import Columns, Format, Source, format_of, resume_key
 from kdserve.search.retriever import BuildOptions, Retriever
 from kdserve.search.snapshot import open_snapshot
@@ -16,6 +17,8 @@ __all__ = [
     "IndexInfo",
     "Retriever",
     "Source",
+    "Tuning",
+    "Wish",
     "compact_index",
     "delete_documents",
     "describe",

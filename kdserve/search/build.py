@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from kdserve.datatypes import Embedder, Progress
-from kdserve.errors import DataError, FolderError, KdserveError
+from kdserve.errors import DataError, FidelityError, FolderError, KdserveError
 from kdserve.manifest import sync_path, write_error
+from kdserve.search.choosing import settle
 from kdserve.search.documents import Document, Id
 from kdserve.search.generation import IndexState, folder_name, publish, step, writer_lock
 from kdserve.search.segment import SegmentWriter
@@ -45,7 +46,8 @@ def build_index(
 
     Raises:
         FolderError: the target exists, another build writes it, or the disk is full. Nothing stays behind.
-        DataError: no documents, or an id twice.
+        DataError: no documents, an id twice, or no kind of index that fits into the memory.
+        FidelityError: the recall was not reached. A build with a resume key keeps what it embedded.
     """
     staging = folder.parent / f".{folder.name}.partial"
     _refuse_existing(folder)
@@ -57,6 +59,8 @@ def build_index(
                 _fill(staging, documents, state, ingest, resume_key)
                 _refuse_existing(folder)
                 staging.rename(folder)
+            except FidelityError:  # the vectors stay, so that the same build with another wish need not embed again
+                raise
             except (KdserveError, OSError):
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -116,7 +120,7 @@ def _fill(staging: Path, documents: Iterable[Document], state: IndexState, inges
     finally:
         writer.close()
     step("segment sealed")
-    publish(staging, replace(state, next_id=next_id, segments=(record,)), None)
+    publish(staging, settle(staging, record, replace(state, next_id=next_id), ingest.progress), None)
 
 
 def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWriter, int] | None:

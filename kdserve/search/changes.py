@@ -16,8 +16,10 @@ import numpy as np
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
 from kdserve.search.build import Ingest, append_documents, chunks
+from kdserve.search.choosing import settle
 from kdserve.search.documents import Document, Id
 from kdserve.search.generation import IndexState, change, files_of, step
+from kdserve.search.kinds import Wish
 from kdserve.search.rows import StoredDocument
 from kdserve.search.segment import Segment, SegmentRecord, SegmentWriter, write_bits
 from kdserve.search.snapshot import Snapshot, open_snapshot
@@ -88,8 +90,12 @@ def delete_documents(index: Path, ids: Sequence[Id], *, reopen: Reopen = open_sn
     return change(index, write, reopen)
 
 
-def compact_index(index: Path, *, progress: Progress = no_progress, reopen: Reopen = open_snapshot) -> Snapshot:
+def compact_index(
+    index: Path, *, asked: Wish | None = None, progress: Progress = no_progress, reopen: Reopen = open_snapshot
+) -> Snapshot:
     """Rewrite the index as one segment without its deleted documents. Ids, texts and vectors stay as they are.
+
+    The kind is chosen anew, by what was asked when the index was built, or by what is `asked` now.
 
     Raises:
         FolderError: another writer, a damaged index, or a full disk. The index is then as it was.
@@ -98,7 +104,8 @@ def compact_index(index: Path, *, progress: Progress = no_progress, reopen: Reop
     def write(fresh: Path, state: IndexState) -> IndexState:
         segments = open_snapshot(index, exact=True).segments
         record = _merge(segments, fresh, fresh.name, state, progress)
-        return replace(state, segments=(record,) if record else ())
+        state = replace(state, asked=asked or state.asked)
+        return settle(index, record, state, progress) if record else replace(state, segments=())
 
     return change(index, write, reopen)
 
@@ -126,7 +133,8 @@ def _merge_small(index: Path, fresh: Path, state: IndexState, progress: Progress
     """Merge the last segment with those before it that are at most as large as all after them together."""
     records, num_rows, first = state.segments, 0, len(state.segments)
     for number, record in reversed(list(enumerate(records))):
-        if record.num_rows > MERGE_LIMIT_ROWS or (number < len(records) - 1 and record.num_rows > num_rows):
+        large = record.approximate or record.num_rows > MERGE_LIMIT_ROWS
+        if large or (number < len(records) - 1 and record.num_rows > num_rows):
             break
         num_rows += record.num_rows
         first = number

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from kdserve.datatypes import Embeddings
-from kdserve.errors import MissingExtraError
-from kdserve.search.exact import CHUNK_ROWS
+from kdserve.datatypes import Embeddings, Progress
+from kdserve.errors import FolderError, MissingExtraError
+from kdserve.search.exact import CHUNK_ROWS, ExactSearcher
+from kdserve.search.kinds import IndexKind, factory, num_lists
 from kdserve.search.topk import Mask, Scores
 from kdserve.search.vectors import Rows, VectorFile
 
@@ -14,6 +20,12 @@ try:
     import faiss
 except ImportError as missing:
     raise MissingExtraError("faiss-cpu", "search") from missing
+
+GRAPH_BREADTH = 100
+"""Breadth of the search that places a vector in the graph (efConstruction)."""
+TRAIN_ROWS_PER_LIST = 64
+FILTERED_EXACT_ROWS = 50_000
+"""A filter that leaves at most so many rows is answered by scoring them all: exact, and not slower."""
 
 
 class FlatSearcher:
@@ -38,14 +50,114 @@ class FlatSearcher:
         return np.where(heap.I >= 0, heap.D, -np.inf).astype(np.float32), heap.I
 
 
+class ApproximateSearcher:
+    """Proposes rows from a compressed FAISS index, read through a memory map."""
+
+    exact = False
+
+    def __init__(self, path: Path, vectors: VectorFile, *, kind: IndexKind, effort: int, candidates: int) -> None:
+        self.effort, self.candidates = effort, candidates
+        self._kind, self._num_rows = kind, vectors.num_rows
+        self._all = ExactSearcher(vectors)
+        self._index = _read(path, vectors)
+
+    def propose(self, queries: Embeddings, count: int, allowed: Mask | None) -> tuple[Scores, Rows]:
+        """See `Searcher.propose`. What compressed search cannot fill up is filled by exact search."""
+        num_allowed = self._num_rows if allowed is None else int(allowed.sum())
+        if num_allowed <= max(count, FILTERED_EXACT_ROWS if allowed is not None else 0):
+            return self._all.propose(queries, count, allowed)
+        width = min(count * self.candidates, self._num_rows)
+        selector = None if allowed is None else _Selector(allowed)
+        parameters = self._parameters(width, selector)
+        scores, rows = self._index.search(np.ascontiguousarray(queries), width, params=parameters)
+        starved = np.flatnonzero((rows >= 0).sum(axis=1) < count)
+        if len(starved):
+            scores[starved] = -np.inf
+            rows[starved] = -1
+            scores[starved, :count], rows[starved, :count] = self._all.propose(queries[starved], count, allowed)
+        return scores, rows
+
+    def _parameters(self, width: int, selector: _Selector | None) -> Any:
+        chosen = selector.selector if selector else None
+        if self._kind == "hnsw":
+            return faiss.SearchParametersHNSW(sel=chosen, efSearch=max(self.effort, width))
+        return faiss.SearchParametersIVF(sel=chosen, nprobe=self.effort)
+
+
+def write_approximate(path: Path, vectors: VectorFile, kind: IndexKind, *, seed: int = 0, progress: Progress) -> None:
+    """Train a compressed index on some of the vectors, add all, and write it. It holds one index in memory."""
+    index = faiss.index_factory(vectors.dim, factory(kind, vectors.dim, vectors.num_rows), faiss.METRIC_INNER_PRODUCT)
+    if kind == "hnsw":
+        index.hnsw.efConstruction = GRAPH_BREADTH
+    num_train = min(vectors.num_rows, max(16_384, TRAIN_ROWS_PER_LIST * num_lists(vectors.num_rows)))
+    sample = np.random.default_rng(seed).choice(vectors.num_rows, num_train, replace=False)
+    progress(f"train {kind}", 0, 1)
+    index.train(vectors.gather(np.sort(sample)))
+    progress(f"train {kind}", 1, 1)
+    for start in range(0, vectors.num_rows, CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, vectors.num_rows)
+        index.add(np.ascontiguousarray(vectors.slice(start, stop)))
+        progress(f"make {kind}", stop, vectors.num_rows)
+    with path.open("wb") as file:
+        _write(index, file.write)
+
+
+def _write(index: Any, write: Callable[[bytes], int]) -> None:
+    """Write through Python, so that a full disk is the OSError that it is and not a short file."""
+    failed: list[OSError] = []
+
+    def written(block: bytes) -> None:
+        try:
+            write(block)
+        except OSError as error:
+            failed.append(error)
+            raise
+
+    try:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(written, 1 << 20))
+    except RuntimeError:
+        if failed:
+            raise failed[0] from None
+        raise
+
+
+def _read(path: Path, vectors: VectorFile) -> Any:
+    """Read an index, refusing sizes inside the file that its size on disk cannot hold."""
+    try:
+        with _read_limits(path.stat().st_size, vectors.num_rows):
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise FolderError(f"{path} cannot be read by this FAISS ({faiss.__version__}); compact the index") from error
+    if index.ntotal != vectors.num_rows or index.d != vectors.dim:
+        raise FolderError(f"{path} holds {index.ntotal} vectors, its segment {vectors.num_rows}; compact the index")
+    return index
+
+
+@contextmanager
+def _read_limits(size_bytes: int, num_rows: int) -> Iterator[None]:
+    before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+    faiss.set_deserialization_vector_byte_limit(size_bytes + 1)
+    faiss.set_deserialization_loop_limit(max(num_rows, 65_536))
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(before[0])
+        faiss.set_deserialization_loop_limit(before[1])
+
+
+class _Selector:
+    """A FAISS selector with the bits that it reads."""
+
+    def __init__(self, allowed: Mask) -> None:
+        self._bits = np.packbits(allowed, bitorder="little")
+        self.selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(self._bits))
+
+
 def _knn(queries: Embeddings, vectors: Embeddings, count: int, allowed: Mask | None) -> tuple[Scores, Rows]:
     queries = np.ascontiguousarray(queries)
     scores = np.empty((len(queries), count), np.float32)
     rows = np.empty((len(queries), count), np.int64)
-    selector = bits = None
-    if allowed is not None:
-        bits = np.packbits(allowed, bitorder="little")
-        selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
+    selector = None if allowed is None else _Selector(allowed)
     faiss.knn_inner_product(
         faiss.swig_ptr(queries),
         faiss.swig_ptr(vectors),
@@ -55,6 +167,6 @@ def _knn(queries: Embeddings, vectors: Embeddings, count: int, allowed: Mask | N
         count,
         faiss.swig_ptr(scores),
         faiss.swig_ptr(rows),
-        selector,
+        selector.selector if selector else None,
     )
     return scores, rows

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import kdserve
 from kdserve.errors import FolderError
@@ -36,10 +36,10 @@ from kdserve.manifest import (
     verify_file,
     write_error,
 )
-from kdserve.search.segment import SEGMENT_FILES, VECTORS, SegmentRecord
+from kdserve.search.kinds import IndexKind, Tuning, Wish
+from kdserve.search.segment import VECTORS, SegmentRecord
 from kdserve.search.vectors import Precision
 
-IndexKind = Literal["exact", "flat"]
 STATE = "index.json"
 LOCK = "writer.lock"
 Opened = TypeVar("Opened")
@@ -50,7 +50,8 @@ class IndexState:
     """Everything that an index knows of itself, as its current generation's index.json holds it.
 
     `encoder` is the fingerprint that the index is bound to, `encoder_name` the bundle's name or folder, to find it
-    again. `next_id` is the counter for documents without an id; it never goes back.
+    again. `next_id` is the counter for documents without an id; it never goes back. `kind` was chosen by what was
+    `asked`, for that `reason`; an approximate kind searches as its `tuning` says.
     """
 
     generation: int
@@ -61,6 +62,9 @@ class IndexState:
     encoder_name: str
     next_id: int
     segments: tuple[SegmentRecord, ...]
+    asked: Wish
+    tuning: Tuning | None = None
+    reason: str = ""
 
 
 def read_state(index: Path) -> tuple[Manifest, IndexState]:
@@ -90,8 +94,7 @@ def files_of(state: IndexState) -> list[str]:
     """The files that a generation is made of."""
     names = [f"{folder_name(state.generation)}/{STATE}"]
     for segment in state.segments:
-        names += [f"{segment.folder}/{name}" for name in SEGMENT_FILES]
-        names += [segment.deleted] if segment.deleted is not None else []
+        names += segment.files
     return names
 
 
@@ -201,4 +204,10 @@ def _record(path: Path) -> FileRecord:
 
 def _parse_state(record: dict[str, Any]) -> IndexState:
     segments = tuple(SegmentRecord(**segment) for segment in record.pop("segments"))
-    return IndexState(segments=segments, **record)
+    tuning = record.pop("tuning")
+    return IndexState(
+        segments=segments,
+        asked=Wish(**record.pop("asked")),
+        tuning=Tuning(**tuning) if tuning is not None else None,
+        **record,
+    )

@@ -8,15 +8,21 @@ from pathlib import Path
 from kdserve.errors import FolderError
 from kdserve.manifest import verify_folder
 from kdserve.search.generation import read_state
+from kdserve.search.kinds import Tuning
 from kdserve.search.snapshot import Snapshot, open_snapshot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexInfo:
-    """The facts that `kdserve index info` prints. `deleted_rows` still take space until the index is compacted."""
+    """The facts that `kdserve index info` prints.
+
+    `deleted_rows` still take space, and rows added to an approximate index are searched exactly, until it is compacted.
+    """
 
     folder: str
     kind: str
+    reason: str
+    tuning: Tuning | None
     precision: str
     dim: int
     documents: int
@@ -42,6 +48,8 @@ def describe(folder: Path) -> IndexInfo:
     return IndexInfo(
         folder=str(folder),
         kind=state.kind,
+        reason=state.reason,
+        tuning=state.tuning,
         precision=state.precision,
         dim=state.dim,
         documents=snapshot.num_documents,

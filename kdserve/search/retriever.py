@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from kdserve.errors import DataError, FolderError
 from kdserve.search.build import Ingest, build_index
 from kdserve.search.changes import add_documents, compact_index, delete_documents
 from kdserve.search.documents import Document, Id
-from kdserve.search.generation import IndexKind, IndexState
+from kdserve.search.generation import IndexState
+from kdserve.search.kinds import IndexKind, Wish
 from kdserve.search.snapshot import Snapshot, open_snapshot
 from kdserve.search.topk import Neighbours
 from kdserve.search.vectors import Precision, require_unit_rows
@@ -23,12 +25,15 @@ from kdserve.search.vectors import Precision, require_unit_rows
 class BuildOptions:
     """How an index is made.
 
+    `kind`, `recall` and `memory_bytes` are wishes: see `kinds`. "auto" chooses by the number of rows and the others.
     `encoder_name` is recorded, so that `kdserve search` finds the encoder again: a published name or a bundle folder.
     `resume_key` stands for the same documents in the same order; a killed build with the same key goes on.
     `total` is the number of documents, 0 where unknown; it only serves the progress.
     """
 
-    kind: IndexKind = "exact"
+    kind: IndexKind | Literal["auto"] = "auto"
+    recall: float = 0.0
+    memory_bytes: int = 0
     precision: Precision = "float32"
     encoder_name: str = ""
     resume_key: str = ""
@@ -59,12 +64,14 @@ class Retriever:
 
         Raises:
             FolderError: the folder exists, or cannot be written.
-            DataError: no documents, or two with the same id.
+            DataError: no documents, two with the same id, or no kind that fits into the memory.
+            FidelityError: no kind that fits reaches the recall.
             EncodeError: the encoder gave a vector that is no unit vector.
         """
         state = IndexState(
             generation=1,
-            kind=options.kind,
+            kind="exact",
+            asked=Wish(kind=options.kind, recall=options.recall, memory_bytes=options.memory_bytes),
             precision=options.precision,
             dim=encoder.dim,
             encoder=encoder.fingerprint,
@@ -155,9 +162,9 @@ class Retriever:
             raise TypeError("expected a sequence of ids, got one str; put it into a list")
         self._snapshot = delete_documents(self.folder, ids, reopen=self._reopen)
 
-    def compact(self, *, progress: Progress = no_progress) -> None:
-        """Rewrite the index as one segment, without what was deleted."""
-        self._snapshot = compact_index(self.folder, progress=progress, reopen=self._reopen)
+    def compact(self, *, asked: Wish | None = None, progress: Progress = no_progress) -> None:
+        """Rewrite the index as one segment, without what was deleted; its kind is chosen anew, by what is `asked`."""
+        self._snapshot = compact_index(self.folder, asked=asked, progress=progress, reopen=self._reopen)
 
     def refresh(self) -> bool:
         """Look for a newer state of the index and take it; say whether there was one."""

@@ -22,7 +22,7 @@ from kdserve.search.rows import RowFile, RowWriter, StoredDocument
 from kdserve.search.vectors import Precision, VectorFile, row_dtype, write_sums
 
 ROWS, VECTORS, SUMS, PASSAGES = "rows.db", "vectors.bin", "vectors.sums", "passages.i32"
-SEGMENT_FILES = (ROWS, VECTORS, SUMS, PASSAGES)
+APPROXIMATE = "vectors.faiss"
 PASSAGE_BYTES = 12
 Span = tuple[int, int]
 """The characters [start, end) of a document's text."""
@@ -30,12 +30,20 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentRecord:
-    """What an index remembers of a segment: its folder, its size, and the file of its deleted rows, if any."""
+    """What an index remembers of a segment: its folder, its size, whether it has a compressed FAISS index beside its
+    vectors, and the file of its deleted rows, if any."""
 
     folder: str
     num_rows: int
     num_documents: int
+    approximate: bool = False
     deleted: str | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of its files in the index."""
+        names = [ROWS, VECTORS, SUMS, PASSAGES, *([APPROXIMATE] if self.approximate else [])]
+        return [f"{self.folder}/{name}" for name in names] + ([self.deleted] if self.deleted is not None else [])
 
 
 class SegmentWriter:
@@ -100,7 +108,7 @@ class Segment:
     """A finished segment, memory-mapped. `live` is None or a mask (num_rows,) that is False on deleted rows."""
 
     def __init__(self, index: Path, record: SegmentRecord, *, dim: int, precision: Precision) -> None:
-        folder = index / record.folder
+        self.folder = folder = index / record.folder
         self.record, self.num_rows = record, record.num_rows
         self.rows = RowFile(folder / ROWS)
         self.vectors = VectorFile(

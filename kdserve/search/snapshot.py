@@ -13,9 +13,9 @@ from kdserve.manifest import MANIFEST_NAME, Manifest
 from kdserve.search.documents import Id
 from kdserve.search.exact import ExactSearcher
 from kdserve.search.filters import parse_filter
-from kdserve.search.generation import IndexKind, IndexState, read_state, verify_quick
+from kdserve.search.generation import IndexState, read_state, verify_quick
 from kdserve.search.rows import StoredDocument
-from kdserve.search.segment import Segment
+from kdserve.search.segment import APPROXIMATE, Segment
 from kdserve.search.topk import Mask, Neighbours, Searcher, Source, nearest
 from kdserve.search.vectors import Rows
 
@@ -33,8 +33,7 @@ class Snapshot:
         verify_quick(index, manifest)
         self.state = state
         self.segments = [Segment(index, record, dim=state.dim, precision=state.precision) for record in state.segments]
-        kind = "exact" if exact else state.kind
-        self._searchers = [_searcher(kind, segment) for segment in self.segments]
+        self._searchers = [_searcher(segment, state, exact=exact) for segment in self.segments]
         self._masks: dict[str, list[Mask]] = {}
         self._first_rows = np.cumsum([0, *(segment.num_rows for segment in self.segments)])
 
@@ -128,12 +127,20 @@ def _pointer(index: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def _searcher(kind: IndexKind, segment: Segment) -> Searcher:
-    if kind == "exact":
+def _searcher(segment: Segment, state: IndexState, *, exact: bool) -> Searcher:
+    if exact or state.kind == "exact":
         return ExactSearcher(segment.vectors)
-    from kdserve.search.faiss import FlatSearcher
+    from kdserve.search.faiss import ApproximateSearcher, FlatSearcher
 
-    return FlatSearcher(segment.vectors)
+    if not segment.record.approximate or state.tuning is None:
+        return FlatSearcher(segment.vectors)
+    return ApproximateSearcher(
+        segment.folder / APPROXIMATE,
+        segment.vectors,
+        kind=state.kind,
+        effort=state.tuning.effort,
+        candidates=state.tuning.candidates,
+    )
 
 
 def _passages(segment: Segment, first_row: int, rows: Rows) -> Iterable[tuple[int, Passage]]:

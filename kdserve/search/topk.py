@@ -21,9 +21,11 @@ from kdserve.search.vectors import Rows
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 SLACK = 8
-"""Rows asked for beyond k, so that most answers are settled at once."""
-GATHER_ROWS = 32_768
-"""Rows that are scored at once: 50 MB at 384 dimensions."""
+"""Rows that exact searchers are asked for beyond k, so that most answers are settled at once."""
+PROPOSED_AT_ONCE = 4_000_000
+"""Proposals that are held at once, over all queries: 48 MB."""
+GATHER_ROWS = 16_384
+"""Rows that are scored at once: 25 MB at 384 dimensions."""
 
 
 class Searcher(Protocol):
@@ -33,9 +35,10 @@ class Searcher(Protocol):
     """Whether every row that is not proposed scores at most the lowest proposed score, but for rounding."""
 
     def propose(self, queries: Embeddings, count: int, allowed: Mask | None) -> tuple[Scores, Rows]:
-        """Return (B, count) scores and rows, best first; row -1 (score -inf) where fewer rows are allowed.
+        """Return (B, K) scores and rows with K ≥ `count`; row -1 (score -inf) where there is none.
 
-        `allowed` is None or a mask over the rows. As many rows come back as there are allowed ones, up to `count`.
+        `allowed` is None or a mask over the rows. At least as many rows come back as are allowed, up to `count`. An
+        exact searcher gives K = `count`, best first.
         """
 
 
@@ -74,9 +77,9 @@ def nearest(queries: Embeddings, sources: list[Source], k: int, *, min_score: fl
     scores = np.full((len(queries), k), -np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
     pending = np.arange(len(queries))
-    count = k + SLACK
+    count = k
     while len(pending) and sources:
-        step = max(1, GATHER_ROWS // (count * len(sources)))
+        step = max(1, PROPOSED_AT_ONCE // (count + SLACK))
         unsettled = [np.empty(0, np.int64)]
         for start in range(0, len(pending), step):
             some = pending[start : start + step]
@@ -96,9 +99,14 @@ def true_scores(queries: Embeddings, vectors: Vectors, rows: Rows) -> Scores:
 
     Summed in float64 and rounded once, so that they do not depend on a kernel's order of summation.
     """
-    gathered = vectors.gather(np.maximum(rows, 0).ravel()).reshape(*rows.shape, -1)
-    exact = np.einsum("bkd,bd->bk", gathered, queries, dtype=np.float64)
-    return np.where(rows >= 0, exact, -np.inf).astype(np.float32)
+    scores = np.empty(rows.shape, np.float32)
+    step = max(1, GATHER_ROWS // rows.shape[1])
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        gathered = vectors.gather(np.maximum(rows[some], 0).ravel()).reshape(-1, rows.shape[1], queries.shape[1])
+        scores[some] = np.einsum("bkd,bd->bk", gathered, queries[some], dtype=np.float64)
+    scores[rows < 0] = -np.inf
+    return scores
 
 
 def _scored(queries: Embeddings, sources: list[Source], count: int, k: int) -> tuple[Scores, Rows, Scores]:
@@ -107,7 +115,7 @@ def _scored(queries: Embeddings, sources: list[Source], count: int, k: int) -> t
     slack = queries.shape[1] * np.float32(2.0**-23)  # twice the bound on the rounding of a float32 inner product
     parts = []
     for source in sources:
-        wanted = min(count, source.num_rows)
+        wanted = min(count + SLACK * source.searcher.exact, source.num_rows)
         proposed, rows = source.searcher.propose(queries, wanted, source.allowed)
         if wanted < source.num_rows:
             more = rows[:, -1] >= 0

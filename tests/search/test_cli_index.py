@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from kdserve.cli import index as cli
@@ -12,8 +13,6 @@ from kdserve.errors import FolderError
 @pytest.fixture
 def run(monkeypatch, embedder):
     """Run a command with the test's embedder in the place of a bundle."""
-    import typer
-
     app = typer.Typer()
     cli.register(app)
     embedder.num_cut, embedder.max_tokens = 0, 128
@@ -84,3 +83,26 @@ def test_add_update_delete_compact(tmp_path, run, texts):
     facts = json.loads(run("index", "info", index, "--json"))
     assert (facts["documents"], facts["deleted_rows"], facts["segments"]) == (3, 0, 1)
     assert run("search", index, "giraffe", "-k", 1).split("\t")[1] == "c"
+
+
+def test_wishes_choose_the_kind_and_the_choice_is_explained(tmp_path, run):
+    index, texts = tmp_path / "index", tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"text number {n}" for n in range(300)))
+    run("index", "build", texts, "--out", index, "--memory", "70kB", "--recall", "0.5")
+    facts = json.loads(run("index", "info", index, "--json"))
+    assert (facts["kind"], facts["tuning"]["num_queries"]) == ("hnsw", 300)
+    assert "recall" in run("index", "info", index)
+    run("index", "compact", index, "--kind", "exact")
+    assert json.loads(run("index", "info", index, "--json"))["kind"] == "exact"
+
+
+@pytest.mark.parametrize(
+    ("written", "num_bytes"), [("", 0), ("200MB", 200_000_000), ("1.5 g", 1_500_000_000), ("7", 7)]
+)
+def test_amounts_of_memory(written, num_bytes):
+    assert cli._num_bytes(written) == num_bytes
+
+
+def test_an_amount_that_is_none_is_a_usage_error():
+    with pytest.raises(typer.BadParameter, match="no amount of memory"):
+        cli._num_bytes("much")

@@ -1,0 +1,161 @@
+"""Choose the kind of an index by its size and what is asked of it, and tune it on its own vectors."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdserve.datatypes import Embeddings, Progress
+from kdserve.errors import DataError, FidelityError
+from kdserve.search.exact import ExactSearcher
+from kdserve.search.generation import IndexState
+from kdserve.search.kinds import (
+    APPROXIMATE,
+    EXACT_ROWS,
+    FLAT_ROWS,
+    IndexKind,
+    Tuning,
+    Wish,
+    candidate_factors,
+    efforts,
+    estimated_bytes,
+)
+from kdserve.search.segment import APPROXIMATE as APPROXIMATE_FILE
+from kdserve.search.segment import Segment, SegmentRecord
+from kdserve.search.topk import Scores, Searcher, Source, nearest
+from kdserve.search.vectors import VectorFile
+
+if TYPE_CHECKING:
+    from kdserve.search.faiss import ApproximateSearcher
+
+NUM_QUERIES = 512
+K = 10
+USUAL_RECALL = 0.95
+SAME_SCORE = 1e-6
+"""A row that scores as high as the last right one counts as right: equal texts are interchangeable."""
+
+
+def settle(folder: Path, record: SegmentRecord, state: IndexState, progress: Progress) -> IndexState:
+    """Choose the kind of an index that is this one segment, and write what it needs beside the vectors.
+
+    Raises:
+        DataError: no kind fits into the memory.
+        FidelityError: no kind that fits reaches the recall.
+    """
+    wish = state.asked
+    kinds, reason = _kinds_to_try(wish, state.dim, record.num_rows)
+    tried: list[tuple[IndexKind, Tuning]] = []
+    for kind in kinds:
+        if kind not in APPROXIMATE:
+            return replace(state, kind=kind, tuning=None, reason=reason, segments=(record,))
+        segment = Segment(folder, record, dim=state.dim, precision=state.precision)
+        tuning = _make(folder / record.folder / APPROXIMATE_FILE, segment.vectors, kind, wish, progress)
+        tried.append((kind, tuning))
+        if tuning.recall >= (wish.recall or USUAL_RECALL):
+            record = replace(record, approximate=True)
+            return replace(state, kind=kind, tuning=tuning, reason=reason, segments=(record,))
+    best_kind, best = max(tried, key=lambda pair: pair[1].recall)
+    raise FidelityError(
+        f"recall {wish.recall or USUAL_RECALL} was not reached, the best is {best.recall:.3f} by {best_kind} in "
+        f"{best.memory_bytes / 1e6:.0f} MB; ask for a lower --recall, more --memory, or --kind flat"
+    )
+
+
+def _kinds_to_try(wish: Wish, dim: int, num_rows: int) -> tuple[list[IndexKind], str]:
+    """The kinds to try in order, and why."""
+    if wish.kind != "auto":
+        return [wish.kind], "asked for"
+    if wish.memory_bytes:
+        order: list[IndexKind] = ["flat", *APPROXIMATE] if num_rows <= FLAT_ROWS else [*APPROXIMATE, "flat"]
+        fitting = [kind for kind in order if estimated_bytes(kind, dim, num_rows) <= wish.memory_bytes]
+        if not fitting:
+            least = estimated_bytes(APPROXIMATE[-1], dim, num_rows)
+            raise DataError(
+                f"{num_rows} vectors of width {dim} do not fit into {wish.memory_bytes / 1e6:.0f} MB; "
+                f"the smallest kind, {APPROXIMATE[-1]}, needs about {least / 1e6:.0f} MB"
+            )
+        return fitting, f"the quickest kind that fits into {wish.memory_bytes / 1e6:.0f} MB and reaches the recall"
+    if num_rows <= EXACT_ROWS:
+        return ["exact"], f"{num_rows} rows are few enough to score each with numpy"
+    if num_rows <= FLAT_ROWS:
+        return ["flat"], f"{num_rows} rows are few enough to score each with FAISS"
+    return ["hnsw", "flat"], f"{num_rows} rows are too many to score each; a graph is the quickest at high recall"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trial:
+    """Queries, and the score (B,) that a row must have to be among the `K` nearest of each."""
+
+    queries: Embeddings
+    least_scores: Scores
+
+
+def _make(path: Path, vectors: VectorFile, kind: IndexKind, wish: Wish, progress: Progress) -> Tuning:
+    """Write a compressed index and find the quickest setting that reaches the recall; else the best there is."""
+    from kdserve.search.faiss import ApproximateSearcher, write_approximate
+
+    write_approximate(path, vectors, kind, progress=progress)
+    searcher = ApproximateSearcher(path, vectors, kind=kind, effort=1, candidates=1)
+    trial = _trial(vectors)
+    target = wish.recall or USUAL_RECALL
+    measured: list[Tuning] = []
+    steps = candidate_factors(kind)
+    for number, candidates in enumerate(steps):
+        progress(f"tune {kind}", number, len(steps))
+        searcher.candidates = candidates
+        ladder = efforts(kind, vectors.num_rows)
+        low, high = 0, len(ladder) - 1
+        while low <= high:  # the least effort that reaches the target, by bisection
+            middle = (low + high) // 2
+            searcher.effort = ladder[middle]
+            tuning = _measure(searcher, vectors, trial, path.stat().st_size)
+            measured.append(tuning)
+            low, high = (low, middle - 1) if tuning.recall >= target else (middle + 1, high)
+    progress(f"tune {kind}", len(steps), len(steps))
+    reaching = [tuning for tuning in measured if tuning.recall >= target]
+    if reaching:
+        return max(reaching, key=lambda tuning: tuning.queries_per_s)
+    return max(measured, key=lambda tuning: tuning.recall)
+
+
+def _trial(vectors: VectorFile) -> _Trial:
+    """Stored vectors turned by 45° in a random direction: about as far from them as a question is from its answer.
+
+    Stored vectors as they are would flatter a graph: it was built by searching for them.
+    """
+    random = np.random.default_rng(0)
+    rows = random.choice(vectors.num_rows, min(NUM_QUERIES, vectors.num_rows), replace=False)
+    queries = _unit(vectors.gather(rows)) + _unit(random.standard_normal((len(rows), vectors.dim)))
+    queries = _unit(queries).astype(np.float32)
+    found = nearest(queries, [_source(ExactSearcher(vectors), vectors)], K)
+    return _Trial(queries=queries, least_scores=found.scores[:, -1])
+
+
+def _measure(searcher: ApproximateSearcher, vectors: VectorFile, trial: _Trial, size_bytes: int) -> Tuning:
+    source = _source(searcher, vectors)
+    nearest(trial.queries[:8], [source], K)
+    started = time.perf_counter()
+    found = nearest(trial.queries, [source], K)
+    seconds = time.perf_counter() - started
+    return Tuning(
+        effort=searcher.effort,
+        candidates=searcher.candidates,
+        recall=float((found.scores >= trial.least_scores[:, None] - SAME_SCORE).mean()),
+        queries_per_s=len(trial.queries) / seconds,
+        memory_bytes=size_bytes,
+        num_queries=len(trial.queries),
+    )
+
+
+def _source(searcher: Searcher, vectors: VectorFile) -> Source:
+    return Source(searcher=searcher, vectors=vectors, first_row=0, num_rows=vectors.num_rows, allowed=None, owners=None)
+
+
+def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return np.asarray(vectors / norms)
