@@ -118,7 +118,7 @@ def replace_manifest(folder: Path, manifest: Manifest) -> None:
         file.write(_as_json(manifest))
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, folder / MANIFEST_NAME)
+    aside.replace(folder / MANIFEST_NAME)
     sync_path(folder)
 
 

@@ -16,7 +16,9 @@ try:
 except ImportError as missing:  # the console script of an install without the cli extra
     sys.exit(f"kdserve: {MissingExtraError(missing.name or 'typer', 'cli')}")
 
-from kdserve.cli import bench, distill, evaluate, export, index
+from kdserve.cli import bench, distill, evaluate
+from kdserve.cli import export as export
+from kdserve.cli import index as index
 
 app = typer.Typer(
     name="kdserve",

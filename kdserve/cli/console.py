@@ -13,10 +13,10 @@ from kdserve.datatypes import Progress
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Yield a progress callback that draws one bar with ETA for each task on stderr; plain where that is no terminal."""
+    """Yield a progress callback that draws a bar with ETA for each task on stderr; plain where that is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:

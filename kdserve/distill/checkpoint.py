@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def save_checkpoint(path: Path, tensors: Tensors, progressed: Progressed) -> Non
     except SafetensorError as error:  # a full disk, mostly
         raise FolderError(f"{path} cannot be written ({error}); free some space and run the same again") from error
     sync_path(partial)
-    os.replace(partial, path)  # noqa: PTH105
+    partial.replace(path)
     sync_path(path.parent)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -165,7 +164,7 @@ class _Writer:
         names = {"key": key, "languages": list(self.languages), "domains": list(self.domains)}
         partial = self.folder / "corpus.json.partial"
         partial.write_text(json.dumps(names), encoding="utf-8")
-        os.replace(partial, self.folder / "corpus.json")  # noqa: PTH105
+        partial.replace(self.folder / "corpus.json")
 
 
 def _open(folder: Path) -> Corpus:

@@ -16,7 +16,7 @@ def snap(rows: Tensor, *, bits: int) -> Tensor:
     if bits == 8:
         blocks, most = rows, 127.0
     else:
-        blocks, most = rows.unflatten(-1, (-1, BLOCK)), 7.0
+        blocks, most = rows.view(*rows.shape[:-1], -1, BLOCK), 7.0
     scale = (blocks.abs().amax(dim=-1, keepdim=True) / most).clamp_min(1e-12)
     return ((blocks / scale).round() * scale).view_as(rows)
 

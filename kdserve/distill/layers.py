@@ -113,7 +113,7 @@ def relation_loss(ours_BWD: Tensor, theirs_BWD: Tensor, has_word_BW: Tensor, *, 
 
 
 def _relations(states_BWD: Tensor, has_word_BW: Tensor, heads: int) -> Tensor:
-    split = states_BWD.unflatten(-1, (heads, -1)).transpose(1, 2)
+    split = states_BWD.view(*states_BWD.shape[:2], heads, -1).transpose(1, 2)
     products = split @ split.transpose(-1, -2) / split.shape[-1] ** 0.5
     return functional.log_softmax(products.masked_fill(~has_word_BW[:, None, None, :], -1e9), dim=-1)
 

@@ -39,9 +39,8 @@ def refuse_overlap(corpus: Corpus, recipe: Recipe, *, progress: Progress = no_pr
     for store in (corpus.translations, corpus.sources):
         for texts in iter_texts(store):
             for text in texts:
-                path = forbidden.get(hash_text(comparison_form(text)))
-                if path:
-                    found, example = found + 1, example or f"{text!r} ({path})"
+                if where := forbidden.get(hash_text(comparison_form(text))):
+                    found, example = found + 1, example or f"{text!r} ({where})"
             done += len(texts)
             progress("checking overlap", done, total)
     if found:

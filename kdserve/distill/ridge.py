@@ -115,7 +115,9 @@ def _make_rows(
 
 
 def _to_torch(matrix: Any, like: Tensor) -> Tensor:
-    parts = [torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data)]
+    pointers, columns, values = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(*parts, size=matrix.shape, device=like.device, check_invariants=False)
+        return torch.sparse_csr_tensor(
+            pointers, columns, values, size=matrix.shape, device=like.device, check_invariants=False
+        )

@@ -35,11 +35,10 @@ class TextSampler:
     def batches(self, *, start: int, stride: int = 1, offset: int = 0) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the text numbers of batch `start`, `start + 1`, …; worker `offset` of `stride` gets its own ones."""
         number = start * stride + offset
-        chunk, drawn = -1, np.empty(0)
+        chunk = -1
         while True:
             if number // _CHUNK != chunk:
-                chunk = number // _CHUNK
-                drawn = self._draw(chunk)
+                chunk, drawn = number // _CHUNK, self._draw(number // _CHUNK)
             yield drawn[number % _CHUNK]
             number += stride
 
@@ -48,7 +47,8 @@ class TextSampler:
         points = rng.random(_CHUNK * self.batch_size) * self.cumulative[-1]
         texts = self.texts[np.searchsorted(self.cumulative, points, side="right").clip(max=len(self.texts) - 1)]
         by_length = texts[np.argsort(self.lengths[texts], kind="stable")].reshape(_CHUNK, self.batch_size)
-        return by_length[rng.permutation(_CHUNK)]
+        shuffled: npt.NDArray[np.int64] = by_length[rng.permutation(_CHUNK)]
+        return shuffled
 
 
 def make_sampler(corpus: Corpus, lengths: npt.NDArray[np.int32], train: TrainRecipe, *, seed: int) -> TextSampler:

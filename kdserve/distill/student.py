@@ -116,7 +116,7 @@ class TransformerStudent(Student):
 
         body = copy.deepcopy(self.body).cpu().float()
         table = self.whole_table().cpu().float()
-        body.embeddings.word_embeddings = nn.Embedding.from_pretrained(table, padding_idx=PAD)
+        body.embeddings.word_embeddings = nn.Embedding(table.shape[0], table.shape[1], padding_idx=PAD, _weight=table)
         body.config.vocab_size = len(table)
         body.save_pretrained(folder)
         names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL_TOKENS, strict=True))
@@ -153,8 +153,8 @@ def take_body(teacher: Teacher, settings: StudentRecipe) -> Any:
     body = copy.deepcopy(source).cpu().float()
     body.encoder.layer = nn.ModuleList(body.encoder.layer[layer] for layer in settings.layers)
     body.pooler = None
-    positions = body.embeddings.position_embeddings.weight[: settings.max_tokens]
-    body.embeddings.position_embeddings = nn.Embedding.from_pretrained(positions.clone(), freeze=False)
+    positions = body.embeddings.position_embeddings.weight[: settings.max_tokens].detach().clone()
+    body.embeddings.position_embeddings = nn.Embedding(len(positions), positions.shape[1], _weight=positions)
     body.embeddings.register_buffer("position_ids", torch.arange(settings.max_tokens)[None], persistent=False)
     body.embeddings.register_buffer("token_type_ids", torch.zeros(1, settings.max_tokens).long(), persistent=False)
     config = body.config

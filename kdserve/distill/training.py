@@ -79,7 +79,8 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision="bf16" if _use_bf16(recipe.train) else "no")
         self.student = student.to(self.accelerator.device)
         self.layers = layers
-        modules = [self.student] if layers is None else [self.student, layers.to(self.accelerator.device)]
+        modules: list[torch.nn.Module] = [self.student]
+        modules += [layers.to(self.accelerator.device)] if layers else []
         self.optimizer = _make_optimizer(modules, recipe.train, self.accelerator.device)
         self.model, self.optimizer = self.accelerator.prepare(self.student, self.optimizer)
         self.average: Tensors = {name: value.detach().clone() for name, value in self.student.state_dict().items()}
@@ -282,7 +283,8 @@ def _use_bf16(train: TrainRecipe) -> bool:
 
 
 def _make_optimizer(modules: list[torch.nn.Module], train: TrainRecipe, device: torch.device) -> torch.optim.AdamW:
-    table, body = [], []
+    table: list[torch.nn.Parameter] = []
+    body: list[torch.nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
