@@ -89,6 +89,8 @@ def write_approximate(path: Path, vectors: VectorFile, kind: IndexKind, *, seed:
     index = faiss.index_factory(vectors.dim, factory(kind, vectors.dim, vectors.num_rows), faiss.METRIC_INNER_PRODUCT)
     if kind == "hnsw":
         index.hnsw.efConstruction = GRAPH_BREADTH
+    if kind == "ivf-pq":
+        index.pq.cp.min_points_per_centroid = 1  # else FAISS prints a warning over small data
     num_train = min(vectors.num_rows, max(16_384, TRAIN_ROWS_PER_LIST * num_lists(vectors.num_rows)))
     sample = np.random.default_rng(seed).choice(vectors.num_rows, num_train, replace=False)
     progress(f"train {kind}", 0, 1)

@@ -1,0 +1,18 @@
+"""The short form of benchmarks/crash_trials.py: kills, full disks and flipped bytes never make an index lie."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+TRIALS = Path(__file__).parents[2] / "benchmarks" / "crash_trials.py"
+
+
+def test_killed_starved_and_damaged_indexes_are_old_or_new_or_an_error():
+    arguments = ["--kills", "20", "--full", "6", "--disk", "0", "--flips", "150"]
+    done = subprocess.run([sys.executable, TRIALS, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcomes = json.loads(done.stdout)
+    assert sum(outcomes["kills"].values()) == 20
+    assert {what.split(": ")[-1] for what in [*outcomes["kills"], *outcomes["full"]]} == {"old", "new"}
+    assert set(outcomes["flips"]) == {"error", "unchanged"}
