@@ -100,6 +100,11 @@ class Encoder:
         """Embed documents, as `encode_query`."""
         return self._encode(texts, self.settings.prompts.document, progress)
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text as a document, prompt and special tokens included, before any cut."""
+        require_texts(texts)
+        return self._tokenizer.count([self.settings.prompts.document + text for text in texts])
+
     def _encode(self, texts: Sequence[str], prompt: str, progress: Progress) -> Embeddings:
         require_texts(texts)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)

@@ -68,6 +68,20 @@ class TextTokenizer:
             ids.append([*before, *content[:room], *after])
         return TokenizedTexts(ids=ids, num_cut=num_cut)
 
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text, special tokens included, before any cut."""
+        counts = []
+        for text in texts:
+            if self._unigram is not None and not self._special.search(text):
+                counts.append(len(self._unigram.encode(text)) + sum(map(len, self._unigram.frame)))
+                continue
+            self._library = self._library or self._open_library()
+            encoding = self._library.encode(text)
+            rest = [part.ids[: sum(part.attention_mask)] for part in encoding.overflowing]
+            num_special = self._library.num_special_tokens_to_add(False)
+            counts.append(len(encoding.ids) + sum(len(ids) - num_special for ids in rest))
+        return counts
+
     def _tokenize_with_library(self, texts: Sequence[str]) -> TokenizedTexts:
         if self._library is None:
             self._library = self._open_library()

@@ -141,3 +141,10 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) ->
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(FolderError, match="no tokenizer"):
         make(tmp_path / "tokenizer.json")
+
+
+def test_tokens_are_counted_before_any_cut(encoder: Encoder) -> None:
+    short, long = "a train", " ".join(["a train"] * 500)
+    alone = encoder.count_tokens([short])[0]
+    special = encoder.count_tokens([""])[0]
+    assert encoder.count_tokens([long, short]) == [special + 500 * (alone - special), alone]
