@@ -55,6 +55,9 @@ def build(
     recall: Recall = 0.0,
     memory: Memory = "",
     precision: Annotated[Literal["float32", "int8"], typer.Option(help="How vectors are stored.")] = "float32",
+    passage_tokens: Annotated[
+        int, typer.Option(help="Split longer documents into passages of so many tokens; 0: the model's own window.")
+    ] = 0,
     format: FormatOption = None,
     text_column: TextColumn = "text",
     id_column: IdColumn = "id",
@@ -71,9 +74,10 @@ def build(
         recall=recall,
         memory_bytes=_num_bytes(memory),
         precision=precision,
+        passage_tokens=passage_tokens,
         encoder_name=_lasting_name(bundle),
         total=source.count(),
-        resume_key=resume_key(source, encoder.fingerprint, precision),
+        resume_key=resume_key(source, encoder.fingerprint, precision, str(passage_tokens)),
     )
     with progress_bars() as progress:
         Retriever.build(out, source.read(), encoder, options=options, progress=progress)
@@ -243,7 +247,8 @@ def _print_hits(query: str | None, hits: list[Hit]) -> None:
         typer.echo(f"# {query}")
     for hit in hits:
         text = " ".join(hit.text.split())
-        typer.echo(f"{hit.score:.3f}\t{hit.id}\t{hit.language or '-'}\t{text}")
+        place = f"[{hit.passage[0]}:{hit.passage[1]}]" if hit.passage else ""
+        typer.echo(f"{hit.score:.3f}\t{hit.id}{place}\t{hit.language or '-'}\t{text}")
     if not hits:
         say("nothing found")
 

@@ -16,10 +16,12 @@ from kdserve.manifest import sync_path, write_error
 from kdserve.search.choosing import settle
 from kdserve.search.documents import Document, Id
 from kdserve.search.generation import IndexState, folder_name, publish, step, writer_lock
+from kdserve.search.passages import Span, TokenCounter, split_text
 from kdserve.search.segment import SegmentWriter
 from kdserve.search.vectors import encode_rows, require_unit_rows
 
 CHUNK_DOCUMENTS = 2048
+CHUNK_CHARACTERS = 1_000_000
 CHECKPOINT_S = 10.0
 RESUME_KEY = "resume key"
 NEXT_ID = "next id"
@@ -28,9 +30,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingest:
-    """How documents become rows: who embeds them, which ids are taken, how many there will be (0: unknown)."""
+    """How documents become rows: who embeds them, which ids are taken, how many there will be (0: unknown).
+
+    Documents of more than `window` tokens are split into passages; 0 leaves them whole.
+    """
 
     encoder: Embedder
+    window: int
     taken: Callable[[Sequence[Id]], Iterable[Id]]
     total: int
     progress: Progress
@@ -76,14 +82,14 @@ def append_documents(
     """Append documents to a segment and return the id counter after them; checkpoints when there is a resume key."""
     last_checkpoint = time.monotonic()
     ingest.progress("index", writer.num_documents, ingest.total)
-    for chunk in chunks(documents, CHUNK_DOCUMENTS):
+    for chunk in _chunks_by_size(documents):
         numbered, next_id = _numbered(chunk, next_id)
         for taken in ingest.taken([document.id for document in numbered if document.id is not None]):
             raise DataError(f"id {taken!r} is in the index already; update it, or choose another id")
-        vectors = ingest.encoder.encode_document([document.text for document in numbered])
-        vectors = require_unit_rows(vectors, len(numbered), ingest.encoder.dim)
-        rows = encode_rows(vectors, writer.precision)
-        writer.append(numbered, [[(0, len(document.text))] for document in numbered], rows)
+        spans = [_spans(document.text, ingest) for document in numbered]
+        texts = [d.text[start:end] for d, some in zip(numbered, spans, strict=True) for start, end in some]
+        vectors = require_unit_rows(ingest.encoder.encode_document(texts), len(texts), ingest.encoder.dim)
+        writer.append(numbered, spans, encode_rows(vectors, writer.precision))
         ingest.progress("index", writer.num_documents, ingest.total)
         step("chunk appended")
         if resume_key and time.monotonic() - last_checkpoint >= CHECKPOINT_S:
@@ -132,6 +138,26 @@ def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWri
         return writer, next_id
     writer.close()
     return None
+
+
+def _chunks_by_size(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Chunks of documents that have no more than some texts, and some characters, together."""
+    chunk: list[Document] = []
+    num_characters = 0
+    for document in documents:
+        chunk.append(document)
+        num_characters += len(document.text)
+        if len(chunk) >= CHUNK_DOCUMENTS or num_characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, num_characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _spans(text: str, ingest: Ingest) -> list[Span]:
+    if ingest.window and isinstance(ingest.encoder, TokenCounter):
+        return split_text(text, ingest.encoder.count_tokens, ingest.window)
+    return [(0, len(text))]
 
 
 def _numbered(chunk: Sequence[Document], next_id: int) -> tuple[list[Document], int]:

@@ -55,7 +55,9 @@ def add_documents(
 
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision)
         try:
-            next_id = append_documents(writer, documents, state.next_id, replace(ingest, taken=taken))
+            next_id = append_documents(
+                writer, documents, state.next_id, replace(ingest, taken=taken, window=state.window)
+            )
             if not writer.num_documents:
                 raise DataError(f"there are no documents to add; {index} was left as it was")
             record = writer.seal(fresh.name)

@@ -51,7 +51,8 @@ class IndexState:
 
     `encoder` is the fingerprint that the index is bound to, `encoder_name` the bundle's name or folder, to find it
     again. `next_id` is the counter for documents without an id; it never goes back. `kind` was chosen by what was
-    `asked`, for that `reason`; an approximate kind searches as its `tuning` says.
+    `asked`, for that `reason`; an approximate kind searches as its `tuning` says. Documents of more than `window`
+    tokens are split into passages; 0 leaves them whole.
     """
 
     generation: int
@@ -63,6 +64,7 @@ class IndexState:
     next_id: int
     segments: tuple[SegmentRecord, ...]
     asked: Wish
+    window: int = 0
     tuning: Tuning | None = None
     reason: str = ""
 

@@ -16,6 +16,7 @@ from kdserve.search.changes import add_documents, compact_index, delete_document
 from kdserve.search.documents import Document, Id
 from kdserve.search.generation import IndexState
 from kdserve.search.kinds import IndexKind, Wish
+from kdserve.search.passages import LEAST_WINDOW, TokenCounter
 from kdserve.search.snapshot import Snapshot, open_snapshot
 from kdserve.search.topk import Neighbours
 from kdserve.search.vectors import Precision, require_unit_rows
@@ -26,6 +27,8 @@ class BuildOptions:
     """How an index is made.
 
     `kind`, `recall` and `memory_bytes` are wishes: see `kinds`. "auto" chooses by the number of rows and the others.
+    Documents longer than `passage_tokens` are split into overlapping passages; 0 stands for the encoder's own window,
+    and an encoder that cannot count tokens leaves them whole. A document is found by its best passage.
     `encoder_name` is recorded, so that `kdserve search` finds the encoder again: a published name or a bundle folder.
     `resume_key` stands for the same documents in the same order; a killed build with the same key goes on.
     `total` is the number of documents, 0 where unknown; it only serves the progress.
@@ -35,6 +38,7 @@ class BuildOptions:
     recall: float = 0.0
     memory_bytes: int = 0
     precision: Precision = "float32"
+    passage_tokens: int = 0
     encoder_name: str = ""
     resume_key: str = ""
     total: int = 0
@@ -78,8 +82,11 @@ class Retriever:
             encoder_name=options.encoder_name,
             next_id=0,
             segments=(),
+            window=_window(encoder, options.passage_tokens),
         )
-        ingest = Ingest(encoder=encoder, taken=lambda ids: (), total=options.total, progress=progress)
+        ingest = Ingest(
+            encoder=encoder, window=state.window, taken=lambda ids: (), total=options.total, progress=progress
+        )
         build_index(Path(folder), documents, state, ingest, resume_key=options.resume_key)
         return cls.open(folder, encoder)
 
@@ -175,8 +182,23 @@ class Retriever:
         return newer
 
     def _change(self, documents: Iterable[Document], *, update: bool, total: int, progress: Progress) -> None:
-        ingest = Ingest(encoder=self.encoder, taken=lambda ids: (), total=total, progress=progress)
+        ingest = Ingest(encoder=self.encoder, window=0, taken=lambda ids: (), total=total, progress=progress)
         self._snapshot = add_documents(self.folder, documents, ingest, update=update, reopen=self._reopen)
 
     def _reopen(self, folder: Path) -> Snapshot:
         return open_snapshot(folder, exact=self._exact)
+
+
+def _window(encoder: Embedder, passage_tokens: int) -> int:
+    """The tokens of a passage: as asked, but no more than the encoder reads; 0 where it cannot count them.
+
+    Raises:
+        DataError: fewer than 16, or more than the encoder reads.
+    """
+    if not isinstance(encoder, TokenCounter):
+        return 0
+    if passage_tokens and not LEAST_WINDOW <= passage_tokens <= encoder.max_tokens:
+        raise DataError(
+            f"passages of {passage_tokens} tokens cannot be; choose between {LEAST_WINDOW} and {encoder.max_tokens}"
+        )
+    return passage_tokens or encoder.max_tokens

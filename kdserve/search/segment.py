@@ -18,14 +18,13 @@ import numpy.typing as npt
 from kdserve.datatypes import Scalar
 from kdserve.errors import FolderError
 from kdserve.search.documents import Document
+from kdserve.search.passages import Span
 from kdserve.search.rows import RowFile, RowWriter, StoredDocument
 from kdserve.search.vectors import Precision, VectorFile, row_dtype, write_sums
 
 ROWS, VECTORS, SUMS, PASSAGES = "rows.db", "vectors.bin", "vectors.sums", "passages.i32"
 APPROXIMATE = "vectors.faiss"
 PASSAGE_BYTES = 12
-Span = tuple[int, int]
-"""The characters [start, end) of a document's text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

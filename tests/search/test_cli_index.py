@@ -1,6 +1,8 @@
 """The command line over an index."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import typer
@@ -9,14 +11,14 @@ from typer.testing import CliRunner
 from kdserve.cli import index as cli
 from kdserve.errors import FolderError
 
+BUNDLES = Path(__file__).parents[1] / "runtime" / "bundles"
+
 
 @pytest.fixture
-def run(monkeypatch, embedder):
-    """Run a command with the test's embedder in the place of a bundle."""
+def run():
+    """Run a command as a user would; a KdserveError comes through as such."""
     app = typer.Typer()
     cli.register(app)
-    embedder.num_cut, embedder.max_tokens = 0, 128
-    monkeypatch.setattr("kdserve.runtime.Encoder.load", lambda name: embedder)
 
     def invoke(*arguments, stdin=None):
         result = CliRunner().invoke(app, list(map(str, arguments)), input=stdin)
@@ -25,7 +27,11 @@ def run(monkeypatch, embedder):
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    return invoke
+    def run_with_bundle(command, *arguments, stdin=None):
+        bundle = ["--bundle", str(BUNDLES / "static")] if arguments[:1] == ("build",) else []
+        return invoke(command, *arguments, *bundle, stdin=stdin)
+
+    return run_with_bundle
 
 
 @pytest.fixture
@@ -62,11 +68,17 @@ def test_info_and_verify(tmp_path, run, texts):
     assert "5 files, all whole" in run("index", "verify", tmp_path / "index")
 
 
-def test_an_index_of_another_encoder_is_refused(tmp_path, run, texts, monkeypatch, embedder):
+def test_an_index_of_another_encoder_is_refused(tmp_path, run, texts):
     run("index", "build", texts, "--out", tmp_path / "index")
-    monkeypatch.setattr("kdserve.runtime.Encoder.load", lambda name: type(embedder)(seed=5))
     with pytest.raises(FolderError, match="build the index again"):
-        run("search", tmp_path / "index", "apple")
+        run("search", tmp_path / "index", "apple", "--bundle", BUNDLES / "transformer")
+
+
+def test_a_long_document_is_shown_by_its_passage(tmp_path, run):
+    (tmp_path / "long.md").write_text("\n".join(f"{n} apples make a train of apples." for n in range(400)))
+    run("index", "build", tmp_path, "--out", tmp_path / "index", "--passage-tokens", "40")
+    shown = run("search", tmp_path / "index", "233 apples", "-k", 1)
+    assert re.fullmatch(r"[\d.]+\tlong\.md\[\d+:\d+\]\t-\t.*apples.*\n", shown)
 
 
 def test_add_update_delete_compact(tmp_path, run, texts):

@@ -1,10 +1,11 @@
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
 from kdserve.errors import DataError
-from kdserve.search import Columns, Document, Source, format_of
+from kdserve.search import Columns, Document, Source, format_of, resume_key
 
 
 def read(path, **columns):
@@ -84,3 +85,48 @@ def test_a_cell_that_is_no_number_is_an_error(tmp_path):
     path = written(tmp_path, "a.tsv", "text\tyear\na\tlate\n")
     with pytest.raises(DataError, match="line 2: 'year' is 'late', not a number"):
         read(path, numbers=frozenset({"year"}))
+
+
+def test_csv_keeps_quoted_commas_and_line_breaks(tmp_path):
+    path = written(tmp_path, "a.csv", 'id,text\n1,"Brot, Butter\nund Käse"\n2,Salz\n')
+    assert [(d.id, d.text) for d in read(path)] == [("1", "Brot, Butter\nund Käse"), ("2", "Salz")]
+
+
+def test_broken_csv_is_named_with_its_line(tmp_path):
+    with pytest.raises(DataError, match=r"a\.csv line 3 is no CSV"):
+        read(written(tmp_path, "a.csv", 'id,text\n1,ok\n2,"never closed\n'))
+
+
+def test_parquet_keeps_types(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"id": [7, 8], "text": ["eins", "zwei"], "lang": ["de", None], "year": [1999, None]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [
+        Document(text="eins", id=7, language="de", metadata={"year": 1999}),
+        Document(text="zwei", id=8, metadata={"year": None}),
+    ]
+    assert Source(path=tmp_path / "a.parquet", format="parquet").count() == 2
+
+
+def test_a_file_that_is_no_parquet_is_an_error(tmp_path):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read(written(tmp_path, "a.parquet", "text"))
+
+
+def test_a_folder_gives_one_document_a_file(tmp_path):
+    (tmp_path / "b").mkdir()
+    written(tmp_path, "z.txt", "eins\nzwei\n")
+    written(tmp_path / "b", "a.md", "# drei\n")
+    written(tmp_path, "picture.png", b"\x89PNG")
+    assert read(tmp_path) == [Document(text="# drei", id="b/a.md"), Document(text="eins\nzwei", id="z.txt")]
+
+
+def test_a_resume_key_stands_for_the_files_as_they_are(tmp_path):
+    source = Source(path=written(tmp_path, "a.txt", "eins\n"), format="txt")
+    key = resume_key(source, "encoder")
+    assert key == resume_key(source, "encoder") != resume_key(source, "another")
+    written(tmp_path, "a.txt", "eins\nzwei\n")
+    assert resume_key(source, "encoder") != key
+    assert resume_key(Source(path=Path("-"), format="txt")) == ""

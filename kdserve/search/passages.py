@@ -1,0 +1,91 @@
+"""Split documents that are longer than a model's window into overlapping passages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from kdserve.datatypes import Embedder
+
+Span = tuple[int, int]
+"""The characters [start, end) of a document's text."""
+CountTokens = Callable[[Sequence[str]], list[int]]
+OVERLAP_SHARE = 8
+"""Neighbouring passages share about an eighth of the window."""
+LEAST_WINDOW = 16
+LONGEST_WORD = 16
+"""Longer stretches without a space, as in Chinese, Japanese or Thai, are taken apart at so many characters."""
+WORD = re.compile(rf"\S{{1,{LONGEST_WORD}}}\s*|\s+")
+SENTENCE_END = re.compile(r"""[.!?…。！？।؟]["'»”’)\]]*\s*$|[。！？]|\n""")
+
+
+@runtime_checkable
+class TokenCounter(Embedder, Protocol):
+    """An embedder that cuts texts at `max_tokens` and can say how many tokens a text has."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Texts are cut after so many tokens."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text as a document, before any cut."""
+
+
+def split_text(text: str, count_tokens: CountTokens, window: int) -> list[Span]:
+    """The spans of passages of at most `window` tokens that cover a text; the whole text where that is short enough.
+
+    Passages end at the end of a sentence where there is one in their last third, and begin again about an eighth of the
+    window before that, at the beginning of a sentence where there is one near.
+    """
+    whole = (0, len(text))
+    if len(text.encode()) < window or count_tokens([text])[0] <= window:
+        return [whole]
+    words = [match.span() for match in WORD.finditer(text)]
+    ends = [bool(SENTENCE_END.search(text[start:end])) for start, end in words]
+    num_special, *counted = count_tokens(["", *(text[start:end] for start, end in words)])
+    sizes = [max(1, count - num_special) for count in counted]
+    spans, first = [], 0
+    while True:
+        stop = _stop(first, sizes, ends, window - num_special)
+        while stop - first > 1 and count_tokens([text[words[first][0] : words[stop - 1][1]]])[0] > window:
+            stop -= 1
+        spans.append(_trimmed(text, words[first][0], words[stop - 1][1]))
+        if stop == len(words):
+            return spans
+        first = max(first + 1, _next_first(first, stop, sizes, ends, window // OVERLAP_SHARE))
+
+
+def _stop(first: int, sizes: Sequence[int], ends: Sequence[bool], room: int) -> int:
+    """The word after the last of the passage that begins with `first`."""
+    total, stop, sentence = 0, first, first
+    while stop < len(sizes) and (total + sizes[stop] <= room or stop == first):
+        total += sizes[stop]
+        stop += 1
+        if ends[stop - 1] and total > room * 2 // 3:
+            sentence = stop
+    return sentence if sentence > first and stop < len(sizes) else stop
+
+
+def _next_first(first: int, stop: int, sizes: Sequence[int], ends: Sequence[bool], overlap: int) -> int:
+    """The first word of the passage after the one that ended before `stop`."""
+    total, start, sentence = 0, stop, stop
+    while start - 1 > first and total + sizes[start - 1] <= 2 * overlap:
+        start -= 1
+        total += sizes[start]
+        if ends[start - 1]:
+            sentence = start
+        if total >= overlap and sentence < stop:
+            break
+    if sentence < stop:
+        return sentence
+    while start < stop and total > overlap:
+        total -= sizes[start]
+        start += 1
+    return start
+
+
+def _trimmed(text: str, start: int, end: int) -> Span:
+    """The span without white space at its ends."""
+    part = text[start:end]
+    return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
