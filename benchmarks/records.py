@@ -37,7 +37,7 @@ def write_record(
         "theme": theme,
         "date": machine.date,
         "hardware": machine.hardware,
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["python", *(_without_folder(part) for part in sys.argv)]),
         "machine": asdict(machine),
         "table": asdict(table),
     }
@@ -46,6 +46,11 @@ def write_record(
     text = json.dumps(record | dict(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def _without_folder(part: str) -> str:
+    """Where things lay on one machine says nothing to a reader."""
+    return Path(part).name if Path(part).is_absolute() else part
 
 
 def newest(theme: str, *, results: Path = RESULTS) -> tuple[Path, Table] | None:

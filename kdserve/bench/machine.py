@@ -56,7 +56,7 @@ def describe_machine() -> Machine:
         num_cpus=available_threads(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         gpus=_lines("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         versions={name: version for name in PACKAGES if (version := _version(name))},
         commit=_commit(),
