@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kdserve.cli import mine
 from kdserve.cli.console import print_json, progress_bars, say
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this room."""
     app.add_typer(index, name="index")
     app.command("search")(search)
+    mine.register(app)
 
 
 @index.command("build")

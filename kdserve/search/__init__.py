@@ -4,6 +4,7 @@ from kdserve.search.changes import compact_index, delete_documents
 from kdserve.search.documents import Document, Id
 from kdserve.search.inspect import IndexInfo, describe, encoder_name, verify_index
 from kdserve.search.kinds import Tuning, Wish
+from kdserve.search.mining import MinedPair, mine
 from kdserve.search.readers import Columns, Format, Source, format_of, resume_key
 from kdserve.search.retriever import BuildOptions, Retriever
 from kdserve.search.snapshot import open_snapshot
@@ -15,6 +16,7 @@ __all__ = [
     "Format",
     "Id",
     "IndexInfo",
+    "MinedPair",
     "Retriever",
     "Source",
     "Tuning",
@@ -24,6 +26,7 @@ __all__ = [
     "describe",
     "encoder_name",
     "format_of",
+    "mine",
     "open_snapshot",
     "resume_key",
     "verify_index",

@@ -8,8 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from kdserve import samples
 from kdserve.cli import index as cli
-from kdserve.errors import FolderError
+from kdserve.errors import DataError, FolderError
 
 BUNDLES = Path(__file__).parents[1] / "runtime" / "bundles"
 
@@ -118,3 +119,17 @@ def test_amounts_of_memory(written, num_bytes):
 def test_an_amount_that_is_none_is_a_usage_error():
     with pytest.raises(typer.BadParameter, match="no amount of memory"):
         cli._num_bytes("much")
+
+
+def test_mine_writes_a_table_that_distil_reads(tmp_path, run):
+    for language in ("de", "fr"):
+        (tmp_path / language).write_text("\n".join(samples.parallel()[language][:40]))
+    out = tmp_path / "pairs.tsv"
+    bundle = ["--bundle", str(BUNDLES / "static")]
+    run("mine", tmp_path / "de", tmp_path / "fr", "--out", out, "--min-score", "0.9", *bundle)
+    rows = [line.split("\t") for line in out.read_text().splitlines()]
+    assert rows
+    assert all(a in samples.parallel()["de"] and b in samples.parallel()["fr"] and float(c) >= 0.9 for a, b, c in rows)
+    with pytest.raises(DataError, match="exists already"):
+        run("mine", tmp_path / "de", tmp_path / "fr", "--out", out, *bundle)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["de", "fr", "pairs.tsv"]

@@ -1,0 +1,64 @@
+"""`kdserve mine`: find translations between two texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdserve.cli.console import progress_bars, say
+from kdserve.manifest import write_error
+
+DEFAULT_BUNDLE = "kdserve-static"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("mine")(mine)
+
+
+def mine(
+    source: Annotated[Path, typer.Argument(help="Sentences, one a line; .gz too.")],
+    target: Annotated[Path, typer.Argument(help="Sentences of the other language, one a line, in any order.")],
+    out: Annotated[Path | None, typer.Option(help="The TSV to write; without it, pairs go to standard output.")] = None,
+    bundle: Annotated[str, typer.Option(help="Bundle folder, or a published student's name.")] = DEFAULT_BUNDLE,
+    neighbours: Annotated[int, typer.Option("-k", min=1, help="Neighbours that the margin looks at.")] = 4,
+    min_score: Annotated[float, typer.Option(help="Least margin: higher gives fewer and surer pairs.")] = 1.06,
+) -> None:
+    """Find translation pairs: source, target and margin by tabs, best first; `kdserve distill` reads the file."""
+    from kdserve.errors import DataError
+    from kdserve.runtime import Encoder
+    from kdserve.search import Source
+    from kdserve.search import mine as mine_pairs
+
+    sides = [Source(path=path, format="txt") for path in (source, target)]
+    if out is not None and out.exists():
+        raise DataError(f"{out} exists already; choose another name or remove it first")
+    encoder = Encoder.load(bundle)
+    num_pairs = 0
+    with progress_bars() as progress, _written(out) as write:
+        texts = [(document.text for document in side.read()) for side in sides]
+        for pair in mine_pairs(*texts, encoder, k=neighbours, min_score=min_score, progress=progress):
+            write(f"{pair.source}\t{pair.target}\t{pair.score:.4f}\n")
+            num_pairs += 1
+    say(f"{num_pairs} pairs" + (f" in {out}" if out else ""))
+
+
+@contextmanager
+def _written(out: Path | None) -> Iterator[Callable[[str], object]]:
+    """Yield what writes a line; the file appears whole at the end, or not at all."""
+    if out is None:
+        yield typer.get_text_stream("stdout", encoding="utf-8").write
+        return
+    aside = out.with_name(f".{out.name}.partial")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            yield file.write
+        aside.rename(out)
+    except OSError as error:
+        raise write_error(out, error) from error
+    finally:
+        aside.unlink(missing_ok=True)
