@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from kdserve.export import Export
 
 
 def register(app: typer.Typer) -> None:
@@ -14,25 +17,59 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    student: Annotated[Path, typer.Argument(help="Student folder, made by kdserve distill.")],
+    student: Annotated[Path, typer.Argument(help="Student folder, or any sentence-transformers folder.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write; must not exist.")],
-    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
+    precision: Annotated[
+        str, typer.Option(help="int8, fp32, fp16, w8, int4, or auto: the fastest that passes.")
+    ] = "int8",
     texts: Annotated[
         Path | None, typer.Option(help="Texts for the gate, one a line or `language<TAB>text`; default: samples.")
     ] = None,
     floor: Annotated[float, typer.Option(help="Lowest mean cosine to the student, for every language.")] = 0.998,
-    json: Annotated[bool, typer.Option("--json", help="Print the gate's record as one line of JSON.")] = False,
+    max_retrieval_loss: Annotated[
+        float | None, typer.Option(help="Most points of retrieval that a language may lose; default: recorded only.")
+    ] = None,
+    languages: Annotated[str, typer.Option(help="Languages of a folder that does not say: en,de,…")] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print what was tried as one line of JSON.")] = False,
 ) -> None:
     """Turn a student into a verified ONNX bundle; refuse when any language loses more than the floor allows."""
     from kdserve.cli.console import print_json, progress_bars, say
     from kdserve.export import ExportSettings, export_bundle, parse_precision, read_gate_texts
 
-    settings = ExportSettings(precision=parse_precision(precision), min_mean_cosine=floor)
+    settings = ExportSettings(
+        precision=parse_precision(precision),
+        min_mean_cosine=floor,
+        max_retrieval_loss=max_retrieval_loss,
+        languages=tuple(code for code in languages.split(",") if code),
+    )
+    gate_texts = read_gate_texts(texts) if texts else None
     with progress_bars() as progress:
-        gate_texts = read_gate_texts(texts) if texts else None
-        report = export_bundle(student, out, settings=settings, texts=gate_texts, progress=progress)
+        done = export_bundle(student, out, settings=settings, texts=gate_texts, progress=progress)
     if json:
-        print_json(report.to_json())
+        print_json(_record(done))
     else:
-        typer.echo(report.table())
-    say(f"next: kdserve search --bundle {out} …")
+        typer.echo(_summary(done))
+    say(f"next: kdserve index build TEXTS --bundle {out} --out INDEX")
+
+
+def _record(done: Export) -> dict[str, object]:
+    attempts = [
+        {
+            "precision": attempt.precision,
+            "size_bytes": attempt.size_bytes,
+            "texts_per_second": round(attempt.texts_per_second, 1),
+            "refusal": attempt.refusal,
+            "fidelity": attempt.report.to_json(),
+        }
+        for attempt in done.attempts
+    ]
+    return {"kept": done.kept.precision, "attempts": attempts}
+
+
+def _summary(done: Export) -> str:
+    lines = ["| precision | MB | texts/s, one thread | cosine mean | cosine min | gate |", "|---|---|---|---|---|---|"]
+    for attempt in done.attempts:
+        verdict = "kept" if attempt is done.kept else "refused" if attempt.refusal else "passed"
+        figures = f"{attempt.size_bytes / 1e6:.1f} | {attempt.texts_per_second:.0f} | {attempt.report.mean_cosine:.5f}"
+        lines.append(f"| {attempt.precision} | {figures} | {attempt.report.min_cosine:.5f} | {verdict} |")
+    return "\n".join([*lines, "", done.kept.report.table()])

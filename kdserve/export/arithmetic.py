@@ -1,4 +1,4 @@
-"""How a graph computes its matrix products: in float32, or in int8 with a scale for each token.
+"""How a graph computes its matrix products: in float, with weights in blocks, or in int8 by token.
 
 B batch, T tokens, K input width, N output width
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from kdserve.export.graph import GraphBuilder
+from kdserve.export.table import BLOCK, quantize_blocks, quantize_rows
+from kdserve.export.weights import Array
 
-Array = npt.NDArray[np.float32]
 _ZERO_OF_BOUNDED = 32
 
 
@@ -99,3 +99,41 @@ class PerTokenInt8:
             graph.scalar(operand.zero, np.uint8),
         )
         return graph.add("Mul", product, operand.scales)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockWeights:
+    """Weights in blocks of 32 inputs with a scale each, in 8 or 4 bits; activations are rounded to int8 likewise.
+
+    A token's blocks see that token alone, so vectors do not depend on the batch. Nearly lossless in 8 bits,
+    but onnxruntime computes plain int8 more quickly.
+    """
+
+    bits: Literal[4, 8]
+
+    def prepare(self, graph: GraphBuilder, x: str, name: str, *, lowest: float | None = None) -> Operand:
+        """Leave x as it is: the operator rounds it."""
+        return Operand(values=x)
+
+    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
+        """Multiply by weights that are unpacked block by block."""
+        inputs, outputs = weight.shape
+        num_blocks = -(-inputs // BLOCK)
+        padded = np.zeros((outputs, num_blocks * BLOCK), dtype=np.float32)
+        padded[:, :inputs] = weight.T
+        if self.bits == 4:
+            packed, scales = quantize_blocks(padded)
+        else:
+            rows, scales = quantize_rows(padded.reshape(-1, BLOCK))
+            packed = (rows.astype(np.int16) + 128).astype(np.uint8)
+        return graph.fused(
+            "MatMulNBits",
+            operand.values,
+            graph.constant(name, packed.reshape(outputs, num_blocks, -1)),
+            graph.constant(f"{name}.scales", scales.reshape(outputs, num_blocks)),
+            K=inputs,
+            N=outputs,
+            bits=self.bits,
+            block_size=BLOCK,
+            accuracy_level=4,
+        )

@@ -10,15 +10,18 @@ import onnx
 
 from kdserve.export.arithmetic import Arithmetic
 from kdserve.export.graph import GraphBuilder
-from kdserve.export.student import BertWeights, LayerWeights, NormWeights
+from kdserve.export.head import sentence_embedding
 from kdserve.export.table import TableBits, gather_tokens, scaled
+from kdserve.export.weights import BertWeights, LayerWeights, NormWeights
 
 _GELU_MIN = -0.17
 
 
-def bert_graph(weights: BertWeights, arithmetic: Arithmetic, *, table_bits: TableBits) -> onnx.ModelProto:
-    """Write a mean-pooled, normalised BERT; `arithmetic` decides how its matrix products are computed."""
-    graph = GraphBuilder()
+def bert_graph(
+    weights: BertWeights, arithmetic: Arithmetic, *, table_bits: TableBits, half: bool = False
+) -> onnx.ModelProto:
+    """Write a whole encoder, normalised at its end; `arithmetic` decides how its matrix products are computed."""
+    graph = GraphBuilder(half=half)
     tokens = scaled(graph, gather_tokens(graph, weights.table, bits=table_bits))
     num_tokens = graph.add("Shape", "input_ids", start=1, end=2)
     table = graph.constant("positions", weights.positions)
@@ -27,9 +30,8 @@ def bert_graph(weights: BertWeights, arithmetic: Arithmetic, *, table_bits: Tabl
     mask_BT = graph.add("Cast", "attention_mask", to=onnx.TensorProto.INT32)
     for index, layer in enumerate(weights.layers):
         hidden = _layer(graph, arithmetic, layer, f"layer{index}", hidden, mask_BT, weights)
-    mask_B1T = graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=1), graph.vector(1))
-    sum_BH = graph.add("Squeeze", graph.add("MatMul", mask_B1T, hidden), graph.vector(1))
-    return graph.model(graph.add("LpNormalization", sum_BH, axis=-1, p=2), dim=weights.table.shape[1])
+    hidden = graph.full_precision(hidden)
+    return graph.model(sentence_embedding(graph, hidden, weights), dim=weights.dim, tokens=hidden)
 
 
 def _layer(

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import onnx
+import numpy as np
 
-from kdserve.datatypes import Progress, TokenBatch, no_progress
-from kdserve.export.arithmetic import Float32
-from kdserve.export.bert import bert_graph
+from kdserve.datatypes import Embeddings, Progress, no_progress
+from kdserve.errors import FidelityError
+from kdserve.export.build import build_graph
 from kdserve.export.card import bundle_card
 from kdserve.export.gate import FidelityReport, check_fidelity, measure_fidelity
+from kdserve.export.layout import write_layout
 from kdserve.export.reference import Reference
-from kdserve.export.settings import ExportSettings
-from kdserve.export.smoothing import smoothed_int8_graph
-from kdserve.export.static import static_graph
-from kdserve.export.student import StaticWeights, Student, read_student
-from kdserve.export.table import TableBits
-from kdserve.export.texts import GateTexts, calibration_texts, sample_gate_texts
+from kdserve.export.settings import AUTO, ExportSettings, Precision
+from kdserve.export.student import Student, read_student
+from kdserve.export.texts import GateTexts, sample_gate_texts
+from kdserve.export.weights import StaticWeights
 from kdserve.manifest import staged_folder, write_manifest
 from kdserve.runtime import Encoder
-from kdserve.runtime.batches import make_batches
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME, Bundle, BundleSettings
-from kdserve.runtime.tokens import TextTokenizer
 
-_CALIBRATION_TOKENS = 2048
+_TIMED_TEXTS = 256
+_TIMED_RUNS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One precision, tried. `refusal` is why the gate let it not pass; speed is of one thread, here and now."""
+
+    precision: Precision
+    report: FidelityReport
+    size_bytes: int
+    texts_per_second: float
+    refusal: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Export:
+    """What an export did: every precision that it tried, and the one that it kept."""
+
+    kept: Attempt
+    attempts: tuple[Attempt, ...]
 
 
 def export_bundle(
@@ -36,92 +54,121 @@ def export_bundle(
     settings: ExportSettings,
     texts: GateTexts | None = None,
     progress: Progress = no_progress,
-) -> FidelityReport:
+) -> Export:
     """Write a student as a bundle folder, after comparing the two on `texts` (default: the sample corpus).
 
     Raises:
         FolderError: the student is damaged or of another kind, or `out` exists.
         FidelityError: a language fell below a floor; nothing was written.
     """
-    student = read_student(student_folder)
     with staged_folder(out) as folder:
-        (folder / TOKENIZER_NAME).write_text(_compact(_bundle_tokenizer(student)), encoding="utf-8")
-        progress("write the graph", 0, 1)
-        model = _write_graph(student, settings, folder / TOKENIZER_NAME)
-        (folder / MODEL_NAME).write_bytes(model.SerializeToString(deterministic=True))
-        progress("write the graph", 1, 1)
-        described = _bundle_settings(student, settings)
-        encoder = Encoder(Bundle(folder=folder, fingerprint="", settings=described), device="cpu", num_threads=1)
-        report = measure_fidelity(
-            Reference(student.folder, max_tokens=student.max_tokens).embed,
-            encoder.encode_document,
-            texts or sample_gate_texts(student.languages),
-            settings=settings,
-            progress=progress,
-        )
+        student = read_student(student_folder, languages=settings.languages)
+        write_layout(student, folder)
+        judged = texts or sample_gate_texts(student.languages)
+        expected = _embed_with_student(student, judged, progress)
+        attempts = [
+            _attempt(student, precision, folder, judged, expected, settings, progress)
+            for precision in _precisions(student, settings)
+        ]
+        passed = [attempt for attempt in attempts if attempt.refusal is None]
+        if not passed:
+            raise FidelityError("; ".join(f"{attempt.precision}: {attempt.refusal}" for attempt in attempts))
+        kept = max(passed, key=lambda attempt: attempt.texts_per_second)
+        dim = next(iter(expected.values())).shape[1]
+        _keep(folder, student, kept, [attempt.precision for attempt in attempts], dim)
+    return Export(kept=kept, attempts=tuple(attempts))
+
+
+def _precisions(student: Student, settings: ExportSettings) -> Sequence[Precision]:
+    if settings.precision != "auto":
+        return [settings.precision]
+    return [precision for precision in AUTO if precision != "w8" or not isinstance(student.weights, StaticWeights)]
+
+
+def _attempt(
+    student: Student,
+    precision: Precision,
+    folder: Path,
+    texts: GateTexts,
+    expected: Mapping[str, Embeddings],
+    settings: ExportSettings,
+    progress: Progress,
+) -> Attempt:
+    """Write one precision's graph beside the others and judge it."""
+    progress(f"write {precision}", 0, 1)
+    path = folder / f"{precision}.onnx"
+    path.write_bytes(build_graph(student, precision, folder / TOKENIZER_NAME).SerializeToString(deterministic=True))
+    path.rename(folder / MODEL_NAME)  # an Encoder opens what has the final name
+    dim = next(iter(expected.values())).shape[1]
+    described = _describe(student, precision, dim)
+    encoder = Encoder(Bundle(folder=folder, fingerprint="", settings=described), device="cpu", num_threads=1)
+    progress(f"write {precision}", 1, 1)
+    found: dict[str, Embeddings] = {}
+    for language, sentences in texts.by_language.items():
+        progress(f"compare {precision}", len(found), len(texts.by_language))
+        found[language] = encoder.encode_document(sentences)
+    progress(f"compare {precision}", len(found), len(found))
+    report = measure_fidelity(expected, found, parallel=texts.parallel, settings=settings)
+    (folder / MODEL_NAME).rename(path)
+    try:
         check_fidelity(report)
-        size_bytes = sum(path.stat().st_size for path in folder.iterdir())
-        (folder / "README.md").write_text(bundle_card(described, report, size_bytes=size_bytes), encoding="utf-8")
-        write_manifest(
-            folder,
-            kind="bundle",
-            parents={**student.parents, "student": student.fingerprint},
-            settings={**described.to_json(), "fidelity": report.to_json()},
-        )
-    return report
-
-
-def _write_graph(student: Student, settings: ExportSettings, tokenizer: Path) -> onnx.ModelProto:
-    bits: TableBits = 32
-    if settings.precision == "int8":
-        bits = 4 if student.table_bits == 4 else 8
-    if isinstance(student.weights, StaticWeights):
-        return static_graph(student.weights, table_bits=bits)
-    if settings.precision == "fp32":
-        return bert_graph(student.weights, Float32(), table_bits=bits)
-    texts = calibration_texts(student.languages)
-    reader = TextTokenizer(tokenizer, max_tokens=student.max_tokens, parallel=False)
-    ranges, development = (_batches(reader, part) for part in (texts.ranges, texts.development))
-    return smoothed_int8_graph(student.weights, ranges=ranges, development=development, table_bits=bits).model
-
-
-def _batches(reader: TextTokenizer, texts: list[str]) -> list[TokenBatch]:
-    ids = reader.tokenize(texts).ids
-    return [batch for _, batch in make_batches(ids, max_batch_tokens=_CALIBRATION_TOKENS, pad_id=reader.pad_id)]
-
-
-def _bundle_settings(student: Student, settings: ExportSettings) -> BundleSettings:
-    return BundleSettings(
-        name=student.name,
-        family="static" if isinstance(student.weights, StaticWeights) else "transformer",
-        precision=settings.precision,
-        dim=student.weights.table.shape[1],
-        max_tokens=student.max_tokens,
-        languages=student.languages,
-        weak_languages=student.weak_languages,
+        refusal = None
+    except FidelityError as error:
+        refusal = str(error)
+    return Attempt(
+        precision=precision,
+        report=report,
+        size_bytes=path.stat().st_size + (folder / TOKENIZER_NAME).stat().st_size,
+        texts_per_second=_speed(encoder, texts),
+        refusal=refusal,
     )
 
 
-def _bundle_tokenizer(student: Student) -> dict[str, Any]:
-    """Return the student's tokenizer with its limit and padding inside, so that other runtimes find them too."""
-    tokenizer = dict(student.tokenizer)
-    tokenizer["truncation"] = {
-        "direction": "Right",
-        "max_length": student.max_tokens,
-        "strategy": "LongestFirst",
-        "stride": 0,
-    }
-    added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    tokenizer["padding"] = student.pad_token and {
-        "strategy": "BatchLongest",
-        "direction": "Right",
-        "pad_to_multiple_of": None,
-        "pad_id": added[student.pad_token],
-        "pad_type_id": 0,
-        "pad_token": student.pad_token,
-    }
-    return tokenizer
+def _embed_with_student(student: Student, texts: GateTexts, progress: Progress) -> dict[str, Embeddings]:
+    reference = Reference(student.folder, max_tokens=student.max_tokens)
+    vectors: dict[str, Embeddings] = {}
+    for language, sentences in texts.by_language.items():
+        progress("embed with the student", len(vectors), len(texts.by_language))
+        vectors[language] = reference.embed([student.prompts.document + sentence for sentence in sentences])
+    progress("embed with the student", len(vectors), len(vectors))
+    return vectors
 
 
-def _compact(tokenizer: dict[str, Any]) -> str:
-    return json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
+def _speed(encoder: Encoder, texts: GateTexts) -> float:
+    """Return texts a second on one thread: the median of a few runs over a mix of all languages."""
+    mixed = [text for row in zip(*texts.by_language.values(), strict=False) for text in row][:_TIMED_TEXTS]
+    seconds = []
+    for _ in range(_TIMED_RUNS):
+        start = time.perf_counter()
+        encoder.encode_document(mixed)
+        seconds.append(time.perf_counter() - start)
+    return len(mixed) / float(np.median(seconds))
+
+
+def _keep(folder: Path, student: Student, kept: Attempt, tried: Sequence[Precision], dim: int) -> None:
+    """Leave the chosen graph under its final name, with card and manifest."""
+    (folder / f"{kept.precision}.onnx").rename(folder / MODEL_NAME)
+    for precision in set(tried) - {kept.precision}:
+        (folder / f"{precision}.onnx").unlink()
+    described = _describe(student, kept.precision, dim)
+    card = bundle_card(described, kept.report, size_bytes=kept.size_bytes)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_manifest(
+        folder,
+        kind="bundle",
+        parents={**student.parents, "student": student.fingerprint},
+        settings={**described.to_json(), "fidelity": kept.report.to_json()},
+    )
+
+
+def _describe(student: Student, precision: Precision, dim: int) -> BundleSettings:
+    return BundleSettings(
+        name=student.name,
+        family="static" if isinstance(student.weights, StaticWeights) else "transformer",
+        precision=precision,
+        dim=dim,
+        max_tokens=student.max_tokens,
+        languages=student.languages,
+        weak_languages=student.weak_languages,
+        prompts=student.prompts,
+    )

@@ -5,16 +5,15 @@ N texts, D width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from kdserve.datatypes import Embeddings, Progress
+from kdserve.datatypes import Embeddings
 from kdserve.errors import FidelityError
 from kdserve.export.settings import ExportSettings
-from kdserve.export.texts import GateTexts
 
 _PIVOT = "en"
 
@@ -42,6 +41,7 @@ class FidelityReport:
     max_difference: float
     min_mean_cosine_allowed: float
     min_cosine_allowed: float
+    max_retrieval_loss_allowed: float | None = None
 
     @property
     def mean_cosine(self) -> float:
@@ -57,12 +57,12 @@ class FidelityReport:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, rounded so that equal exports give equal bytes."""
         rows = [{name: _rounded(value) for name, value in asdict(row).items()} for row in self.languages]
-        figures = {
-            "mean_cosine": self.mean_cosine,
-            "min_cosine": self.min_cosine,
-            "max_difference": self.max_difference,
+        figures = {name: getattr(self, name) for name in ("mean_cosine", "min_cosine", "max_difference")}
+        floors = {
+            "min_mean_cosine": self.min_mean_cosine_allowed,
+            "min_cosine": self.min_cosine_allowed,
+            "max_retrieval_loss": self.max_retrieval_loss_allowed,
         }
-        floors = {"min_mean_cosine": self.min_mean_cosine_allowed, "min_cosine": self.min_cosine_allowed}
         return {"floors": floors, "languages": rows, **{name: _rounded(value) for name, value in figures.items()}}
 
     def table(self) -> str:
@@ -83,45 +83,47 @@ class FidelityReport:
 
 
 def measure_fidelity(
-    student: Callable[[list[str]], Embeddings],
-    bundle: Callable[[list[str]], Embeddings],
-    texts: GateTexts,
-    *,
-    settings: ExportSettings,
-    progress: Progress,
+    expected: Mapping[str, Embeddings], found: Mapping[str, Embeddings], *, parallel: bool, settings: ExportSettings
 ) -> FidelityReport:
-    """Embed every language's texts with both and compare; `check_fidelity` judges."""
-    pairs: dict[str, tuple[Embeddings, Embeddings]] = {}
-    for done, (language, sentences) in enumerate(texts.by_language.items()):
-        progress("compare with the student", done, len(texts.by_language))
-        pairs[language] = student(list(sentences)), bundle(list(sentences))
-    progress("compare with the student", len(pairs), len(pairs))
-    rows = tuple(_compare(language, pairs, parallel=texts.parallel) for language in pairs)
+    """Compare the student's vectors with the bundle's, language by language; `check_fidelity` judges.
+
+    `parallel`: row i of every language says the same.
+    """
+    pairs = {language: (before, found[language]) for language, before in expected.items()}
     return FidelityReport(
-        languages=rows,
+        languages=tuple(_compare(language, pairs, parallel=parallel) for language in pairs),
         max_difference=max(float(np.abs(before - after).max()) for before, after in pairs.values()),
         min_mean_cosine_allowed=settings.min_mean_cosine,
         min_cosine_allowed=settings.min_cosine,
+        max_retrieval_loss_allowed=settings.max_retrieval_loss,
     )
 
 
 def check_fidelity(report: FidelityReport) -> None:
-    """Let a report pass, or name the languages below a floor.
+    """Let a report pass, or name every language that lost too much.
 
     Raises:
-        FidelityError: any language's mean or minimum cosine is below its floor, or not a number.
+        FidelityError: a language's mean or minimum cosine is below its floor or not a number, or its retrieval fell.
     """
-    failures = []
-    for row in report.languages:
-        if not row.mean_cosine >= report.min_mean_cosine_allowed:
-            failures.append(f"{row.language} mean cosine {row.mean_cosine:.5f} < {report.min_mean_cosine_allowed}")
-        elif not row.min_cosine >= report.min_cosine_allowed:
-            failures.append(f"{row.language} minimum cosine {row.min_cosine:.5f} < {report.min_cosine_allowed}")
+    failures = [failure for row in report.languages if (failure := _failure(row, report))]
     if failures:
         raise FidelityError(
             f"the bundle loses more than its floor allows: {'; '.join(failures)}; "
             "nothing was written; choose a higher precision or lower the floor"
         )
+
+
+def _failure(row: LanguageFidelity, report: FidelityReport) -> str | None:
+    if not row.mean_cosine >= report.min_mean_cosine_allowed:
+        return f"{row.language} mean cosine {row.mean_cosine:.5f} < {report.min_mean_cosine_allowed}"
+    if not row.min_cosine >= report.min_cosine_allowed:
+        return f"{row.language} minimum cosine {row.min_cosine:.5f} < {report.min_cosine_allowed}"
+    if report.max_retrieval_loss_allowed is None or row.accuracy_student is None or row.accuracy_bundle is None:
+        return None
+    loss = row.accuracy_student - row.accuracy_bundle
+    if loss > report.max_retrieval_loss_allowed:
+        return f"{row.language} retrieval fell by {loss:.2f} points > {report.max_retrieval_loss_allowed}"
+    return None
 
 
 def _compare(language: str, pairs: Mapping[str, tuple[Embeddings, Embeddings]], *, parallel: bool) -> LanguageFidelity:

@@ -15,20 +15,28 @@ MICROSOFT = "com.microsoft"
 
 
 class GraphBuilder:
-    """An ONNX graph under construction. Names are counted, so equal inputs give byte-identical models."""
+    """An ONNX graph under construction. Names are counted, so equal inputs give byte-identical models.
 
-    def __init__(self) -> None:
+    With `half`, float32 constants are stored as float16 and everything computes in it, until `full_precision`.
+    """
+
+    def __init__(self, *, half: bool = False) -> None:
+        self._half = half
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
         """Store an array once under its name and return the name."""
         if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            if self._half and value.dtype == np.float32:
+                value = value.astype(np.float16)
+            self._constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def scalar(self, value: float | int, dtype: type[np.generic] = np.float32) -> str:
         """Store a number, shared by everyone who asks for the same one."""
+        if self._half and dtype is np.float32:
+            dtype = np.float16
         return self.constant(f"{np.dtype(dtype).name}_{value!r}", np.array(value, dtype=dtype))
 
     def vector(self, *values: int) -> str:
@@ -41,18 +49,37 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes))
         return output
 
+    def to_float(self, x: str) -> str:
+        """Cast to the type that the graph computes in."""
+        return self.add("Cast", x, to=TensorProto.FLOAT16 if self._half else TensorProto.FLOAT)
+
+    def full_precision(self, x: str) -> str:
+        """Compute in float32 from here on, starting with x."""
+        if not self._half:
+            return x
+        self._half = False
+        return self.to_float(x)
+
     def fused(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Append a node of onnxruntime's own operator set."""
         return self.add(op, *inputs, domain=MICROSOFT, **attributes)
 
-    def model(self, output: str, *, dim: int) -> onnx.ModelProto:
-        """Close the graph: `input_ids`, `attention_mask` (B, T) int64 in, `sentence_embedding` (B, dim) float32 out."""
+    def model(self, output: str, *, dim: int, tokens: str | None = None) -> onnx.ModelProto:
+        """Close the graph: `input_ids`, `attention_mask` (B, T) int64 in, `sentence_embedding` (B, dim) float32 out.
+
+        `tokens` names hidden states (B, T, H) that go out as `token_embeddings`, for software that pools by itself.
+        They cost nothing where nobody asks for them.
+        """
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
             for name in ("input_ids", "attention_mask")
         ]
-        result = helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", dim])
+        results = [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", dim])]
         self._nodes.append(helper.make_node("Identity", [output], ["sentence_embedding"]))
-        graph = helper.make_graph(self._nodes, "encoder", inputs, [result], list(self._constants.values()))
+        if tokens is not None:
+            shape = ["batch", "tokens", "hidden"]
+            results.append(helper.make_tensor_value_info("token_embeddings", TensorProto.FLOAT, shape))
+            self._nodes.append(helper.make_node("Identity", [tokens], ["token_embeddings"]))
+        graph = helper.make_graph(self._nodes, "encoder", inputs, results, list(self._constants.values()))
         imports = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION, producer_name="kdserve")

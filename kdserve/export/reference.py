@@ -20,6 +20,7 @@ class Reference:
 
     def __init__(self, folder: Path, *, max_tokens: int) -> None:
         self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        self._model.default_prompt_name = None  # the caller writes prompts into the texts
         body = self._model[0]
         if isinstance(body, StaticEmbedding):  # it has no limit of its own
             body.tokenizer.enable_truncation(max_tokens)

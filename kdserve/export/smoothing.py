@@ -20,8 +20,8 @@ from onnx import helper
 from kdserve.datatypes import Embeddings, TokenBatch
 from kdserve.export.arithmetic import Float32, PerTokenInt8
 from kdserve.export.bert import bert_graph
-from kdserve.export.student import BertWeights, LayerWeights, LinearWeights
 from kdserve.export.table import TableBits
+from kdserve.export.weights import BertWeights, LayerWeights, LinearWeights
 from kdserve.runtime.session import open_graph
 
 Array = npt.NDArray[np.float32]

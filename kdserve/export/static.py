@@ -8,16 +8,17 @@ from __future__ import annotations
 import onnx
 
 from kdserve.export.graph import GraphBuilder
-from kdserve.export.student import StaticWeights
 from kdserve.export.table import TableBits, gather_tokens
+from kdserve.export.weights import StaticWeights
 
 
-def static_graph(weights: StaticWeights, *, table_bits: TableBits) -> onnx.ModelProto:
+def static_graph(weights: StaticWeights, *, table_bits: TableBits, half: bool = False) -> onnx.ModelProto:
     """Write a static student's graph. The mean's divisor falls away under the normalisation."""
-    graph = GraphBuilder()
+    graph = GraphBuilder(half=half)
     tokens = gather_tokens(graph, weights.table, bits=table_bits)
-    mask_BT1 = graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=1), graph.vector(2))
+    values = graph.full_precision(tokens.values)
+    mask_BT1 = graph.add("Unsqueeze", graph.to_float("attention_mask"), graph.vector(2))
     share_BT1 = mask_BT1 if tokens.scales is None else graph.add("Mul", mask_BT1, tokens.scales)
     share_B1T = graph.add("Transpose", share_BT1, perm=[0, 2, 1])
-    sum_BH = graph.add("Squeeze", graph.add("MatMul", share_B1T, tokens.values), graph.vector(1))
-    return graph.model(graph.add("LpNormalization", sum_BH, axis=-1, p=2), dim=weights.table.shape[1])
+    sum_BH = graph.add("Squeeze", graph.add("MatMul", share_B1T, values), graph.vector(1))
+    return graph.model(graph.add("LpNormalization", sum_BH, axis=-1, p=2), dim=weights.dim)

@@ -1,113 +1,68 @@
-"""Read a student folder: configuration and weights as arrays, no torch.
-
-V vocabulary, H hidden width, F feed-forward width, P positions
-"""
+"""Read a student folder, or any sentence-transformers folder: configuration and weights as arrays, no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kdserve.errors import FolderError
+from kdserve.export.bodies import is_bert_like, read_body
 from kdserve.export.table import TableBits
-from kdserve.manifest import verify_folder
+from kdserve.export.weights import Array, BertWeights, DenseWeights, LinearWeights, Pooling, StaticWeights
+from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file, verify_folder
+from kdserve.runtime.bundle import Prompts
 
-Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinearWeights:
-    """`x @ weight + bias`: weight (in, out), bias (out,)."""
-
-    weight: Array
-    bias: Array
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NormWeights:
-    """Layer normalisation: gain and shift (H,), and the epsilon under its root."""
-
-    gain: Array
-    shift: Array
-    epsilon: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LayerWeights:
-    """One post-norm transformer layer: attention (H, H), feed-forward (H, F) and (F, H)."""
-
-    query: LinearWeights
-    key: LinearWeights
-    value: LinearWeights
-    attention_output: LinearWeights
-    attention_norm: NormWeights
-    up: LinearWeights
-    down: LinearWeights
-    output_norm: NormWeights
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BertWeights:
-    """A BERT body: tables (V, H) and (P, H), the latter with the segment row added in."""
-
-    table: Array
-    positions: Array
-    embedding_norm: NormWeights
-    layers: tuple[LayerWeights, ...]
-    num_heads: int
-    activation: Literal["Gelu", "FastGelu"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StaticWeights:
-    """A token table (V, H) whose mean is the vector."""
-
-    table: Array
+_POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+_UNLIMITED = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Student:
-    """A student folder, read."""
+    """A folder, read. `weights` is None where the body is of a family that only torch can trace."""
 
     folder: Path
     fingerprint: str
     parents: Mapping[str, str]
     name: str
-    weights: BertWeights | StaticWeights
+    weights: BertWeights | StaticWeights | None
     tokenizer: dict[str, Any]
     pad_token: str | None
     max_tokens: int
     table_bits: TableBits
     languages: tuple[str, ...]
     weak_languages: tuple[str, ...]
+    prompts: Prompts
 
 
-def read_student(folder: Path) -> Student:
-    """Verify a student folder against its manifest and read it.
+def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
+    """Read a student made by kdserve, after checking it against its manifest, or a plain sentence-transformers folder.
+
+    `languages` are those of a plain folder, which does not say.
 
     Raises:
-        FolderError: damaged, no student, or a body that this exporter does not write.
+        FolderError: damaged, or no such folder.
     """
-    manifest = verify_folder(folder, kind="student")
-    settings = manifest.settings
-    modules = read_json(folder / "modules.json")
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    if kinds not in (["StaticEmbedding", "Normalize"], ["Transformer", "Pooling", "Normalize"]):
-        raise FolderError(f"{folder} has the modules {', '.join(kinds)}; only students made by kdserve can be exported")
-    body = folder / modules[0]["path"]
-    tensors = {name: value.astype(np.float32) for name, value in load_file(body / "model.safetensors").items()}
-    weights = _static(tensors) if len(kinds) == 2 else _bert(tensors, read_json(body / "config.json"), folder)
+    if (folder / MANIFEST_NAME).is_file():
+        manifest = verify_folder(folder, kind="student")
+    else:
+        manifest = _plain_manifest(folder, languages)
+    modules = [
+        (module["type"].rsplit(".", 1)[-1], folder / module["path"]) for module in read_json(folder / "modules.json")
+    ]
+    body = modules[0][1]
     tokenizer = read_json(body / "tokenizer.json")
-    if isinstance(weights, StaticWeights):
-        tokenizer["post_processor"] = None  # StaticEmbedding adds no special tokens
+    settings = manifest.settings
     try:
+        weights = _read_weights(modules)
+        if isinstance(weights, StaticWeights):
+            tokenizer["post_processor"] = None  # StaticEmbedding adds no special tokens
         return Student(
             folder=folder,
             fingerprint=manifest.fingerprint,
@@ -115,14 +70,15 @@ def read_student(folder: Path) -> Student:
             name=settings["name"],
             weights=weights,
             tokenizer=tokenizer,
-            pad_token=next((token for token in ("[PAD]", "<pad>") if token in _added_tokens(tokenizer)), None),
-            max_tokens=settings["max_tokens"],
+            pad_token=_pad_token(tokenizer),
+            max_tokens=settings.get("max_tokens") or _max_tokens(body, weights),
             table_bits=settings["table_bits"] or 32,
             languages=tuple(settings["languages"]),
             weak_languages=tuple(settings["weak_languages"]),
+            prompts=_prompts(folder),
         )
     except KeyError as error:
-        raise FolderError(f"the manifest of {folder} lacks the setting {error}; distil the student again") from error
+        raise FolderError(f"{folder} lacks {error}; distil or download it again") from error
 
 
 def read_json(path: Path) -> Any:
@@ -134,51 +90,88 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FolderError(f"{path} cannot be read ({error}); make the folder again") from error
+        raise FolderError(f"{path} cannot be read ({error}); make or download the folder again") from error
 
 
-def _added_tokens(tokenizer: Mapping[str, Any]) -> list[str]:
-    return [token["content"] for token in tokenizer["added_tokens"]]
+def _plain_manifest(folder: Path, languages: Sequence[str]) -> Manifest:
+    if not folder.is_dir():
+        raise FolderError(f"there is no folder {folder}; check the path")
+    if not (folder / "modules.json").is_file():
+        raise FolderError(f"{folder} is neither a student nor a sentence-transformers folder (no modules.json)")
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(size_bytes=path.stat().st_size, sha256=hash_file(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    settings = {"name": folder.resolve().name, "languages": list(languages), "weak_languages": [], "table_bits": 0}
+    return Manifest(kind="student", made_by="sentence-transformers", settings=settings, files=files)
 
 
-def _static(tensors: Mapping[str, Array]) -> StaticWeights:
-    return StaticWeights(table=tensors["embedding.weight"])
+def _read_weights(modules: list[tuple[str, Path]]) -> BertWeights | StaticWeights | None:
+    """Return the weights of a whole pipeline, or None where a part of it has no hand-written graph."""
+    kinds = [kind for kind, _ in modules if kind != "Normalize"]  # bundles always normalise
+    if kinds == ["StaticEmbedding"]:
+        tensors = _tensors(modules[0][1])
+        return StaticWeights(table=tensors["embedding.weight"])
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense"}:
+        return None
+    config = read_json(modules[0][1] / "config.json")
+    pooling = _pooling(read_json(modules[1][1] / "config.json"))
+    dense = [_dense(path) for kind, path in modules if kind == "Dense"]
+    if not is_bert_like(config) or pooling is None or None in dense:
+        return None
+    weights = read_body(_tensors(modules[0][1]), config)
+    return replace(weights, pooling=pooling, dense=tuple(layer for layer in dense if layer is not None))
 
 
-def _bert(tensors: Mapping[str, Array], config: Mapping[str, Any], folder: Path) -> BertWeights:
-    activations: dict[str, Literal["Gelu", "FastGelu"]] = {"gelu": "Gelu", "gelu_new": "FastGelu"}
-    if config["model_type"] != "bert" or config["hidden_act"] not in activations:
-        raise FolderError(f"{folder} holds a {config['model_type']} with {config['hidden_act']}; BERT with GELU is due")
+def _pooling(config: Mapping[str, Any]) -> Pooling | None:
+    """Read a pooling's mode: one name since sentence-transformers 6, one flag for each mode before."""
+    if "pooling_mode" in config:
+        return _POOLINGS.get(config["pooling_mode"])
+    prefix = "pooling_mode_"
+    chosen = [name.removeprefix(prefix) for name, value in config.items() if name.startswith(prefix) and value is True]
+    names: dict[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
+    return names.get(chosen[0]) if len(chosen) == 1 else None
 
-    def linear(name: str) -> LinearWeights:
-        weight = np.ascontiguousarray(tensors[f"{name}.weight"].T)
-        return LinearWeights(weight=weight, bias=tensors[f"{name}.bias"])
 
-    def norm(name: str) -> NormWeights:
-        gain, shift = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-        return NormWeights(gain=gain, shift=shift, epsilon=config["layer_norm_eps"])
+def _dense(folder: Path) -> DenseWeights | None:
+    config = read_json(folder / "config.json")
+    activation = config.get("activation_function", "Identity").rsplit(".", 1)[-1]
+    if activation not in {"Identity", "Tanh"}:
+        return None
+    tensors = _tensors(folder)
+    weight = np.ascontiguousarray(tensors["linear.weight"].T)
+    bias = tensors.get("linear.bias", np.zeros(weight.shape[1], dtype=np.float32))
+    return DenseWeights(linear=LinearWeights(weight=weight, bias=bias), tanh=activation == "Tanh")
 
-    def layer(name: str) -> LayerWeights:
-        return LayerWeights(
-            query=linear(f"{name}.attention.self.query"),
-            key=linear(f"{name}.attention.self.key"),
-            value=linear(f"{name}.attention.self.value"),
-            attention_output=linear(f"{name}.attention.output.dense"),
-            attention_norm=norm(f"{name}.attention.output.LayerNorm"),
-            up=linear(f"{name}.intermediate.dense"),
-            down=linear(f"{name}.output.dense"),
-            output_norm=norm(f"{name}.output.LayerNorm"),
-        )
 
+def _tensors(folder: Path) -> dict[str, Array]:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise FolderError(f"{folder} has no model.safetensors; pickled weights are never read, convert them first")
     try:
-        segments = tensors["embeddings.token_type_embeddings.weight"]
-        return BertWeights(
-            table=tensors["embeddings.word_embeddings.weight"],
-            positions=tensors["embeddings.position_embeddings.weight"] + segments[0],
-            embedding_norm=norm("embeddings.LayerNorm"),
-            layers=tuple(layer(f"encoder.layer.{i}") for i in range(config["num_hidden_layers"])),
-            num_heads=config["num_attention_heads"],
-            activation=activations[config["hidden_act"]],
-        )
-    except KeyError as error:
-        raise FolderError(f"the weights of {folder} lack {error}; distil the student again") from error
+        return {name: value.astype(np.float32) for name, value in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise FolderError(f"{path} cannot be read ({error}); make or download the folder again") from error
+
+
+def _max_tokens(body: Path, weights: BertWeights | StaticWeights | None) -> int:
+    """Return the limit of a plain folder: the lowest that its files name, never beyond its position table."""
+    limits = [len(weights.positions)] if isinstance(weights, BertWeights) else []
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        value = read_json(body / name).get(key) if (body / name).is_file() else None
+        if value and value < _UNLIMITED:
+            limits.append(int(value))
+    return min(limits, default=512)
+
+
+def _prompts(folder: Path) -> Prompts:
+    """Return the prompts of a folder; `passage` is another word for `document`."""
+    path = folder / "config_sentence_transformers.json"
+    prompts = (read_json(path) if path.is_file() else {}).get("prompts", {})
+    return Prompts(query=prompts.get("query", ""), document=prompts.get("document") or prompts.get("passage", ""))
+
+
+def _pad_token(tokenizer: Mapping[str, Any]) -> str | None:
+    added = [token["content"] for token in tokenizer["added_tokens"]]
+    return next((token for token in ("[PAD]", "<pad>", "<|padding|>") if token in added), None)

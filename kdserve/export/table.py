@@ -37,7 +37,7 @@ def gather_tokens(graph: GraphBuilder, table_VH: npt.NDArray[np.float32], *, bit
         rows_VH, scales_V1 = quantize_rows(table_VH)
         rows = graph.add("Gather", graph.constant("table", rows_VH), "input_ids")
         scales = graph.add("Gather", graph.constant("table_scales", scales_V1), "input_ids")
-        return GatheredTokens(values=graph.add("Cast", rows, to=1), scales=scales)
+        return GatheredTokens(values=graph.to_float(rows), scales=scales)
     packed, scales_VC = quantize_blocks(table_VH)
     values = graph.fused(
         "GatherBlockQuantized",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from kdserve.errors import FolderError
 from kdserve.manifest import MANIFEST_NAME, Manifest, verify_folder
 
 MODEL_NAME = "model.onnx"
+PROMPTS_NAME = "config_sentence_transformers.json"
 TOKENIZER_NAME = "tokenizer.json"
 
 
@@ -91,11 +93,21 @@ def open_bundle(folder: Path) -> Bundle:
         FolderError: a file is missing, damaged, a link or not in the manifest, or the folder is no bundle.
     """
     manifest = verify_folder(folder, kind="bundle")
-    for name in (MODEL_NAME, TOKENIZER_NAME):
+    for name in (MODEL_NAME, TOKENIZER_NAME, PROMPTS_NAME):
         if name not in manifest.files:
             raise FolderError(f"{folder} lists no {name} in its manifest; export the bundle again")
     strangers = sorted(path.name for path in folder.glob(f"{MODEL_NAME}*") if path.name not in manifest.files)
     if strangers:  # a graph could draw weights from a file that nobody verified
         raise FolderError(f"{folder / strangers[0]} is not in the manifest; remove it or export the bundle again")
     settings = BundleSettings.from_manifest(manifest, folder)
+    if _read_prompts(folder / PROMPTS_NAME) != settings.prompts:  # the checksums cover files, not settings
+        raise FolderError(f"{folder / PROMPTS_NAME} has other prompts than the manifest; export the bundle again")
     return Bundle(folder=folder, fingerprint=manifest.fingerprint, settings=settings)
+
+
+def _read_prompts(path: Path) -> Prompts:
+    try:
+        prompts = json.loads(path.read_text(encoding="utf-8"))["prompts"]
+        return Prompts(query=prompts["query"], document=prompts["document"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{path} is damaged ({error}); export the bundle again") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdserve.datatypes import Embeddings, Progress, TokenBatch, no_progress, require_texts
-from kdserve.errors import EncodeError
+from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime.batches import make_batches
 from kdserve.runtime.bundle import Bundle, BundleSettings, open_bundle
 from kdserve.runtime.published import find_bundle
@@ -39,10 +39,13 @@ class Encoder:
         self.num_cut = 0
         with ThreadPoolExecutor(1) as aside:  # both take most of a start, and onnxruntime lets go of the GIL
             session = aside.submit(Session, bundle.model, device=device)
-            self._tokenizer = TextTokenizer(
-                bundle.tokenizer, max_tokens=bundle.settings.max_tokens, parallel=num_threads > 1
-            )
+            self._tokenizer = TextTokenizer(bundle.tokenizer, parallel=num_threads > 1)
             self._session = session.result()
+        if self._tokenizer.max_tokens != self.max_tokens:
+            raise FolderError(
+                f"{bundle.tokenizer} cuts at {self._tokenizer.max_tokens} tokens, the manifest says {self.max_tokens}; "
+                f"export the bundle again"
+            )
 
     @classmethod
     def load(cls, folder_or_name: str | Path, *, device: Device = "cpu", num_threads: int | None = None) -> Encoder:
@@ -126,7 +129,11 @@ class Encoder:
         )
 
         def embed(rows: np.ndarray[tuple[int], np.dtype[np.int64]], batch: TokenBatch) -> None:
-            out[rows] = self._session.run(batch)
+            vectors = self._session.run(batch)
+            if vectors.shape != (len(rows), self.dim):
+                found = " × ".join(map(str, vectors.shape))
+                raise FolderError(f"{self.bundle.model} gives vectors of {found}, its manifest says {self.dim}")
+            out[rows] = vectors
 
         if self.num_threads == 1 or len(batches) == 1 or self.device != "cpu":
             for rows, batch in batches:

@@ -26,20 +26,23 @@ class TokenizedTexts:
 class TextTokenizer:
     """A bundle's tokenizer. Unigram models start quickly and run here; all others, and the rare text that spells a
     special token, go through the tokenizers library.
+
+    `max_tokens`, special tokens included, and `pad_id` come from the file.
     """
 
-    def __init__(self, path: Path, *, max_tokens: int, parallel: bool) -> None:
+    def __init__(self, path: Path, *, parallel: bool) -> None:
         """Read a tokenizer; `parallel` lets the library split lists of texts over the CPUs of this process.
 
         Raises:
             FolderError: the file is no tokenizer.
         """
-        self._path, self._max_tokens, self._parallel = path, max_tokens, parallel
+        self._path, self._parallel = path, parallel
         self._library: Tokenizer | None = None
         self._unigram: UnigramTokenizer | None = None
         try:
             spec: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             self.pad_id: int = spec["padding"]["pad_id"] if spec.get("padding") else 0
+            self.max_tokens: int = spec["truncation"]["max_length"]
             if is_supported(spec):
                 self._unigram = UnigramTokenizer(spec)
                 special = [re.escape(token["content"]) for token in spec["added_tokens"]]
@@ -56,7 +59,7 @@ class TextTokenizer:
         ids: list[list[int]] = []
         num_cut = 0
         before, after = self._unigram.frame
-        room = self._max_tokens - len(before) - len(after)
+        room = self.max_tokens - len(before) - len(after)
         for text in texts:
             if self._special.search(text):
                 spelled = self._tokenize_with_library([text])
@@ -99,5 +102,5 @@ class TextTokenizer:
             # the tokenizers library raises nothing narrower than Exception itself
             raise FolderError(f"{self._path} is no tokenizer ({error}); export the bundle again") from error
         tokenizer.no_padding()
-        tokenizer.enable_truncation(self._max_tokens)
+        tokenizer.enable_truncation(self.max_tokens)
         return tokenizer

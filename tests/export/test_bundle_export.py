@@ -50,6 +50,30 @@ def test_int8_bundle_agrees_with_student_on_every_language(transformer: Path, tm
     assert fidelity["min_cosine"] >= 0.985
 
 
+@pytest.mark.parametrize(("precision", "lowest"), [("fp16", 0.9999), ("w8", 0.9995), ("int4", 0.95)])
+@pytest.mark.parametrize("family", ["static", "transformer"])
+def test_other_precisions_stay_near_the_student(
+    family: str, precision: str, lowest: float, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    student = request.getfixturevalue(family)
+    settings = ExportSettings(precision=precision, min_mean_cosine=lowest, min_cosine=lowest)
+    export_bundle(student, tmp_path / "bundle", settings=settings, texts=SHORT_GATE)
+    encoder = Encoder.load(tmp_path / "bundle", num_threads=1)
+    together = encoder.encode_document(TEXTS)
+    assert together.tobytes() == np.concatenate([encoder.encode_document([text]) for text in TEXTS]).tobytes()
+    assert encoder.settings.precision == precision
+
+
+def test_auto_keeps_the_fastest_that_passes(transformer: Path, tmp_path: Path) -> None:
+    settings = ExportSettings(precision="auto", min_mean_cosine=0.99999, min_cosine=0.9999)
+    done = export_bundle(transformer, tmp_path / "bundle", settings=settings, texts=SHORT_GATE)
+    passed = [attempt for attempt in done.attempts if attempt.refusal is None]
+    assert [attempt.precision for attempt in done.attempts] == ["int8", "w8", "fp32"]
+    assert done.kept.texts_per_second == max(attempt.texts_per_second for attempt in passed)
+    assert Encoder.load(tmp_path / "bundle").settings.precision == done.kept.precision
+    assert sorted(path.name for path in (tmp_path / "bundle").glob("*.onnx")) == ["model.onnx"]
+
+
 def test_int8_files_are_a_quarter_of_fp32(static: Path, tmp_path: Path) -> None:
     for precision in ("fp32", "int8"):
         export(static, tmp_path / precision, precision)

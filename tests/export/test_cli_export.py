@@ -23,7 +23,7 @@ def test_the_command_exports_and_prints_the_gate(app: typer.Typer, static: Path,
     (tmp_path / "texts").write_text("de\tein Haus\n", encoding="utf-8")
     arguments = ["export", str(static), "--out", str(tmp_path / "bundle"), "--texts", str(tmp_path / "texts"), "--json"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert json.loads(result.stdout)["languages"][0]["language"] == "de"
+    assert json.loads(result.stdout)["attempts"][0]["fidelity"]["languages"][0]["language"] == "de"
     assert (tmp_path / "bundle" / "kdserve.json").is_file()
 
 

@@ -8,8 +8,9 @@ import pytest
 from kdserve.export.arithmetic import Float32
 from kdserve.export.bert import bert_graph
 from kdserve.export.smoothing import smooth
-from kdserve.export.student import BertWeights, read_student
+from kdserve.export.student import read_student
 from kdserve.export.texts import calibration_texts
+from kdserve.export.weights import BertWeights
 from kdserve.runtime.session import open_graph
 from kdserve.samples import parallel
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from kdserve.distill.vocabulary import train_unigram
 from kdserve.manifest import write_manifest
@@ -18,6 +19,7 @@ from kdserve.samples import parallel
 
 LANGUAGES = ["en", "de", "ja", "ru"]
 MAX_TOKENS = 64
+PAD = 0
 _VOCABULARY = 1200
 _WIDTH = 64
 
@@ -41,13 +43,32 @@ def tiny_transformer(folder: Path, *, table_bits: int = 0, layers: int = 2) -> P
             layer.output.LayerNorm.weight[7] *= 2
             layer.attention.self.query.bias.normal_(std=0.1)
             layer.output.dense.bias.normal_(std=0.1)
-    tokens = {name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), model_max_length=MAX_TOKENS, **tokens)
-    source = folder.with_name(f"{folder.name}-body")
-    body.save_pretrained(source)
-    tokenizer.save_pretrained(source)
+    source = _save_body(body, folder)
     modules = [Transformer(str(source), max_seq_length=MAX_TOKENS), Pooling(_WIDTH, "mean"), Normalize()]
     return _save(SentenceTransformer(modules=modules, device="cpu"), folder, "transformer", table_bits)
+
+
+def tiny_plain(folder: Path, *, family: str = "bert", pooling: str = "mean", dense: bool = False) -> Path:
+    """Write a plain sentence-transformers folder, without a manifest, of one of the BERT-like families."""
+    torch.manual_seed(4)
+    sizes = {"vocab_size": _VOCABULARY, "hidden_size": _WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if family == "distilbert":
+        sizes = {"vocab_size": _VOCABULARY, "dim": _WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 96}
+    positions = MAX_TOKENS + (PAD + 1 if "roberta" in family else 0)
+    config = AutoConfig.for_model(family, **sizes, max_position_embeddings=positions, pad_token_id=PAD)
+    body = AutoModel.from_config(config)
+    with torch.no_grad():
+        for parameter in body.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    source = _save_body(body, folder)
+    modules = [Transformer(str(source), max_seq_length=MAX_TOKENS), Pooling(_WIDTH, pooling)]
+    if dense:
+        modules.append(Dense(_WIDTH, 32, activation_function=torch.nn.Tanh()))
+    prompts = {"query": "query: ", "document": "passage: "}
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save_pretrained(
+        str(folder), create_model_card=False
+    )
+    return folder
 
 
 def tiny_static(folder: Path, *, table_bits: int = 8) -> Path:
@@ -55,6 +76,15 @@ def tiny_static(folder: Path, *, table_bits: int = 8) -> Path:
     table = np.random.default_rng(5).standard_normal((_VOCABULARY, _WIDTH)).astype(np.float32)
     modules = [StaticEmbedding(_tokenizer(), embedding_weights=table), Normalize()]
     return _save(SentenceTransformer(modules=modules, device="cpu"), folder, "static", table_bits)
+
+
+def _save_body(body: PreTrainedModel, folder: Path) -> Path:
+    tokens = {name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), model_max_length=MAX_TOKENS, **tokens)
+    source = folder.with_name(f"{folder.name}-body")
+    body.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    return source
 
 
 def _save(model: SentenceTransformer, folder: Path, family: str, table_bits: int) -> Path:
@@ -73,5 +103,10 @@ def _save(model: SentenceTransformer, folder: Path, family: str, table_bits: int
 
 
 def _tokenizer() -> Tokenizer:
+    return Tokenizer.from_str(_trained_tokenizer())
+
+
+@cache
+def _trained_tokenizer() -> str:
     corpus = parallel()
-    return train_unigram([text for code in LANGUAGES for text in corpus[code]], _VOCABULARY)
+    return train_unigram([text for code in LANGUAGES for text in corpus[code]], _VOCABULARY).to_str()

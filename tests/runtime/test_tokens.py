@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from kdserve.errors import FolderError
+from kdserve.runtime import Encoder
 from kdserve.runtime.tokens import TextTokenizer
 from kdserve.samples import documents, parallel
 
@@ -45,21 +46,30 @@ def reference(path: Path, *, max_tokens: int) -> Tokenizer:
     return tokenizer
 
 
-def make(path: Path = TOKENIZER, *, max_tokens: int = 4000) -> TextTokenizer:
-    return TextTokenizer(path, max_tokens=max_tokens, parallel=False)
+def variant(folder: Path, *, source: Path = TOKENIZER, max_tokens: int = 4000, **changes: object) -> Path:
+    """Write a small tokenizer with another limit and some of its parts replaced."""
+    spec = json.loads(source.read_text(encoding="utf-8"))
+    spec["truncation"]["max_length"] = max_tokens
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**spec, **changes}), encoding="utf-8")
+    return path
+
+
+def make(path: Path) -> TextTokenizer:
+    return TextTokenizer(path, parallel=False)
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[TextTokenizer, Tokenizer]:
-    return make(), reference(TOKENIZER, max_tokens=4000)
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[TextTokenizer, Tokenizer]:
+    return make(variant(tmp_path_factory.mktemp("pair"))), reference(TOKENIZER, max_tokens=4000)
 
 
 @pytest.mark.parametrize("name", ["static", "transformer"])
 @pytest.mark.parametrize("max_tokens", [12, 4000])
-def test_tokens_are_those_of_the_tokenizers_library(name: str, max_tokens: int) -> None:
+def test_tokens_are_those_of_the_tokenizers_library(name: str, max_tokens: int, tmp_path: Path) -> None:
     texts = [text for sentences in parallel().values() for text in sentences] + [d.text for d in documents()]
-    path = BUNDLES / name / "tokenizer.json"
-    found = make(path, max_tokens=max_tokens).tokenize(texts)
+    path = variant(tmp_path, source=BUNDLES / name / "tokenizer.json", max_tokens=max_tokens)
+    found = make(path).tokenize(texts)
     expected = reference(path, max_tokens=max_tokens).encode_batch(texts)
     assert found.ids == [encoding.ids for encoding in expected]
     assert found.num_cut == sum(1 for encoding in expected if encoding.overflowing)
@@ -80,17 +90,10 @@ def test_a_text_that_spells_a_special_token_gets_it(pair: tuple[TextTokenizer, T
 
 
 def test_a_full_memory_for_words_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdserve.runtime.unigram._MAX_CACHED_WORDS", 3)
     texts = parallel()["de"][:50]
-    assert make().tokenize(texts) == TextTokenizer(TOKENIZER, max_tokens=4000, parallel=False).tokenize(texts)
-
-
-def variant(folder: Path, **changes: object) -> Path:
-    """Write the small tokenizer with some of its parts replaced."""
-    spec = json.loads(TOKENIZER.read_text(encoding="utf-8"))
-    path = folder / "tokenizer.json"
-    path.write_text(json.dumps({**spec, **changes}), encoding="utf-8")
-    return path
+    expected = make(TOKENIZER).tokenize(texts)
+    monkeypatch.setattr("kdserve.runtime.unigram._MAX_CACHED_WORDS", 3)
+    assert make(TOKENIZER).tokenize(texts) == expected
 
 
 SPLITTERS = [
@@ -127,10 +130,10 @@ def test_other_pipelines_give_the_library_s_tokens_too(tmp_path: Path, changes: 
 
 
 def test_one_by_one_and_all_at_once_give_the_same_tokens(tmp_path: Path) -> None:
-    path = variant(tmp_path, pre_tokenizer={"type": "Whitespace"})
+    path = variant(tmp_path, max_tokens=16, pre_tokenizer={"type": "Whitespace"})
     texts = ["Ein Haus am See.", "Дом у озера.", "湖のそばの家", "", "x y " * 500]
-    alone = TextTokenizer(path, max_tokens=16, parallel=False).tokenize(texts)
-    together = TextTokenizer(path, max_tokens=16, parallel=True).tokenize(texts)
+    alone = TextTokenizer(path, parallel=False).tokenize(texts)
+    together = TextTokenizer(path, parallel=True).tokenize(texts)
     assert alone == together
     assert alone.num_cut == 1
     assert {(ids[0], ids[-1]) for ids in alone.ids} == {(2, 3)}

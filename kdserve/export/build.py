@@ -1,0 +1,60 @@
+"""One student, one precision, one graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from kdserve.datatypes import TokenBatch
+from kdserve.errors import FolderError
+from kdserve.export.arithmetic import Arithmetic, BlockWeights, Float32
+from kdserve.export.bert import bert_graph
+from kdserve.export.settings import Precision
+from kdserve.export.smoothing import smoothed_int8_graph
+from kdserve.export.static import static_graph
+from kdserve.export.student import Student
+from kdserve.export.table import TableBits
+from kdserve.export.texts import calibration_texts
+from kdserve.export.weights import BertWeights, StaticWeights
+from kdserve.runtime.batches import make_batches
+from kdserve.runtime.tokens import TextTokenizer
+
+_CALIBRATION_TOKENS = 2048
+
+
+def build_graph(student: Student, precision: Precision, tokenizer: Path) -> onnx.ModelProto:
+    """Write a student's graph; `tokenizer` is the bundle's file, for the texts that int8 is calibrated on.
+
+    Raises:
+        FolderError: the student is of a family that has no hand-written graph.
+    """
+    weights, bits = student.weights, _table_bits(student, precision)
+    if isinstance(weights, StaticWeights):
+        return static_graph(weights, table_bits=bits, half=precision == "fp16")
+    if weights is None:
+        raise FolderError(f"{student.folder} is of a family that cannot be exported; BERT, RoBERTa and DistilBERT can")
+    if precision == "int8":
+        return _int8_graph(student, weights, bits, tokenizer)
+    arithmetic: Arithmetic = Float32()
+    if precision == "w8" or precision == "int4":
+        arithmetic = BlockWeights(bits=4 if precision == "int4" else 8)
+    return bert_graph(weights, arithmetic, table_bits=bits, half=precision == "fp16")
+
+
+def _table_bits(student: Student, precision: Precision) -> TableBits:
+    if precision == "fp32" or precision == "fp16":
+        return 32
+    return 4 if student.table_bits == 4 or precision == "int4" else 8
+
+
+def _int8_graph(student: Student, weights: BertWeights, bits: TableBits, tokenizer: Path) -> onnx.ModelProto:
+    texts = calibration_texts(student.languages)
+    reader = TextTokenizer(tokenizer, parallel=False)
+    ranges, development = (_batches(reader, part) for part in (texts.ranges, texts.development))
+    return smoothed_int8_graph(weights, ranges=ranges, development=development, table_bits=bits).model
+
+
+def _batches(reader: TextTokenizer, texts: list[str]) -> list[TokenBatch]:
+    ids = reader.tokenize(texts).ids
+    return [batch for _, batch in make_batches(ids, max_batch_tokens=_CALIBRATION_TOKENS, pad_id=reader.pad_id)]
