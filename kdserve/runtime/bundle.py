@@ -69,10 +69,11 @@ class BundleSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """A verified bundle folder."""
+    """A verified bundle folder. `parents` are the fingerprints of what it was made from: "student", "teacher"."""
 
     folder: Path
     fingerprint: str
+    parents: Mapping[str, str]
     settings: BundleSettings
 
     @property
@@ -102,7 +103,7 @@ def open_bundle(folder: Path) -> Bundle:
     settings = BundleSettings.from_manifest(manifest, folder)
     if _read_prompts(folder / PROMPTS_NAME) != settings.prompts:  # the checksums cover files, not settings
         raise FolderError(f"{folder / PROMPTS_NAME} has other prompts than the manifest; export the bundle again")
-    return Bundle(folder=folder, fingerprint=manifest.fingerprint, settings=settings)
+    return Bundle(folder=folder, fingerprint=manifest.fingerprint, parents=manifest.parents, settings=settings)
 
 
 def _read_prompts(path: Path) -> Prompts:

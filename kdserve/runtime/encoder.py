@@ -6,7 +6,7 @@ N texts, D width of an embedding
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,6 +77,11 @@ class Encoder:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the bundle's files; an index is bound to it."""
         return self.bundle.fingerprint
+
+    @property
+    def parents(self) -> Mapping[str, str]:
+        """Fingerprints of what the bundle was made from: "student" and "teacher"."""
+        return self.bundle.parents
 
     @property
     def languages(self) -> tuple[str, ...]:
