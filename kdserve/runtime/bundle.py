@@ -73,8 +73,8 @@ class Bundle:
 
     folder: Path
     fingerprint: str
-    parents: Mapping[str, str]
     settings: BundleSettings
+    parents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> Path:
@@ -103,7 +103,7 @@ def open_bundle(folder: Path) -> Bundle:
     settings = BundleSettings.from_manifest(manifest, folder)
     if _read_prompts(folder / PROMPTS_NAME) != settings.prompts:  # the checksums cover files, not settings
         raise FolderError(f"{folder / PROMPTS_NAME} has other prompts than the manifest; export the bundle again")
-    return Bundle(folder=folder, fingerprint=manifest.fingerprint, parents=manifest.parents, settings=settings)
+    return Bundle(folder=folder, fingerprint=manifest.fingerprint, settings=settings, parents=manifest.parents)
 
 
 def _read_prompts(path: Path) -> Prompts:
