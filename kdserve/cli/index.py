@@ -52,7 +52,13 @@ def register(app: typer.Typer) -> None:
 def build(
     texts: Texts,
     out: Annotated[Path, typer.Option(help="The index folder to make.")],
-    bundle: Annotated[str, typer.Option(help="Bundle folder, or a published student's name.")] = DEFAULT_BUNDLE,
+    bundle: Annotated[
+        str, typer.Option(help="Bundle folder, a published student's name, or a teacher.")
+    ] = DEFAULT_BUNDLE,
+    queries_by: Annotated[
+        str,
+        typer.Option(help="A student or the teacher of the bundle, whose queries the index shall take: measure them."),
+    ] = "",
     kind: Kind = "auto",
     recall: Recall = 0.0,
     memory: Memory = "",
@@ -66,11 +72,12 @@ def build(
     numbers: Numbers = "",
 ) -> None:
     """Embed documents and write them to a new index. Killed half-way, the same command goes on where it was."""
-    from kdserve.runtime import Encoder
+    from kdserve.cli.models import open_model
     from kdserve.search import BuildOptions, Retriever, resume_key
 
     source = _source(texts, format, text_column, id_column, numbers)
-    encoder = Encoder.load(bundle)
+    encoder = open_model(bundle)
+    query_encoder = open_model(queries_by) if queries_by else None
     options = BuildOptions(
         kind=kind,
         recall=recall,
@@ -82,7 +89,7 @@ def build(
         resume_key=resume_key(source, encoder.fingerprint, precision, str(passage_tokens)),
     )
     with progress_bars() as progress:
-        Retriever.build(out, source.read(), encoder, options=options, progress=progress)
+        Retriever.build(out, source.read(), encoder, query_encoder=query_encoder, options=options, progress=progress)
     _report(out)
     _report_cut(encoder)
     say(f'ask it: kdserve search {out} "your question"')
@@ -148,6 +155,7 @@ def info(folder: IndexFolder, json: AsJson = False) -> None:
     if json:
         print_json(facts)
         return
+    facts["queries_of"] = tuple(f"{kin['encoder'][:12]} (recall {kin['recall']:.3f})" for kin in facts.pop("kin"))
     for name, value in {**facts, **(facts.pop("tuning") or {})}.items():
         shown = ", ".join(value) if isinstance(value, tuple) else value
         typer.echo(f"{name.replace('_', ' '):16} {shown}")
@@ -190,10 +198,10 @@ def _source(texts: Path, format: Format | None, text_column: str, id_column: str
 
 
 def _open(folder: Path, bundle: str) -> Retriever:
-    from kdserve.runtime import Encoder
+    from kdserve.cli.models import open_model
     from kdserve.search import Retriever, encoder_name
 
-    return Retriever.open(folder, Encoder.load(bundle or encoder_name(folder)))
+    return Retriever.open(folder, open_model(bundle or encoder_name(folder)))
 
 
 def _add(folder: Path, source: Source, bundle: str, *, update: bool) -> None:
@@ -225,6 +233,8 @@ def _report(folder: Path) -> None:
             f"measured on {tuning.num_queries} queries made from its vectors: recall@10 {tuning.recall:.3f}, "
             f"{tuning.queries_per_s:.0f} queries/s in a batch, {tuning.memory_bytes / 1e6:.0f} MB"
         )
+    for kin in info.kin:
+        say(f"queries of {kin.encoder[:12]} find {kin.recall:.3f} of what the builder's queries find")
 
 
 def _num_bytes(memory: str) -> int:
@@ -264,4 +274,4 @@ def _lasting_name(bundle: str) -> str:
     """A name that still finds the bundle from another working folder."""
     from kdserve.runtime import published_names
 
-    return bundle if bundle in published_names() else str(Path(bundle).resolve())
+    return str(Path(bundle).resolve()) if bundle not in published_names() and Path(bundle).exists() else bundle

@@ -16,8 +16,9 @@ from kdserve.manifest import sync_path, write_error
 from kdserve.search.choosing import settle
 from kdserve.search.documents import Document, Id
 from kdserve.search.generation import IndexState, folder_name, publish, step, writer_lock
+from kdserve.search.kinship import measure_kin
 from kdserve.search.passages import Span, TokenCounter, split_text
-from kdserve.search.segment import SegmentWriter
+from kdserve.search.segment import Segment, SegmentWriter
 from kdserve.search.vectors import encode_rows, require_unit_rows
 
 CHUNK_DOCUMENTS = 2048
@@ -32,11 +33,13 @@ Item = TypeVar("Item")
 class Ingest:
     """How documents become rows: who embeds them, which ids are taken, how many there will be (0: unknown).
 
-    Documents of more than `window` tokens are split into passages; 0 leaves them whole.
+    Documents of more than `window` tokens are split into passages; 0 leaves them whole. A `query_encoder` is kin whose
+    queries are measured at the end of a build.
     """
 
     encoder: Embedder
     window: int
+    query_encoder: Embedder | None = None
     taken: Callable[[Sequence[Id]], Iterable[Id]]
     total: int
     progress: Progress
@@ -126,7 +129,11 @@ def _fill(staging: Path, documents: Iterable[Document], state: IndexState, inges
     finally:
         writer.close()
     step("segment sealed")
-    publish(staging, settle(staging, record, replace(state, next_id=next_id), ingest.progress), None)
+    state = settle(staging, record, replace(state, next_id=next_id), ingest.progress)
+    if ingest.query_encoder is not None:
+        segment = Segment(staging, record, dim=state.dim, precision=state.precision)
+        state = replace(state, kin=(measure_kin(segment, ingest.encoder, ingest.query_encoder),))
+    publish(staging, state, None)
 
 
 def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWriter, int] | None:

@@ -44,7 +44,9 @@ def add_documents(
 
     def write(fresh: Path, state: IndexState) -> IndexState:
         if state.encoder != ingest.encoder.fingerprint:
-            raise FolderError(f"{index} was meanwhile built with another encoder; open it again")
+            raise FolderError(
+                f"{index} takes documents only from the encoder that built it, {state.encoder[:12]}; open it so"
+            )
         snapshot = open_snapshot(index, exact=True)
         replaced: list[tuple[int, StoredDocument]] = []
 

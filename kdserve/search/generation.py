@@ -37,6 +37,7 @@ from kdserve.manifest import (
     write_error,
 )
 from kdserve.search.kinds import IndexKind, Tuning, Wish
+from kdserve.search.kinship import Kin
 from kdserve.search.segment import VECTORS, SegmentRecord
 from kdserve.search.vectors import Precision
 
@@ -52,7 +53,8 @@ class IndexState:
     `encoder` is the fingerprint that the index is bound to, `encoder_name` the bundle's name or folder, to find it
     again. `next_id` is the counter for documents without an id; it never goes back. `kind` was chosen by what was
     `asked`, for that `reason`; an approximate kind searches as its `tuning` says. Documents of more than `window`
-    tokens are split into passages; 0 leaves them whole.
+    tokens are split into passages; 0 leaves them whole. `teacher` is the fingerprint of the encoder's teacher; `kin`
+    are the other encoders whose queries were measured.
     """
 
     generation: int
@@ -65,6 +67,8 @@ class IndexState:
     segments: tuple[SegmentRecord, ...]
     asked: Wish
     window: int = 0
+    teacher: str = ""
+    kin: tuple[Kin, ...] = ()
     tuning: Tuning | None = None
     reason: str = ""
 
@@ -210,6 +214,7 @@ def _parse_state(record: dict[str, Any]) -> IndexState:
     return IndexState(
         segments=segments,
         asked=Wish(**record.pop("asked")),
+        kin=tuple(Kin(**kin) for kin in record.pop("kin")),
         tuning=Tuning(**tuning) if tuning is not None else None,
         **record,
     )

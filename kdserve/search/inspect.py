@@ -9,6 +9,7 @@ from kdserve.errors import FolderError
 from kdserve.manifest import verify_folder
 from kdserve.search.generation import read_state
 from kdserve.search.kinds import Tuning
+from kdserve.search.kinship import Kin
 from kdserve.search.snapshot import Snapshot, open_snapshot
 
 
@@ -32,6 +33,7 @@ class IndexInfo:
     generation: int
     encoder: str
     encoder_name: str
+    kin: tuple[Kin, ...]
     size_bytes: int
     fields: tuple[str, ...]
 
@@ -59,6 +61,7 @@ def describe(folder: Path) -> IndexInfo:
         generation=state.generation,
         encoder=state.encoder,
         encoder_name=state.encoder_name,
+        kin=state.kin,
         size_bytes=sum(record.size_bytes for record in read_state(folder)[0].files.values()),
         fields=tuple(sorted(fields)),
     )

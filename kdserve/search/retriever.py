@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 
 from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress
-from kdserve.errors import DataError, FolderError
+from kdserve.errors import DataError
 from kdserve.search.build import Ingest, build_index
 from kdserve.search.changes import add_documents, compact_index, delete_documents
 from kdserve.search.documents import Document, Id
 from kdserve.search.generation import IndexState
 from kdserve.search.kinds import IndexKind, Wish
+from kdserve.search.kinship import require_kin, teacher_of
 from kdserve.search.passages import LEAST_WINDOW, TokenCounter
 from kdserve.search.snapshot import Snapshot, open_snapshot
 from kdserve.search.topk import Neighbours
@@ -61,10 +62,13 @@ class Retriever:
         documents: Iterable[Document],
         encoder: Embedder,
         *,
+        query_encoder: Embedder | None = None,
         options: BuildOptions = BuildOptions(),
         progress: Progress = no_progress,
     ) -> Retriever:
         """Embed documents, write them to a new index folder, and open it. Memory does not grow with the documents.
+
+        With a `query_encoder`, a teacher or student of `encoder`, the recall of its queries is measured and recorded.
 
         Raises:
             FolderError: the folder exists, or cannot be written.
@@ -83,26 +87,32 @@ class Retriever:
             next_id=0,
             segments=(),
             window=_window(encoder, options.passage_tokens),
+            teacher=teacher_of(encoder),
         )
+        if query_encoder is not None:
+            require_kin(Path(folder), state.encoder, state.teacher, query_encoder)
         ingest = Ingest(
-            encoder=encoder, window=state.window, taken=lambda ids: (), total=options.total, progress=progress
+            encoder=encoder,
+            window=state.window,
+            query_encoder=query_encoder,
+            taken=lambda ids: (),
+            total=options.total,
+            progress=progress,
         )
         build_index(Path(folder), documents, state, ingest, resume_key=options.resume_key)
         return cls.open(folder, encoder)
 
     @classmethod
     def open(cls, folder: str | Path, encoder: Embedder, *, exact: bool = False) -> Retriever:
-        """Open an index with the encoder that it was built with; `exact` searches with numpy, whatever its kind.
+        """Open an index with the encoder that it was built with, or that one's teacher or student.
+
+        `exact` searches with numpy, whatever the kind of the index.
 
         Raises:
-            FolderError: no index, a damaged one, or one built with another encoder.
+            FolderError: no index, a damaged one, or one built with an encoder that is no kin of this one.
         """
         snapshot = open_snapshot(Path(folder), exact=exact)
-        if snapshot.state.encoder != encoder.fingerprint:
-            raise FolderError(
-                f"{folder} was built with encoder {snapshot.state.encoder[:12]}, this one is "
-                f"{encoder.fingerprint[:12]}; name the bundle that it was built with, or build the index again"
-            )
+        require_kin(Path(folder), snapshot.state.encoder, snapshot.state.teacher, encoder)
         return cls(Path(folder), encoder, snapshot, exact=exact)
 
     def __len__(self) -> int:
