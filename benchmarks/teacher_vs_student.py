@@ -15,7 +15,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -96,18 +95,10 @@ def teacher_int8(work: Path) -> Path:
     """The teacher exported by kdserve, per-token int8: what a user would serve without a student."""
     from kdserve.distill.teacher import find_teacher
     from kdserve.export import ExportSettings, export_bundle
-    from kdserve.manifest import staged_folder, write_manifest
 
-    folder, bundle = work / "teacher", work / f"{TEACHER}-int8"
-    if bundle.is_dir():
-        return bundle
-    if not folder.is_dir():
-        settings = {"family": "transformer", "dim": 384, "max_tokens": 256, "table_bits": 0, "name": bundle.name}
-        with staged_folder(folder) as staged:
-            shutil.copytree(find_teacher(TEACHER), staged, dirs_exist_ok=True)
-            languages = {"languages": ["en"], "weak_languages": []}
-            write_manifest(staged, kind="student", settings=settings | languages, parents={"teacher": TEACHER})
-    export_bundle(folder, bundle, settings=ExportSettings(precision="int8"))
+    bundle = work / f"{TEACHER}-int8"
+    if not bundle.is_dir():
+        export_bundle(find_teacher(TEACHER), bundle, settings=ExportSettings(precision="int8", languages=("en",)))
     return bundle
 
 

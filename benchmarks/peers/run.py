@@ -36,6 +36,7 @@ from kdserve.bench import sample_workload  # noqa: E402
 from kdserve.bench.machine import describe_machine  # noqa: E402
 from kdserve.bench.threads import thread_environment  # noqa: E402
 from kdserve.cli.console import print_json, progress_bars  # noqa: E402
+from kdserve.cli.contenders import label  # noqa: E402
 from kdserve.evaluate import StsPair, read_sts, spearman  # noqa: E402
 from kdserve.runtime import published_names  # noqa: E402
 from kdserve.runtime.published import find_bundle  # noqa: E402
@@ -167,8 +168,7 @@ def measure(peer: Peer, queries: Sequence[str], documents: Sequence[str]) -> Non
 def figures(peer: Peer) -> dict[str, Any]:
     name = peer.name
     if name.startswith("kdserve /"):
-        folder = Path(name.removeprefix("kdserve "))
-        name = f"kdserve {json.loads((folder / 'kdserve.json').read_text(encoding='utf-8'))['settings']['name']}"
+        name = f"kdserve {label(name.removeprefix('kdserve '))}"
     p50, p95, p99 = np.percentile(np.array(peer.query_s) * 1000, [50, 95, 99])
     return {
         "name": name,

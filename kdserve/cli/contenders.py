@@ -53,9 +53,7 @@ def open_contender(
     figures, by_language = measure_quality(embedder, quality, progress=progress) if quality else ({}, {})
     if isinstance(embedder, Encoder):
         folder, code, cost = embedder.bundle.folder, _BUNDLE_CODE, _bundle_cost(embedder)
-        tokenizer = TextTokenizer(
-            embedder.bundle.tokenizer, max_tokens=embedder.max_tokens, parallel=embedder.num_threads > 1
-        )
+        tokenizer = TextTokenizer(embedder.bundle.tokenizer, parallel=embedder.num_threads > 1)
 
         def tokenize(texts: Sequence[str]) -> list[int]:
             return [len(ids) for ids in tokenizer.tokenize(texts).ids]
@@ -67,7 +65,7 @@ def open_contender(
             return _teacher_tokens(teacher, texts)
 
     return Contender(
-        name=Path(model).name if Path(model).is_dir() else model,
+        name=label(model),
         embedder=embedder,
         device=device,
         size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
@@ -77,6 +75,14 @@ def open_contender(
         quality=figures,
         quality_by_language=by_language,
     )
+
+
+def label(model: str) -> str:
+    """What a table calls a model: its name, or its folder's; "bundle" and "student" say less than the folder above."""
+    folder = Path(model).resolve()
+    if model in published_names() or not folder.is_dir():
+        return model
+    return folder.parent.name if folder.name in ("bundle", "student") else folder.name
 
 
 def measure_quality(
