@@ -1,7 +1,8 @@
-"""The command `kdserve export`."""
+"""The commands `kdserve export` and `kdserve trim`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add this room's commands."""
     app.command(name="export")(export)
+    app.command(name="trim")(trim)
 
 
 def export(
@@ -50,6 +52,35 @@ def export(
     else:
         typer.echo(_summary(done))
     say(f"next: kdserve index build TEXTS --bundle {out} --out INDEX")
+
+
+def trim(
+    model: Annotated[Path, typer.Argument(help="Student folder, or any sentence-transformers folder.")],
+    out: Annotated[Path, typer.Option(help="Student folder to write; must not exist.")],
+    texts: Annotated[Path, typer.Option(help="`language<TAB>text` lines whose tokens are to stay.")],
+    languages: Annotated[str, typer.Option(help="Which of the texts' languages to keep: de,ja; default: all.")] = "",
+    min_count: Annotated[int, typer.Option(min=1, help="Keep a token that occurs so often.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as one line of JSON.")] = False,
+) -> None:
+    """Drop the tokens that some languages do not need, with their rows of the token table."""
+    from kdserve.cli.console import print_json, progress_bars, say
+    from kdserve.export import read_gate_texts, trim_vocabulary
+
+    codes = [code for code in languages.split(",") if code]
+    with progress_bars() as progress:
+        report = trim_vocabulary(
+            model, out, texts=read_gate_texts(texts), languages=codes, min_count=min_count, progress=progress
+        )
+    if json:
+        print_json(asdict(report))
+    else:
+        typer.echo(f"{report.tokens_before} → {report.tokens_after} tokens")
+        typer.echo(f"{report.bytes_before / 1e6:.1f} → {report.bytes_after / 1e6:.1f} MB\n")
+        typer.echo("| language | held-out texts | unchanged | tokens a word before | after |\n|---|---|---|---|---|")
+        for row in report.coverage:
+            figures = f"{row.tokens_per_word_before:.2f} | {row.tokens_per_word_after:.2f}"
+            typer.echo(f"| {row.language} | {row.num_texts} | {row.share_unchanged:.1%} | {figures} |")
+    say(f"next: kdserve export {out} --out BUNDLE")
 
 
 def _record(done: Export) -> dict[str, object]:

@@ -4,6 +4,7 @@ from kdserve.export.bundle import Attempt, Export, export_bundle
 from kdserve.export.gate import FidelityReport, LanguageFidelity
 from kdserve.export.settings import ExportSettings, Precision, PrecisionChoice, parse_precision
 from kdserve.export.texts import GateTexts, read_gate_texts
+from kdserve.export.trim import LanguageCoverage, TrimReport, trim_vocabulary
 
 __all__ = [
     "Attempt",
@@ -11,10 +12,13 @@ __all__ = [
     "ExportSettings",
     "FidelityReport",
     "GateTexts",
+    "LanguageCoverage",
     "LanguageFidelity",
     "Precision",
     "PrecisionChoice",
+    "TrimReport",
     "export_bundle",
     "parse_precision",
     "read_gate_texts",
+    "trim_vocabulary",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from kdserve.distill.vocabulary import train_unigram
@@ -48,7 +48,9 @@ def tiny_transformer(folder: Path, *, table_bits: int = 0, layers: int = 2) -> P
     return _save(SentenceTransformer(modules=modules, device="cpu"), folder, "transformer", table_bits)
 
 
-def tiny_plain(folder: Path, *, family: str = "bert", pooling: str = "mean", dense: bool = False) -> Path:
+def tiny_plain(
+    folder: Path, *, family: str = "bert", pooling: str = "mean", dense: bool = False, vocabulary: str = "Unigram"
+) -> Path:
     """Write a plain sentence-transformers folder, without a manifest, of one of the BERT-like families."""
     torch.manual_seed(4)
     sizes = {"vocab_size": _VOCABULARY, "hidden_size": _WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -60,7 +62,7 @@ def tiny_plain(folder: Path, *, family: str = "bert", pooling: str = "mean", den
     with torch.no_grad():
         for parameter in body.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    source = _save_body(body, folder)
+    source = _save_body(body, folder, vocabulary)
     modules = [Transformer(str(source), max_seq_length=MAX_TOKENS), Pooling(_WIDTH, pooling)]
     if dense:
         modules.append(Dense(_WIDTH, 32, activation_function=torch.nn.Tanh()))
@@ -78,9 +80,9 @@ def tiny_static(folder: Path, *, table_bits: int = 8) -> Path:
     return _save(SentenceTransformer(modules=modules, device="cpu"), folder, "static", table_bits)
 
 
-def _save_body(body: PreTrainedModel, folder: Path) -> Path:
+def _save_body(body: PreTrainedModel, folder: Path, vocabulary: str = "Unigram") -> Path:
     tokens = {name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), model_max_length=MAX_TOKENS, **tokens)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(vocabulary), model_max_length=MAX_TOKENS, **tokens)
     source = folder.with_name(f"{folder.name}-body")
     body.save_pretrained(source)
     tokenizer.save_pretrained(source)
@@ -102,11 +104,31 @@ def _save(model: SentenceTransformer, folder: Path, family: str, table_bits: int
     return folder
 
 
-def _tokenizer() -> Tokenizer:
-    return Tokenizer.from_str(_trained_tokenizer())
+def _tokenizer(vocabulary: str = "Unigram") -> Tokenizer:
+    return Tokenizer.from_str(_trained_tokenizer(vocabulary))
 
 
 @cache
-def _trained_tokenizer() -> str:
+def _trained_tokenizer(vocabulary: str) -> str:
     corpus = parallel()
-    return train_unigram([text for code in LANGUAGES for text in corpus[code]], _VOCABULARY).to_str()
+    texts = [text for code in LANGUAGES for text in corpus[code]]
+    if vocabulary == "Unigram":
+        return train_unigram(texts, _VOCABULARY).to_str()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    if vocabulary == "WordPiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=_VOCABULARY, special_tokens=special, show_progress=False)
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=_VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer.to_str()

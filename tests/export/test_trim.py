@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from tiny_students import LANGUAGES, tiny_plain, tiny_static
+from tokenizers import Tokenizer
+
+from kdserve.errors import DataError
+from kdserve.export import ExportSettings, GateTexts, export_bundle, trim_vocabulary
+from kdserve.runtime import Encoder
+from kdserve.samples import parallel
+
+TEXTS = GateTexts(by_language={code: parallel()[code] for code in LANGUAGES}, parallel=True)
+
+
+def make(kind: str, folder: Path) -> Path:
+    if kind == "static":
+        return tiny_static(folder)
+    family = {"Unigram": "xlm-roberta", "WordPiece": "bert", "BPE": "roberta"}[kind]
+    return tiny_plain(folder, family=family, vocabulary=kind)
+
+
+@pytest.mark.parametrize("kind", ["static", "Unigram", "WordPiece", "BPE"])
+def test_text_whose_tokens_survive_keeps_its_vector_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    model = make(kind, tmp_path / "model")
+    report = trim_vocabulary(model, tmp_path / "small", texts=TEXTS, languages=["de"])
+    before, after = (Tokenizer.from_file(str(path / "tokenizer.json")) for path in (model, tmp_path / "small"))
+    sentences = [text for code in ("de", "en") for text in parallel()[code]]
+    pairs = zip(before.encode_batch(sentences), after.encode_batch(sentences), strict=True)
+    survivors = [text for text, (a, b) in zip(sentences, pairs, strict=True) if set(a.tokens) <= set(after.get_vocab())]
+    assert report.tokens_after < 0.85 * report.tokens_before
+    assert len(survivors) > 288
+    for text in survivors:
+        assert before.encode(text).tokens == after.encode(text).tokens
+    vectors = [
+        SentenceTransformer(str(path), device="cpu").encode(survivors, show_progress_bar=False)
+        for path in (model, tmp_path / "small")
+    ]
+    assert np.array_equal(vectors[0], vectors[1])
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "WordPiece", "BPE"])
+def test_a_trimmed_folder_exports_to_the_same_vectors(kind: str, tmp_path: Path) -> None:
+    model = make(kind, tmp_path / "model")
+    trim_vocabulary(model, tmp_path / "small", texts=TEXTS, languages=["de"])
+    gate = GateTexts(by_language={"de": parallel()["de"][:10]}, parallel=False)
+    vectors = []
+    for source in (model, tmp_path / "small"):
+        out = tmp_path / f"{source.name}-bundle"
+        export_bundle(source, out, settings=ExportSettings(precision="fp32"), texts=gate)
+        vectors.append(Encoder.load(out, num_threads=1).encode_document(parallel()["de"][1:10]))
+    assert np.array_equal(vectors[0], vectors[1])
+
+
+def test_coverage_is_of_texts_that_were_held_out(tmp_path: Path) -> None:
+    model = make("Unigram", tmp_path / "model")
+    report = trim_vocabulary(model, tmp_path / "small", texts=TEXTS, languages=["de", "ru"], min_count=3)
+    assert [(row.language, row.num_texts) for row in report.coverage] == [("de", 32), ("ru", 32)]
+    assert all(0.3 < row.share_unchanged < 1 for row in report.coverage)
+    assert all(row.tokens_per_word_after > row.tokens_per_word_before for row in report.coverage)
+    assert report.bytes_after < report.bytes_before
+
+
+def test_a_language_without_texts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no text in sw"):
+        trim_vocabulary(tmp_path, tmp_path / "small", texts=TEXTS, languages=["sw"])
