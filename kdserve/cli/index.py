@@ -66,6 +66,7 @@ def build(
     passage_tokens: Annotated[
         int, typer.Option(help="Split longer documents into passages of so many tokens; 0: the model's own window.")
     ] = 0,
+    lexical: Annotated[bool, typer.Option("--lexical", help="Also keep the words, for search --lexical.")] = False,
     format: FormatOption = None,
     text_column: TextColumn = "text",
     id_column: IdColumn = "id",
@@ -84,9 +85,10 @@ def build(
         memory_bytes=_num_bytes(memory),
         precision=precision,
         passage_tokens=passage_tokens,
+        lexical=lexical,
         encoder_name=_lasting_name(bundle),
         total=source.count(),
-        resume_key=resume_key(source, encoder.fingerprint, precision, str(passage_tokens)),
+        resume_key=resume_key(source, encoder.fingerprint, precision, f"{passage_tokens} {lexical}"),
     )
     with progress_bars() as progress:
         Retriever.build(out, source.read(), encoder, query_encoder=query_encoder, options=options, progress=progress)
@@ -177,13 +179,18 @@ def search(
         str, typer.Option(help="Only documents whose metadata fit: 'lang == \"de\" and year >= 2000'.")
     ] = "",
     min_score: Annotated[float, typer.Option(help="Leave out hits below this score.")] = -1.0,
+    lexical: Annotated[bool, typer.Option("--lexical", help="By meaning and by words, for names and codes.")] = False,
+    per_language: Annotated[int, typer.Option(min=0, help="At most so many hits of each language; 0: any.")] = 0,
     bundle: OtherBundle = "",
     json: AsJson = False,
 ) -> None:
     """Find the documents that mean what the query says."""
     retriever = _open(folder, bundle)
     queries = _lines_of_stdin() if query == "-" else [query]
-    for text, hits in zip(queries, retriever.search_batch(queries, k, where=where, min_score=min_score), strict=True):
+    answers = retriever.search_batch(
+        queries, k, where=where, min_score=min_score, lexical=lexical, per_language=per_language
+    )
+    for text, hits in zip(queries, answers, strict=True):
         if json:
             print_json({"query": text, "hits": [asdict(hit) for hit in hits]})
         else:

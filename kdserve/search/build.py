@@ -116,7 +116,7 @@ def _fill(staging: Path, documents: Iterable[Document], state: IndexState, inges
     if writer is None:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision)
+        writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
     try:
         rest = islice(documents, writer.num_documents, None)
@@ -139,7 +139,7 @@ def _fill(staging: Path, documents: Iterable[Document], state: IndexState, inges
 def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWriter, int] | None:
     if not resume_key or not fresh.is_dir():
         return None
-    writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision)
+    writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
     known = writer.state()
     if known.get(RESUME_KEY) == resume_key and isinstance(next_id := known.get(NEXT_ID), int):
         return writer, next_id

@@ -55,7 +55,7 @@ def add_documents(
             replaced.extend(found if update else [])
             return () if update else [document.id for _, document in found]
 
-        writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision)
+        writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         try:
             next_id = append_documents(
                 writer, documents, state.next_id, replace(ingest, taken=taken, window=state.window)
@@ -160,7 +160,7 @@ def _merge(
     segments: Sequence[Segment], target: Path, name: str, state: IndexState, progress: Progress
 ) -> SegmentRecord | None:
     """Write the live documents of some segments to one, in their order; None where there are none."""
-    writer = SegmentWriter(target, dim=state.dim, precision=state.precision)
+    writer = SegmentWriter(target, dim=state.dim, precision=state.precision, lexical=state.lexical)
     total = sum(segment.record.num_documents for segment in segments)
     try:
         for segment in segments:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ except ImportError as missing:
 GRAPH_BREADTH = 100
 """Breadth of the search that places a vector in the graph (efConstruction)."""
 TRAIN_ROWS_PER_LIST = 64
+_LIMITS = Lock()
 FILTERED_EXACT_ROWS = 50_000
 """A filter that leaves at most so many rows is answered by scoring them all: exact, and not slower."""
 
@@ -137,14 +139,15 @@ def _read(path: Path, vectors: VectorFile) -> Any:
 
 @contextmanager
 def _read_limits(size_bytes: int, num_rows: int) -> Iterator[None]:
-    before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
-    faiss.set_deserialization_vector_byte_limit(size_bytes + 1)
-    faiss.set_deserialization_loop_limit(max(num_rows, 65_536))
-    try:
-        yield
-    finally:
-        faiss.set_deserialization_vector_byte_limit(before[0])
-        faiss.set_deserialization_loop_limit(before[1])
+    with _LIMITS:  # they belong to the process
+        before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+        faiss.set_deserialization_vector_byte_limit(size_bytes + 1)
+        faiss.set_deserialization_loop_limit(max(num_rows, 65_536))
+        try:
+            yield
+        finally:
+            faiss.set_deserialization_vector_byte_limit(before[0])
+            faiss.set_deserialization_loop_limit(before[1])
 
 
 class _Selector:

@@ -53,8 +53,8 @@ class IndexState:
     `encoder` is the fingerprint that the index is bound to, `encoder_name` the bundle's name or folder, to find it
     again. `next_id` is the counter for documents without an id; it never goes back. `kind` was chosen by what was
     `asked`, for that `reason`; an approximate kind searches as its `tuning` says. Documents of more than `window`
-    tokens are split into passages; 0 leaves them whole. `teacher` is the fingerprint of the encoder's teacher; `kin`
-    are the other encoders whose queries were measured.
+    tokens are split into passages; 0 leaves them whole. `lexical` keeps their words for BM25. `teacher` is the
+    fingerprint of the encoder's teacher; `kin` are the other encoders whose queries were measured.
     """
 
     generation: int
@@ -67,6 +67,7 @@ class IndexState:
     segments: tuple[SegmentRecord, ...]
     asked: Wish
     window: int = 0
+    lexical: bool = False
     teacher: str = ""
     kin: tuple[Kin, ...] = ()
     tuning: Tuning | None = None

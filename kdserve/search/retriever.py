@@ -11,6 +11,7 @@ import numpy as np
 
 from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress
 from kdserve.errors import DataError
+from kdserve.search.asking import Question, answer
 from kdserve.search.build import Ingest, build_index
 from kdserve.search.changes import add_documents, compact_index, delete_documents
 from kdserve.search.documents import Document, Id
@@ -30,6 +31,7 @@ class BuildOptions:
     `kind`, `recall` and `memory_bytes` are wishes: see `kinds`. "auto" chooses by the number of rows and the others.
     Documents longer than `passage_tokens` are split into overlapping passages; 0 stands for the encoder's own window,
     and an encoder that cannot count tokens leaves them whole. A document is found by its best passage.
+    `lexical` also keeps the words of the documents, for search by meaning and words together.
     `encoder_name` is recorded, so that `kdserve search` finds the encoder again: a published name or a bundle folder.
     `resume_key` stands for the same documents in the same order; a killed build with the same key goes on.
     `total` is the number of documents, 0 where unknown; it only serves the progress.
@@ -40,6 +42,7 @@ class BuildOptions:
     memory_bytes: int = 0
     precision: Precision = "float32"
     passage_tokens: int = 0
+    lexical: bool = False
     encoder_name: str = ""
     resume_key: str = ""
     total: int = 0
@@ -87,6 +90,7 @@ class Retriever:
             next_id=0,
             segments=(),
             window=_window(encoder, options.passage_tokens),
+            lexical=options.lexical,
             teacher=teacher_of(encoder),
         )
         if query_encoder is not None:
@@ -119,18 +123,38 @@ class Retriever:
         """The number of documents."""
         return self._snapshot.num_documents
 
-    def search(self, query: str, k: int = 10, *, where: str = "", min_score: float = -np.inf) -> list[Hit]:
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        where: str = "",
+        min_score: float = -np.inf,
+        lexical: bool = False,
+        per_language: int = 0,
+    ) -> list[Hit]:
         """The `k` best documents for one query, best first; equal scores in the order of insertion.
 
         `where` lets only documents pass whose metadata fulfil it: `lang == "de" and year >= 2000`; see `filters`.
+        `lexical` ranks by meaning and by words (BM25) and fuses both by reciprocal rank; scores stay those of meaning.
+        `per_language` takes at most so many documents of each language.
 
         Raises:
-            DataError: `k` is below 1, or `where` cannot be read or names an unknown field.
+            DataError: `k` is below 1, `where` cannot be read or names an unknown field, or the index has no words.
         """
-        return self.search_batch([query], k, where=where, min_score=min_score)[0]
+        return self.search_batch(
+            [query], k, where=where, min_score=min_score, lexical=lexical, per_language=per_language
+        )[0]
 
     def search_batch(
-        self, queries: Sequence[str], k: int = 10, *, where: str = "", min_score: float = -np.inf
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        where: str = "",
+        min_score: float = -np.inf,
+        lexical: bool = False,
+        per_language: int = 0,
     ) -> list[list[Hit]]:
         """The `k` best documents for each query, as `search`.
 
@@ -138,16 +162,16 @@ class Retriever:
             TypeError: `queries` is a bare str.
             DataError: as `search`.
         """
+        question = Question(k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language)
         vectors = require_unit_rows(self.encoder.encode_query(queries), len(queries), self.encoder.dim)
-        return self._snapshot.hits(self.search_vectors(vectors, k, where=where, min_score=min_score))
+        return answer(self._snapshot, queries, vectors, question)
 
     def search_vectors(
         self, vectors: Embeddings, k: int = 10, *, where: str = "", min_score: float = -np.inf
     ) -> Neighbours:
         """The `k` best rows for each vector (B, D): scores and row numbers, without reading any text."""
-        if k < 1:
-            raise DataError(f"k is {k}; ask for 1 hit or more")
-        return self._snapshot.neighbours(vectors, k, where=where, min_score=min_score)
+        question = Question(k=k, where=where, min_score=min_score)
+        return self._snapshot.neighbours(vectors, question.k, where=where, min_score=min_score)
 
     def add(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
         """Add documents, in one commit.

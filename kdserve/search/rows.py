@@ -23,6 +23,7 @@ import numpy as np
 
 from kdserve.datatypes import Scalar
 from kdserve.errors import DataError, FolderError
+from kdserve.search import lexical
 from kdserve.search.documents import Document, Id
 from kdserve.search.vectors import Rows
 
@@ -30,7 +31,7 @@ SCHEMA = """
 CREATE TABLE documents (doc INTEGER PRIMARY KEY, id NOT NULL UNIQUE, text TEXT NOT NULL, language TEXT,
                         metadata TEXT, first_row INTEGER NOT NULL, num_rows INTEGER NOT NULL);
 CREATE TABLE fields (doc INTEGER PRIMARY KEY, id, language);
-CREATE TABLE state (name TEXT PRIMARY KEY, value);
+CREATE TABLE state (name TEXT PRIMARY KEY, value)
 """
 MAX_FIELDS = 1000
 FETCH = 500
@@ -51,20 +52,19 @@ class StoredDocument:
 
 
 class RowWriter:
-    """Appends documents to a new or unfinished file. Nothing counts before `checkpoint`.
+    """Appends documents to a new or unfinished file, with their words if `lexical`. Nothing counts before `checkpoint`.
 
     Raises:
         DataError: an id that the file has already, or more than 1,000 metadata names.
         OSError: the disk is full or cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, lexical: bool) -> None:
+        self.path, self.lexical = path, lexical
         with _as_os_error(path):
             self._database = sqlite3.connect(path, isolation_level=None)
-            tables = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if not tables:
-                self._database.executescript(f"BEGIN;{SCHEMA}COMMIT;")
-        self.path = path
+            if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._create()
         self._columns = {row[1] for row in self._database.execute("PRAGMA table_info(fields)")}
         counts = self._database.execute("SELECT count(*), coalesce(sum(num_rows), 0) FROM documents").fetchone()
         self.num_documents: int = counts[0]
@@ -94,6 +94,14 @@ class RowWriter:
         """Close the file; what came after the last checkpoint is dropped."""
         self._database.close()
 
+    def _create(self) -> None:
+        self._database.execute("BEGIN")
+        for statement in SCHEMA.split(";"):
+            self._database.execute(statement)
+        if self.lexical:
+            lexical.create(self._database)
+        self._database.execute("COMMIT")
+
     def _insert(self, document: Document, num_rows: int) -> None:
         metadata = json.dumps(dict(document.metadata), ensure_ascii=False) if document.metadata else None
         doc = self.num_documents
@@ -107,6 +115,8 @@ class RowWriter:
         marks = ", ".join("?" * len(names))
         statement = f"INSERT INTO fields ({', '.join(names)}) VALUES ({marks})"
         self._database.execute(statement, (doc, document.id, document.language, *values.values()))
+        if self.lexical:
+            lexical.insert(self._database, doc, document.text)
         self.num_documents += 1
         self.num_rows += num_rows
 
@@ -161,6 +171,11 @@ class RowFile:
         statement = f"SELECT doc FROM fields WHERE {condition} ORDER BY doc"
         with self._reading():
             return np.fromiter(chain.from_iterable(self._database.execute(statement, parameters)), np.int64)
+
+    def ranked(self, query: str) -> Iterator[tuple[int, float]]:
+        """Documents that share a word with the query and their BM25 score, best first."""
+        with self._reading():
+            yield from lexical.ranked(self._database, query)
 
     def _select(self, where: str, parameters: Iterable[Id]) -> Iterator[StoredDocument]:
         statement = f"SELECT doc, id, text, language, metadata, first_row, num_rows FROM documents WHERE {where}"

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from kdserve.datatypes import Scalar
+from kdserve.datatypes import Embeddings, Scalar
 from kdserve.errors import FolderError
 from kdserve.search.documents import Document
 from kdserve.search.passages import Span
 from kdserve.search.rows import RowFile, RowWriter, StoredDocument
+from kdserve.search.topk import Mask, true_scores
 from kdserve.search.vectors import Precision, VectorFile, row_dtype, write_sums
 
 ROWS, VECTORS, SUMS, PASSAGES = "rows.db", "vectors.bin", "vectors.sums", "passages.i32"
@@ -51,9 +53,9 @@ class SegmentWriter:
     Rows after the last checkpoint are dropped when the folder is opened again.
     """
 
-    def __init__(self, folder: Path, *, dim: int, precision: Precision) -> None:
+    def __init__(self, folder: Path, *, dim: int, precision: Precision, lexical: bool) -> None:
         self.folder, self.precision = folder, precision
-        self._rows = RowWriter(folder / ROWS)
+        self._rows = RowWriter(folder / ROWS, lexical=lexical)
         self._row_bytes = row_dtype(precision, dim).itemsize
         self._vectors = _open_at(folder / VECTORS, self._rows.num_rows * self._row_bytes)
         self._passages = _open_at(folder / PASSAGES, self._rows.num_rows * PASSAGE_BYTES)
@@ -121,6 +123,25 @@ class Segment:
         self.live: npt.NDArray[np.bool_] | None = None
         if record.deleted is not None:
             self.live = ~read_bits(index / record.deleted, record.num_rows)
+
+    def first_by_words(self, text: str, k: int, allowed: Mask | None) -> list[tuple[float, StoredDocument]]:
+        """The `k` documents that BM25 ranks first among the allowed ones, with their scores."""
+        found: list[tuple[float, StoredDocument]] = []
+        ranked = self.rows.ranked(text)
+        while len(found) < k and (some := list(islice(ranked, k))):
+            stored = self.rows.documents([doc for doc, _ in some])
+            found += [(score, stored[doc]) for doc, score in some if allowed is None or allowed[stored[doc].first_row]]
+        return found[:k]
+
+    def best_row(self, document: StoredDocument, vector: Embeddings) -> tuple[int, float]:
+        """The row of a document that is nearest to a query vector (D,), and its score."""
+        rows = np.arange(document.first_row, document.first_row + document.num_rows)
+        scores = true_scores(vector[None], self.vectors, rows[None])[0]
+        return int(rows[scores.argmax()]), float(scores.max())
+
+    def first_row_of(self, row: int) -> int:
+        """The first row of the document that a row belongs to."""
+        return int(np.searchsorted(self.passages[:, 0], self.passages[row, 0])) if self.has_split_documents else row
 
     def is_live(self, document: StoredDocument) -> bool:
         """Whether a document is not deleted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class Snapshot:
         self.state = state
         self.segments = [Segment(index, record, dim=state.dim, precision=state.precision) for record in state.segments]
         self._searchers = [_searcher(segment, state, exact=exact) for segment in self.segments]
+        self._lock = Lock()
         self._masks: dict[str, list[Mask]] = {}
         self._first_rows = np.cumsum([0, *(segment.num_rows for segment in self.segments)])
 
@@ -66,6 +68,31 @@ class Snapshot:
         ]
         return nearest(queries, sources, k, min_score=min_score)
 
+    def ranked_by_words(self, text: str, vector: Embeddings, k: int, *, where: str) -> Neighbours:
+        """The best row of each of the `k` documents that BM25 ranks first for a text, in that order, for one query.
+
+        Each segment counts its own words, so that ranks over several segments are nearly those of one.
+        """
+        allowed = self._allowed(where) if where else [segment.live for segment in self.segments]
+        found = []
+        for segment, first_row, mask in zip(self.segments, self._first_rows[:-1], allowed, strict=True):
+            documents = segment.first_by_words(text, k, mask)
+            found += [(bm25, *segment.best_row(document, vector), int(first_row)) for bm25, document in documents]
+        found.sort(key=lambda entry: (-entry[0], entry[1] + entry[3]))
+        return Neighbours(
+            scores=np.array([[score for _, _, score, _ in found[:k]]], np.float32),
+            rows=np.array([[row + first_row for _, row, _, first_row in found[:k]]], np.int64),
+        )
+
+    def owners(self, rows: Sequence[int]) -> tuple[Sequence[int], list[int]]:
+        """The rows, and for each the first row of its document: what two passages of one document share."""
+        owners = []
+        for row in rows:
+            number = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+            first_row = int(self._first_rows[number])
+            owners.append(first_row + self.segments[number].first_row_of(row - first_row))
+        return rows, owners
+
     def hits(self, neighbours: Neighbours) -> list[list[Hit]]:
         """Turn rows into hits, with one read of the documents of each segment."""
         found: dict[int, Passage] = {}
@@ -88,8 +115,9 @@ class Snapshot:
 
     def _allowed(self, where: str) -> list[Mask]:
         """A mask over the rows of each segment: those that are live and pass the filter."""
-        if where in self._masks:
-            return self._masks[where]
+        known_masks = self._masks.get(where)
+        if known_masks is not None:
+            return known_masks
         parsed = parse_filter(where)
         names = [set(segment.rows.field_names()) for segment in self.segments]
         for name in parsed.names:
@@ -100,9 +128,10 @@ class Snapshot:
         for segment, known in zip(self.segments, names, strict=True):
             mask = segment.rows_of(segment.rows.select(parsed.over(known), parsed.parameters))
             masks.append(mask if segment.live is None else mask & segment.live)
-        if len(self._masks) >= MASKS_KEPT:
-            self._masks.pop(next(iter(self._masks)), None)
-        self._masks[where] = masks
+        with self._lock:
+            if len(self._masks) >= MASKS_KEPT:
+                self._masks.pop(next(iter(self._masks)))
+            self._masks[where] = masks
         return masks
 
 

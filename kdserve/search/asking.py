@@ -1,0 +1,105 @@
+"""From a question to hits: by meaning, by meaning and words together, spread over languages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdserve.datatypes import Embeddings, Hit
+from kdserve.errors import DataError
+from kdserve.search.lexical import fuse
+from kdserve.search.snapshot import Snapshot
+from kdserve.search.topk import Neighbours
+
+FUSED_DEPTH = 100
+"""How many documents of each ranking are fused, at least."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What is asked beside the texts: `k` hits, a filter, a least score, words too, at most so many of a language."""
+
+    k: int
+    where: str = ""
+    min_score: float = -np.inf
+    lexical: bool = False
+    per_language: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise DataError(f"k is {self.k}; ask for 1 hit or more")
+        if self.per_language < 0:
+            raise DataError(f"per_language is {self.per_language}; ask for 1 hit of a language or more, or 0 for any")
+
+
+def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, question: Question) -> list[list[Hit]]:
+    """The hits for each question.
+
+    Raises:
+        DataError: words are asked for, and the index was built without them.
+    """
+    if question.lexical and not snapshot.state.lexical:
+        raise DataError("this index was built without words; build it with lexical to search by them")
+    answers: list[list[Hit]] = [[] for _ in texts]
+    pending, depth = list(range(len(texts))), question.k
+    while pending:
+        some = [texts[number] for number in pending]
+        ranked = _ranked(snapshot, some, vectors[pending], depth, question)
+        unsettled = []
+        for number, hits in zip(pending, ranked, strict=True):
+            answers[number] = _spread(hits, question)
+            if len(answers[number]) < question.k and len(hits) >= depth:
+                unsettled.append(number)
+        pending, depth = unsettled, depth * 4
+    return answers
+
+
+def _ranked(
+    snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, depth: int, question: Question
+) -> list[list[Hit]]:
+    """At least `depth` hits for each question, if there are so many."""
+    if not question.lexical:
+        found = snapshot.neighbours(vectors, depth, min_score=question.min_score, where=question.where)
+        return snapshot.hits(found)
+    depth = max(depth, FUSED_DEPTH)
+    by_meaning = snapshot.neighbours(vectors, depth, min_score=-np.inf, where=question.where)
+    fused = []
+    for number, text in enumerate(texts):
+        by_words = snapshot.ranked_by_words(text, vectors[number], depth, where=question.where)
+        rankings = [
+            [
+                (row, score)
+                for row, score in zip(some.rows[n].tolist(), some.scores[n].tolist(), strict=True)
+                if row >= 0
+            ]
+            for some, n in ((by_meaning, number), (by_words, 0))
+        ]
+        owner = dict(zip(*snapshot.owners([row for ranking in rankings for row, _ in ranking]), strict=True))
+        best = {owner[row]: (row, score) for ranking in rankings for row, score in ranking}
+        order = fuse([[owner[row] for row, _ in ranking] for ranking in rankings])
+        kept = [best[key] for key in order if best[key][1] >= question.min_score]
+        fused.append(snapshot.hits(_neighbours(kept))[0])
+    return fused
+
+
+def _spread(hits: Sequence[Hit], question: Question) -> list[Hit]:
+    """The first `k` hits, with no more than `per_language` of each language; hits of unknown language are one too."""
+    if not question.per_language:
+        return list(hits[: question.k])
+    seen: Counter[str | None] = Counter()
+    chosen = []
+    for hit in hits:
+        seen[hit.language] += 1
+        if seen[hit.language] <= question.per_language:
+            chosen.append(hit)
+    return chosen[: question.k]
+
+
+def _neighbours(pairs: Sequence[tuple[int, float]]) -> Neighbours:
+    return Neighbours(
+        scores=np.array([[score for _, score in pairs]], np.float32).reshape(1, -1),
+        rows=np.array([[row for row, _ in pairs]], np.int64).reshape(1, -1),
+    )
