@@ -63,6 +63,11 @@ def make(folder: Path, environment: dict[str, object], *, torch: str) -> None:
     if environment.get("torch"):
         install(folder, shlex.split(torch))
     install(folder, environment["requirements"])  # type: ignore[arg-type]
+    for requirement in environment.get("optional", []):  # type: ignore[attr-defined]
+        try:
+            install(folder, [requirement])
+        except subprocess.CalledProcessError as error:
+            print(f"{folder.name}: without {requirement} ({error.stderr.strip().splitlines()[-1]})", file=sys.stderr)
     (folder / "ready").touch()
 
 
