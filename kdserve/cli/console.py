@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from kdserve.datatypes import Progress
 
+_SECONDS_BETWEEN_LINES = 10.0
+
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Yield a progress callback that draws a bar with ETA for each task on stderr; plain where that is no terminal."""
+    """Yield a progress callback: a bar with ETA for each task on a terminal, a line now and then in a log."""
+    if not sys.stderr.isatty():
+        yield _progress_lines()
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -28,6 +34,27 @@ def progress_bars() -> Iterator[Progress]:
             bars.update(tasks[what], completed=done, total=total or None)
 
         yield show
+
+
+def _progress_lines() -> Progress:
+    """Write a line at most every `_SECONDS_BETWEEN_LINES` for each task, and one at its end."""
+    began: dict[str, float] = {}
+    written: dict[str, float] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began.setdefault(what, now)
+        ended = total > 0 and done >= total
+        if not ended and now - written.setdefault(what, now) < _SECONDS_BETWEEN_LINES:
+            return
+        if written.get(what) == float("inf"):
+            return
+        written[what] = float("inf") if ended else now
+        elapsed = now - began[what]
+        left = f", {elapsed * (total - done) / done:.0f} s left" if done and not ended and total else ""
+        say(f"{what}: {done:,}{f' of {total:,}' if total else ''} after {elapsed:.0f} s{left}")
+
+    return show
 
 
 def print_json(record: object) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kdserve.cli.console import print_json, progress_bars, say
+from kdserve.errors import MissingExtraError
 
 
 def register(app: typer.Typer) -> None:
@@ -28,8 +29,15 @@ def distill(
     from kdserve.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides=overrides or [])
-    from kdserve.distill import distill as run
+    try:
+        from transformers.utils import logging
 
+        from kdserve.distill import distill as run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "distill") from error
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     with progress_bars() as progress:
         outcome = run(loaded, out, cache=cache, progress=progress)
     accuracy = outcome.accuracy

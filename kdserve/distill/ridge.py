@@ -8,7 +8,6 @@ Letters: N texts, V tokens of the vocabulary, D width of the targets.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.tokens import TokenStore
@@ -25,11 +25,23 @@ _CHUNK_ROWS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
-    """A chunk of the system: A as (n, V) and its transpose (V, n), both CSR with the rows' root weights inside."""
+class SparseRows:
+    """A sparse matrix by rows; a product with it is an embedding bag, torch's quickest way on a CPU and on a GPU."""
 
-    counts: Tensor
-    transposed: Tensor
+    columns: Tensor
+    starts: Tensor
+    values: Tensor
+
+    def __matmul__(self, dense: Tensor) -> Tensor:
+        return functional.embedding_bag(self.columns, dense, self.starts, mode="sum", per_sample_weights=self.values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """A chunk of the system: A as (n, V) and its transpose (V, n), with the rows' root weights inside."""
+
+    counts: SparseRows
+    transposed: SparseRows
     root_weight: Tensor
 
 
@@ -90,7 +102,7 @@ def _assemble(
     for begin in range(0, len(texts), _CHUNK_ROWS):
         positions = np.arange(begin, min(begin + _CHUNK_ROWS, len(texts)))
         rows = _make_rows(tokens, texts[positions], weights[positions], like=like)
-        diagonal.index_add_(0, rows.counts.col_indices().long(), rows.counts.values() ** 2)
+        diagonal.index_add_(0, rows.counts.columns, rows.counts.values.square())
         moments += rows.transposed @ (targets(positions).to(like) * rows.root_weight[:, None])
         chunks.append(rows)
     return chunks, diagonal, moments
@@ -108,16 +120,12 @@ def _make_rows(
     counts = sparse.csr_matrix((values, ids, pointers), shape=(len(texts), len(like)))
     counts.sum_duplicates()
     return Rows(
-        counts=_to_torch(counts, like),
-        transposed=_to_torch(counts.T.tocsr(), like),
+        counts=_to_torch(counts, like.device),
+        transposed=_to_torch(counts.T.tocsr(), like.device),
         root_weight=torch.from_numpy(root).to(like.device),
     )
 
 
-def _to_torch(matrix: Any, like: Tensor) -> Tensor:
-    pointers, columns, values = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            pointers, columns, values, size=matrix.shape, device=like.device, check_invariants=False
-        )
+def _to_torch(matrix: Any, device: torch.device) -> SparseRows:
+    starts, columns, values = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+    return SparseRows(columns=columns.to(device), starts=starts[:-1].to(device), values=values.to(device))

@@ -122,7 +122,10 @@ class TransformerStudent(Student):
         names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL_TOKENS, strict=True))
         fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_tokens, **names)
         fast.save_pretrained(folder)
-        return [Transformer(str(folder)), Pooling(table.shape[1], pooling_mode="mean"), Normalize()]
+        transformer = Transformer(str(folder))
+        for parameter in transformer.auto_model.pooler.parameters():  # BertModel has one, drawn at random; unused here
+            nn.init.zeros_(parameter)
+        return [transformer, Pooling(table.shape[1], pooling_mode="mean"), Normalize()]
 
 
 def mean_pool(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
