@@ -19,11 +19,11 @@ from kdserve.bench.energy import joules_so_far
 from kdserve.bench.fresh import measure_fresh
 from kdserve.bench.machine import describe_machine
 from kdserve.bench.peak import measure_peak, product_graph
-from kdserve.bench.report import write_report
+from kdserve.bench.report import require_reportable, write_report
 from kdserve.bench.table import gain_text, markdown_table, table_lines
 from kdserve.bench.threads import thread_environment
 from kdserve.cli import app
-from kdserve.errors import DataError, EncodeError, FolderError
+from kdserve.errors import DataError, EncodeError, FolderError, MissingExtraError
 from kdserve.runtime import Encoder
 
 BUNDLES = Path(__file__).parent / "runtime" / "bundles"
@@ -234,6 +234,14 @@ def test_the_report_is_one_page_that_needs_nothing_else(record, tmp_path):
     assert json.loads((page.parent / "record.json").read_text(encoding="utf-8")) == record.to_json()
     with pytest.raises(FolderError, match="exists already"):
         write_report(record, tmp_path / "report")
+
+
+def test_a_report_that_cannot_be_written_stops_the_command_before_it_measures(tmp_path, monkeypatch):
+    with pytest.raises(FolderError, match="exists already"):
+        require_reportable(tmp_path)
+    monkeypatch.setattr("kdserve.bench.report.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'kdserve\[report\]'"):
+        require_reportable(tmp_path / "report")
 
 
 def test_names_in_a_report_are_escaped(record, tmp_path):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdserve.bench.record import BenchRecord, Row
-from kdserve.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,15 +36,9 @@ def colour_of(position: int) -> str:
 
 
 def draw(record: BenchRecord) -> dict[str, tuple[bytes, str]]:
-    """Draw what the record has data for: name -> PNG bytes and SVG text.
+    """Draw what the record has data for: name -> PNG bytes and SVG text."""
+    import matplotlib
 
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
     with matplotlib.rc_context(_STYLE):
         name = quality_name(record.rows)
         pictures = {"latency-quality": _latency_quality(record.rows, name)} if name else {}

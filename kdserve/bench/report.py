@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 
 from kdserve.bench.plots import colour_of, draw
 from kdserve.bench.record import BenchRecord, Row
 from kdserve.bench.table import Line, conditions, gain_text, markdown_table, table_lines
-from kdserve.errors import FolderError
+from kdserve.errors import FolderError, MissingExtraError
 
 NARROW_PICTURES = ("latency-quality", "throughput")
 _STYLE = """
@@ -36,13 +37,26 @@ figure { margin: 0; } figure.wide { grid-column: 1 / -1; } figure svg { width: 1
 """
 
 
+def require_reportable(folder: Path) -> None:
+    """Find out before a long measurement that its report could not be written.
+
+    Raises:
+        FolderError: the folder exists.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if folder.exists():
+        raise FolderError(f"{folder} exists already; choose another name or remove it first")
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "report")
+
+
 def write_report(record: BenchRecord, folder: Path) -> Path:
     """Write `report.html`, `table.md`, `record.json` and the pictures into a new folder; return the HTML's path.
 
     Raises:
-        FolderError: the folder exists or cannot be written.
-        MissingExtraError: matplotlib is not installed.
+        FolderError, MissingExtraError: as `require_reportable`, or the folder cannot be written.
     """
+    require_reportable(folder)
     pictures = draw(record)
     files = {f"{name}.png": png for name, (png, _) in pictures.items()}
     files["table.md"] = markdown_table(record).encode()
@@ -52,8 +66,6 @@ def write_report(record: BenchRecord, folder: Path) -> Path:
         folder.mkdir(parents=True)
         for name, content in files.items():
             (folder / name).write_bytes(content)
-    except FileExistsError as error:
-        raise FolderError(f"{folder} exists already; choose another name or remove it first") from error
     except OSError as error:
         raise FolderError(f"{folder} cannot be written ({error.strerror or error}); choose another place") from error
     return folder / "report.html"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kdserve.bench.peak import Peak
 from kdserve.bench.record import BenchRecord, Row
 
 MB = 1e6
@@ -81,6 +82,7 @@ def conditions(record: BenchRecord) -> str:
         ", ".join([*machine.gpus, machine.cpu]),
         f"{_count(record.num_threads, 'thread')} each, {_count(record.rounds, 'interleaved round')}",
         record.workload,
+        *([_peak(record.peak)] if record.peak else []),
         f"load average {machine.load_average}",
         ", ".join([f"Python {machine.python}", *(f"{name} {version}" for name, version in machine.versions.items())]),
         *([f"commit {machine.commit}"] if machine.commit else []),
@@ -92,6 +94,11 @@ def conditions(record: BenchRecord) -> str:
 def gain_text(gain: float) -> str:
     """Two or three digits: "0.97×", "12×"."""
     return f"{gain:,.0f}×" if gain >= 10 else f"{gain:.1f}×" if gain >= 1.05 else f"{gain:.2f}×"
+
+
+def _peak(peak: Peak) -> str:
+    int8 = f", {peak.int8_gops:.0f} GOPS int8" if peak.int8_gops else ""
+    return f"measured peak {peak.fp32_gflops:.0f} GFLOPS fp32{int8}, {peak.bandwidth_gb_per_s:.0f} GB/s"
 
 
 def _count(number: int, noun: str) -> str:

@@ -52,6 +52,10 @@ def bench(
     from kdserve.cli.console import print_json, progress_bars, say
     from kdserve.cli.contenders import QualityFiles, default_models, open_contender
 
+    if report:
+        from kdserve.bench.report import require_reportable, write_report
+
+        require_reportable(report)
     codes = [code.strip() for code in languages.split(",") if code.strip()]
     files = QualityFiles(tatoeba=tatoeba, sts=sts, languages=codes or None) if quality else None
     with progress_bars() as progress:
@@ -68,8 +72,6 @@ def bench(
             progress=progress,
         )
     if report:
-        from kdserve.bench.report import write_report
-
         say(f"report: {write_report(record, report)}")
     if not json:
         _print(record)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from kdserve.datatypes import Embedder
-from kdserve.errors import FolderError, MissingExtraError
+from kdserve.errors import EncodeError, FolderError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.runtime.published import published_names
 
@@ -40,6 +40,7 @@ def open_model(model: str, *, device: Device = "cpu", num_threads: int | None = 
 
     Raises:
         FolderError: no such folder, or a damaged one.
+        EncodeError: the device is not there.
         MissingExtraError: the packages that open it are not installed.
     """
     if origin_of(model) == "bundle":
@@ -52,6 +53,8 @@ def open_model(model: str, *, device: Device = "cpu", num_threads: int | None = 
         from kdserve.distill.teacher import load_teacher
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "sentence-transformers", "distill") from error
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EncodeError(f"torch {torch.__version__} finds no GPU here; check the driver, or use --device cpu")
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     # on a CPU padding costs most, so texts sorted by length go in small batches, as is that library's default
