@@ -1,0 +1,18 @@
+// node node.mjs BUNDLE < texts: one text a line in, one JSON vector a line out.
+
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import * as ort from "onnxruntime-node";
+import { Encoder } from "./encoder.mjs";
+
+const [bundle] = process.argv.slice(2);
+if (!bundle) {
+  console.error("usage: node node.mjs BUNDLE < texts");
+  process.exit(2);
+}
+const encoder = await Encoder.load(ort, (name) => readFile(join(bundle, name)));
+for await (const line of createInterface({ input: process.stdin })) {
+  const [vector] = await encoder.encodeDocument([line]);
+  console.log(JSON.stringify(Array.from(vector)));
+}
