@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kdserve.errors import FolderError
+
 if TYPE_CHECKING:
     from kdserve.bench import BenchRecord
 
@@ -56,12 +58,15 @@ def bench(
         from kdserve.bench.report import require_reportable, write_report
 
         require_reportable(report)
+    chosen = models or default_models()
+    if not chosen:
+        raise FolderError("no student is published here and no teacher installed; name a bundle folder to time")
     codes = [code.strip() for code in languages.split(",") if code.strip()]
     files = QualityFiles(tatoeba=tatoeba, sts=sts, languages=codes or None) if quality else None
     with progress_bars() as progress:
         contenders = [
             open_contender(model, device=device, num_threads=num_threads, quality=files, progress=progress)
-            for model in models or default_models()
+            for model in chosen
         ]
         record = run_bench(
             contenders,
