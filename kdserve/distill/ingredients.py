@@ -41,7 +41,8 @@ class Ingredients:
 
     def table_key(self, recipe: Recipe) -> str:
         """SHA-256 of what the solved token table depends on."""
-        parts = [asdict(recipe.align), asdict(recipe.vocabulary), recipe.family, recipe.seed, recipe.student.max_tokens]
+        shares = [recipe.train.temperature, recipe.train.source_share, [data.weights for data in recipe.data]]
+        parts = [asdict(recipe.align), asdict(recipe.vocabulary), recipe.family, recipe.seed, shares]
         return _digest(parts, self.teacher.fingerprint, len(self.corpus.source_of))
 
 

@@ -52,9 +52,18 @@ class TextSampler:
 
 
 def make_sampler(corpus: Corpus, lengths: npt.NDArray[np.int32], train: TrainRecipe, *, seed: int) -> TextSampler:
-    """Share the batches among the languages by `temperature`, inside a language by the pairs' weights.
+    """Draw texts in proportion to `text_shares`; `lengths` (P + S,) are the tokens of translations, then of sources."""
+    texts, shares = text_shares(corpus, train)
+    return TextSampler(
+        texts=texts, cumulative=np.cumsum(shares), lengths=lengths, batch_size=train.batch_size, seed=seed
+    )
 
-    `lengths` are (P + S,): tokens of the translations, then of the sources. Held-out sentences are never drawn.
+
+def text_shares(corpus: Corpus, train: TrainRecipe) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the numbers of the texts that may be trained on and their shares, which sum to 1.
+
+    `train.source_share` goes to the sources, the rest to the languages by `train.temperature`; inside a language the
+    pairs' weights decide. Held-out sentences are not among them.
     """
     pairs = corpus.training_pairs()
     languages = corpus.language_of[pairs]
@@ -67,10 +76,5 @@ def make_sampler(corpus: Corpus, lengths: npt.NDArray[np.int32], train: TrainRec
     sources = np.flatnonzero(~corpus.held_out)
     source_weight = corpus.source_weight[sources].astype(np.float64)
     source_share = train.source_share * source_weight / source_weight.sum()
-    return TextSampler(
-        texts=np.concatenate([pairs, sources + len(corpus.source_of)]),
-        cumulative=np.cumsum(np.concatenate([pair_share, source_share])),
-        lengths=lengths,
-        batch_size=train.batch_size,
-        seed=seed,
-    )
+    texts = np.concatenate([pairs, sources + len(corpus.source_of)])
+    return texts, np.concatenate([pair_share, source_share])

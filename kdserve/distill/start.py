@@ -16,6 +16,7 @@ from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients
 from kdserve.distill.layers import LayerDistillation
 from kdserve.distill.ridge import solve_ridge
+from kdserve.distill.sampling import text_shares
 from kdserve.distill.student import (
     StaticStudent,
     Student,
@@ -61,10 +62,9 @@ def start_layers(recipe: Recipe, made: Ingredients, student: Student) -> LayerDi
 
 def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tensor:
     corpus, num_pairs = made.corpus, len(made.corpus.source_of)
-    pairs, sources = corpus.training_pairs(), np.flatnonzero(~corpus.held_out)
-    texts = np.concatenate([pairs, sources + num_pairs])
-    weights = np.concatenate([corpus.weight_of[pairs], corpus.source_weight[sources]])
-    source_of = np.concatenate([corpus.source_of[pairs], sources]).astype(np.int64)
+    texts, shares = text_shares(corpus, recipe.train)
+    weights = (shares * len(shares)).astype(np.float32)
+    source_of = np.where(texts < num_pairs, corpus.source_of[texts.clip(max=num_pairs - 1)], texts - num_pairs)
     if len(texts) > recipe.align.max_rows:
         rng = np.random.default_rng([recipe.seed, 5])
         chosen = np.sort(rng.choice(len(texts), recipe.align.max_rows, replace=False))

@@ -69,15 +69,15 @@ class Student(nn.Module, ABC):
 
 
 class StaticStudent(Student):
-    """The mean of the tokens' rows."""
+    """The mean of the tokens' rows. It is trained off the grid, which is quicker: a mean evens the rounding out."""
 
     wraps = False
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Encoding:
         """Embed a batch."""
-        if self.bits:
+        if self.bits and not self.training:
             means_BD = mean_pool(self.look_up(ids_BT), mask_BT)
-        else:  # the same, without the rows (B, T, D) in between
+        else:  # without the rows (B, T, D) in between
             means_BD = functional.embedding_bag(ids_BT * mask_BT, self.table, mode="mean", padding_idx=PAD)
             means_BD = means_BD if self.expand is None else means_BD @ self.expand
         return Encoding(vectors_BD=functional.normalize(means_BD.float(), dim=-1), hidden_BTD=())
