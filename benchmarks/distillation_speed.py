@@ -32,7 +32,7 @@ from kdserve.bench.table import gain_text
 from kdserve.bench.threads import thread_environment
 from kdserve.cli.console import progress_bars
 
-SIDES = ("kdserve bf16", "sentence-transformers bf16", "kdserve fp32", "sentence-transformers fp32")
+ENGINES = ("kdserve", "sentence-transformers")
 BATCH = 128
 WARM_UP = 20
 RECIPE = """
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("out/distillation-speed"))
     parser.add_argument("--no-record", action="store_true")
+    parser.add_argument("--precisions", default="bf16,fp32")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
@@ -72,14 +73,15 @@ def main() -> None:
         return
     write_recipe(arguments)
     call("prepare", arguments)
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    sides = [f"{engine} {precision}" for precision in arguments.precisions.split(",") for engine in ENGINES]
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     teacher = []
     with progress_bars() as progress:
         for turn in range(arguments.rounds):
-            for step in range(len(SIDES)):
-                side = SIDES[(turn + step) % len(SIDES)]
+            for step in range(len(sides)):
+                side = sides[(turn + step) % len(sides)]
                 found[side].append(call(side, arguments))
-                progress("training in turns", turn * len(SIDES) + step + 1, arguments.rounds * len(SIDES))
+                progress("training in turns", turn * len(sides) + step + 1, arguments.rounds * len(sides))
             teacher.append(call("teacher", arguments))
     report(found, teacher, arguments)
 
@@ -282,9 +284,9 @@ def report(
     """
     speeds = {side: median(run["texts_per_cpu_s"] for run in runs) for side, runs in found.items()}
     sources, texts = teacher[0]["sources"], teacher[0]["texts"]
-    embedding = {side: sources / median(run[side] for run in teacher) for side in ("kdserve", "sentence-transformers")}
+    embedding = {side: sources / median(run[side] for run in teacher) for side in ENGINES}
     rows = []
-    for side in SIDES:
+    for side in found:
         engine, precision = side.split()
         own = epochs(texts, speeds[side], embedding[engine], caches=engine == "kdserve")
         other = f"sentence-transformers {precision}"
