@@ -14,7 +14,7 @@ from kdserve.datatypes import Embeddings, Progress
 from kdserve.errors import FolderError, MissingExtraError
 from kdserve.search.exact import CHUNK_ROWS, ExactSearcher
 from kdserve.search.kinds import IndexKind, factory, num_lists
-from kdserve.search.topk import Mask, Scores
+from kdserve.search.topk import SLACK, Mask, Scores
 from kdserve.search.vectors import Rows, VectorFile
 
 try:
@@ -60,6 +60,7 @@ class ApproximateSearcher:
     def __init__(self, path: Path, vectors: VectorFile, *, kind: IndexKind, effort: int, candidates: int) -> None:
         self.effort, self.candidates = effort, candidates
         self._kind, self._num_rows = kind, vectors.num_rows
+        self._vectors = vectors
         self._all = ExactSearcher(vectors)
         self._index = _read(path, vectors)
 
@@ -77,6 +78,8 @@ class ApproximateSearcher:
             scores[starved] = -np.inf
             rows[starved] = -1
             scores[starved, :count], rows[starved, :count] = self._all.propose(queries[starved], count, allowed)
+        if width > count + SLACK and self._vectors.precision == "float32":
+            return _refine(queries, self._vectors, rows, count + SLACK)
         return scores, rows
 
     def _parameters(self, width: int, selector: _Selector | None) -> Any:
@@ -148,6 +151,24 @@ def _read_limits(size_bytes: int, num_rows: int) -> Iterator[None]:
         finally:
             faiss.set_deserialization_vector_byte_limit(before[0])
             faiss.set_deserialization_loop_limit(before[1])
+
+
+def _refine(queries: Embeddings, vectors: VectorFile, rows: Rows, count: int) -> tuple[Scores, Rows]:
+    """The `count` best of the proposed rows (B, K) by their stored vectors, in no order, on all threads."""
+    rows = np.ascontiguousarray(rows)
+    stored = vectors.map(rows[rows >= 0])
+    scores = np.empty(rows.shape, np.float32)
+    faiss.fvec_inner_products_by_idx(
+        faiss.swig_ptr(scores),
+        faiss.swig_ptr(np.ascontiguousarray(queries)),
+        faiss.swig_ptr(stored),
+        faiss.swig_ptr(rows),
+        vectors.dim,
+        *rows.shape,
+    )
+    scores[rows < 0] = -np.inf
+    best = np.argpartition(scores, -count, axis=1)[:, -count:]
+    return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
 
 
 class _Selector:

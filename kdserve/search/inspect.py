@@ -38,12 +38,13 @@ class IndexInfo:
     fields: tuple[str, ...]
 
 
-def describe(folder: Path) -> IndexInfo:
+def describe(folder: str | Path) -> IndexInfo:
     """Open an index and say what it holds.
 
     Raises:
         FolderError: no index there, or a damaged one.
     """
+    folder = Path(folder)
     snapshot = open_snapshot(folder, exact=True)
     state, segments = snapshot.state, snapshot.segments
     fields = {name for segment in segments for name in segment.rows.field_names()}
@@ -67,24 +68,25 @@ def describe(folder: Path) -> IndexInfo:
     )
 
 
-def encoder_name(folder: Path) -> str:
+def encoder_name(folder: str | Path) -> str:
     """The name or folder of the bundle that an index was built with.
 
     Raises:
         FolderError: no index there, or a damaged one, or one built in Python without a name.
     """
-    name = read_state(folder)[1].encoder_name
+    name = read_state(Path(folder))[1].encoder_name
     if not name:
         raise FolderError(f"{folder} does not say which bundle it was built with; name it with --bundle")
     return name
 
 
-def verify_index(folder: Path) -> int:
+def verify_index(folder: str | Path) -> int:
     """Check every byte of an index, and that its files fit together; return the number of files.
 
     Raises:
         FolderError: what is wrong, at the first thing that is.
     """
+    folder = Path(folder)
     manifest = verify_folder(folder, kind="index")
     manifest, state = read_state(folder)
     snapshot = Snapshot(folder, manifest, state, exact=True)

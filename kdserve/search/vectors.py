@@ -102,12 +102,21 @@ class VectorFile:
         """The given rows, in their order, as (N, D) float32."""
         return decode_rows(self.encoded(rows))
 
+    def map(self, rows: Rows) -> Embeddings:
+        """All rows of a float32 file as one view (N, D) of the map, of which the given ones may be read."""
+        assert self.precision == "float32"
+        self._trust_rows(rows)
+        return decode_rows(self._rows)
+
     def encoded(self, rows: Rows) -> npt.NDArray[Any]:
         """The given rows as they are stored."""
+        self._trust_rows(rows)
+        return self._rows[rows]
+
+    def _trust_rows(self, rows: Rows) -> None:
         blocks = rows // BLOCK_ROWS
         if not self._trusted[blocks].all():
             self._trust([int(block) for block in np.unique(blocks)])
-        return self._rows[rows]
 
     def _trust(self, blocks: Sequence[int]) -> None:
         for block in blocks:
