@@ -67,7 +67,7 @@ class GraphBuilder:
     def model(self, output: str, *, dim: int, tokens: str | None = None) -> onnx.ModelProto:
         """Close the graph: `input_ids`, `attention_mask` (B, T) int64 in, `sentence_embedding` (B, dim) float32 out.
 
-        `tokens` names hidden states (B, T, H) that go out as `token_embeddings`, for software that pools by itself.
+        `tokens` names hidden states (B, T, H) that go out as `last_hidden_state`, for software that pools by itself.
         They cost nothing where nobody asks for them.
         """
         inputs = [
@@ -78,8 +78,8 @@ class GraphBuilder:
         self._nodes.append(helper.make_node("Identity", [output], ["sentence_embedding"]))
         if tokens is not None:
             shape = ["batch", "tokens", "hidden"]
-            results.append(helper.make_tensor_value_info("token_embeddings", TensorProto.FLOAT, shape))
-            self._nodes.append(helper.make_node("Identity", [tokens], ["token_embeddings"]))
+            results.append(helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, shape))
+            self._nodes.append(helper.make_node("Identity", [tokens], ["last_hidden_state"]))
         graph = helper.make_graph(self._nodes, "encoder", inputs, results, list(self._constants.values()))
         imports = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION, producer_name="kdserve")

@@ -1,7 +1,8 @@
 """The files beside the graph, laid out so that other software finds what it expects.
 
-sentence-transformers (ONNX backend), transformers.js and fastembed read the same folder: the body's and the tokenizer's
-configuration, the list of modules, the prompts, and `tokenizer.json` with its limit and its padding inside.
+sentence-transformers (its ONNX backend), transformers.js and fastembed read the same folder: the body's and
+the tokenizer's configuration, the list of modules, the prompts, and `tokenizer.json` with its limit and its padding
+inside. Names are the oldest that all versions know.
 """
 
 from __future__ import annotations
@@ -12,27 +13,57 @@ from pathlib import Path
 from typing import Any
 
 from kdserve.export.student import Student, read_json
-from kdserve.manifest import MANIFEST_NAME
+from kdserve.export.weights import BertWeights
 from kdserve.runtime.bundle import PROMPTS_NAME, TOKENIZER_NAME
-
-_NOT_COPIED = {MANIFEST_NAME, TOKENIZER_NAME, PROMPTS_NAME, "model.safetensors.index.json", "data_config.json"}
 
 
 def write_layout(student: Student, folder: Path) -> None:
     """Write everything but the graph, the card and the manifest."""
-    _write_json(folder / TOKENIZER_NAME, _tokenizer(student))
     prompts = {"query": student.prompts.query, "document": student.prompts.document}
-    source = student.folder / PROMPTS_NAME
-    known = read_json(source) if source.is_file() else {}
-    record = {"similarity_fn_name": "cosine", **known, "prompts": prompts, "default_prompt_name": None}
-    _write_json(folder / PROMPTS_NAME, {name: value for name, value in record.items() if name != "__version__"})
-    for path in sorted(student.folder.rglob("*.json")):
-        if path.name not in _NOT_COPIED:
-            target = folder / path.relative_to(student.folder)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
-    for path in sorted(student.folder.glob("*_Dense/model.safetensors")):
-        shutil.copyfile(path, folder / path.relative_to(student.folder))
+    record = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    _write_json(folder / PROMPTS_NAME, record)
+    _write_json(folder / TOKENIZER_NAME, _tokenizer(student))
+    if isinstance(student.weights, BertWeights):
+        _write_body(student, folder)
+        _write_modules(student, student.weights, folder)
+
+
+def _write_body(student: Student, folder: Path) -> None:
+    """Write what transformers looks for; every reader finds the limit under a name of its own."""
+    body = student.folder / read_json(student.folder / "modules.json")[0]["path"]
+    shutil.copyfile(body / "config.json", folder / "config.json")
+    path = body / "tokenizer_config.json"
+    known = read_json(path) if path.is_file() else {}
+    limits = {"model_max_length": student.max_tokens, "max_length": student.max_tokens}
+    special = {name: value for name, value in known.items() if name.endswith("_token") and isinstance(value, str)}
+    if student.pad_token:
+        special["pad_token"] = student.pad_token
+    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special, **limits})
+    _write_json(folder / "special_tokens_map.json", special)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_tokens, "do_lower_case": False})
+
+
+def _write_modules(student: Student, weights: BertWeights, folder: Path) -> None:
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    dense = [
+        module["path"] for module in read_json(student.folder / "modules.json") if module["type"].endswith("Dense")
+    ]
+    for source in dense:
+        modules.append(("Dense", f"{len(modules)}_Dense"))
+        shutil.copytree(student.folder / source, folder / modules[-1][1])
+    modules.append(("Normalize", f"{len(modules)}_Normalize"))
+    (folder / modules[-1][1]).mkdir()
+    (folder / "1_Pooling").mkdir()
+    flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "lasttoken": "last"}
+    pooling = {f"pooling_mode_{flag}": weights.pooling == mode for flag, mode in flags.items()}
+    width = weights.table.shape[1]
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **pooling})
+    _write_json(folder / modules[-1][1] / "config.json", {})
+    records = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (kind, path) in enumerate(modules)
+    ]
+    _write_json(folder / "modules.json", records)
 
 
 def _tokenizer(student: Student) -> dict[str, Any]:
@@ -55,5 +86,5 @@ def _tokenizer(student: Student) -> dict[str, Any]:
     return tokenizer
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
