@@ -30,14 +30,9 @@ def distill(
 
     loaded = load_recipe(recipe, overrides=overrides or [])
     try:
-        from transformers.utils import logging
-
         from kdserve.distill import distill as run
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "distill") from error
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     with progress_bars() as progress:
         outcome = run(loaded, out, cache=cache, progress=progress)
     accuracy = outcome.accuracy

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome, draw_curve, write_card
 from kdserve.distill.ingredients import Ingredients, gather
+from kdserve.distill.quiet import quiet_transformers
 from kdserve.distill.start import start_layers, start_student
 from kdserve.distill.student import Student
 from kdserve.distill.teacher import Teacher, load_teacher
@@ -83,7 +84,7 @@ def _save(made: Ingredients, student: Student, outcome: Outcome, log: Path, out:
     from sentence_transformers import SentenceTransformer
 
     recipe = outcome.recipe
-    with staged_folder(out) as folder:
+    with staged_folder(out) as folder, quiet_transformers():
         body = folder / ".body"
         body.mkdir()
         modules = student.modules_for_saving(made.tokenizer, body, max_tokens=recipe.student.max_tokens)

@@ -14,6 +14,7 @@ import torch
 from kdserve.datatypes import Embeddings, Progress, no_progress, require_texts
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.hardware import best_device, supports_bf16
+from kdserve.distill.quiet import quiet_transformers
 from kdserve.errors import DataError, FolderError, MissingExtraError
 from kdserve.manifest import hash_file
 
@@ -28,7 +29,8 @@ class Teacher:
         from sentence_transformers import SentenceTransformer
 
         try:
-            self.model = SentenceTransformer(str(folder), device=device, trust_remote_code=False, local_files_only=True)
+            with quiet_transformers():
+                self.model = SentenceTransformer(str(folder), device=device, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise FolderError(f"{folder} is no sentence-transformers model ({error}); check teacher.model") from error
         self.folder = folder

@@ -1,0 +1,64 @@
+"""The students that ship are what their cards say."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdserve import Encoder, samples
+from kdserve.evaluate import evaluate_samples, evaluate_translation, read_tatoeba
+from kdserve.runtime import published_names
+from kdserve.runtime.published import find_bundle
+
+MAIN = "de fr es ru cs tr zh ja it pt nl sv uk pl fi ko hu ro da ar he bg el".split()  # noqa: SIM905
+ROOT = Path(__file__).parent.parent
+
+
+def test_kdserve_static_is_published():
+    assert "kdserve-static" in published_names()
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_a_published_bundle_is_small_and_finds_translations_and_answers(name: str):
+    folder = find_bundle(name)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 30_000_000
+    figures = evaluate_samples(Encoder.load(name))
+    assert figures.translation.summary().mean >= 0.88
+    assert figures.translation.summary().worst >= 0.80
+    assert figures.retrieval.accuracy_at_1 >= 0.5
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_a_published_bundle_keeps_one_vector_a_text(name: str):
+    encoder = Encoder.load(name, num_threads=2)
+    texts = [text for sentences in samples.parallel().values() for text in sentences[::9]]
+    together = encoder.encode_document(texts)
+    assert np.array_equal(together[::-1], encoder.encode_document(texts[::-1]))
+    for position in range(0, len(texts), 17):
+        assert np.array_equal(together[position], encoder.encode_document([texts[position]])[0])
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_a_published_bundle_stayed_with_its_student(name: str):
+    fidelity = Encoder.load(name).settings.fidelity
+    text = json.dumps(fidelity, default=str)
+    assert '"mean_cosine"' in text
+    for language in fidelity["languages"]:
+        assert language["mean_cosine"] >= 0.998
+        assert language["min_cosine"] >= 0.985
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "mean", "german"), [("kdserve-static", 0.78, 0.88)])
+def test_tatoeba_accuracy(name: str, mean: float, german: float):
+    data = os.environ.get("KDSERVE_DATA")
+    if not data:
+        pytest.skip("KDSERVE_DATA does not name the folder of the real corpora")
+    pairs = read_tatoeba(Path(data) / "eval" / "tatoeba-v1", languages=MAIN)
+    (section,) = evaluate_translation(Encoder.load(name), list(pairs.values()))
+    assert section.summary().mean >= mean
+    assert section.figures["de"] >= german
