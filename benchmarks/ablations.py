@@ -57,12 +57,13 @@ def main() -> None:
     parser.add_argument("variants", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, help="the teacher's vectors, kept for other runs")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--sts", type=Path)
     arguments = parser.parse_args()
     variants = tomllib.loads(arguments.variants.read_text(encoding="utf-8"))["variant"]
     base = load_recipe(arguments.recipe, overrides=arguments.overrides)
-    made = gather(base, arguments.work)
+    made = gather(base, arguments.work, cache=arguments.cache)
     rows = []
     for variant in variants:
         recipe = load_recipe(arguments.recipe, overrides=[*arguments.overrides, *variant["set"]])
