@@ -133,7 +133,7 @@ def test_bad_recipes_for_this_teacher_are_refused(tmp_path: Path, tiny_recipe, t
     with pytest.raises(RecipeError, match="static students have none"):
         overrides = ["layers.hidden=1.0", "layers.map=[[0,0]]"]
         distill(tiny_recipe("static", overrides=overrides), tmp_path / "b", cache=teacher_cache)
-    with pytest.raises(DataError, match="set vocabulary.size to"):
+    with pytest.raises(DataError, match=r"set vocabulary\.size to"):
         distill(
             tiny_recipe("static", overrides=["vocabulary.size=90000", "vocabulary.folder="]),
             tmp_path / "c",
@@ -151,7 +151,7 @@ def test_nan_stops_the_training(tmp_path: Path, tiny_recipe, teacher_cache: Path
 
 
 def test_a_teacher_needs_a_pinned_revision_and_gives_unit_vectors(tmp_path: Path):
-    with pytest.raises(FolderError, match="pin teacher.revision"):
+    with pytest.raises(FolderError, match=r"pin teacher\.revision"):
         load_teacher("some/model")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FolderError, match="is no sentence-transformers model"):
