@@ -39,7 +39,7 @@ import numpy as np
 
 from kdserve.datatypes import Embeddings
 from kdserve.errors import FolderError, KdserveError
-from kdserve.search import BuildOptions, Document, Retriever, Wish, build, changes, generation, verify_index
+from kdserve.search import BuildOptions, Document, Retriever, Wish, build, changes, embedding, generation, verify_index
 
 NUM_DOCUMENTS = 200
 QUERIES = [f"text number {n}" for n in (0, 7, 77, 199, 1234)]
@@ -104,7 +104,7 @@ def run_child(
     folder: Path, name: str, *, kill_at_step: int, kill_after_s: float, max_file_bytes: int, steps: Path
 ) -> None:
     """Make one change in this process, which may not live to see its end. Writes the steps that it passes."""
-    build.CHUNK_DOCUMENTS, build.CHECKPOINT_S, changes.COPY_DOCUMENTS = 32, 0.0, 64
+    embedding.CHUNK_DOCUMENTS, build.CHECKPOINT_S, changes.COPY_DOCUMENTS = 32, 0.0, 64
     passed: list[str] = []
 
     def step(what: str) -> None:

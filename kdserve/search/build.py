@@ -11,47 +11,50 @@ from pathlib import Path
 from typing import TypeVar
 
 from kdserve.datatypes import Embedder, Progress
-from kdserve.errors import DataError, FidelityError, FolderError, KdserveError
+from kdserve.errors import DataError, FidelityError, FolderError
 from kdserve.manifest import sync_path, write_error
 from kdserve.search.choosing import settle
 from kdserve.search.documents import Document, Id
+from kdserve.search.embedding import Embedded
 from kdserve.search.generation import IndexState, folder_name, publish, step, writer_lock
 from kdserve.search.kinship import measure_kin
-from kdserve.search.passages import Span, TokenCounter, split_text
 from kdserve.search.segment import Segment, SegmentWriter
-from kdserve.search.vectors import encode_rows, require_unit_rows
+from kdserve.search.vectors import encode_rows
 
-CHUNK_DOCUMENTS = 2048
-CHUNK_CHARACTERS = 1_000_000
 CHECKPOINT_S = 10.0
 RESUME_KEY = "resume key"
 NEXT_ID = "next id"
 Item = TypeVar("Item")
 
 
+Embed = Callable[[Iterable[Document], int], Iterator[Embedded]]
+"""Turns documents, and the window of their passages, into what an index keeps."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingest:
-    """How documents become rows: who embeds them, which ids are taken, how many there will be (0: unknown).
-
-    Documents of more than `window` tokens are split into passages; 0 leaves them whole. A `query_encoder` is kin whose
-    queries are measured at the end of a build.
-    """
+    """How documents become rows: who embeds them and where, and how many there will be (0: unknown)."""
 
     encoder: Embedder
-    window: int
-    query_encoder: Embedder | None = None
-    taken: Callable[[Sequence[Id]], Iterable[Id]]
+    embed: Embed
     total: int
     progress: Progress
 
 
 def build_index(
-    folder: Path, documents: Iterable[Document], state: IndexState, ingest: Ingest, *, resume_key: str
+    folder: Path,
+    documents: Iterable[Document],
+    state: IndexState,
+    ingest: Ingest,
+    *,
+    resume_key: str,
+    query_encoder: Embedder | None = None,
 ) -> None:
     """Write a new index; `state` is its settings, still without a segment.
 
     The work is done in a folder beside the target. With a `resume_key`, which stands for the same documents in the
-    same order and the same settings, a build that was killed goes on from its last checkpoint.
+    same order and the same settings, a build that was killed goes on from its last checkpoint. The recall of a
+    `query_encoder`, kin of the encoder, is measured at the end.
 
     Raises:
         FolderError: the target exists, another build writes it, or the disk is full. Nothing stays behind.
@@ -65,13 +68,12 @@ def build_index(
         with writer_lock(staging):
             _refuse_existing(folder)
             try:
-                _fill(staging, documents, state, ingest, resume_key)
+                _fill(staging, documents, state, ingest, resume_key, query_encoder)
                 _refuse_existing(folder)
                 staging.rename(folder)
-            except FidelityError:  # the vectors stay, so that the same build with another wish need not embed again
-                raise
-            except (KdserveError, OSError):
-                shutil.rmtree(staging, ignore_errors=True)
+            except BaseException as error:
+                if not (resume_key and isinstance(error, FidelityError | KeyboardInterrupt)):
+                    shutil.rmtree(staging, ignore_errors=True)
                 raise
             step("index renamed")
             sync_path(folder.parent)
@@ -80,19 +82,26 @@ def build_index(
 
 
 def append_documents(
-    writer: SegmentWriter, documents: Iterable[Document], next_id: int, ingest: Ingest, *, resume_key: str = ""
+    writer: SegmentWriter,
+    embedded: Iterable[Embedded],
+    next_id: int,
+    ingest: Ingest,
+    *,
+    taken: Callable[[Sequence[Id]], Iterable[Id]] = lambda ids: (),
+    resume_key: str = "",
 ) -> int:
-    """Append documents to a segment and return the id counter after them; checkpoints when there is a resume key."""
+    """Append documents to a segment and return the id counter after them; checkpoints when there is a resume key.
+
+    Raises:
+        DataError: one of the ids is `taken`, or comes twice.
+    """
     last_checkpoint = time.monotonic()
     ingest.progress("index", writer.num_documents, ingest.total)
-    for chunk in _chunks_by_size(documents):
-        numbered, next_id = _numbered(chunk, next_id)
-        for taken in ingest.taken([document.id for document in numbered if document.id is not None]):
-            raise DataError(f"id {taken!r} is in the index already; update it, or choose another id")
-        spans = [_spans(document.text, ingest) for document in numbered]
-        texts = [d.text[start:end] for d, some in zip(numbered, spans, strict=True) for start, end in some]
-        vectors = require_unit_rows(ingest.encoder.encode_document(texts), len(texts), ingest.encoder.dim)
-        writer.append(numbered, spans, encode_rows(vectors, writer.precision))
+    for chunk in embedded:
+        for id_ in taken([document.id for document in chunk.documents if document.id is not None]):
+            raise DataError(f"id {id_!r} is in the index already; update it, or choose another id")
+        numbered, next_id = _numbered(chunk.documents, next_id)
+        writer.append(numbered, chunk.spans, encode_rows(chunk.vectors, writer.precision))
         ingest.progress("index", writer.num_documents, ingest.total)
         step("chunk appended")
         if resume_key and time.monotonic() - last_checkpoint >= CHECKPOINT_S:
@@ -109,7 +118,14 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _fill(staging: Path, documents: Iterable[Document], state: IndexState, ingest: Ingest, resume_key: str) -> None:
+def _fill(
+    staging: Path,
+    documents: Iterable[Document],
+    state: IndexState,
+    ingest: Ingest,
+    resume_key: str,
+    query_encoder: Embedder | None,
+) -> None:
     """Make the whole index in `staging`, from its last checkpoint if that has the same resume key."""
     fresh = staging / folder_name(state.generation)
     writer, next_id = _resume(fresh, state, resume_key) or (None, state.next_id)
@@ -119,8 +135,8 @@ def _fill(staging: Path, documents: Iterable[Document], state: IndexState, inges
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
     try:
-        rest = islice(documents, writer.num_documents, None)
-        next_id = append_documents(writer, rest, next_id, ingest, resume_key=resume_key)
+        embedded = ingest.embed(islice(documents, writer.num_documents, None), state.window)
+        next_id = append_documents(writer, embedded, next_id, ingest, resume_key=resume_key)
         if not writer.num_documents:
             raise DataError(f"there are no texts to index; {staging.name[1:-8]} was not made")
         writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
@@ -130,9 +146,9 @@ def _fill(staging: Path, documents: Iterable[Document], state: IndexState, inges
         writer.close()
     step("segment sealed")
     state = settle(staging, record, replace(state, next_id=next_id), ingest.progress)
-    if ingest.query_encoder is not None:
+    if query_encoder is not None:
         segment = Segment(staging, record, dim=state.dim, precision=state.precision)
-        state = replace(state, kin=(measure_kin(segment, ingest.encoder, ingest.query_encoder),))
+        state = replace(state, kin=(measure_kin(segment, ingest.encoder, query_encoder),))
     publish(staging, state, None)
 
 
@@ -145,26 +161,6 @@ def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWri
         return writer, next_id
     writer.close()
     return None
-
-
-def _chunks_by_size(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Chunks of documents that have no more than some texts, and some characters, together."""
-    chunk: list[Document] = []
-    num_characters = 0
-    for document in documents:
-        chunk.append(document)
-        num_characters += len(document.text)
-        if len(chunk) >= CHUNK_DOCUMENTS or num_characters >= CHUNK_CHARACTERS:
-            yield chunk
-            chunk, num_characters = [], 0
-    if chunk:
-        yield chunk
-
-
-def _spans(text: str, ingest: Ingest) -> list[Span]:
-    if ingest.window and isinstance(ingest.encoder, TokenCounter):
-        return split_text(text, ingest.encoder.count_tokens, ingest.window)
-    return [(0, len(text))]
 
 
 def _numbered(chunk: Sequence[Document], next_id: int) -> tuple[list[Document], int]:

@@ -57,9 +57,8 @@ def add_documents(
 
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         try:
-            next_id = append_documents(
-                writer, documents, state.next_id, replace(ingest, taken=taken, window=state.window)
-            )
+            embedded = ingest.embed(documents, state.window)
+            next_id = append_documents(writer, embedded, state.next_id, ingest, taken=taken)
             if not writer.num_documents:
                 raise DataError(f"there are no documents to add; {index} was left as it was")
             record = writer.seal(fresh.name)

@@ -12,9 +12,10 @@ import numpy as np
 from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress
 from kdserve.errors import DataError
 from kdserve.search.asking import Question, answer
-from kdserve.search.build import Ingest, build_index
+from kdserve.search.build import Embed, Ingest, build_index
 from kdserve.search.changes import add_documents, compact_index, delete_documents
 from kdserve.search.documents import Document, Id
+from kdserve.search.embedding import embed_documents
 from kdserve.search.generation import IndexState
 from kdserve.search.kinds import IndexKind, Wish
 from kdserve.search.kinship import require_kin, teacher_of
@@ -66,12 +67,14 @@ class Retriever:
         encoder: Embedder,
         *,
         query_encoder: Embedder | None = None,
+        embed: Embed | None = None,
         options: BuildOptions = BuildOptions(),
         progress: Progress = no_progress,
     ) -> Retriever:
         """Embed documents, write them to a new index folder, and open it. Memory does not grow with the documents.
 
         With a `query_encoder`, a teacher or student of `encoder`, the recall of its queries is measured and recorded.
+        `embed` does the embedding elsewhere, as `cluster.embed_on_ray` does; else `encoder` does it here.
 
         Raises:
             FolderError: the folder exists, or cannot be written.
@@ -95,15 +98,8 @@ class Retriever:
         )
         if query_encoder is not None:
             require_kin(Path(folder), state.encoder, state.teacher, query_encoder)
-        ingest = Ingest(
-            encoder=encoder,
-            window=state.window,
-            query_encoder=query_encoder,
-            taken=lambda ids: (),
-            total=options.total,
-            progress=progress,
-        )
-        build_index(Path(folder), documents, state, ingest, resume_key=options.resume_key)
+        ingest = Ingest(encoder=encoder, embed=embed or _embed_here(encoder), total=options.total, progress=progress)
+        build_index(Path(folder), documents, state, ingest, resume_key=options.resume_key, query_encoder=query_encoder)
         return cls.open(folder, encoder)
 
     @classmethod
@@ -216,11 +212,15 @@ class Retriever:
         return newer
 
     def _change(self, documents: Iterable[Document], *, update: bool, total: int, progress: Progress) -> None:
-        ingest = Ingest(encoder=self.encoder, window=0, taken=lambda ids: (), total=total, progress=progress)
+        ingest = Ingest(encoder=self.encoder, embed=_embed_here(self.encoder), total=total, progress=progress)
         self._snapshot = add_documents(self.folder, documents, ingest, update=update, reopen=self._reopen)
 
     def _reopen(self, folder: Path) -> Snapshot:
         return open_snapshot(folder, exact=self._exact)
+
+
+def _embed_here(encoder: Embedder) -> Embed:
+    return lambda documents, window: embed_documents(documents, encoder, window=window)
 
 
 def _window(encoder: Embedder, passage_tokens: int) -> int:

@@ -3,14 +3,14 @@
 import pytest
 
 from kdserve.errors import FolderError
-from kdserve.search import BuildOptions, Document, Retriever
+from kdserve.search import BuildOptions, Document, Retriever, embedding
 from kdserve.search import build as build_module
 
 OPTIONS = BuildOptions(resume_key="these documents")
 
 
-class Killed(BaseException):
-    """What a kill -9 looks like to the code below it: nothing of it runs any more."""
+class Killed(KeyboardInterrupt):
+    """An end from outside. tests/search/test_crash_trials.py does it with kill -9."""
 
 
 def documents(num=50):
@@ -19,7 +19,7 @@ def documents(num=50):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(build_module, "CHUNK_DOCUMENTS", 4)
+    monkeypatch.setattr(embedding, "CHUNK_DOCUMENTS", 4)
     monkeypatch.setattr(build_module, "CHECKPOINT_S", 0.0)
 
 
@@ -63,4 +63,10 @@ def test_a_killed_build_of_something_else_is_not_gone_on_with(tmp_path, embedder
 def test_a_full_disk_leaves_nothing(tmp_path, embedder, file_size_limit):
     with file_size_limit(20_000), pytest.raises(FolderError, match="cannot be written"):
         Retriever.build(tmp_path / "index", documents(2000), embedder)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_build_that_is_stopped_without_a_key_leaves_nothing(tmp_path, embedder):
+    with pytest.raises(Killed):
+        Retriever.build(tmp_path / "index", documents(), Counting(embedder, dies_after=0))
     assert not any(tmp_path.iterdir())
