@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +16,7 @@ from kdserve.cli.console import print_json, progress_bars, say
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Hit
     from kdserve.search import Format, Id, Retriever, Source
+    from kdserve.search.build import Embed
 
 DEFAULT_BUNDLE = "kdserve-static"
 IndexFolder = Annotated[Path, typer.Argument(help="An index folder.")]
@@ -65,6 +67,9 @@ def build(
     precision: Annotated[Literal["float32", "int8"], typer.Option(help="How vectors are stored.")] = "float32",
     passage_tokens: Annotated[
         int, typer.Option(help="Split longer documents into passages of so many tokens; 0: the model's own window.")
+    ] = 0,
+    ray_workers: Annotated[
+        int, typer.Option(min=0, help="Embed on so many Ray workers; RAY_ADDRESS names a cluster, else they run here.")
     ] = 0,
     lexical: Annotated[bool, typer.Option("--lexical", help="Also keep the words, for search --lexical.")] = False,
     format: FormatOption = None,
@@ -209,6 +214,13 @@ def _open(folder: Path, bundle: str) -> Retriever:
     from kdserve.search import Retriever, encoder_name
 
     return Retriever.open(folder, open_model(bundle or encoder_name(folder)))
+
+
+def _embed_on_ray(bundle: str, num_workers: int) -> Embed:
+    from kdserve.cli.models import open_model
+    from kdserve.search.cluster import embed_on_ray
+
+    return embed_on_ray(partial(open_model, _lasting_name(bundle)), num_workers=num_workers)
 
 
 def _add(folder: Path, source: Source, bundle: str, *, update: bool) -> None:

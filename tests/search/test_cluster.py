@@ -1,0 +1,63 @@
+"""A build on a real, local Ray cluster of two workers makes the index that a build on one machine makes.
+
+Ray runs in a process of its own, as it leaves processes and warnings behind in the one that starts it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_passages import LONG, Counting
+
+from kdserve import samples
+from kdserve.errors import DataError
+from kdserve.search import Document, Retriever, embedding
+from kdserve.search.cluster import embed_on_ray
+
+HERE = Path(__file__).parent
+
+
+def documents():
+    made = [
+        Document(text=text, language=language, metadata={"n": n})
+        for language, texts in samples.parallel().items()
+        for n, text in enumerate(texts[:40])
+    ]
+    return [*made, Document(text=LONG, id="long")]
+
+
+def build_on_two_workers(folder):
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    embedding.CHUNK_DOCUMENTS = 50
+    Retriever.build(folder / "there", documents(), Counting(), embed=embed_on_ray(Counting, num_workers=2))
+    with pytest.raises(DataError, match="no texts to index"):
+        Retriever.build(folder / "none", [], Counting(), embed=embed_on_ray(Counting, num_workers=1))
+    ray.shutdown()
+
+
+def test_two_workers_make_the_same_index_as_none(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdserve[cluster]'")
+    paths = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}  # the workers need this module and kdserve
+    done = subprocess.run([sys.executable, __file__, tmp_path], env=paths, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    here = Retriever.build(tmp_path / "here", documents(), Counting())
+    there = Retriever.open(tmp_path / "there", Counting())
+    queries = [query.text for query in samples.queries()[:10]]
+    assert there.search_batch(queries, 5) == here.search_batch(queries, 5)
+    for name in ("rows.db", "vectors.bin", "passages.i32"):
+        first, second = (tmp_path / side / "gen-000001" / name for side in ("here", "there"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_no_workers_are_an_error():
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdserve[cluster]'")
+    with pytest.raises(DataError, match="there cannot be 0 workers"):
+        embed_on_ray(Counting, num_workers=0)
+
+
+if __name__ == "__main__":
+    build_on_two_workers(Path(sys.argv[1]))
