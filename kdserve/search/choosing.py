@@ -74,17 +74,17 @@ def _kinds_to_try(wish: Wish, dim: int, num_rows: int) -> tuple[list[IndexKind],
         order: list[IndexKind] = ["flat", *APPROXIMATE] if num_rows <= FLAT_ROWS else [*APPROXIMATE, "flat"]
         fitting = [kind for kind in order if estimated_bytes(kind, dim, num_rows) <= wish.memory_bytes]
         if not fitting:
-            least = estimated_bytes(APPROXIMATE[-1], dim, num_rows)
+            least, smallest = min((estimated_bytes(kind, dim, num_rows), kind) for kind in order)
             raise DataError(
-                f"{num_rows} vectors of width {dim} do not fit into {wish.memory_bytes / 1e6:.0f} MB; "
-                f"the smallest kind, {APPROXIMATE[-1]}, needs about {least / 1e6:.0f} MB"
+                f"{num_rows} vectors of width {dim} do not fit into {wish.memory_bytes / 1e6:.1f} MB; "
+                f"the smallest kind, {smallest}, needs about {least / 1e6:.1f} MB"
             )
         return fitting, f"the quickest kind that fits into {wish.memory_bytes / 1e6:.0f} MB and reaches the recall"
     if num_rows <= EXACT_ROWS:
         return ["exact"], f"{num_rows} rows are few enough to score each with numpy"
     if num_rows <= FLAT_ROWS:
         return ["flat"], f"{num_rows} rows are few enough to score each with FAISS"
-    return ["hnsw", "flat"], f"{num_rows} rows are too many to score each; a graph is the quickest at high recall"
+    return [*APPROXIMATE[:2], "flat"], f"{num_rows} rows are too many to score each"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ class ExactSearcher:
     """Scores all vectors of a segment, chunk by chunk, so that memory does not grow with it."""
 
     exact = True
+    scored = False
 
     def __init__(self, vectors: VectorFile) -> None:
         self._vectors = vectors

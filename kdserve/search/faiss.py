@@ -14,7 +14,7 @@ from kdserve.datatypes import Embeddings, Progress
 from kdserve.errors import FolderError, MissingExtraError
 from kdserve.search.exact import CHUNK_ROWS, ExactSearcher
 from kdserve.search.kinds import IndexKind, factory, num_lists
-from kdserve.search.topk import SLACK, Mask, Scores
+from kdserve.search.topk import Mask, Scores
 from kdserve.search.vectors import Rows, VectorFile
 
 try:
@@ -26,14 +26,13 @@ GRAPH_BREADTH = 100
 """Breadth of the search that places a vector in the graph (efConstruction)."""
 TRAIN_ROWS_PER_LIST = 64
 _LIMITS = Lock()
-FILTERED_EXACT_ROWS = 50_000
-"""A filter that leaves at most so many rows is answered by scoring them all: exact, and not slower."""
 
 
 class FlatSearcher:
     """Exact search with FAISS's brute-force kernels, straight from the memory map: nothing is copied."""
 
     exact = True
+    scored = False
 
     def __init__(self, vectors: VectorFile) -> None:
         self._vectors = vectors
@@ -53,34 +52,31 @@ class FlatSearcher:
 
 
 class ApproximateSearcher:
-    """Proposes rows from a compressed FAISS index, read through a memory map."""
+    """Proposes rows from a compressed FAISS index, read through a memory map, scored by the stored vectors."""
 
     exact = False
 
     def __init__(self, path: Path, vectors: VectorFile, *, kind: IndexKind, effort: int, candidates: int) -> None:
         self.effort, self.candidates = effort, candidates
-        self._kind, self._num_rows = kind, vectors.num_rows
-        self._vectors = vectors
-        self._all = ExactSearcher(vectors)
+        self.scored = vectors.precision == "float32"
+        self._kind, self._vectors = kind, vectors
         self._index = _read(path, vectors)
 
     def propose(self, queries: Embeddings, count: int, allowed: Mask | None) -> tuple[Scores, Rows]:
-        """See `Searcher.propose`. What compressed search cannot fill up is filled by exact search."""
-        num_allowed = self._num_rows if allowed is None else int(allowed.sum())
-        if num_allowed <= max(count, FILTERED_EXACT_ROWS if allowed is not None else 0):
-            return self._all.propose(queries, count, allowed)
-        width = min(count * self.candidates, self._num_rows)
+        """See `Searcher.propose`. What compressed search leaves empty is filled by exact search."""
+        width = min(count * self.candidates, self._vectors.num_rows)
         selector = None if allowed is None else _Selector(allowed)
-        parameters = self._parameters(width, selector)
-        scores, rows = self._index.search(np.ascontiguousarray(queries), width, params=parameters)
-        starved = np.flatnonzero((rows >= 0).sum(axis=1) < count)
+        queries = np.ascontiguousarray(queries)
+        scores, rows = self._index.search(queries, width, params=self._parameters(width, selector))
+        num_allowed = self._vectors.num_rows if allowed is None else int(allowed.sum())
+        starved = np.flatnonzero((rows >= 0).sum(axis=1) < min(count, num_allowed))
         if len(starved):
-            scores[starved] = -np.inf
             rows[starved] = -1
-            scores[starved, :count], rows[starved, :count] = self._all.propose(queries[starved], count, allowed)
-        if width > count + SLACK and self._vectors.precision == "float32":
-            return _refine(queries, self._vectors, rows, count + SLACK)
-        return scores, rows
+            filled = ExactSearcher(self._vectors).propose(queries[starved], min(count, num_allowed), allowed)
+            scores[starved, : filled[0].shape[1]], rows[starved, : filled[1].shape[1]] = filled
+        if self.scored:
+            scores = _scores_of(queries, self._vectors, rows)
+        return np.where(rows >= 0, scores, -np.inf).astype(np.float32), rows
 
     def _parameters(self, width: int, selector: _Selector | None) -> Any:
         chosen = selector.selector if selector else None
@@ -131,20 +127,25 @@ def _write(index: Any, write: Callable[[bytes], int]) -> None:
 def _read(path: Path, vectors: VectorFile) -> Any:
     """Read an index, refusing sizes inside the file that its size on disk cannot hold."""
     try:
-        with _read_limits(path.stat().st_size, vectors.num_rows):
+        # FAISS also counts a table of 64 bytes for each list and sub-vector, although inner products need none
+        table_bytes = 16 * vectors.dim * num_lists(vectors.num_rows)
+        with _read_limits(path.stat().st_size + table_bytes, vectors.num_rows):
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
-        raise FolderError(f"{path} cannot be read by this FAISS ({faiss.__version__}); compact the index") from error
+        reason = str(error).rsplit("Error: ", 1)[-1]
+        raise FolderError(
+            f"{path} cannot be read by FAISS {faiss.__version__} ({reason}); compact the index"
+        ) from error
     if index.ntotal != vectors.num_rows or index.d != vectors.dim:
         raise FolderError(f"{path} holds {index.ntotal} vectors, its segment {vectors.num_rows}; compact the index")
     return index
 
 
 @contextmanager
-def _read_limits(size_bytes: int, num_rows: int) -> Iterator[None]:
+def _read_limits(vector_bytes: int, num_rows: int) -> Iterator[None]:
     with _LIMITS:  # they belong to the process
         before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
-        faiss.set_deserialization_vector_byte_limit(size_bytes + 1)
+        faiss.set_deserialization_vector_byte_limit(vector_bytes)
         faiss.set_deserialization_loop_limit(max(num_rows, 65_536))
         try:
             yield
@@ -153,22 +154,19 @@ def _read_limits(size_bytes: int, num_rows: int) -> Iterator[None]:
             faiss.set_deserialization_loop_limit(before[1])
 
 
-def _refine(queries: Embeddings, vectors: VectorFile, rows: Rows, count: int) -> tuple[Scores, Rows]:
-    """The `count` best of the proposed rows (B, K) by their stored vectors, in no order, on all threads."""
-    rows = np.ascontiguousarray(rows)
+def _scores_of(queries: Embeddings, vectors: VectorFile, rows: Rows) -> Scores:
+    """The inner products (B, K) of queries with stored vectors, in float32, on all threads and without a copy."""
     stored = vectors.map(rows[rows >= 0])
     scores = np.empty(rows.shape, np.float32)
     faiss.fvec_inner_products_by_idx(
         faiss.swig_ptr(scores),
-        faiss.swig_ptr(np.ascontiguousarray(queries)),
+        faiss.swig_ptr(queries),
         faiss.swig_ptr(stored),
-        faiss.swig_ptr(rows),
+        faiss.swig_ptr(np.ascontiguousarray(rows)),
         vectors.dim,
         *rows.shape,
     )
-    scores[rows < 0] = -np.inf
-    best = np.argpartition(scores, -count, axis=1)[:, -count:]
-    return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+    return scores
 
 
 class _Selector:

@@ -23,6 +23,7 @@ from kdserve.search.vectors import Rows
 Passage = tuple[StoredDocument, int, int]
 MASKS_KEPT = 32
 """Filters whose rows are remembered; each takes a byte a row."""
+FILTERED_EXACT_ROWS = 50_000
 OPEN_ATTEMPTS = 5
 """How often the pointer may change under a reader that is just opening."""
 
@@ -55,7 +56,7 @@ class Snapshot:
         allowed = self._allowed(where) if where else [segment.live for segment in self.segments]
         sources = [
             Source(
-                searcher=searcher,
+                searcher=_for_filter(searcher, segment, mask),
                 vectors=segment.vectors,
                 first_row=int(first_row),
                 num_rows=segment.num_rows,
@@ -170,6 +171,12 @@ def _searcher(segment: Segment, state: IndexState, *, exact: bool) -> Searcher:
         effort=state.tuning.effort,
         candidates=state.tuning.candidates,
     )
+
+
+def _for_filter(searcher: Searcher, segment: Segment, mask: Mask | None) -> Searcher:
+    """An exact searcher where few rows are allowed: that is right, and no slower than to look for them in a graph."""
+    few = mask is not None and mask.sum() <= FILTERED_EXACT_ROWS
+    return ExactSearcher(segment.vectors) if few and not searcher.exact else searcher
 
 
 def _passages(segment: Segment, first_row: int, rows: Rows) -> Iterable[tuple[int, Passage]]:

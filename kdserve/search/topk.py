@@ -1,8 +1,9 @@
-"""The k best rows of each query, the same from every backend.
+"""The k best rows of each query, the same from every exact backend.
 
-A backend proposes rows by scores of its own, fast and rounded as its kernels round. Here every proposed row is scored
-again by one function, ordered by score and then by row, and the proposal is widened until no row outside it can belong
-to the answer. So exact backends agree on ids and scores, and equal texts come in the order of insertion.
+A backend proposes rows by scores of its own, fast and rounded as its kernels round. Here every row that an exact one
+proposes is scored again by one function, ordered by score and then by row, and the proposal is widened until no row
+outside it can belong to the answer. So exact backends agree on ids and scores, bit for bit, and equal texts come in the
+order of insertion.
 
 Axes: B queries, K proposed rows, D width.
 """
@@ -29,10 +30,12 @@ GATHER_ROWS = 16_384
 
 
 class Searcher(Protocol):
-    """Proposes rows of one segment. Scores may be rounded, or estimates; here they are only used to propose."""
+    """Proposes rows of one segment by scores that may be rounded, or estimates."""
 
     exact: bool
     """Whether every row that is not proposed scores at most the lowest proposed score, but for rounding."""
+    scored: bool
+    """Whether the proposed scores are those of the stored vectors, but for rounding, and need not be computed again."""
 
     def propose(self, queries: Embeddings, count: int, allowed: Mask | None) -> tuple[Scores, Rows]:
         """Return (B, K) scores and rows with K ≥ `count`; row -1 (score -inf) where there is none.
@@ -122,7 +125,8 @@ def _scored(queries: Embeddings, sources: list[Source], count: int, k: int) -> t
             if not source.searcher.exact:  # an estimate bounds nothing: go on only for want of documents
                 more &= _num_documents(rows, source.owners) < k
             beyond = np.maximum(beyond, np.where(more, proposed[:, -1] + slack, -np.inf)).astype(np.float32)
-        parts.append((true_scores(queries, source.vectors, rows), rows, source))
+        scores = proposed if source.searcher.scored else true_scores(queries, source.vectors, rows)
+        parts.append((scores, rows, source))
     scores = np.concatenate([part for part, _, _ in parts], axis=1)
     rows = np.concatenate([np.where(part >= 0, part + s.first_row, -1) for _, part, s in parts], axis=1)
     scores, rows = _ordered(scores, rows)

@@ -101,9 +101,9 @@ def test_add_update_delete_compact(tmp_path, run, texts):
 def test_wishes_choose_the_kind_and_the_choice_is_explained(tmp_path, run):
     index, texts = tmp_path / "index", tmp_path / "texts.txt"
     texts.write_text("\n".join(f"text number {n}" for n in range(300)))
-    run("index", "build", texts, "--out", index, "--memory", "70kB", "--recall", "0.5")
+    run("index", "build", texts, "--out", index, "--memory", "60kB", "--recall", "0.5")
     facts = json.loads(run("index", "info", index, "--json"))
-    assert (facts["kind"], facts["tuning"]["num_queries"]) == ("hnsw", 300)
+    assert (facts["kind"], facts["tuning"]["num_queries"]) == ("ivf-pq", 300)
     assert "recall" in run("index", "info", index)
     run("index", "compact", index, "--kind", "exact")
     assert json.loads(run("index", "info", index, "--json"))["kind"] == "exact"
