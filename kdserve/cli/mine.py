@@ -40,8 +40,8 @@ def mine(
     encoder = Encoder.load(bundle)
     num_pairs = 0
     with progress_bars() as progress, _written(out) as write:
-        texts = [(document.text for document in side.read()) for side in sides]
-        for pair in mine_pairs(*texts, encoder, k=neighbours, min_score=min_score, progress=progress):
+        sources, targets = ((document.text for document in side.read()) for side in sides)
+        for pair in mine_pairs(sources, targets, encoder, k=neighbours, min_score=min_score, progress=progress):
             write(f"{pair.source}\t{pair.target}\t{pair.score:.4f}\n")
             num_pairs += 1
     say(f"{num_pairs} pairs" + (f" in {out}" if out else ""))
