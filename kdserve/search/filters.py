@@ -3,48 +3,77 @@
 An expression in Python's syntax: comparisons of a field with a value, joined by and, or, not. `id` and `language` (or
 `lang`) are fields too; a name that is no identifier is written `field["my name"]`. A comparison holds only where the
 field is there and can be compared with the value: numbers with numbers, text with text; text compares by code points.
-`field is None` holds where it is missing. The expression becomes SQL, so no Python of a user is ever run.
+`field is None` holds where it is missing. Each backend writes the parsed condition in its own language, so that no
+Python of a user is ever run.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from kdserve.datatypes import Scalar
 from kdserve.errors import DataError
 from kdserve.search.documents import MAX_INT
-from kdserve.search.rows import field_column
 
+Value = str | int | float
+Sign = Literal["==", "!=", "<", "<=", ">", ">="]
 MAX_CHARACTERS = 100_000
 MAX_COMPARISONS = 200
 MAX_VALUES = 900
 FIELD = "field"
-OWN_COLUMNS = {"id": "id", "lang": "language", "language": "language"}
-OPERATORS: Mapping[type[ast.cmpop], str] = {
-    ast.Eq: "=", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="
+LANGUAGE, ID = "language", "id"
+SIGNS: Mapping[type[ast.cmpop], Sign] = {
+    ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="
 }  # fmt: skip
-MIRRORED: Mapping[str, str] = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+MIRRORED: Mapping[Sign, Sign] = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Filter:
-    """A condition in SQL. `names` maps each metadata name to how the condition writes its column."""
+class Compare:
+    """The field is there and compares so with the value."""
 
-    condition: str
-    parameters: tuple[Scalar, ...]
-    names: Mapping[str, str]
-
-    def over(self, names: Set[str]) -> str:
-        """The condition over a segment that has these metadata names; the others are missing there."""
-        condition = self.condition
-        for name in self.names.keys() - names:
-            condition = condition.replace(self.names[name], "NULL")
-        return condition
+    name: str
+    sign: Sign
+    value: Value
 
 
-def parse_filter(expression: str) -> Filter:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OneOf:
+    """The field is there and is, or is not, one of the values."""
+
+    name: str
+    values: tuple[Value, ...]
+    negated: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """The field is not there."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Not:
+    """The condition does not hold."""
+
+    condition: Condition
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Junction:
+    """All of the conditions hold ("and"), or at least one does ("or")."""
+
+    word: Literal["and", "or"]
+    conditions: tuple[Condition, ...]
+
+
+Condition = Compare | OneOf | Missing | Not | Junction
+
+
+def parse_filter(expression: str) -> Condition:
     """Parse a filter.
 
     Raises:
@@ -53,81 +82,69 @@ def parse_filter(expression: str) -> Filter:
     shown = expression if len(expression) < 80 else f"{expression[:77]}..."
     if len(expression) > MAX_CHARACTERS:
         raise DataError(f"the filter {shown} has more than {MAX_CHARACTERS} characters; make it shorter")
-    parsing = _Parsing()
     try:
-        condition = parsing.condition(ast.parse(expression.strip(), mode="eval").body)
+        condition = _condition(ast.parse(expression.strip(), mode="eval").body)
+        leaves = list(leaves_of(condition))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(
             f'the filter {shown} cannot be read ({error}); write e.g. lang == "de" and year > 2000'
         ) from error
-    if parsing.num_comparisons > MAX_COMPARISONS or len(parsing.parameters) > MAX_VALUES:
+    num_values = sum(len(leaf.values) if isinstance(leaf, OneOf) else 1 for leaf in leaves)
+    if len(leaves) > MAX_COMPARISONS or num_values > MAX_VALUES:
         raise DataError(
             f"the filter {shown} has more than {MAX_COMPARISONS} comparisons or {MAX_VALUES} values; split it"
         )
-    return Filter(condition=condition, parameters=tuple(parsing.parameters), names=parsing.names)
+    return condition
 
 
-class _Parsing:
-    """Walks an expression once, collecting its parameters in order. What it does not know is a ValueError."""
+def leaves_of(condition: Condition) -> Iterator[Compare | OneOf | Missing]:
+    """The comparisons of a condition, in order."""
+    if isinstance(condition, Junction):
+        for part in condition.conditions:
+            yield from leaves_of(part)
+    elif isinstance(condition, Not):
+        yield from leaves_of(condition.condition)
+    else:
+        yield condition
 
-    def __init__(self) -> None:
-        self.parameters: list[Scalar] = []
-        self.names: dict[str, str] = {}
-        self.num_comparisons = 0
 
-    def condition(self, node: ast.expr) -> str:
-        if isinstance(node, ast.BoolOp):
-            joint = " AND " if isinstance(node.op, ast.And) else " OR "
-            return f"({joint.join([self.condition(value) for value in node.values])})"
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return f"(NOT {self.condition(node.operand)})"
-        if isinstance(node, ast.Compare):
-            sides = [node.left, *node.comparators]
-            parts = [
-                self._comparison(left, operator, right)
-                for left, operator, right in zip(sides, node.ops, sides[1:], strict=False)
-            ]
-            return f"({' AND '.join(parts)})"
-        raise ValueError(f"`{ast.unparse(node)}` is no comparison")
+def _condition(node: ast.expr) -> Condition:
+    """Translate an expression. What is no part of the language is a ValueError."""
+    if isinstance(node, ast.BoolOp):
+        word: Literal["and", "or"] = "and" if isinstance(node.op, ast.And) else "or"
+        return Junction(word=word, conditions=tuple(_condition(value) for value in node.values))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return Not(condition=_condition(node.operand))
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        parts = [_comparison(*three) for three in zip(sides, node.ops, sides[1:], strict=False)]
+        return parts[0] if len(parts) == 1 else Junction(word="and", conditions=tuple(parts))
+    raise ValueError(f"`{ast.unparse(node)}` is no comparison")
 
-    def _comparison(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> str:
-        self.num_comparisons += 1
-        if isinstance(operator, ast.Is | ast.IsNot):
-            if not isinstance(right, ast.Constant) or right.value is not None:
-                raise ValueError("`is` goes with None; use == for values")
-            return f"({self._column(left)} IS {'NOT ' if isinstance(operator, ast.IsNot) else ''}NULL)"
-        if isinstance(operator, ast.In | ast.NotIn):
-            return self._membership(left, right, negated=isinstance(operator, ast.NotIn))
-        sign = OPERATORS[type(operator)]
-        if not _is_field(left):
-            left, right, sign = right, left, MIRRORED[sign]
-        column, value = self._column(left), _constant(right)
-        self.parameters.append(value)
-        if sign in ("=", "!="):
-            return f"({column} IS NOT NULL AND {column} {sign} ?)"
-        kinds = "('text')" if isinstance(value, str) else "('integer', 'real')"
-        return f"(typeof({column}) IN {kinds} AND {column} {sign} ?)"
 
-    def _membership(self, left: ast.expr, right: ast.expr, *, negated: bool) -> str:
+def _comparison(left: ast.expr, operator: ast.cmpop, right: ast.expr) -> Condition:
+    if isinstance(operator, ast.Is | ast.IsNot):
+        if not isinstance(right, ast.Constant) or right.value is not None:
+            raise ValueError("`is` goes with None; use == for values")
+        missing = Missing(name=_name(left))
+        return missing if isinstance(operator, ast.Is) else Not(condition=missing)
+    if isinstance(operator, ast.In | ast.NotIn):
         if not isinstance(right, ast.List | ast.Tuple | ast.Set):
             raise ValueError(f"`{ast.unparse(right)}` is no list of values")
-        column = self._column(left)
-        values = [_constant(item) for item in right.elts]
-        self.parameters += values
-        marks = ", ".join("?" * len(values))
-        return f"({column} IS NOT NULL AND {column} {'NOT ' if negated else ''}IN ({marks}))"
+        values = tuple(_value(item) for item in right.elts)
+        return OneOf(name=_name(left), values=values, negated=isinstance(operator, ast.NotIn))
+    sign = SIGNS[type(operator)]
+    if not _is_field(left):
+        left, right, sign = right, left, MIRRORED[sign]
+    return Compare(name=_name(left), sign=sign, value=_value(right))
 
-    def _column(self, node: ast.expr) -> str:
-        if isinstance(node, ast.Name):
-            name = node.id
-        elif _is_field(node) and isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-            name = str(node.slice.value)
-        else:
-            raise ValueError(f"`{ast.unparse(node)}` is no field")
-        if name in OWN_COLUMNS:
-            return OWN_COLUMNS[name]
-        self.names[name] = f"[{field_column(name)}]"
-        return self.names[name]
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return LANGUAGE if node.id == "lang" else node.id
+    if _is_field(node) and isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return str(node.slice.value)
+    raise ValueError(f"`{ast.unparse(node)}` is no field")
 
 
 def _is_field(node: ast.expr) -> bool:
@@ -136,13 +153,13 @@ def _is_field(node: ast.expr) -> bool:
     return isinstance(node, ast.Name)
 
 
-def _constant(node: ast.expr) -> Scalar:
+def _value(node: ast.expr) -> Value:
     try:
         value = ast.literal_eval(node)
     except ValueError:
         raise ValueError(f"`{ast.unparse(node)}` is no value; put text in quotes") from None
     if isinstance(value, int) and not -MAX_INT <= value <= MAX_INT:
         raise ValueError(f"{value} is beyond 64 bits")
-    if value is None or not isinstance(value, str | int | float):
+    if value is None or not isinstance(value, Value):
         raise ValueError(f"`{ast.unparse(node)}` is no text or number" + ("; use `is None`" * (value is None)))
     return value

@@ -25,6 +25,7 @@ from kdserve.datatypes import Scalar
 from kdserve.errors import DataError, FolderError
 from kdserve.search import lexical
 from kdserve.search.documents import Document, Id
+from kdserve.search.sql import field_column
 from kdserve.search.vectors import Rows
 
 SCHEMA = """
@@ -199,11 +200,6 @@ class RowFile:
             yield
         except sqlite3.Error as error:
             raise FolderError(f"{self.path} cannot be read ({error}); restore the index or build it again") from error
-
-
-def field_column(name: str) -> str:
-    """The column of a metadata name. SQLite ignores the case of column names, metadata does not: so hex."""
-    return "f" + name.encode().hex()
 
 
 @contextmanager

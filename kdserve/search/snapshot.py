@@ -13,10 +13,11 @@ from kdserve.errors import DataError, FolderError
 from kdserve.manifest import MANIFEST_NAME, Manifest
 from kdserve.search.documents import Id
 from kdserve.search.exact import ExactSearcher
-from kdserve.search.filters import parse_filter
+from kdserve.search.filters import ID, LANGUAGE, leaves_of, parse_filter
 from kdserve.search.generation import IndexState, read_state, verify_quick
 from kdserve.search.rows import StoredDocument
 from kdserve.search.segment import APPROXIMATE, Segment
+from kdserve.search.sql import as_sql
 from kdserve.search.topk import Mask, Neighbours, Searcher, Source, nearest
 from kdserve.search.vectors import Rows
 
@@ -119,15 +120,15 @@ class Snapshot:
         known_masks = self._masks.get(where)
         if known_masks is not None:
             return known_masks
-        parsed = parse_filter(where)
+        condition = parse_filter(where)
         names = [set(segment.rows.field_names()) for segment in self.segments]
-        for name in parsed.names:
-            if self.segments and not any(name in known for known in names):
+        for leaf in leaves_of(condition):
+            if self.segments and not any(leaf.name in {ID, LANGUAGE, *known} for known in names):
                 there = ", ".join(sorted(set().union(*names))) or "none"
-                raise DataError(f"no document has a field {name!r}; there are: id, language, {there}")
+                raise DataError(f"no document has a field {leaf.name!r}; there are: id, language, {there}")
         masks = []
         for segment, known in zip(self.segments, names, strict=True):
-            mask = segment.rows_of(segment.rows.select(parsed.over(known), parsed.parameters))
+            mask = segment.rows_of(segment.rows.select(*as_sql(condition, known)))
             masks.append(mask if segment.live is None else mask & segment.live)
         with self._lock:
             if len(self._masks) >= MASKS_KEPT:
