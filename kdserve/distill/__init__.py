@@ -20,8 +20,8 @@ from kdserve.distill.student import Student
 from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.training import Trainer
 from kdserve.distill.vocabulary import measure_coverage, sentences_by_language
-from kdserve.errors import FolderError
-from kdserve.manifest import staged_folder, write_error, write_manifest
+from kdserve.errors import DataError, FolderError, MissingExtraError, RecipeError
+from kdserve.manifest import staged_folder, write_manifest
 from kdserve.recipe import Recipe, recipe_record
 
 __all__ = ["Teacher", "distill", "load_teacher"]
@@ -38,7 +38,7 @@ def distill(
     """Make the recipe's student and write it to `out`, a folder that SentenceTransformer opens.
 
     `work` (default: `out` + ".work") keeps corpus, tokens and checkpoints, so that a run that was stopped goes on to
-    the same result; it is removed at the end. `cache` (default: inside `work`) keeps the teacher's vectors.
+    the same result; it is removed at the end, and when recipe or data are at fault. `cache` (default: inside `work`) keeps the teacher's vectors.
 
     Raises:
         KdserveError: see the rooms; nothing is left at `out`.
@@ -47,11 +47,19 @@ def distill(
     if out.exists():
         raise FolderError(f"{out} exists already; choose another name or remove it first")
     work = Path(work) if work else out.with_name(out.name + ".work")
+    is_new = not work.exists()
     try:
         work.mkdir(parents=True, exist_ok=True)
         return _distill(recipe, out, work, cache, progress)
+    except (DataError, RecipeError, MissingExtraError):
+        if is_new:  # nothing there is worth going on from
+            shutil.rmtree(work, ignore_errors=True)
+        raise
     except OSError as error:
-        raise write_error(work, error) from error
+        reason = error.strerror or str(error)
+        raise FolderError(
+            f"{work} cannot be written ({reason}); mend that and run the same again, it goes on"
+        ) from error
 
 
 def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress: Progress) -> Outcome:

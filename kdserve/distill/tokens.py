@@ -69,7 +69,7 @@ def tokenize_corpus(
                 encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
                 rows = [encoding.ids[:max_tokens] for encoding in encodings]
                 lengths += map(len, rows)
-                np.fromiter(chain.from_iterable(rows), dtype=np.int32).tofile(file)
+                file.write(np.fromiter(chain.from_iterable(rows), dtype=np.int32).tobytes())
                 progress("tokenising", len(lengths), total)
         np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         done.write_text(json.dumps(key), encoding="utf-8")
