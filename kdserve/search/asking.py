@@ -50,11 +50,24 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, questi
         ranked = _ranked(snapshot, some, vectors[pending], depth, question)
         unsettled = []
         for number, hits in zip(pending, ranked, strict=True):
-            answers[number] = _spread(hits, question)
+            answers[number] = spread(hits, question)
             if len(answers[number]) < question.k and len(hits) >= depth:
                 unsettled.append(number)
         pending, depth = unsettled, depth * 4
     return answers
+
+
+def spread(hits: Sequence[Hit], question: Question) -> list[Hit]:
+    """The first `k` hits, with no more than `per_language` of each language; hits of unknown language are one too."""
+    if not question.per_language:
+        return list(hits[: question.k])
+    seen: Counter[str | None] = Counter()
+    chosen = []
+    for hit in hits:
+        seen[hit.language] += 1
+        if seen[hit.language] <= question.per_language:
+            chosen.append(hit)
+    return chosen[: question.k]
 
 
 def _ranked(
@@ -83,19 +96,6 @@ def _ranked(
         kept = [best[key] for key in order if best[key][1] >= question.min_score]
         fused.append(snapshot.hits(_neighbours(kept))[0])
     return fused
-
-
-def _spread(hits: Sequence[Hit], question: Question) -> list[Hit]:
-    """The first `k` hits, with no more than `per_language` of each language; hits of unknown language are one too."""
-    if not question.per_language:
-        return list(hits[: question.k])
-    seen: Counter[str | None] = Counter()
-    chosen = []
-    for hit in hits:
-        seen[hit.language] += 1
-        if seen[hit.language] <= question.per_language:
-            chosen.append(hit)
-    return chosen[: question.k]
 
 
 def _neighbours(pairs: Sequence[tuple[int, float]]) -> Neighbours:

@@ -14,7 +14,7 @@ from kdserve.datatypes import Embedder, Progress
 from kdserve.errors import DataError, FidelityError, FolderError
 from kdserve.manifest import sync_path, write_error
 from kdserve.search.choosing import settle
-from kdserve.search.documents import Document, Id
+from kdserve.search.documents import Document, Id, number_documents
 from kdserve.search.embedding import Embedded
 from kdserve.search.generation import IndexState, folder_name, publish, step, writer_lock
 from kdserve.search.kinship import measure_kin
@@ -100,7 +100,7 @@ def append_documents(
     for chunk in embedded:
         for id_ in taken([document.id for document in chunk.documents if document.id is not None]):
             raise DataError(f"id {id_!r} is in the index already; update it, or choose another id")
-        numbered, next_id = _numbered(chunk.documents, next_id)
+        numbered, next_id = number_documents(chunk.documents, next_id)
         writer.append(numbered, chunk.spans, encode_rows(chunk.vectors, writer.precision))
         ingest.progress("index", writer.num_documents, ingest.total)
         step("chunk appended")
@@ -161,18 +161,6 @@ def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWri
         return writer, next_id
     writer.close()
     return None
-
-
-def _numbered(chunk: Sequence[Document], next_id: int) -> tuple[list[Document], int]:
-    """Give documents without an id the next numbers; the counter also passes every number that a user chose."""
-    numbered = []
-    for document in chunk:
-        if document.id is None:
-            document = replace(document, id=next_id)
-        if isinstance(document.id, int):
-            next_id = max(next_id, document.id + 1)
-        numbered.append(document)
-    return numbered, next_id
 
 
 def _refuse_existing(folder: Path) -> None:

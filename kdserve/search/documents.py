@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from kdserve.datatypes import Scalar
 from kdserve.errors import DataError
@@ -39,6 +39,18 @@ class Document:
             raise DataError(f"document {self.id!r} has metadata named {taken[0]!r}; give it as the document's own")
         for name, value in {"id": self.id, "language": self.language, "text": self.text, **self.metadata}.items():
             _require_keepable(self.id, name, value)
+
+
+def number_documents(documents: Sequence[Document], next_id: int) -> tuple[list[Document], int]:
+    """Give documents without an id the next numbers; the counter also passes every number that a user chose."""
+    numbered = []
+    for document in documents:
+        if document.id is None:
+            document = replace(document, id=next_id)
+        if isinstance(document.id, int):
+            next_id = max(next_id, document.id + 1)
+        numbered.append(document)
+    return numbered, next_id
 
 
 def _require_keepable(document_id: Id | None, name: str, value: object) -> None:

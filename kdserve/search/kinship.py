@@ -47,7 +47,7 @@ def teacher_of(encoder: Embedder) -> str:
     return encoder.parents.get(TEACHER, "") if isinstance(encoder, Descendant) else ""
 
 
-def require_kin(index: Path, built_with: str, teacher: str, encoder: Embedder) -> None:
+def require_kin(index: Path | str, built_with: str, teacher: str, encoder: Embedder) -> None:
     """Refuse an encoder that neither built the index, nor is its builder's teacher or student.
 
     Raises:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from kdserve.datatypes import Embedder
+from kdserve.errors import DataError
 
 Span = tuple[int, int]
 """The characters [start, end) of a document's text."""
@@ -30,6 +31,21 @@ class TokenCounter(Embedder, Protocol):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text as a document, before any cut."""
+
+
+def choose_window(encoder: Embedder, passage_tokens: int) -> int:
+    """The tokens of a passage: as asked, or the encoder's own window for 0; 0 for an encoder that cannot count them.
+
+    Raises:
+        DataError: fewer than 16, or more than the encoder reads.
+    """
+    if not isinstance(encoder, TokenCounter):
+        return 0
+    if passage_tokens and not LEAST_WINDOW <= passage_tokens <= encoder.max_tokens:
+        raise DataError(
+            f"passages of {passage_tokens} tokens cannot be; choose between {LEAST_WINDOW} and {encoder.max_tokens}"
+        )
+    return passage_tokens or encoder.max_tokens
 
 
 def split_text(text: str, count_tokens: CountTokens, window: int) -> list[Span]:

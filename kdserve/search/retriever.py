@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 
 from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress
-from kdserve.errors import DataError
 from kdserve.search.asking import Question, answer
 from kdserve.search.build import Embed, Ingest, build_index
 from kdserve.search.changes import add_documents, compact_index, delete_documents
@@ -19,7 +18,7 @@ from kdserve.search.embedding import embed_documents
 from kdserve.search.generation import IndexState
 from kdserve.search.kinds import IndexKind, Wish
 from kdserve.search.kinship import require_kin, teacher_of
-from kdserve.search.passages import LEAST_WINDOW, TokenCounter
+from kdserve.search.passages import choose_window
 from kdserve.search.snapshot import Snapshot, open_snapshot
 from kdserve.search.topk import Neighbours
 from kdserve.search.vectors import Precision, require_unit_rows
@@ -92,7 +91,7 @@ class Retriever:
             encoder_name=options.encoder_name,
             next_id=0,
             segments=(),
-            window=_window(encoder, options.passage_tokens),
+            window=choose_window(encoder, options.passage_tokens),
             lexical=options.lexical,
             teacher=teacher_of(encoder),
         )
@@ -221,18 +220,3 @@ class Retriever:
 
 def _embed_here(encoder: Embedder) -> Embed:
     return lambda documents, window: embed_documents(documents, encoder, window=window)
-
-
-def _window(encoder: Embedder, passage_tokens: int) -> int:
-    """The tokens of a passage: as asked, but no more than the encoder reads; 0 where it cannot count them.
-
-    Raises:
-        DataError: fewer than 16, or more than the encoder reads.
-    """
-    if not isinstance(encoder, TokenCounter):
-        return 0
-    if passage_tokens and not LEAST_WINDOW <= passage_tokens <= encoder.max_tokens:
-        raise DataError(
-            f"passages of {passage_tokens} tokens cannot be; choose between {LEAST_WINDOW} and {encoder.max_tokens}"
-        )
-    return passage_tokens or encoder.max_tokens

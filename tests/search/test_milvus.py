@@ -1,0 +1,117 @@
+"""Milvus Lite, for real, against an index folder with the same documents."""
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from test_filters import NAMES, VALUES, expressions
+from test_passages import LONG, Counting
+
+from kdserve import samples
+from kdserve.errors import DataError, FolderError
+from kdserve.search import Document, Retriever
+
+pytest.importorskip("pymilvus", reason="pymilvus is not installed: pip install 'kdserve[milvus]'")
+pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: pip install 'kdserve[milvus]'")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def documents():
+    made = [
+        Document(text=text, id=f"{language} {n}", language=language, metadata={"n": n})
+        for language, texts in samples.parallel().items()
+        for n, text in enumerate(texts[:20])
+    ]
+    return [*made, Document(text=LONG, id="long"), Document(text="counted"), Document(text="mine", id=7)]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("milvus") / "milvus.db")
+
+
+@pytest.fixture(scope="module")
+def both(address, tmp_path_factory):
+    from kdserve.search.milvus import MilvusRetriever
+
+    folder = tmp_path_factory.mktemp("folder") / "index"
+    milvus = MilvusRetriever.build(address, "documents", documents(), Counting())
+    yield milvus, Retriever.build(folder, documents(), Counting())
+    milvus.close()
+
+
+def same(ours, theirs):
+    assert [(hit.id, hit.text, hit.language, dict(hit.metadata), hit.passage) for hit in theirs] == [
+        (hit.id, hit.text, hit.language, dict(hit.metadata), hit.passage) for hit in ours
+    ]
+    assert [hit.score for hit in theirs] == pytest.approx([hit.score for hit in ours], abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"where": 'lang == "fr" and n < 9'}, {"per_language": 2}, {"min_score": 0.2}])
+def test_both_give_the_same_hits(both, options):
+    milvus, folder = both
+    assert len(milvus) == len(folder)
+    for query in ("Das Wetter ist schön", LONG[300:420], "counted"):
+        same(folder.search(query, 12, **options), milvus.search(query, 12, **options))
+
+
+@pytest.fixture(scope="module")
+def filtered(address, tmp_path_factory):
+    from kdserve.search.milvus import MilvusRetriever
+
+    made = []
+    for n in range(60):
+        values = {name: VALUES[(n * (7 + 4 * i) + i) % len(VALUES)] for i, name in enumerate(NAMES)}
+        made.append(Document(text=f"text number {n}", id=n, language=["de", "fr", None][n % 3], metadata=values))
+    milvus = MilvusRetriever.build(address, "filtered", made, Counting())
+    yield milvus, Retriever.build(tmp_path_factory.mktemp("filtered") / "index", made, Counting())
+    milvus.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(expression=expressions, k=st.just(60))
+def test_filters_mean_the_same(filtered, expression, k):
+    assume("\\x00" not in expression[0])
+    milvus, folder = filtered
+    ours, theirs = (side.search("text number 7", k, where=expression[0]) for side in (folder, milvus))
+    assert {hit.id for hit in theirs} == {hit.id for hit in ours}
+
+
+def test_what_milvus_cannot_ask_is_refused(filtered):
+    for where, message in (("id < 5", "only with == and !="), (r"s == 'z\0'", "no way to write")):
+        with pytest.raises(DataError, match=message):
+            filtered[0].search("x", where=where)
+
+
+def test_the_life_of_a_collection(address):
+    from kdserve.search.milvus import MilvusRetriever
+
+    retriever = MilvusRetriever.build(address, "life", [Document(text="a"), Document(text=LONG, id="x")], Counting())
+    retriever.add([Document(text="b")])
+    retriever.update([Document(text="zebra", id="x"), Document(text="okapi", id="y")])
+    retriever.delete([0])
+    again = MilvusRetriever.open(address, "life", Counting())
+    assert {hit.id: hit.text for hit in again.search("zebra", 9)} == {"x": "zebra", "y": "okapi", 1: "b"}
+    again.add([Document(text="c")])
+    assert again.search("c", 9, where="id == 2")[0].text == "c"
+    with pytest.raises(DataError, match="id 'x' is in life already"):
+        again.add([Document(text="d", id="x")])
+    with pytest.raises(DataError, match="has no document 99; nothing was deleted"):
+        again.delete(["x", 99])
+    assert len(again) == 4
+    again.drop()
+
+
+def test_what_does_not_fit_is_refused(address, embedder):
+    from kdserve.search.milvus import MilvusRetriever
+
+    MilvusRetriever.build(address, "one", [Document(text="a")], Counting())
+    with pytest.raises(FolderError, match="has a collection one already"):
+        MilvusRetriever.build(address, "one", [Document(text="a")], Counting())
+    with pytest.raises(FolderError, match="no collection two"):
+        MilvusRetriever.open(address, "two", Counting())
+    with pytest.raises(FolderError, match="was built with encoder"):
+        MilvusRetriever.open(address, "one", type(embedder)(seed=3))
+    with pytest.raises(DataError, match="no texts to index"):
+        MilvusRetriever.build(address, "none", [], Counting())
+    with pytest.raises(FolderError, match="no collection none"):
+        MilvusRetriever.open(address, "none", Counting())
