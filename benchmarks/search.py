@@ -238,9 +238,9 @@ def make_table(figures: dict[str, dict[str, float]], num_rows: int, dim: int, re
     note = (
         f"{num_rows:,} different sentences, {dim} dimensions, {NUM_QUERIES} queries that are not among them in one "
         f"batch, k = {K}, {num_threads} threads; each kind tuned by `--recall {recall}` on its own vectors. "
-        "Beside FAISS: kdserve's speed over bare FAISS's on the same file with the same setting (refined by FAISS's own "
-        "IndexRefine where kdserve refines). MB: the FAISS file; the float32 vectors stay in a memory map on disk. First "
-        "answer: fresh process, checksums included, file cache warm."
+        "Beside FAISS: kdserve's speed over bare FAISS's on the same file with the same setting (refined by FAISS's "
+        "own IndexRefine where kdserve refines). MB: the FAISS file; the float32 vectors stay in a memory map on disk. "
+        "First answer: fresh process, checksums included, file cache warm."
     )
     columns = ["kind", "recall@10", "queries/s", "beside flat", "beside FAISS", "MB", "of float32", "first answer, s"]
     return Table(columns=columns, rows=rows, note=note)

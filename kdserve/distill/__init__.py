@@ -38,7 +38,8 @@ def distill(
     """Make the recipe's student and write it to `out`, a folder that SentenceTransformer opens.
 
     `work` (default: `out` + ".work") keeps corpus, tokens and checkpoints, so that a run that was stopped goes on to
-    the same result; it is removed at the end, and when recipe or data are at fault. `cache` (default: inside `work`) keeps the teacher's vectors.
+    the same result; it is removed at the end, and when recipe or data are at fault. `cache` (default: inside `work`)
+    keeps the teacher's vectors.
 
     Raises:
         KdserveError: see the rooms; nothing is left at `out`.
