@@ -36,7 +36,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from records import Table, write_record
 
+from kdserve.bench.machine import describe_machine
 from kdserve.datatypes import Embeddings
 from kdserve.errors import FolderError, KdserveError
 from kdserve.search import BuildOptions, Document, Retriever, Wish, build, changes, embedding, generation, verify_index
@@ -288,6 +290,7 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=2000)
     parser.add_argument("--disk", type=int, default=100)
     parser.add_argument("--on-disk", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--record", action="store_true", help="leave the record crash-trials")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.on_disk:
@@ -308,8 +311,32 @@ def main() -> int:
     steps = {name: sorted(set(passed)) for name, passed in trials.steps.items()}
     report = {"kills": killed, "full": filled, "disk": disk, "flips": flipped, "steps": steps}
     print(json.dumps(report, sort_keys=True))
+    if options.record:
+        write_record("crash-trials", report, table=make_table(report), machine=describe_machine())
     good = {"old", "new", "unchanged", "error"}
     return 0 if {what.split(": ")[-1] for what in [*killed, *filled, *disk, *flipped]} <= good else 1
+
+
+def make_table(report: dict[str, dict[str, int]]) -> Table:
+    rows = []
+    for what, told in (
+        ("kills", "killed with SIGKILL at every named step and at random moments"),
+        ("full", "no file may grow beyond a random size: short writes, then errors"),
+        ("disk", "a file system that is really full"),
+        ("flips", "one byte changed, or a file cut"),
+    ):
+        outcomes = Counter[str]()
+        for outcome, count in report[what].items():
+            outcomes[outcome.split(": ")[-1]] += count
+        rows.append(
+            [told, str(sum(outcomes.values())), ", ".join(f"{outcomes[key]} {key}" for key in sorted(outcomes))]
+        )
+    note = (
+        "build, add, update, delete and compact; old and new: the index answers exactly as before or exactly as after "
+        "the change, every byte is verified, and the next change succeeds. Flips over every file of indexes of every "
+        "kind: a clear error, or the unchanged answer."
+    )
+    return Table(columns=["trials", "number", "outcome"], rows=rows, note=note)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Bitext mining: how many true pairs `kdserve mine` finds between two shuffled texts, half of which is noise.
 
-    python benchmarks/mining.py --data DIR [--bundle kdserve-static] [--languages de,fr,es,ru,zh] [--pairs 10000]
+    python benchmarks/mining.py --data DIR [--bundle kdserve-static] [--languages de,fr,es,ru,zh] [--pairs 5000]
 
 DIR holds parallel/<language>-en.tsv.gz. Pairs are drawn from one source that the bundle was not trained on (the third
 column, `wmt-news` by default); as many other sentences of that source are added to each side, without their
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--bundle", default="kdserve-static")
     parser.add_argument("--languages", default="de,fr,es,ru,zh")
     parser.add_argument("--source", default="wmt-news")
-    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument("--pairs", type=int, default=5_000)
     options = parser.parse_args()
     encoder = Encoder.load(options.bundle)
     figures = {}

