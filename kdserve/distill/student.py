@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdserve.distill.grid import snap, snap_straight_through
+from kdserve.distill.hardware import best_device
 from kdserve.distill.teacher import Teacher
 from kdserve.distill.vocabulary import CLS, PAD, SEP, SPECIAL_TOKENS, UNK
 from kdserve.errors import RecipeError
@@ -164,6 +165,8 @@ def take_body(teacher: Teacher, settings: StudentRecipe) -> Any:
     config.num_hidden_layers, config.max_position_embeddings = len(settings.layers), settings.max_tokens
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = settings.dropout
     config.pad_token_id = PAD
+    if best_device() == "cpu":  # the fused kernel's backward is slow there: half of the whole step on short texts
+        body.set_attn_implementation("eager")
     for module in body.modules():
         if isinstance(module, nn.Dropout):
             module.p = settings.dropout
