@@ -7,15 +7,15 @@ dotted key and the file. `--set train.steps=20` goes through the same loader.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from kdserve.errors import RecipeError
+from kdserve.toml import apply_override, build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,13 +66,30 @@ class VocabularyRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StudentRecipe:
-    """The student's body. `layers` are the teacher's layers that it keeps, from 0 (transformer only).
+class BodyRecipe:
+    """A body of one's own size, drawn at random, in place of the teacher's layers; `width` 0 takes those.
 
+    `width` is that of the token table and of every layer. Where the teacher's vectors have another, a dense layer leads
+    to them.
+    """
+
+    width: int = 0
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentRecipe:
+    """The student's body: `layers` of the teacher's, from 0, or a `body` of its own (transformer only).
+
+    `start` is a student's folder to go on from, as it is or grown: its body, token table and vocabulary.
     `table_bits` trains the token table on the integer grid that it will be stored in; `table_rank` > 0 factorises it.
     """
 
+    start: str = ""
     layers: tuple[int, ...] = (0, 2, 5)
+    body: BodyRecipe = BodyRecipe()
     max_tokens: int = 128
     table_bits: Literal[0, 4, 8] = 0
     table_rank: int = 0
@@ -109,9 +126,22 @@ class LayerRecipe:
 
     map: tuple[tuple[int, ...], ...] = ()
     hidden: float = 0.0
+    attention: float = 0.0
     relations: float = 0.0
     relation_heads: int = 12
     batch_size: int = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuideRecipe:
+    """A smaller student that helps to teach: its folder, and the weight of 1 - cosine to its vector of the same text.
+
+    The weight falls to zero, linearly, over the first `until` of the steps.
+    """
+
+    student: str = ""
+    weight: float = 1.0
+    until: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +199,7 @@ class Recipe:
     align: AlignRecipe = AlignRecipe()
     objective: ObjectiveRecipe = ObjectiveRecipe()
     layers: LayerRecipe = LayerRecipe()
+    guide: GuideRecipe = GuideRecipe()
     train: TrainRecipe = TrainRecipe()
     validation: ValidationRecipe = ValidationRecipe()
 
@@ -187,8 +218,8 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path} is no readable TOML: {error}") from error
     for override in overrides:
-        _apply(record, override)
-    recipe: Recipe = _build(Recipe, record, where=str(path), key="")
+        apply_override(record, override)
+    recipe: Recipe = build(Recipe, record, where=str(path))
     _check(recipe, where=str(path))
     data_dir = path.parent / Path(recipe.data_dir).expanduser()
     return dataclasses.replace(recipe, data_dir=str(data_dir))
@@ -201,66 +232,9 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
     return record
 
 
-def _apply(record: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise RecipeError(f"--set {override} has no value; write --set key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = dotted.split(".")
-    table = record
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"--set {dotted}: {parent} is no table; only single values can be set")
-    table[last] = value
-
-
-def _build(kind: Any, record: Mapping[str, Any], *, where: str, key: str) -> Any:
-    hints = get_type_hints(kind)
-    for name in record:
-        if name not in hints:
-            close = difflib.get_close_matches(name, hints, n=1)
-            raise RecipeError(f"{where}: unknown key {key}{name}" + (f"; did you mean {close[0]}?" if close else ""))
-    values = {name: _convert(hints[name], value, where=where, key=key + name) for name, value in record.items()}
-    for entry in dataclasses.fields(kind):
-        required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-        if required and entry.name not in values:
-            raise RecipeError(f"{where}: the key {key}{entry.name} is missing")
-    return kind(**values)
-
-
-def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise RecipeError(f"{where}: {key} must be a table")
-        return _build(hint, value, where=where, key=f"{key}.")
-    if origin is Literal:
-        if value not in arguments or isinstance(value, bool):
-            choices = ", ".join(map(str, arguments))
-            raise RecipeError(f"{where}: {key} is {value!r}; choose one of {choices}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise RecipeError(f"{where}: {key} must be a list")
-        return tuple(_convert(arguments[0], item, where=where, key=f"{key}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise RecipeError(f"{where}: {key} must be a table")
-        return {name: _convert(arguments[1], item, where=where, key=f"{key}.{name}") for name, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise RecipeError(f"{where}: {key} is {value!r}, which is no {hint.__name__}")
-    return value
-
-
 def _check(recipe: Recipe, *, where: str) -> None:
     """Refuse values that no training could use."""
-    train, objective = recipe.train, recipe.objective
+    train, objective, layers, body = recipe.train, recipe.objective, recipe.layers, recipe.student.body
     rules = [
         ("data", bool(recipe.data), "must name at least one source of pairs"),
         ("vocabulary.size", recipe.vocabulary.size >= 300, "must be at least 300 (256 of them are bytes)"),
@@ -273,8 +247,13 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),
         ("student.layers", len(recipe.student.layers) > 0, "must name at least one layer"),
         ("student.max_tokens", recipe.student.max_tokens >= 4, "must be at least 4"),
-        ("layers.map", all(len(pair) == 2 for pair in recipe.layers.map), "must hold pairs [student, teacher]"),
-        ("layers.map", bool(recipe.layers.map) or not recipe.layers.hidden + recipe.layers.relations, "is missing"),
+        ("student.body.heads", body.heads > 0 and body.width % body.heads == 0, f"must divide the width {body.width}"),
+        ("student.body.layers", body.layers > 0, "must be at least 1"),
+        ("student.body.feed_forward", body.feed_forward > 0, "must be positive"),
+        ("student.start", not (recipe.student.start and body.width), "has a body already; remove student.body"),
+        ("layers.map", all(len(pair) == 2 for pair in layers.map), "must hold pairs [student, teacher]"),
+        ("layers.map", bool(layers.map) or not layers.hidden + layers.attention + layers.relations, "is missing"),
+        ("guide.until", 0 < recipe.guide.until <= 1, "must be in (0, 1]"),
         ("align.damping", recipe.align.damping > 0, "must be positive"),
     ]
     for key, holds, rule in rules:

@@ -1,0 +1,74 @@
+"""From TOML to typed dataclasses, strictly: an error names the dotted key and the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from kdserve.errors import RecipeError
+
+
+def apply_override(record: dict[str, Any], override: str) -> None:
+    """Put a `dotted.key=value` into a record; the value is TOML, a bare word is taken as a string."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(f"--set {override} has no value; write --set key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = dotted.split(".")
+    table = record
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {dotted}: {parent} is no table; only single values can be set")
+    table[last] = value
+
+
+def build(kind: Any, record: Mapping[str, Any], *, where: str, key: str = "") -> Any:
+    """Make a dataclass of a record, tables inside it likewise.
+
+    Raises:
+        RecipeError: unknown or missing key, wrong type, or a value outside a Literal; names the dotted key and `where`.
+    """
+    hints = get_type_hints(kind)
+    for name in record:
+        if name not in hints:
+            close = difflib.get_close_matches(name, hints, n=1)
+            raise RecipeError(f"{where}: unknown key {key}{name}" + (f"; did you mean {close[0]}?" if close else ""))
+    values = {name: _convert(hints[name], value, where=where, key=key + name) for name, value in record.items()}
+    for entry in dataclasses.fields(kind):
+        required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+        if required and entry.name not in values:
+            raise RecipeError(f"{where}: the key {key}{entry.name} is missing")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where}: {key} must be a table")
+        return build(hint, value, where=where, key=f"{key}.")
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            choices = ", ".join(map(str, arguments))
+            raise RecipeError(f"{where}: {key} is {value!r}; choose one of {choices}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise RecipeError(f"{where}: {key} must be a list")
+        return tuple(_convert(arguments[0], item, where=where, key=f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where}: {key} must be a table")
+        return {name: _convert(arguments[1], item, where=where, key=f"{key}.{name}") for name, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise RecipeError(f"{where}: {key} is {value!r}, which is no {hint.__name__}")
+    return value
