@@ -10,11 +10,11 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.batches import TrainingData
 from kdserve.distill.corpus import Corpus, build_corpus
 from kdserve.distill.overlap import refuse_overlap
 from kdserve.distill.teacher import Teacher, VectorCache, load_teacher
 from kdserve.distill.tokens import tokenize_corpus
-from kdserve.distill.training import TrainingData
 from kdserve.distill.vocabulary import make_vocabulary
 from kdserve.recipe import Recipe, recipe_record
 

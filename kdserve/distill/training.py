@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.batches import LoadedBatch, TrainingData, drop_tokens
 from kdserve.distill.checkpoint import (
     Progressed,
     Tensors,
@@ -24,42 +23,18 @@ from kdserve.distill.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from kdserve.distill.corpus import Corpus
 from kdserve.distill.hardware import supports_bf16
 from kdserve.distill.layers import LayerDistillation
 from kdserve.distill.objectives import Batch, total_loss
 from kdserve.distill.prefetch import prefetch
 from kdserve.distill.sampling import make_sampler
 from kdserve.distill.student import Student
-from kdserve.distill.tokens import TokenStore
 from kdserve.distill.validation import Accuracy, Validation
 from kdserve.errors import TrainingError
 from kdserve.recipe import Recipe, TrainRecipe
 
 COLLAPSE_COSINE = 0.95
 """Mean cosine of different sentences above which a student has collapsed onto one vector."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingData:
-    """Everything that batches are made of; `vectors` are the teacher's, `row_of` (S,) finds a source's row in them."""
-
-    corpus: Corpus
-    tokens: TokenStore
-    vectors: npt.NDArray[np.float16]
-    row_of: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedBatch:
-    """A batch on its way to the student: ids and mask (B, T), teacher vectors (B, D), source numbers (B,)."""
-
-    ids_BT: Tensor
-    mask_BT: Tensor
-    teacher_BD: Tensor
-    target_B: Tensor
-    source_ids_BT: Tensor | None
-    source_mask_BT: Tensor | None
 
 
 class Trainer:
@@ -81,7 +56,7 @@ class Trainer:
         self.layers = layers
         modules: list[torch.nn.Module] = [self.student]
         modules += [layers.to(self.accelerator.device)] if layers else []
-        self.optimizer = _make_optimizer(modules, recipe.train, self.accelerator.device)
+        self.optimizer = torch.optim.AdamW(self.parameter_groups(modules), betas=(0.9, 0.98), fused=True)
         self.model, self.optimizer = self.accelerator.prepare(self.student, self.optimizer)
         self.average: Tensors = {name: value.detach().clone() for name, value in self.student.state_dict().items()}
         validation = recipe.validation
@@ -98,7 +73,7 @@ class Trainer:
         self._resume()
         if self.step == 0 and self.best < 0:
             self._evaluate({})
-        batches = prefetch(self._load_batches(), depth=4)
+        batches = prefetch(self.load_batches(), depth=4)
         started, seen, sums = time.monotonic(), self.step, _Means()
         self.student.train()
         while self.step < train.steps:
@@ -121,8 +96,20 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * rates
         torch.manual_seed(hash((self.recipe.seed, self.step, self.accelerator.process_index)) % 2**63)
+        loss, values = self.loss_of(loaded)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        if train.clip:
+            self.accelerator.clip_grad_norm_(self.student.parameters(), train.clip)
+        self.optimizer.step()
+        if train.average:
+            _blend(self.average, self.student, min(train.average, (1 + self.step) / (10 + self.step)))
+        return {"loss": loss.detach(), **values}
+
+    def loss_of(self, loaded: LoadedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch, and its parts for the log."""
         with self.accelerator.autocast():
-            encoding = self.model(loaded.ids_BT, _drop_tokens(loaded.mask_BT, train.token_dropout))
+            encoding = self.model(loaded.ids_BT, drop_tokens(loaded.mask_BT, self.recipe.train.token_dropout))
             source = None
             if loaded.source_ids_BT is not None:
                 source = self.model(loaded.source_ids_BT, loaded.source_mask_BT).vectors_BD.float()
@@ -136,16 +123,10 @@ class Trainer:
         loss, values = total_loss(batch, self.recipe.objective)
         for name, (weight, value) in layer_losses.items():
             loss, values[name] = loss + weight * value, value.detach()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        if train.clip:
-            self.accelerator.clip_grad_norm_(self.student.parameters(), train.clip)
-        self.optimizer.step()
-        if train.average:
-            _blend(self.average, self.student, min(train.average, (1 + self.step) / (10 + self.step)))
-        return {"loss": loss.detach(), **values}
+        return loss, values
 
-    def _load_batches(self) -> Iterator[LoadedBatch]:
+    def load_batches(self) -> Iterator[LoadedBatch]:
+        """Yield the batches from this step on: a pure function of seed and step."""
         sampler = make_sampler(self.data.corpus, self.data.tokens.lengths, self.recipe.train, seed=self.recipe.seed)
         workers = {"stride": self.accelerator.num_processes, "offset": self.accelerator.process_index}
         num_pairs = len(self.data.corpus.source_of)
@@ -171,8 +152,8 @@ class Trainer:
     def _evaluate(self, record: dict[str, float]) -> None:
         """Measure translation accuracy with the averaged weights, log it, and keep them where they are the best."""
         trained = self._swap_in_average()
-        accuracy = self.validation.measure(self.student, device=self.accelerator.device)
-        self._require_spread()
+        accuracy = self.measure()
+        self.require_sane_student()
         if accuracy.mean > self.best and self.accelerator.is_main_process:
             self.best, self.best_step = accuracy.mean, self.step
             save_checkpoint(self.work / "best.safetensors", self.student.state_dict(), self._progressed())
@@ -191,7 +172,27 @@ class Trainer:
             with (self.work / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
 
-    def _require_spread(self) -> None:
+    def parameter_groups(self, modules: Sequence[torch.nn.Module]) -> list[dict[str, Any]]:
+        """Return the optimizer's groups: what is trained, and each group's rate at full speed."""
+        table: list[torch.nn.Parameter] = []
+        body: list[torch.nn.Parameter] = []
+        for module in modules:
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    (table if name in ("table", "expand") else body).append(parameter)
+        train = self.recipe.train
+        groups: list[dict[str, Any]] = [
+            {"params": table, "rate": train.table_rate, "weight_decay": 0.0},
+            {"params": body, "rate": train.body_rate, "weight_decay": train.weight_decay},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def measure(self) -> Accuracy:
+        """Measure the student as it is on what was held out."""
+        return self.validation.measure(self.student, device=self.accelerator.device)
+
+    def require_sane_student(self) -> None:
+        """Refuse to go on with NaN, or with a student that gives one vector to everything."""
         pairs = self.validation.pairs[:256]
         ids, mask = self.data.tokens.padded(pairs, wrap=self.student.wraps)
         with torch.no_grad():
@@ -212,7 +213,7 @@ class Trainer:
     def _finish(self) -> Accuracy:
         tensors, _ = load_checkpoint(self.work / "best.safetensors", key=self.key) or ({}, None)
         self.student.load_state_dict(tensors)
-        return self.validation.measure(self.student, device=self.accelerator.device)
+        return self.measure()
 
     def _resume(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -282,33 +283,10 @@ def _use_bf16(train: TrainRecipe) -> bool:
     return train.precision == "bf16" or (train.precision == "auto" and supports_bf16(device))
 
 
-def _make_optimizer(modules: list[torch.nn.Module], train: TrainRecipe, device: torch.device) -> torch.optim.AdamW:
-    table: list[torch.nn.Parameter] = []
-    body: list[torch.nn.Parameter] = []
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                (table if name in ("table", "expand") else body).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": table, "rate": train.table_rate, "weight_decay": 0.0},
-        {"params": body, "rate": train.body_rate, "weight_decay": train.weight_decay},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=True)
-
-
 def _schedule(step: int, train: TrainRecipe) -> float:
     """Linear warm-up, then linear decay to zero."""
     warmup = max(1, round(train.warmup * train.steps))
     return min((step + 1) / warmup, (train.steps - step) / max(1, train.steps - warmup), 1.0)
-
-
-def _drop_tokens(mask_BT: Tensor, share: float) -> Tensor:
-    """Hide a share of the tokens behind the mask, never the first one of a text."""
-    if not share:
-        return mask_BT
-    kept = (torch.rand(mask_BT.shape, device=mask_BT.device) >= share).to(mask_BT.dtype)
-    kept[:, 0] = 1
-    return mask_BT * kept
 
 
 @torch.no_grad()

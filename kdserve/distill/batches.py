@@ -1,0 +1,47 @@
+"""What batches are made of, and a batch on its way to the student.
+
+Letters: B batch, T tokens, D width, S source sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdserve.distill.corpus import Corpus
+from kdserve.distill.tokens import TokenStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingData:
+    """Everything that batches are made of; `vectors` are the teacher's, `row_of` (S,) finds a source's row in them."""
+
+    corpus: Corpus
+    tokens: TokenStore
+    vectors: npt.NDArray[np.float16]
+    row_of: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedBatch:
+    """A batch on its way to the student: ids and mask (B, T), teacher vectors (B, D), source numbers (B,)."""
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    teacher_BD: Tensor
+    target_B: Tensor
+    source_ids_BT: Tensor | None
+    source_mask_BT: Tensor | None
+
+
+def drop_tokens(mask_BT: Tensor, share: float) -> Tensor:
+    """Hide a share of the tokens behind the mask, never the first one of a text."""
+    if not share:
+        return mask_BT
+    kept = (torch.rand(mask_BT.shape, device=mask_BT.device) >= share).to(mask_BT.dtype)
+    kept[:, 0] = 1
+    return mask_BT * kept
