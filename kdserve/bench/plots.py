@@ -56,10 +56,19 @@ def quality_name(rows: Sequence[Row]) -> str | None:
 
 def _latency_quality(rows: Sequence[Row], name: str) -> Figure:
     figure, axes = _figure(height=3.8, width=NARROW)
-    for position, row in enumerate(rows):
-        x, y = row.query.p50_ms, row.quality[name]
+    by_latency = sorted(range(len(rows)), key=lambda position: rows[position].query.p50_ms)
+    for rank, position in enumerate(by_latency):  # neighbours' names stand above and below, so that none hides another
+        x, y = rows[position].query.p50_ms, rows[position].quality[name]
         axes.scatter(x, y, s=90, color=colour_of(position), zorder=3)
-        axes.annotate(row.name, (x, y), xytext=(0, 9), textcoords="offset points", ha="center")
+        above = rank % 2 == 0
+        axes.annotate(
+            rows[position].name,
+            (x, y),
+            xytext=(0, 9 if above else -9),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+        )
     axes.set(xscale="log", xlabel="one query, ms (median; log scale)", ylabel=name)
     axes.set_ylim(0, max(1.0, *(1.1 * row.quality[name] for row in rows)))
     axes.margins(x=0.25)

@@ -42,7 +42,8 @@ class Ingredients:
     def table_key(self, recipe: Recipe) -> str:
         """SHA-256 of what the solved token table depends on."""
         shares = [recipe.train.temperature, recipe.train.source_share, [data.weights for data in recipe.data]]
-        parts = [asdict(recipe.align), asdict(recipe.vocabulary), recipe.family, recipe.seed, shares]
+        targets = "static" if solves_vectors(recipe) else "transformer"
+        parts = [asdict(recipe.align), asdict(recipe.vocabulary), targets, recipe.seed, shares]
         return _digest(parts, self.teacher.fingerprint, len(self.corpus.source_of))
 
 
@@ -61,6 +62,11 @@ def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: P
     vectors.fill(corpus, progress=progress)
     data = TrainingData(corpus=corpus, tokens=tokens, vectors=vectors.vectors, row_of=vectors.rows_of(corpus))
     return Ingredients(teacher=teacher, tokenizer=tokenizer, data=data)
+
+
+def solves_vectors(recipe: Recipe) -> bool:
+    """Say whether the token table is solved onto the teacher's vectors, not onto its input rows."""
+    return recipe.family == "static" or recipe.student.body.width > 0
 
 
 def _keep_vocabulary(corpus: Corpus, recipe: Recipe, path: Path, progress: Progress) -> Tokenizer:

@@ -74,7 +74,7 @@ class LayerDistillation(nn.Module):
         if self.recipe.hidden:
             parts = [
                 _hidden_loss(
-                    self.projection(pool_words(encoding.hidden_BTD[s + 1].float(), ours.word_BT, num_words)),
+                    self.projection(pool_words(encoding.hidden_BTW[s + 1].float(), ours.word_BT, num_words)),
                     pool_words(hidden.hidden_states[t + 1].float(), theirs.word_BT, num_words),
                     _has_word(ours, theirs, num_words),
                 )

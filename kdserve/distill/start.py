@@ -1,4 +1,7 @@
-"""The untrained student: its token table solved in closed form, its body taken from the teacher."""
+"""The untrained student: its token table solved in closed form, its body taken from the teacher or drawn at random.
+
+Letters: V vocabulary, W width of the body, D width of the teacher's vectors.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.bodies import copy_special_rows, draw_body, take_body, teacher_dense, teacher_input_table
 from kdserve.distill.hardware import best_device
-from kdserve.distill.ingredients import Ingredients
+from kdserve.distill.ingredients import Ingredients, solves_vectors
 from kdserve.distill.layers import LayerDistillation
 from kdserve.distill.ridge import solve_ridge
 from kdserve.distill.sampling import text_shares
-from kdserve.distill.student import (
-    StaticStudent,
-    Student,
-    TransformerStudent,
-    copy_special_rows,
-    take_body,
-    teacher_input_table,
-)
+from kdserve.distill.student import StaticStudent, Student, TransformerStudent
+from kdserve.distill.vocabulary import CLS, SEP, UNK
 from kdserve.errors import RecipeError
 from kdserve.recipe import Recipe
 
@@ -34,29 +32,71 @@ Targets = Callable[[npt.NDArray[np.int64]], Tensor]
 def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Progress = no_progress) -> Student:
     """Return the student before its first training step; the solved table is kept in `work`.
 
-    A static table is solved onto the teacher's vectors, a transformer's onto the mean of the teacher's input rows.
+    The table of a static student and of a body of one's own is solved onto the teacher's vectors, the one under the
+    teacher's layers onto the mean of the teacher's input rows.
     """
-    if recipe.student.table_rank > made.tokenizer.get_vocab_size():
+    settings = recipe.student
+    if settings.table_rank > made.tokenizer.get_vocab_size():
         raise RecipeError("student.table_rank is larger than the vocabulary; lower it")
-    body = take_body(made.teacher, recipe.student) if recipe.family == "transformer" else None
+    takes_layers = recipe.family == "transformer" and not settings.body.width
+    body = take_body(made.teacher, settings) if takes_layers else None
+    dense = teacher_dense(made.teacher) if takes_layers else []
+    table = _keep_table(recipe, made, work, progress)
+    if recipe.family == "static":
+        return StaticStudent(table, settings)
+    if body is None:
+        return _start_own_body(table, recipe, made)
+    copy_special_rows(table, made.teacher)
+    return TransformerStudent(table, settings, body=body, dense=dense)
+
+
+def _keep_table(recipe: Recipe, made: Ingredients, work: Path, progress: Progress) -> Tensor:
     path = work / f"table-{made.table_key(recipe)[:16]}.safetensors"
     if not path.is_file():
         partial = path.with_suffix(".partial")
         save_file({"table": _solve_table(recipe, made, progress)}, partial)
         partial.rename(path)
-    table = load_file(path)["table"]
-    if body is None:
-        return StaticStudent(table, recipe.student)
-    copy_special_rows(table, made.teacher)
-    return TransformerStudent(table, recipe.student, body=body)
+    return load_file(path)["table"]
+
+
+def _start_own_body(table_VD: Tensor, recipe: Recipe, made: Ingredients) -> TransformerStudent:
+    """Put the table under a body drawn at random, which begins as little more than a sum, as its layers add to it.
+
+    Another width than the teacher's is reached by the main directions of the teacher's vectors, and left by a dense
+    layer that starts as their transpose; so the student starts near the static one.
+    """
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    settings, dim = recipe.student, made.teacher.dim
+    width = settings.body.width
+    generator = torch.Generator().manual_seed(recipe.seed)
+    special = [CLS, SEP, UNK]
+    table_VD[special] = torch.randn(len(special), dim, generator=generator) * table_VD.std()
+    body = draw_body(settings, seed=recipe.seed)
+    if width == dim:
+        return TransformerStudent(table_VD, settings, body=body)
+    directions_DW = _main_directions(made, width)
+    dense = Dense(width, dim, bias=False, activation_function=None, init_weight=directions_DW.clone())
+    return TransformerStudent(table_VD @ directions_DW, settings, body=body, dense=[dense])
+
+
+def _main_directions(made: Ingredients, width: int) -> Tensor:
+    """(D, W): orthonormal directions along which the teacher's vectors are longest; zero columns beyond D of them."""
+    rows = made.data.row_of[:: 1 + len(made.data.row_of) // 50_000]
+    vectors = torch.from_numpy(made.data.vectors[rows].astype(np.float32))
+    _, directions = torch.linalg.eigh(vectors.T @ vectors)
+    directions = directions.flip(1)[:, :width]
+    return torch.nn.functional.pad(directions, (0, width - directions.shape[1]))
 
 
 def start_layers(recipe: Recipe, made: Ingredients, student: Student) -> LayerDistillation | None:
     """Return the recipe's distillation of inner layers, if it has one."""
-    if not recipe.layers.hidden + recipe.layers.relations:
+    if not recipe.layers.hidden + recipe.layers.attention + recipe.layers.relations:
         return None
     if not isinstance(student, TransformerStudent):
-        raise RecipeError('layers.hidden and layers.relations need family = "transformer": static students have none')
+        raise RecipeError(
+            'layers.* needs family = "transformer": static students have none'
+        )
     return LayerDistillation(recipe.layers, made.teacher, student, made.tokenizer, made.corpus)
 
 
@@ -71,7 +111,7 @@ def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tenso
         texts, weights, source_of = texts[chosen], weights[chosen], source_of[chosen]
     device = torch.device(best_device())
     size = made.tokenizer.get_vocab_size()
-    if recipe.family == "static":
+    if solves_vectors(recipe):
         start = torch.zeros(size, made.teacher.dim, device=device)
         targets = _teacher_vectors(made, source_of)
     else:

@@ -72,13 +72,16 @@ class PerTokenInt8:
         """Round x to uint8, each token's largest magnitude on the end of the range.
 
         Values that may have either sign lie around 128. Those with a lower bound, as after a GELU, get almost the whole
-        range for their positive side. A row of zeros becomes 0 / 0, some byte or other, and then 0 times its scale.
+        range for their positive side, or all of it where the bound is 0. A row of zeros becomes 0 / 0, some byte or
+        other, and then 0 times its scale.
         """
         if name in self.smoothing:
             x = graph.add("Mul", x, graph.constant(name, self.smoothing[name]))
         if lowest is None:
             zero, levels = 128, 127
             largest = graph.add("ReduceMax", graph.add("Abs", x), graph.vector(-1), keepdims=1)
+        elif lowest == 0:
+            zero, levels, largest = 0, 255, graph.add("ReduceMax", x, graph.vector(-1), keepdims=1)
         else:
             zero, levels = _ZERO_OF_BOUNDED, 255 - _ZERO_OF_BOUNDED
             enough = graph.scalar(-lowest * levels / zero)  # the scale at which `lowest` itself lies on 0

@@ -1,4 +1,4 @@
-"""A BERT body as a graph of fused operators, written straight from the weights.
+"""A transformer body as a graph of fused operators, written straight from the weights.
 
 B batch, T tokens, H hidden width
 """
@@ -9,12 +9,13 @@ import numpy as np
 import onnx
 
 from kdserve.export.arithmetic import Arithmetic
+from kdserve.export.distances import PositionTensors, write_positions
 from kdserve.export.graph import GraphBuilder
 from kdserve.export.head import sentence_embedding
 from kdserve.export.table import TableBits, gather_tokens, scaled
-from kdserve.export.weights import BertWeights, LayerWeights, NormWeights
+from kdserve.export.weights import Array, BertWeights, LayerWeights, LinearWeights, NormWeights
 
-_GELU_MIN = -0.17
+_LOWEST = {"Gelu": -0.17, "FastGelu": -0.17, "Relu": 0.0}
 
 
 def bert_graph(
@@ -22,55 +23,96 @@ def bert_graph(
 ) -> onnx.ModelProto:
     """Write a whole encoder, normalised at its end; `arithmetic` decides how its matrix products are computed."""
     graph = GraphBuilder(half=half)
-    tokens = scaled(graph, gather_tokens(graph, weights.table, bits=table_bits))
-    num_tokens = graph.add("Shape", "input_ids", start=1, end=2)
-    table = graph.constant("positions", weights.positions)
-    positions = graph.add("Slice", table, graph.vector(0), num_tokens, graph.vector(0))
-    hidden = _add_and_norm(graph, tokens, positions, weights.embedding_norm, "embedding")
-    mask_BT = graph.add("Cast", "attention_mask", to=onnx.TensorProto.INT32)
+    hidden = scaled(graph, gather_tokens(graph, weights.table, bits=table_bits))
+    if weights.positions is not None:
+        num_tokens = graph.add("Shape", "input_ids", start=1, end=2)
+        table = graph.constant("positions", weights.positions)
+        hidden = graph.add("Add", hidden, graph.add("Slice", table, graph.vector(0), num_tokens, graph.vector(0)))
+    body = _Body(graph, arithmetic, weights)
+    hidden = body.normalise(hidden, weights.embedding_norm, "embedding")
     for index, layer in enumerate(weights.layers):
-        hidden = _layer(graph, arithmetic, layer, f"layer{index}", hidden, mask_BT, weights)
-    hidden = graph.full_precision(hidden)
+        hidden = body.layer(hidden, layer, f"layer{index}")
+    hidden = graph.full_precision(body.normalise(hidden, weights.final_norm, "final"))
     return graph.model(sentence_embedding(graph, hidden, weights), dim=weights.dim, tokens=hidden)
 
 
-def _layer(
-    graph: GraphBuilder,
-    arithmetic: Arithmetic,
-    layer: LayerWeights,
-    name: str,
-    hidden: str,
-    mask_BT: str,
-    weights: BertWeights,
-) -> str:
-    """Attention and feed-forward, each added to its input and normalised; biases ride in the fused operators."""
-    shared = arithmetic.prepare(graph, hidden, f"{name}.attention_input")
-    parts = {"query": layer.query, "key": layer.key, "value": layer.value}
-    products = [arithmetic.multiply(graph, shared, f"{name}.{part}", w.weight) for part, w in parts.items()]
-    bias = graph.constant(f"{name}.attention_bias", np.concatenate([w.bias for w in parts.values()]))
-    context = graph.fused("MultiHeadAttention", *products, bias, mask_BT, num_heads=weights.num_heads)
-    attended = _linear(graph, arithmetic, context, f"{name}.attention_output", layer.attention_output.weight)
-    hidden = _add_and_norm(
-        graph, attended, hidden, layer.attention_norm, f"{name}.attention", bias=layer.attention_output.bias
-    )
-    raised = _linear(graph, arithmetic, hidden, f"{name}.up", layer.up.weight)
-    up_bias = graph.constant(f"{name}.up.bias", layer.up.bias)
-    activation = "BiasGelu" if weights.activation == "Gelu" else "FastGelu"
-    active = arithmetic.prepare(graph, graph.fused(activation, raised, up_bias), f"{name}.down_input", lowest=_GELU_MIN)
-    lowered = arithmetic.multiply(graph, active, f"{name}.down", layer.down.weight)
-    return _add_and_norm(graph, lowered, hidden, layer.output_norm, f"{name}.output", bias=layer.down.bias)
+class _Body:
+    """Writes the layers of one graph. Methods take and return names of tensors; `name` is that of their constants."""
 
+    def __init__(self, graph: GraphBuilder, arithmetic: Arithmetic, weights: BertWeights) -> None:
+        self._graph = graph
+        self._arithmetic = arithmetic
+        self._weights = weights
+        self._positions = {
+            name: write_positions(graph, name, positions) for name, positions in weights.attention_positions.items()
+        }
+        self._mask_BT = graph.add("Cast", "attention_mask", to=onnx.TensorProto.INT32)
 
-def _linear(graph: GraphBuilder, arithmetic: Arithmetic, x: str, name: str, weight: np.ndarray) -> str:
-    return arithmetic.multiply(graph, arithmetic.prepare(graph, x, f"{name}_input"), name, weight)
+    def layer(self, hidden: str, layer: LayerWeights, name: str) -> str:
+        """Attention and feed-forward, each added to its input and normalised; biases ride in the fused operators."""
+        parts = (
+            (self._attention, layer.attention_output, layer.attention_norm, f"{name}.attention"),
+            (self._feed_forward, layer.down, layer.output_norm, f"{name}.output"),
+        )
+        for part, last, norm, norm_name in parts:
+            before = self.normalise(hidden, norm, norm_name) if self._weights.norm_first else hidden
+            hidden = self._graph.add("Add", part(before, layer, name), hidden)
+            hidden = self._add_bias(hidden, last, f"{norm_name}.bias")
+            hidden = hidden if self._weights.norm_first else self.normalise(hidden, norm, norm_name)
+        return hidden
 
+    def normalise(self, x: str, norm: NormWeights | None, name: str) -> str:
+        """Normalise in plain operators: onnxruntime's fused SkipLayerNormalization takes four times as long."""
+        if norm is None:
+            return x
+        constants = [self._graph.constant(f"{name}.gain", norm.gain)]
+        if norm.shift is not None:
+            constants.append(self._graph.constant(f"{name}.shift", norm.shift))
+        kind = "LayerNormalization" if norm.centred else "SimplifiedLayerNormalization"
+        return self._graph.add(kind, x, *constants, epsilon=norm.epsilon)
 
-def _add_and_norm(
-    graph: GraphBuilder, x: str, residual: str, norm: NormWeights, name: str, *, bias: np.ndarray | None = None
-) -> str:
-    """Add and normalise in plain operators: onnxruntime's fused SkipLayerNormalization takes four times as long."""
-    total = graph.add("Add", x, residual)
-    if bias is not None:
-        total = graph.add("Add", total, graph.constant(f"{name}.bias", bias))
-    gain, shift = graph.constant(f"{name}.gain", norm.gain), graph.constant(f"{name}.shift", norm.shift)
-    return graph.add("LayerNormalization", total, gain, shift, epsilon=norm.epsilon)
+    def _attention(self, x: str, layer: LayerWeights, name: str) -> str:
+        """Attend over all heads and project, without the projection's bias."""
+        graph, shared = self._graph, self._arithmetic.prepare(self._graph, x, f"{name}.attention_input")
+        parts = {"query": layer.query, "key": layer.key, "value": layer.value}
+        products = [self._arithmetic.multiply(graph, shared, f"{name}.{part}", w.weight) for part, w in parts.items()]
+        positions = self._positions[layer.positions] if layer.positions else PositionTensors()
+        biases = [w.bias for w in parts.values() if w.bias is not None]
+        bias = ""
+        if biases and positions.cosines:  # they come before the rotation
+            products = [
+                self._add_bias(product, w, f"{name}.{part}.bias")
+                for product, (part, w) in zip(products, parts.items(), strict=True)
+            ]
+        elif biases:
+            bias = graph.constant(f"{name}.attention_bias", np.concatenate(biases))
+        products[:2] = [positions.rotate(graph, product) for product in products[:2]]
+        scale = {} if self._weights.score_scale is None else {"scale": self._weights.score_scale}
+        inputs = (*products, bias, self._mask_BT, positions.bias)
+        context = graph.fused("MultiHeadAttention", *inputs, num_heads=self._weights.num_heads, **scale)
+        return self._product(context, f"{name}.attention_output", layer.attention_output.weight)
+
+    def _feed_forward(self, x: str, layer: LayerWeights, name: str) -> str:
+        """Widen, activate, gate and narrow, without the last bias."""
+        graph, shared = self._graph, self._arithmetic.prepare(self._graph, x, f"{name}.up_input")
+        raised = self._arithmetic.multiply(graph, shared, f"{name}.up", layer.up.weight)
+        active, lowest = self._activate(raised, layer.up, f"{name}.up.bias"), _LOWEST.get(self._weights.activation)
+        if layer.gate is not None:
+            gate = self._arithmetic.multiply(graph, shared, f"{name}.gate", layer.gate.weight)
+            active, lowest = graph.add("Mul", active, self._add_bias(gate, layer.gate, f"{name}.gate.bias")), None
+        return self._product(active, f"{name}.down", layer.down.weight, lowest=lowest)
+
+    def _activate(self, x: str, linear: LinearWeights, bias: str) -> str:
+        activation = self._weights.activation
+        if activation == "Relu" or linear.bias is None:
+            x = self._add_bias(x, linear, bias)
+            return self._graph.add("Relu", x) if activation == "Relu" else self._graph.fused(activation, x)
+        fused = "BiasGelu" if activation == "Gelu" else "FastGelu"
+        return self._graph.fused(fused, x, self._graph.constant(bias, linear.bias))
+
+    def _product(self, x: str, name: str, weight: Array, *, lowest: float | None = None) -> str:
+        operand = self._arithmetic.prepare(self._graph, x, f"{name}_input", lowest=lowest)
+        return self._arithmetic.multiply(self._graph, operand, name, weight)
+
+    def _add_bias(self, x: str, linear: LinearWeights, name: str) -> str:
+        return x if linear.bias is None else self._graph.add("Add", x, self._graph.constant(name, linear.bias))

@@ -1,14 +1,24 @@
-"""From the tensor names of BERT, RoBERTa, XLM-R and DistilBERT checkpoints to one set of weights."""
+"""From the tensor names of BERT, RoBERTa, XLM-R, DistilBERT and MPNet checkpoints to one set of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from kdserve.export.weights import Activation, Array, BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.export.distances import bucketed_bias
+from kdserve.export.pre_norm import is_modernbert, is_t5, read_modernbert, read_t5
+from kdserve.export.weights import (
+    Activation,
+    Array,
+    AttentionPositions,
+    BertWeights,
+    LayerWeights,
+    LinearWeights,
+    NormWeights,
+)
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "Gelu",
@@ -61,30 +71,52 @@ _DISTILBERT = _Names(
     num_heads="n_heads",
     activation="activation",
 )
+_MPNET = replace(
+    _BERT,
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    attention_output="attention.attn.o",
+    attention_norm="attention.LayerNorm",
+)
 _FAMILIES = {
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
     "camembert": _BERT,
     "distilbert": _DISTILBERT,
+    "mpnet": _MPNET,
 }
-_POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert"}
+POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+_MPNET_PADDING, _MPNET_BUCKETS, _MPNET_DISTANCE = 1, 32, 128  # constants of its code, whatever the configuration says
 
 
-def is_bert_like(config: Mapping[str, Any]) -> bool:
-    """Say whether a body can be written from its weights: a known family, absolute positions, GELU."""
+def can_read_body(config: Mapping[str, Any]) -> bool:
+    """Say whether a body can be written from its weights: a known family, with options that all are known."""
+    return is_t5(config) or is_modernbert(config) or _is_bert_like(config)
+
+
+def read_body(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
+    """Arrange the tensors of a checkpoint for which `can_read_body` holds.
+
+    Raises:
+        KeyError: a tensor or a setting is missing.
+    """
+    if is_t5(config):
+        return read_t5(tensors, config)
+    if is_modernbert(config):
+        return read_modernbert(tensors, config)
+    return _read_bert_like(tensors, config)
+
+
+def _is_bert_like(config: Mapping[str, Any]) -> bool:
     names = _FAMILIES.get(config.get("model_type", ""))
     if names is None or config.get(names.activation) not in _ACTIVATIONS:
         return False
     return config.get("position_embedding_type", "absolute") == "absolute" and not config.get("is_decoder", False)
 
 
-def read_body(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
-    """Arrange the tensors of a checkpoint for which `is_bert_like` holds.
-
-    Raises:
-        KeyError: a tensor or a setting is missing.
-    """
+def _read_bert_like(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
     family = config["model_type"]
     names = _FAMILIES[family]
     tensors = {name.removeprefix(f"{family.replace('-', '_')}."): value for name, value in tensors.items()}
@@ -107,11 +139,17 @@ def read_body(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWe
             up=linear(f"{name}.{names.up}"),
             down=linear(f"{name}.{names.down}"),
             output_norm=norm(f"{name}.{names.output_norm}"),
+            positions="distance" if relative is not None else None,
         )
 
     positions = tensors["embeddings.position_embeddings.weight"]
-    if family in _POSITIONS_AFTER_PADDING:  # the first token stands at padding_idx + 1
-        positions = positions[config["pad_token_id"] + 1 :]
+    if family in POSITIONS_AFTER_PADDING:  # the first token stands at padding_idx + 1
+        positions = positions[(_MPNET_PADDING if family == "mpnet" else config["pad_token_id"]) + 1 :]
+    relative = tensors.get("encoder.relative_attention_bias.weight")
+    biases = {}
+    if relative is not None:
+        bias = bucketed_bias(relative, num_buckets=_MPNET_BUCKETS, max_distance=_MPNET_DISTANCE)
+        biases["distance"] = AttentionPositions(distance_bias=bias)
     segments = tensors.get("embeddings.token_type_embeddings.weight")
     return BertWeights(
         table=tensors["embeddings.word_embeddings.weight"],
@@ -120,4 +158,5 @@ def read_body(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWe
         layers=tuple(layer(f"{names.layer}.{i}") for i in range(config[names.num_layers])),
         num_heads=config[names.num_heads],
         activation=_ACTIVATIONS[config[names.activation]],
+        attention_positions=biases,
     )

@@ -33,7 +33,10 @@ def build_graph(student: Student, precision: Precision, tokenizer: Path) -> onnx
     if isinstance(weights, StaticWeights):
         return static_graph(weights, table_bits=bits, half=precision == "fp16")
     if weights is None:
-        raise FolderError(f"{student.folder} is of a family that cannot be exported; BERT, RoBERTa and DistilBERT can")
+        raise FolderError(
+            f"{student.folder} is of a family that has no graph here; BERT, RoBERTa, XLM-R, DistilBERT, MPNet, "
+            f"ModernBERT and T5 encoders have one"
+        )
     if precision == "int8":
         return _int8_graph(student, weights, bits, tokenizer)
     arithmetic: Arithmetic = Float32()

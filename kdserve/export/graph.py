@@ -25,10 +25,10 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
-    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Store an array once under its name and return the name."""
+    def constant(self, name: str, value: npt.NDArray[Any], *, exact: bool = False) -> str:
+        """Store an array once under its name and return the name; an `exact` one stays float32 in any graph."""
         if name not in self._constants:
-            if self._half and value.dtype == np.float32:
+            if self._half and not exact and value.dtype == np.float32:
                 value = value.astype(np.float16)
             self._constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name

@@ -21,7 +21,7 @@ from kdserve.datatypes import Embeddings, TokenBatch
 from kdserve.export.arithmetic import Float32, PerTokenInt8
 from kdserve.export.bert import bert_graph
 from kdserve.export.table import TableBits
-from kdserve.export.weights import BertWeights, LayerWeights, LinearWeights
+from kdserve.export.weights import BertWeights, LayerWeights, LinearWeights, NormWeights
 from kdserve.runtime.session import open_graph
 
 Array = npt.NDArray[np.float32]
@@ -60,7 +60,8 @@ def smoothed_int8_graph(
 def smooth(weights: BertWeights, largest: Mapping[str, Array], alpha: float) -> tuple[BertWeights, dict[str, Array]]:
     """Return the weights with outliers moved in, and the factors by which the graph multiplies each left side.
 
-    The attention's output needs no factors in the graph: they go into the weights that make its values.
+    The attention's output needs no factors in the graph: they go into the weights that make its values. Nor does a
+    left side that comes from a norm and goes nowhere else.
     """
     factors: dict[str, Array] = {}
     layers = []
@@ -68,10 +69,18 @@ def smooth(weights: BertWeights, largest: Mapping[str, Array], alpha: float) -> 
         name = f"layer{index}"
         attention = _scales(largest[f"{name}.attention_input"], (layer.query, layer.key, layer.value), alpha)
         context = _scales(largest[f"{name}.attention_output_input"], (layer.attention_output,), alpha)
-        up = _scales(largest[f"{name}.up_input"], (layer.up,), alpha)
-        factors[f"{name}.attention_input"] = np.reciprocal(attention)
-        factors[f"{name}.up_input"] = np.reciprocal(up)
-        layers.append(_move(layer, attention=attention, context=context, up=up))
+        raised = (layer.up,) if layer.gate is None else (layer.up, layer.gate)
+        up = _scales(largest[f"{name}.up_input"], raised, alpha)
+        layer = _move(layer, attention=attention, context=context, up=up)
+        if weights.norm_first and layer.attention_norm is not None:
+            layer = replace(layer, attention_norm=_divide(layer.attention_norm, attention))
+        else:
+            factors[f"{name}.attention_input"] = np.reciprocal(attention)
+        if weights.norm_first:
+            layer = replace(layer, output_norm=_divide(layer.output_norm, up))
+        else:
+            factors[f"{name}.up_input"] = np.reciprocal(up)
+        layers.append(layer)
     return replace(weights, layers=tuple(layers)), factors
 
 
@@ -86,14 +95,20 @@ def _move(layer: LayerWeights, *, attention: Array, context: Array, up: Array) -
         return replace(linear, weight=linear.weight * scales[:, None])
 
     value = rows(layer.value, attention)
+    value_bias = None if value.bias is None else value.bias / context
     return replace(
         layer,
         query=rows(layer.query, attention),
         key=rows(layer.key, attention),
-        value=LinearWeights(weight=value.weight / context, bias=value.bias / context),
+        value=LinearWeights(weight=value.weight / context, bias=value_bias),
         attention_output=rows(layer.attention_output, context),
         up=rows(layer.up, up),
+        gate=None if layer.gate is None else rows(layer.gate, up),
     )
+
+
+def _divide(norm: NormWeights, scales: Array) -> NormWeights:
+    return replace(norm, gain=norm.gain / scales, shift=None if norm.shift is None else norm.shift / scales)
 
 
 def _largest_magnitudes(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kdserve.errors import FolderError
-from kdserve.export.bodies import is_bert_like, read_body
+from kdserve.export.bodies import can_read_body, read_body
 from kdserve.export.table import TableBits
 from kdserve.export.weights import Array, BertWeights, DenseWeights, LinearWeights, Pooling, StaticWeights
 from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file, verify_folder
@@ -21,6 +21,11 @@ from kdserve.runtime.bundle import Prompts
 
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 _UNLIMITED = 1 << 20
+_LIMITS = (
+    ("config.json", "max_position_embeddings"),
+    ("sentence_bert_config.json", "max_seq_length"),
+    ("tokenizer_config.json", "model_max_length"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +123,7 @@ def _read_weights(modules: list[tuple[str, Path]]) -> BertWeights | StaticWeight
     config = read_json(modules[0][1] / "config.json")
     pooling = _pooling(read_json(modules[1][1] / "config.json"))
     dense = [_dense(path) for kind, path in modules if kind == "Dense"]
-    if not is_bert_like(config) or pooling is None or None in dense:
+    if not can_read_body(config) or pooling is None or None in dense:
         return None
     weights = read_body(_tensors(modules[0][1]), config)
     return replace(weights, pooling=pooling, dense=tuple(layer for layer in dense if layer is not None))
@@ -157,8 +162,9 @@ def _tensors(folder: Path) -> dict[str, Array]:
 
 def _max_tokens(body: Path, weights: BertWeights | StaticWeights | None) -> int:
     """Return the limit of a plain folder: the lowest that its files name, never beyond its position table."""
-    limits = [len(weights.positions)] if isinstance(weights, BertWeights) else []
-    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+    table = weights.positions if isinstance(weights, BertWeights) else None
+    limits = [] if table is None else [len(table)]
+    for name, key in _LIMITS:
         value = read_json(body / name).get(key) if (body / name).is_file() else None
         if value and value < _UNLIMITED:
             limits.append(int(value))

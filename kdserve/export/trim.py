@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
+from kdserve.export.bodies import POSITIONS_AFTER_PADDING
 from kdserve.export.student import Student, read_json, read_student
 from kdserve.export.texts import GateTexts
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
@@ -188,7 +189,7 @@ def _renumber_config(path: Path, new: Mapping[int, int]) -> None:
         return
     config = read_json(path)
     pad = config.get("pad_token_id")
-    if "roberta" in config["model_type"] and new.get(pad) != pad:
+    if config["model_type"] in POSITIONS_AFTER_PADDING and new.get(pad) != pad:
         raise FolderError(f"{path} counts positions from padding token {pad}, which would move; it cannot be trimmed")
     for name, value in config.items():
         if name.endswith("_token_id") and isinstance(value, int):

@@ -5,46 +5,68 @@ V vocabulary, H hidden width, F feed-forward width, P positions
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
-Activation = Literal["Gelu", "FastGelu"]
+Activation = Literal["Gelu", "FastGelu", "Relu"]
 Pooling = Literal["mean", "cls", "last"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearWeights:
-    """`x @ weight + bias`: weight (in, out), bias (out,)."""
+    """`x @ weight + bias`: weight (in, out), bias (out,) or none."""
 
     weight: Array
-    bias: Array
+    bias: Array | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NormWeights:
-    """Layer normalisation: gain and shift (H,), and the epsilon under its root."""
+    """Layer normalisation: gain and shift (H,), and the epsilon under its root.
+
+    With `centred` false the mean stays where it is: RMS normalisation.
+    """
 
     gain: Array
-    shift: Array
+    shift: Array | None
     epsilon: float
+    centred: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionPositions:
+    """How attention learns where tokens stand, where the token's own state does not say.
+
+    `distance_bias` (heads or 1, 2R + 1) is added to the scores, its column chosen by the distance from query to key,
+    -R to R, held beyond. `frequencies` (head width / 2,) turn queries and keys by their positions (RoPE).
+    """
+
+    distance_bias: Array | None = None
+    frequencies: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerWeights:
-    """One post-norm transformer layer: attention (H, H), feed-forward (H, F) and (F, H)."""
+    """One transformer layer: attention (H, H), feed-forward (H, F) and (F, H), and the norm of each.
+
+    `gate` (H, F) multiplies the activated product of `up`. `positions` names one of the body's `attention_positions`.
+    """
 
     query: LinearWeights
     key: LinearWeights
     value: LinearWeights
     attention_output: LinearWeights
-    attention_norm: NormWeights
+    attention_norm: NormWeights | None
     up: LinearWeights
+    gate: LinearWeights | None = None
     down: LinearWeights
     output_norm: NormWeights
+    positions: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,15 +81,21 @@ class DenseWeights:
 class BertWeights:
     """A BERT-like body and what follows it: tables (V, H) and (P, H), layers, pooling, dense layers.
 
-    `positions` starts at the first token's row and has the segment row, if any, added in.
+    `positions` starts at the first token's row and has the segment row, if any, added in. A layer normalises the sum of
+    its input and its result, or with `norm_first` its input alone. `score_scale` multiplies the products of queries
+    and keys; None is the usual 1 / sqrt(head width).
     """
 
     table: Array
-    positions: Array
-    embedding_norm: NormWeights
+    positions: Array | None
+    embedding_norm: NormWeights | None
     layers: tuple[LayerWeights, ...]
     num_heads: int
     activation: Activation
+    norm_first: bool = False
+    final_norm: NormWeights | None = None
+    score_scale: float | None = None
+    attention_positions: Mapping[str, AttentionPositions] = field(default_factory=dict)
     pooling: Pooling = "mean"
     dense: tuple[DenseWeights, ...] = ()
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_students import tiny_plain
 
 from kdserve.export.arithmetic import Float32
 from kdserve.export.bert import bert_graph
@@ -29,20 +30,38 @@ class SmoothedFloat32(Float32):
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.8])
-def test_smoothing_changes_no_vector_before_rounding(transformer: Path, alpha: float) -> None:
-    weights = read_student(transformer).weights
+@pytest.mark.parametrize("family", ["bert", "t5-gated", "modernbert-biases"])
+def test_smoothing_changes_no_vector_before_rounding(family: str, alpha: float, tmp_path: Path) -> None:
+    weights = read_student(tiny_plain(tmp_path / "student", family=family)).weights
     assert isinstance(weights, BertWeights)
     rng = np.random.default_rng(0)
     arithmetic = Float32()
     plain = bert_graph(weights, arithmetic, table_bits=32)
-    widths = {name: 128 if "down" in name else 64 for name in arithmetic.probes}
-    largest = {name: rng.uniform(0.1, 20, width).astype(np.float32) for name, width in widths.items()}
+    largest = {}
+    for index, layer in enumerate(weights.layers):
+        inputs = {
+            "attention_input": layer.query,
+            "attention_output_input": layer.attention_output,
+            "up_input": layer.up,
+        }
+        for name, linear in inputs.items():
+            largest[f"layer{index}.{name}"] = rng.uniform(0.1, 20, len(linear.weight)).astype(np.float32)
+    assert set(largest) < set(arithmetic.probes)
     moved, factors = smooth(weights, largest, alpha)
     smoothed = bert_graph(moved, SmoothedFloat32(factors), table_bits=32)
     ids = rng.integers(0, 1200, (3, 12))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     before, after = (open_graph(model.SerializeToString()).run(None, feeds)[0] for model in (plain, smoothed))
     np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_factors_that_a_norm_can_carry_cost_no_node(tmp_path: Path) -> None:
+    weights = read_student(tiny_plain(tmp_path / "student", family="modernbert")).weights
+    assert isinstance(weights, BertWeights)
+    arithmetic = Float32()
+    bert_graph(weights, arithmetic, table_bits=32)
+    largest = {name: np.ones(96 if "down" in name else 64, dtype=np.float32) for name in arithmetic.probes}
+    assert list(smooth(weights, largest, 0.5)[1]) == ["layer0.attention_input"]  # the first layer has no norm before it
 
 
 def test_calibration_texts_are_apart_from_each_other_and_from_the_samples() -> None:

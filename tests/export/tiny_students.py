@@ -11,7 +11,18 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5EncoderModel,
+    UMT5EncoderModel,
+)
 
 from kdserve.distill.vocabulary import train_unigram
 from kdserve.manifest import write_manifest
@@ -51,14 +62,9 @@ def tiny_transformer(folder: Path, *, table_bits: int = 0, layers: int = 2) -> P
 def tiny_plain(
     folder: Path, *, family: str = "bert", pooling: str = "mean", dense: bool = False, vocabulary: str = "Unigram"
 ) -> Path:
-    """Write a plain sentence-transformers folder, without a manifest, of one of the BERT-like families."""
+    """Write a plain sentence-transformers folder, without a manifest, of one of the families."""
     torch.manual_seed(4)
-    sizes = {"vocab_size": _VOCABULARY, "hidden_size": _WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
-    if family == "distilbert":
-        sizes = {"vocab_size": _VOCABULARY, "dim": _WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 96}
-    positions = MAX_TOKENS + (PAD + 1 if "roberta" in family else 0)
-    config = AutoConfig.for_model(family, **sizes, max_position_embeddings=positions, pad_token_id=PAD)
-    body = AutoModel.from_config(config)
+    body = _BODIES.get(family, _bert_like)(family)
     with torch.no_grad():
         for parameter in body.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -71,6 +77,51 @@ def tiny_plain(
         str(folder), create_model_card=False
     )
     return folder
+
+
+def _bert_like(family: str) -> PreTrainedModel:
+    sizes = {"vocab_size": _VOCABULARY, "hidden_size": _WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if family == "distilbert":
+        sizes = {"vocab_size": _VOCABULARY, "dim": _WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 96}
+    before = {"mpnet": 2, "roberta": PAD + 1, "xlm-roberta": PAD + 1}.get(family, 0)
+    config = AutoConfig.for_model(family, **sizes, max_position_embeddings=MAX_TOKENS + before, pad_token_id=PAD)
+    return AutoModel.from_config(config)
+
+
+def _t5(family: str) -> PreTrainedModel:
+    """A head is wider than the width over the heads, and distances reach past the last bucket."""
+    config = AutoConfig.for_model(
+        family.removesuffix("-gated"),
+        vocab_size=_VOCABULARY,
+        d_model=_WIDTH,
+        d_kv=24,
+        d_ff=96,
+        num_layers=2,
+        num_heads=4,
+        relative_attention_max_distance=40,
+        feed_forward_proj="relu" if family == "t5" else "gated-gelu",
+    )
+    return {"t5": T5EncoderModel, "t5-gated": T5EncoderModel, "umt5": UMT5EncoderModel}[family](config)
+
+
+def _modernbert(family: str) -> PreTrainedModel:
+    """Two layers with a window of 8 tokens on either side between two with full attention."""
+    config = ModernBertConfig(
+        vocab_size=_VOCABULARY,
+        hidden_size=_WIDTH,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        local_attention=16,
+        pad_token_id=PAD,
+        attention_bias=family.endswith("-biases"),
+        mlp_bias=family.endswith("-biases"),
+        norm_bias=family.endswith("-biases"),
+    )
+    return ModernBertModel(config)
+
+
+_BODIES = {"t5": _t5, "t5-gated": _t5, "umt5": _t5, "modernbert": _modernbert, "modernbert-biases": _modernbert}
 
 
 def tiny_static(folder: Path, *, table_bits: int = 8) -> Path:
