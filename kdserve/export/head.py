@@ -20,7 +20,8 @@ def sentence_embedding(graph: GraphBuilder, hidden_BTH: str, weights: BertWeight
     for index, layer in enumerate(weights.dense):
         name = f"dense{index}"
         pooled = graph.add("MatMul", pooled, graph.constant(name, layer.linear.weight))
-        pooled = graph.add("Add", pooled, graph.constant(f"{name}.bias", layer.linear.bias))
+        if layer.linear.bias is not None:
+            pooled = graph.add("Add", pooled, graph.constant(f"{name}.bias", layer.linear.bias))
         pooled = graph.add("Tanh", pooled) if layer.tanh else pooled
     return graph.add("LpNormalization", pooled, axis=-1, p=2)
 

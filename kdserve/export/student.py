@@ -146,8 +146,7 @@ def _dense(folder: Path) -> DenseWeights | None:
         return None
     tensors = _tensors(folder)
     weight = np.ascontiguousarray(tensors["linear.weight"].T)
-    bias = tensors.get("linear.bias", np.zeros(weight.shape[1], dtype=np.float32))
-    return DenseWeights(linear=LinearWeights(weight=weight, bias=bias), tanh=activation == "Tanh")
+    return DenseWeights(linear=LinearWeights(weight=weight, bias=tensors.get("linear.bias")), tanh=activation == "Tanh")
 
 
 def _tensors(folder: Path) -> dict[str, Array]:
