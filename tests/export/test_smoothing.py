@@ -45,7 +45,7 @@ def test_smoothing_changes_no_vector_before_rounding(family: str, alpha: float, 
             "up_input": layer.up,
         }
         for name, linear in inputs.items():
-            largest[f"layer{index}.{name}_input"] = rng.uniform(0.1, 20, len(linear.weight)).astype(np.float32)
+            largest[f"layer{index}.{name}"] = rng.uniform(0.1, 20, len(linear.weight)).astype(np.float32)
     assert set(largest) < set(arithmetic.probes)
     moved, factors = smooth(weights, largest, alpha)
     smoothed = bert_graph(moved, SmoothedFloat32(factors), table_bits=32)
