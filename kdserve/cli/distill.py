@@ -37,7 +37,9 @@ def distill(
         outcome = run(loaded, out, cache=cache, progress=progress)
     accuracy = outcome.accuracy
     worst, lowest = accuracy.worst
-    say(f"{out}: held-out accuracy {accuracy.mean:.3f}, lowest {lowest:.3f} ({worst}); next: kdserve export {out}")
+    measured = f"held-out accuracy {accuracy.mean:.3f}, lowest {lowest:.3f} ({worst})"
+    unmeasured = "too few held-out pairs to measure its accuracy"
+    say(f"{out}: {measured if accuracy.by_language else unmeasured}; next: kdserve export {out}")
     if json:
         print_json(
             {

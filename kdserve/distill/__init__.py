@@ -13,6 +13,7 @@ from accelerate import PartialState
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome, draw_curve, write_card
+from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, gather
 from kdserve.distill.quiet import quiet_transformers
 from kdserve.distill.start import start_layers, start_student
@@ -64,7 +65,8 @@ def distill(
 
 
 def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress: Progress) -> Outcome:
-    with PartialState().main_process_first():  # of several processes, the first makes what the others then open
+    processes = PartialState(cpu=best_device() == "cpu")
+    with processes.main_process_first():  # the first makes what the others then open
         made = gather(recipe, work, cache=cache, progress=progress)
         student = start_student(recipe, made, work, progress=progress)
     layers = start_layers(recipe, made, student)

@@ -23,7 +23,7 @@ from kdserve.distill.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from kdserve.distill.hardware import supports_bf16
+from kdserve.distill.hardware import best_device, supports_bf16
 from kdserve.distill.layers import LayerDistillation
 from kdserve.distill.objectives import Batch, total_loss
 from kdserve.distill.prefetch import prefetch
@@ -51,7 +51,8 @@ class Trainer:
         layers: LayerDistillation | None = None,
     ) -> None:
         self.recipe, self.data, self.work, self.key = recipe, data, work, key
-        self.accelerator = Accelerator(mixed_precision="bf16" if _use_bf16(recipe.train) else "no")
+        precision = "bf16" if _use_bf16(recipe.train) else "no"
+        self.accelerator = Accelerator(cpu=best_device() == "cpu", mixed_precision=precision)
         self.student = student.to(self.accelerator.device)
         self.layers = layers
         modules: list[torch.nn.Module] = [self.student]
@@ -154,7 +155,8 @@ class Trainer:
         trained = self._swap_in_average()
         accuracy = self.measure()
         self.require_sane_student()
-        if accuracy.mean > self.best and self.accelerator.is_main_process:
+        is_best = accuracy.mean > self.best or not accuracy.by_language  # too little held out: the last is kept
+        if is_best and self.accelerator.is_main_process:
             self.best, self.best_step = accuracy.mean, self.step
             save_checkpoint(self.work / "best.safetensors", self.student.state_dict(), self._progressed())
         self._swap_back(trained)
@@ -228,8 +230,9 @@ class Trainer:
             if self.layers:
                 self.layers.load_state_dict(_strip(tensors, "layers."))
             restore_optimizer(self.optimizer, tensors)
-        kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-        log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        if self.accelerator.is_main_process:
+            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+            log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def _save(self, name: str) -> None:
         if self.accelerator.is_main_process:
@@ -279,7 +282,7 @@ class _Means:
 
 
 def _use_bf16(train: TrainRecipe) -> bool:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(best_device())
     return train.precision == "bf16" or (train.precision == "auto" and supports_bf16(device))
 
 

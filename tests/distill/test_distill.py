@@ -84,6 +84,26 @@ def test_a_killed_run_resumes_to_the_same_student(tmp_path: Path, tiny_recipe, t
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_two_processes_average_their_gradients(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    recipe = tiny_recipe("static", steps=1)
+    made = gather(recipe, tmp_path / "work", cache=teacher_cache)
+    student = start_student(recipe, made, tmp_path / "work")
+    trainer = Trainer(recipe, made.data, student, tmp_path / "train", key="k")
+    batches = trainer.load_batches()
+    losses = [trainer.loss_of(next(batches))[0] for _ in range(2)]
+    torch.stack(losses).mean().backward()
+    torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.train.clip)
+    trainer.optimizer.param_groups[0]["lr"] = recipe.train.table_rate
+    trainer.optimizer.step()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "kdserve.cli", "distill", str(Path(recipe.data_dir) / "static-0-1-0.0.toml")]
+    command += ["--out", str(tmp_path / "student"), "--cache", str(teacher_cache)]
+    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=200)
+    (table,) = load_file(tmp_path / "student" / "model.safetensors").values()
+    torch.testing.assert_close(table, student.table.detach(), atol=1e-5, rtol=0)
+    assert not torch.allclose(table, start_student(recipe, made, tmp_path / "work").table, atol=1e-4)
+
+
 def test_the_solved_table_beats_chance_and_training_lowers_the_loss(tmp_path: Path, tiny_recipe, teacher_cache: Path):
     recipe = tiny_recipe("static", steps=24, overrides=["align.damping=1.0"])
     made = gather(recipe, tmp_path / "work", cache=teacher_cache)
