@@ -5,47 +5,36 @@ N texts, D width of an embedding
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from kdserve.datatypes import Embeddings, Progress, TokenBatch, no_progress, require_texts
-from kdserve.errors import EncodeError, FolderError
-from kdserve.runtime.batches import make_batches
+from kdserve.datatypes import Embeddings, Progress, no_progress, require_texts
+from kdserve.errors import EncodeError
 from kdserve.runtime.bundle import Bundle, BundleSettings, open_bundle
 from kdserve.runtime.published import find_bundle
-from kdserve.runtime.session import Device, Session
+from kdserve.runtime.running import Runner
+from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
-from kdserve.runtime.tokens import TextTokenizer
-
-_logger = logging.getLogger("kdserve")
-_WINDOW_TEXTS = 4096
-_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 
 
 class Encoder:
     """A bundle, opened. One text has one vector: alone, in any batch, at any position, with any number of threads.
 
-    Safe to call from several threads. `num_cut` counts the texts cut at `max_tokens` since loading.
+    Safe to call from several threads.
     """
 
     def __init__(self, bundle: Bundle, *, device: Device, num_threads: int) -> None:
         self.bundle = bundle
         self.device = device
         self.num_threads = num_threads
-        self.num_cut = 0
-        with ThreadPoolExecutor(1) as aside:  # both take most of a start, and onnxruntime lets go of the GIL
-            session = aside.submit(Session, bundle.model, device=device)
-            self._tokenizer = TextTokenizer(bundle.tokenizer, parallel=num_threads > 1)
-            self._session = session.result()
-        if self._tokenizer.max_tokens != self.max_tokens:
-            raise FolderError(
-                f"{bundle.tokenizer} cuts at {self._tokenizer.max_tokens} tokens, the manifest says {self.max_tokens}; "
-                f"export the bundle again"
-            )
+        self._runner = Runner(
+            bundle.model,
+            bundle.tokenizer,
+            width=bundle.settings.dim,
+            max_tokens=bundle.settings.max_tokens,
+            device=device,
+            num_threads=num_threads,
+        )
 
     @classmethod
     def load(cls, folder_or_name: str | Path, *, device: Device = "cpu", num_threads: int | None = None) -> Encoder:
@@ -84,6 +73,11 @@ class Encoder:
         return self.bundle.parents
 
     @property
+    def num_cut(self) -> int:
+        """How many texts were cut at `max_tokens` since loading."""
+        return self._runner.num_cut
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """ISO codes of the languages that the student was made for."""
         return self.settings.languages
@@ -111,40 +105,8 @@ class Encoder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text as a document, prompt and special tokens included, before any cut."""
         require_texts(texts)
-        return self._tokenizer.count([self.settings.prompts.document + text for text in texts])
+        return self._runner.count_tokens([self.settings.prompts.document + text for text in texts])
 
     def _encode(self, texts: Sequence[str], prompt: str, progress: Progress) -> Embeddings:
         require_texts(texts)
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        num_cut = 0
-        for start in range(0, len(texts), _WINDOW_TEXTS):
-            window = texts[start : start + _WINDOW_TEXTS]
-            num_cut += self._encode_window([prompt + text for text in window], vectors[start : start + len(window)])
-            progress("embed", start + len(window), len(texts))
-        if num_cut:
-            self.num_cut += num_cut
-            _logger.warning("%d of %d texts were cut at %d tokens", num_cut, len(texts), self.max_tokens)
-        return vectors
-
-    def _encode_window(self, texts: list[str], out: Embeddings) -> int:
-        """Fill `out` with the vectors of `texts`, on as many threads as allowed; return how many texts were cut."""
-        tokenized = self._tokenizer.tokenize(texts)
-        batches = list(
-            make_batches(tokenized.ids, max_batch_tokens=_BATCH_TOKENS[self.device], pad_id=self._tokenizer.pad_id)
-        )
-
-        def embed(rows: np.ndarray[tuple[int], np.dtype[np.int64]], batch: TokenBatch) -> None:
-            vectors = self._session.run(batch)
-            if vectors.shape != (len(rows), self.dim):
-                found = " × ".join(map(str, vectors.shape))
-                raise FolderError(f"{self.bundle.model} gives vectors of {found}, its manifest says {self.dim}")
-            out[rows] = vectors
-
-        if self.num_threads == 1 or len(batches) == 1 or self.device != "cpu":
-            for rows, batch in batches:
-                embed(rows, batch)
-        else:  # a session on each thread's own batch beats one batch split over threads
-            with ThreadPoolExecutor(min(self.num_threads, len(batches))) as pool:
-                for future in [pool.submit(embed, rows, batch) for rows, batch in reversed(batches)]:
-                    future.result()
-        return tokenized.num_cut
+        return self._runner.run([prompt + text for text in texts], what="embed", progress=progress)

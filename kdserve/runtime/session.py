@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     import onnxruntime
 
 Device = Literal["cpu", "cuda"]
+Output = Literal["sentence_embedding", "probabilities"]
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FATAL_ONLY = 4
 
 
 class Session:
-    """An ONNX graph with `input_ids`, `attention_mask` (B, T) in and `sentence_embedding` (B, D) out.
+    """An ONNX graph with `input_ids`, `attention_mask` (B, T) in and one row a text out: `sentence_embedding` (B, D).
 
     It computes on one thread and may be called from several at once, so that a text's vector cannot depend on how the
     work was split.
     """
 
-    def __init__(self, model: Path, *, device: Device = "cpu") -> None:
+    def __init__(self, model: Path, *, device: Device = "cpu", output: Output = "sentence_embedding") -> None:
         """Open a graph on exactly the device that was asked for.
 
         Raises:
@@ -34,10 +35,11 @@ class Session:
             EncodeError: this machine or this onnxruntime does not offer the device.
             FolderError: the file is no graph that onnxruntime can open, or has other inputs and outputs.
         """
+        self._output = output
         self._session = open_graph(model, device=device)
         self._inputs = sorted(node.name for node in self._session.get_inputs())
         outputs = [node.name for node in self._session.get_outputs()]
-        if self._inputs != ["attention_mask", "input_ids"] or "sentence_embedding" not in outputs:
+        if self._inputs != ["attention_mask", "input_ids"] or output not in outputs:
             raise FolderError(f"{model} has inputs {self._inputs} and outputs {outputs}; export the bundle again")
 
     def run(self, batch: TokenBatch) -> Embeddings:
@@ -48,7 +50,7 @@ class Session:
         """
         feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
         try:
-            vectors: Embeddings = self._session.run(["sentence_embedding"], feeds)[0]
+            vectors: Embeddings = self._session.run([self._output], feeds)[0]
         except RuntimeError as error:
             raise EncodeError(
                 f"the graph failed on a batch of shape {batch.ids.shape}: {_first_line(error)}"
