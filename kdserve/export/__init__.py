@@ -1,6 +1,7 @@
 """From a student folder to a quantised, verified ONNX bundle that needs no torch."""
 
 from kdserve.export.bundle import Attempt, Export, export_bundle
+from kdserve.export.evaluated import EvaluatedLanguage, Evaluation
 from kdserve.export.gate import FidelityReport, LanguageFidelity
 from kdserve.export.settings import ExportSettings, Precision, PrecisionChoice, parse_precision
 from kdserve.export.texts import GateTexts, read_gate_texts
@@ -8,6 +9,8 @@ from kdserve.export.trim import LanguageCoverage, TrimReport, trim_vocabulary
 
 __all__ = [
     "Attempt",
+    "EvaluatedLanguage",
+    "Evaluation",
     "Export",
     "ExportSettings",
     "FidelityReport",

@@ -1,4 +1,4 @@
-"""How a graph computes its matrix products: in float, with weights in blocks, or in int8 by token.
+"""How a graph computes its matrix products: in float, with weights in blocks, in int8 by token or by tensor.
 
 B batch, T tokens, K input width, N output width
 """
@@ -22,12 +22,12 @@ _ZERO_OF_BOUNDED = 32
 class Operand:
     """Names of a product's left side in a graph: `values` (B, T, K).
 
-    Rounded ones stand for (values - zero) * step * scales, with `scales` (B, T, 1).
+    Rounded ones stand for (values - zero) * step * scales, with `scales` (B, T, 1) or one for all.
     """
 
     values: str
     scales: str = ""
-    zero: int = 0
+    zero: str = ""
     step: float = 1.0
 
 
@@ -87,21 +87,37 @@ class PerTokenInt8:
             enough = graph.scalar(-lowest * levels / zero)  # the scale at which `lowest` itself lies on 0
             largest = graph.add("Max", graph.add("ReduceMax", x, graph.vector(-1), keepdims=1), enough)
         unit = graph.add("Div", x, largest)
-        values = graph.add("QuantizeLinear", unit, graph.scalar(1 / levels), graph.scalar(zero, np.uint8))
-        return Operand(values=values, scales=largest, zero=zero, step=1 / levels)
+        zero_point = graph.scalar(zero, np.uint8)
+        values = graph.add("QuantizeLinear", unit, graph.scalar(1 / levels), zero_point)
+        return Operand(values=values, scales=largest, zero=zero_point, step=1 / levels)
 
     def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
         """Multiply uint8 by int8 weights, sum in int32, scale back by channel and by token."""
-        scales_N = np.maximum(np.abs(weight).max(axis=0) / np.float32(127), np.float32(1e-20))
-        product = graph.fused(
-            "MatMulIntegerToFloat",
-            operand.values,
-            graph.constant(name, np.rint(weight / scales_N).astype(np.int8)),
-            graph.scalar(1.0),
-            graph.constant(f"{name}.scales", scales_N * np.float32(operand.step)),
-            graph.scalar(operand.zero, np.uint8),
-        )
-        return graph.add("Mul", product, operand.scales)
+        return graph.add("Mul", _multiply_int8(graph, operand, graph.scalar(1.0), name, weight), operand.scales)
+
+
+class DynamicInt8:
+    """onnxruntime's standard dynamic int8: one scale for all activations of a batch, found as the graph runs.
+
+    A text's vector changes with its neighbours. Here to be compared with, not to be used.
+    """
+
+    def prepare(self, graph: GraphBuilder, x: str, name: str, *, lowest: float | None = None) -> Operand:
+        """Round the whole of x to uint8 with one scale and one zero point."""
+        values, scale, zero = graph.add_all("DynamicQuantizeLinear", x, outputs=3)
+        return Operand(values=values, scales=scale, zero=zero)
+
+    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
+        """Multiply uint8 by int8 weights, sum in int32, scale back by channel and by the tensor's scale."""
+        return _multiply_int8(graph, operand, operand.scales, name, weight)
+
+
+def _multiply_int8(graph: GraphBuilder, operand: Operand, scale: str, name: str, weight: Array) -> str:
+    """Multiply by weights rounded to int8 with a scale for each output channel; `scale` is that of the left side."""
+    scales_N = np.maximum(np.abs(weight).max(axis=0) / np.float32(127), np.float32(1e-20))
+    rounded = graph.constant(name, np.rint(weight / scales_N).astype(np.int8))
+    scales = graph.constant(f"{name}.scales", scales_N * np.float32(operand.step))
+    return graph.fused("MatMulIntegerToFloat", operand.values, rounded, scale, scales, operand.zero)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ import onnx
 
 from kdserve.datatypes import TokenBatch
 from kdserve.errors import FolderError
-from kdserve.export.arithmetic import Arithmetic, BlockWeights, Float32
+from kdserve.export.arithmetic import Arithmetic, BlockWeights, DynamicInt8, Float32
 from kdserve.export.bert import bert_graph
 from kdserve.export.settings import Precision
 from kdserve.export.smoothing import smoothed_int8_graph
@@ -40,7 +40,9 @@ def build_graph(student: Student, precision: Precision, tokenizer: Path) -> onnx
     if precision == "int8":
         return _int8_graph(student, weights, bits, tokenizer)
     arithmetic: Arithmetic = Float32()
-    if precision == "w8" or precision == "int4":
+    if precision == "dynamic-int8":
+        arithmetic = DynamicInt8()
+    elif precision == "w8" or precision == "int4":
         arithmetic = BlockWeights(bits=4 if precision == "int4" else 8)
     return bert_graph(weights, arithmetic, table_bits=bits, half=precision == "fp16")
 

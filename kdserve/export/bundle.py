@@ -13,6 +13,7 @@ from kdserve.datatypes import Embeddings, Progress, no_progress
 from kdserve.errors import FidelityError
 from kdserve.export.build import build_graph
 from kdserve.export.card import bundle_card
+from kdserve.export.evaluated import Evaluate, Evaluation, compare_evaluations
 from kdserve.export.gate import FidelityReport, check_fidelity, measure_fidelity
 from kdserve.export.layout import write_layout
 from kdserve.export.reference import Reference
@@ -53,9 +54,11 @@ def export_bundle(
     *,
     settings: ExportSettings,
     texts: GateTexts | None = None,
+    evaluate: Evaluate | None = None,
     progress: Progress = no_progress,
 ) -> Export:
-    """Write a student as a bundle folder, after comparing the two on `texts` (default: the sample corpus).
+    """Write a student as a bundle folder, after comparing the two on `texts` (default: the sample corpus), and with
+    `evaluate` on what it measures.
 
     Raises:
         FolderError: the student is damaged or of another kind, or `out` exists.
@@ -65,17 +68,16 @@ def export_bundle(
         student = read_student(student_folder, languages=settings.languages)
         write_layout(student, folder)
         judged = texts or sample_gate_texts(student.languages)
-        expected = _embed_with_student(student, judged, progress)
+        target = _measure_student(student, judged, evaluate, progress)
         attempts = [
-            _attempt(student, precision, folder, judged, expected, settings, progress)
+            _attempt(student, precision, folder, target, settings, progress)
             for precision in _precisions(student, settings)
         ]
         passed = [attempt for attempt in attempts if attempt.refusal is None]
         if not passed:
             raise FidelityError("; ".join(f"{attempt.precision}: {attempt.refusal}" for attempt in attempts))
         kept = max(passed, key=lambda attempt: attempt.texts_per_second)
-        dim = next(iter(expected.values())).shape[1]
-        _keep(folder, student, kept, [attempt.precision for attempt in attempts], dim)
+        _keep(folder, student, kept, [attempt.precision for attempt in attempts], target.dim)
     return Export(kept=kept, attempts=tuple(attempts))
 
 
@@ -85,30 +87,56 @@ def _precisions(student: Student, settings: ExportSettings) -> Sequence[Precisio
     return [precision for precision in AUTO if precision != "w8" or not isinstance(student.weights, StaticWeights)]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Target:
+    """What the student says, which its bundle is to say too."""
+
+    texts: GateTexts
+    vectors: Mapping[str, Embeddings]
+    evaluate: Evaluate | None
+    evaluation: Evaluation
+
+    @property
+    def dim(self) -> int:
+        return int(next(iter(self.vectors.values())).shape[1])
+
+
+def _measure_student(student: Student, texts: GateTexts, evaluate: Evaluate | None, progress: Progress) -> _Target:
+    reference = Reference(student)
+    vectors: dict[str, Embeddings] = {}
+    for language, sentences in texts.by_language.items():
+        progress("embed with the student", len(vectors), len(texts.by_language))
+        vectors[language] = reference.encode_document(sentences)
+    progress("embed with the student", len(vectors), len(vectors))
+    evaluation = evaluate(reference) if evaluate else Evaluation()
+    return _Target(texts=texts, vectors=vectors, evaluate=evaluate, evaluation=evaluation)
+
+
 def _attempt(
-    student: Student,
-    precision: Precision,
-    folder: Path,
-    texts: GateTexts,
-    expected: Mapping[str, Embeddings],
-    settings: ExportSettings,
-    progress: Progress,
+    student: Student, precision: Precision, folder: Path, target: _Target, settings: ExportSettings, progress: Progress
 ) -> Attempt:
     """Write one precision's graph beside the others and judge it."""
     progress(f"write {precision}", 0, 1)
     path = folder / f"{precision}.onnx"
     path.write_bytes(build_graph(student, precision, folder / TOKENIZER_NAME).SerializeToString(deterministic=True))
     path.rename(folder / MODEL_NAME)  # an Encoder opens what has the final name
-    dim = next(iter(expected.values())).shape[1]
-    described = _describe(student, precision, dim)
+    described = _describe(student, precision, target.dim)
     encoder = Encoder(Bundle(folder=folder, fingerprint="", settings=described), device="cpu", num_threads=1)
     progress(f"write {precision}", 1, 1)
     found: dict[str, Embeddings] = {}
-    for language, sentences in texts.by_language.items():
-        progress(f"compare {precision}", len(found), len(texts.by_language))
+    for language, sentences in target.texts.by_language.items():
+        progress(f"compare {precision}", len(found), len(target.texts.by_language))
         found[language] = encoder.encode_document(sentences)
     progress(f"compare {precision}", len(found), len(found))
-    report = measure_fidelity(expected, found, parallel=texts.parallel, settings=settings)
+    evaluation = target.evaluate(encoder) if target.evaluate else Evaluation()
+    report = measure_fidelity(
+        target.vectors,
+        found,
+        parallel=target.texts.parallel,
+        precision=precision,
+        settings=settings,
+        evaluated=compare_evaluations(target.evaluation, evaluation),
+    )
     (folder / MODEL_NAME).rename(path)
     try:
         check_fidelity(report)
@@ -119,19 +147,9 @@ def _attempt(
         precision=precision,
         report=report,
         size_bytes=path.stat().st_size + (folder / TOKENIZER_NAME).stat().st_size,
-        texts_per_second=_speed(encoder, texts),
+        texts_per_second=_speed(encoder, target.texts),
         refusal=refusal,
     )
-
-
-def _embed_with_student(student: Student, texts: GateTexts, progress: Progress) -> dict[str, Embeddings]:
-    reference = Reference(student.folder, max_tokens=student.max_tokens)
-    vectors: dict[str, Embeddings] = {}
-    for language, sentences in texts.by_language.items():
-        progress("embed with the student", len(vectors), len(texts.by_language))
-        vectors[language] = reference.embed([student.prompts.document + sentence for sentence in sentences])
-    progress("embed with the student", len(vectors), len(vectors))
-    return vectors
 
 
 def _speed(encoder: Encoder, texts: GateTexts) -> float:

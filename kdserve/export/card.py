@@ -5,6 +5,13 @@ from __future__ import annotations
 from kdserve.export.gate import FidelityReport
 from kdserve.runtime.bundle import BundleSettings
 
+_DYNAMIC = """
+## Not for use
+
+One scale is found for all activations of a batch, so the vector of a text changes with the texts beside it, and an
+index cannot be made again. This form is onnxruntime's standard, here to compare with; `int8` has a scale a token.
+"""
+
 
 def bundle_card(settings: BundleSettings, report: FidelityReport, *, size_bytes: int) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
@@ -35,4 +42,4 @@ Mean cosine {report.mean_cosine:.5f}, worst text {report.min_cosine:.5f}; the ga
 Retrieval is translation accuracy in percent, both directions to English.
 
 {report.table()}
-"""
+{_DYNAMIC if settings.precision == "dynamic-int8" else ""}"""

@@ -13,9 +13,11 @@ import numpy as np
 
 from kdserve.datatypes import Embeddings
 from kdserve.errors import FidelityError
-from kdserve.export.settings import ExportSettings
+from kdserve.export.evaluated import EvaluatedLanguage, evaluation_table
+from kdserve.export.settings import ExportSettings, Precision
 
 _PIVOT = "en"
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +37,14 @@ class LanguageFidelity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FidelityReport:
-    """What a bundle lost against its student."""
+    """What a bundle lost against its student. `evaluated` is empty where no evaluation files were given."""
 
     languages: tuple[LanguageFidelity, ...]
+    evaluated: tuple[EvaluatedLanguage, ...] = ()
     max_difference: float
     min_mean_cosine_allowed: float
     min_cosine_allowed: float
-    max_retrieval_loss_allowed: float | None = None
+    max_retrieval_loss_allowed: float
 
     @property
     def mean_cosine(self) -> float:
@@ -56,14 +59,18 @@ class FidelityReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, rounded so that equal exports give equal bytes."""
-        rows = [{name: _rounded(value) for name, value in asdict(row).items()} for row in self.languages]
+        rows, evaluated = (
+            [{name: _rounded(value) for name, value in asdict(row).items()} for row in part]
+            for part in (self.languages, self.evaluated)
+        )
         figures = {name: getattr(self, name) for name in ("mean_cosine", "min_cosine", "max_difference")}
         floors = {
             "min_mean_cosine": self.min_mean_cosine_allowed,
             "min_cosine": self.min_cosine_allowed,
             "max_retrieval_loss": self.max_retrieval_loss_allowed,
         }
-        return {"floors": floors, "languages": rows, **{name: _rounded(value) for name, value in figures.items()}}
+        record = {"floors": floors, "languages": rows, **{name: _rounded(value) for name, value in figures.items()}}
+        return {**record, "evaluated": evaluated} if evaluated else record
 
     def table(self) -> str:
         """Return a Markdown table, one language a row."""
@@ -79,21 +86,31 @@ class FidelityReport:
             lines.append(
                 f"| {row.language} | {row.num_texts} | {row.mean_cosine:.5f} | {row.min_cosine:.5f} | {accuracies} |"
             )
+        if self.evaluated:
+            lines += ["", "On evaluation files, in points of 100:", "", evaluation_table(self.evaluated)]
         return "\n".join(lines)
 
 
 def measure_fidelity(
-    expected: Mapping[str, Embeddings], found: Mapping[str, Embeddings], *, parallel: bool, settings: ExportSettings
+    expected: Mapping[str, Embeddings],
+    found: Mapping[str, Embeddings],
+    *,
+    parallel: bool,
+    precision: Precision,
+    settings: ExportSettings,
+    evaluated: tuple[EvaluatedLanguage, ...] = (),
 ) -> FidelityReport:
     """Compare the student's vectors with the bundle's, language by language; `check_fidelity` judges.
 
-    `parallel`: row i of every language says the same.
+    `parallel`: row i of every language says the same. Retrieval among the gate's own few texts is recorded only: one
+    text more or less is already a point. It is judged on evaluation files.
     """
     pairs = {language: (before, found[language]) for language, before in expected.items()}
     return FidelityReport(
         languages=tuple(_compare(language, pairs, parallel=parallel) for language in pairs),
         max_difference=max(float(np.abs(before - after).max()) for before, after in pairs.values()),
-        min_mean_cosine_allowed=settings.min_mean_cosine,
+        evaluated=evaluated,
+        min_mean_cosine_allowed=settings.mean_cosine_floor(precision),
         min_cosine_allowed=settings.min_cosine,
         max_retrieval_loss_allowed=settings.max_retrieval_loss,
     )
@@ -106,6 +123,7 @@ def check_fidelity(report: FidelityReport) -> None:
         FidelityError: a language's mean or minimum cosine is below its floor or not a number, or its retrieval fell.
     """
     failures = [failure for row in report.languages if (failure := _failure(row, report))]
+    failures += [failure for one in report.evaluated if (failure := _loss(one, report))]
     if failures:
         raise FidelityError(
             f"the bundle loses more than its floor allows: {'; '.join(failures)}; "
@@ -118,10 +136,14 @@ def _failure(row: LanguageFidelity, report: FidelityReport) -> str | None:
         return f"{row.language} mean cosine {row.mean_cosine:.5f} < {report.min_mean_cosine_allowed}"
     if not row.min_cosine >= report.min_cosine_allowed:
         return f"{row.language} minimum cosine {row.min_cosine:.5f} < {report.min_cosine_allowed}"
-    if report.max_retrieval_loss_allowed is None or row.accuracy_student is None or row.accuracy_bundle is None:
+    return None
+
+
+def _loss(row: EvaluatedLanguage, report: FidelityReport) -> str | None:
+    if row.retrieval_student is None or row.retrieval_bundle is None:
         return None
-    loss = row.accuracy_student - row.accuracy_bundle
-    if loss > report.max_retrieval_loss_allowed:
+    loss = row.retrieval_student - row.retrieval_bundle
+    if not loss <= report.max_retrieval_loss_allowed + _ROUNDING:
         return f"{row.language} retrieval fell by {loss:.2f} points > {report.max_retrieval_loss_allowed}"
     return None
 

@@ -44,10 +44,15 @@ class GraphBuilder:
         return self.constant(f"axes_{'_'.join(map(str, values))}", np.array(values, dtype=np.int64))
 
     def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Append a node and return the name of its first output."""
-        output = f"{op}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes))
-        return output
+        """Append a node and return the name of its output."""
+        return self.add_all(op, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def add_all(self, op: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any) -> list[str]:
+        """Append a node and return the names of all its outputs."""
+        name = f"{op}_{len(self._nodes)}"
+        names = [name, *(f"{name}_{number}" for number in range(1, outputs))]
+        self._nodes.append(helper.make_node(op, list(inputs), names, name=name, domain=domain, **attributes))
+        return names
 
     def to_float(self, x: str) -> str:
         """Cast to the type that the graph computes in."""

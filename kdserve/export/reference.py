@@ -1,25 +1,23 @@
-"""The student in torch: what a bundle is measured against.
-
-N texts, D width
-"""
+"""The student in torch: what a bundle is measured against."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from kdserve.datatypes import Embeddings
+from kdserve.export.student import Student
 
 
 class Reference:
     """A student folder in sentence-transformers, on the CPU in float32, without any of the exporter's code."""
 
-    def __init__(self, folder: Path, *, max_tokens: int) -> None:
-        self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    def __init__(self, student: Student) -> None:
+        self._student, max_tokens = student, student.max_tokens
+        self._model = SentenceTransformer(str(student.folder), device="cpu", local_files_only=True)
         self._model.default_prompt_name = None  # the caller writes prompts into the texts
         body = self._model[0]
         if isinstance(body, StaticEmbedding):  # it has no limit of its own
@@ -27,7 +25,25 @@ class Reference:
         else:
             self._model.max_seq_length = max_tokens
 
-    def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Embed texts: (N, D) float32 unit rows."""
-        vectors = self._model.encode(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+    @property
+    def dim(self) -> int:
+        """Width D of the vectors."""
+        return int(self.encode_document([""]).shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """The student's."""
+        return self._student.fingerprint
+
+    def encode_query(self, texts: Sequence[str]) -> Embeddings:
+        """Embed queries: (N, D) float32 unit rows."""
+        return self._embed(texts, self._student.prompts.query)
+
+    def encode_document(self, texts: Sequence[str]) -> Embeddings:
+        """Embed documents, as `encode_query`."""
+        return self._embed(texts, self._student.prompts.document)
+
+    def _embed(self, texts: Sequence[str], prompt: str) -> Embeddings:
+        texts = [prompt + text for text in texts]
+        vectors = self._model.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)

@@ -7,10 +7,12 @@ from typing import Literal, get_args
 
 from kdserve.errors import RecipeError
 
-Precision = Literal["fp32", "fp16", "w8", "int8", "int4"]
-PrecisionChoice = Literal["fp32", "fp16", "w8", "int8", "int4", "auto"]
+Precision = Literal["fp32", "fp16", "w8", "int8", "int4", "dynamic-int8"]
+PrecisionChoice = Literal["fp32", "fp16", "w8", "int8", "int4", "dynamic-int8", "auto"]
 AUTO: tuple[Precision, ...] = ("int8", "w8", "fp32")
 """What `auto` tries. int4 is a choice of size, fp16 one of device: they are asked for by name."""
+_MIN_MEAN_COSINE = 0.999
+_MIN_MEAN_COSINE_INT8 = 0.998
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,23 +20,30 @@ class ExportSettings:
     """How to store a student's weights, and what the gate lets pass.
 
     fp32 keeps everything. fp16 halves it, for GPUs. int8 rounds weights by channel and activations by token. w8 and
-    int4 round weights in blocks of 32. auto tries int8, w8 and fp32 and keeps the fastest that passes.
+    int4 round weights in blocks of 32. auto tries int8, w8 and fp32 and keeps the fastest that passes. dynamic-int8 is
+    onnxruntime's standard, whose vectors depend on the batch: only to compare with.
 
-    The two floors are cosines between student and bundle: the mean over each language's texts, and the worst single
-    text of all. `max_retrieval_loss` is in points of translation retrieval accuracy, for every language, where the
-    texts are parallel. `languages` names those of a folder that does not say.
+    The two floors are cosines between student and bundle: the mean over each language's texts (None: 0.998 for int8,
+    0.999 for all others), and the worst single text of all. `max_retrieval_loss` is in points, for every language of
+    the evaluation files, where there are any. `languages` names those of a folder that does not say.
     """
 
     precision: PrecisionChoice = "int8"
-    min_mean_cosine: float = 0.998
+    min_mean_cosine: float | None = None
     min_cosine: float = 0.985
-    max_retrieval_loss: float | None = None
+    max_retrieval_loss: float = 0.3
     languages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, floor in (("min_mean_cosine", self.min_mean_cosine), ("min_cosine", self.min_cosine)):
-            if not -1 <= floor <= 1:
+            if floor is not None and not -1 <= floor <= 1:
                 raise RecipeError(f"{name} is {floor}; a cosine lies between -1 and 1")
+
+    def mean_cosine_floor(self, precision: Precision) -> float:
+        """The lowest mean cosine that any language may have in this precision."""
+        if self.min_mean_cosine is not None:
+            return self.min_mean_cosine
+        return _MIN_MEAN_COSINE_INT8 if precision == "int8" else _MIN_MEAN_COSINE
 
 
 def parse_precision(name: str) -> PrecisionChoice:

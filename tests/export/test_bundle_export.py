@@ -4,14 +4,21 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnxruntime.quantization import quantize_dynamic
 from sentence_transformers import SentenceTransformer
 from tiny_students import LANGUAGES, tiny_static, tiny_transformer
 
 from kdserve.errors import FidelityError, FolderError, RecipeError
 from kdserve.export import ExportSettings, GateTexts, export_bundle
+from kdserve.export.arithmetic import DynamicInt8, Float32
+from kdserve.export.bert import bert_graph
+from kdserve.export.student import read_student
+from kdserve.export.weights import BertWeights
 from kdserve.manifest import read_manifest
 from kdserve.runtime import Encoder
+from kdserve.runtime.session import open_graph
 from kdserve.samples import parallel
 
 TEXTS = [text for code in LANGUAGES for text in parallel()[code][:60] if len(text) < 45]  # none is cut
@@ -72,6 +79,33 @@ def test_auto_keeps_the_fastest_that_passes(transformer: Path, tmp_path: Path) -
     assert done.kept.texts_per_second == max(attempt.texts_per_second for attempt in passed)
     assert Encoder.load(tmp_path / "bundle").settings.precision == done.kept.precision
     assert sorted(path.name for path in (tmp_path / "bundle").glob("*.onnx")) == ["model.onnx"]
+
+
+def test_dynamic_int8_is_onnxruntime_s_own(transformer: Path, tmp_path: Path) -> None:
+    weights = read_student(transformer).weights
+    assert isinstance(weights, BertWeights)
+    onnx.save(bert_graph(weights, Float32(), table_bits=32), tmp_path / "fp32.onnx")
+    quantize_dynamic(
+        tmp_path / "fp32.onnx",
+        tmp_path / "theirs.onnx",
+        per_channel=True,
+        op_types_to_quantize=["MatMul"],
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+    ids = np.random.default_rng(1).integers(4, 1000, (5, 16))
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    ours = bert_graph(weights, DynamicInt8(), table_bits=32).SerializeToString()
+    vectors = [open_graph(graph).run(["sentence_embedding"], feeds)[0] for graph in (ours, tmp_path / "theirs.onnx")]
+    np.testing.assert_allclose(*vectors, atol=1e-6)
+
+
+def test_dynamic_int8_changes_with_the_batch_and_its_card_says_so(transformer: Path, tmp_path: Path) -> None:
+    settings = ExportSettings(precision="dynamic-int8", min_mean_cosine=0.9, min_cosine=0.9)
+    export_bundle(transformer, tmp_path / "bundle", settings=settings, texts=SHORT_GATE)
+    assert "changes with the texts beside it" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    encoder = Encoder.load(tmp_path / "bundle")
+    together = encoder.encode_document(TEXTS)
+    assert together.tobytes() != np.concatenate([encoder.encode_document([text]) for text in TEXTS]).tobytes()
 
 
 def test_int8_files_are_a_quarter_of_fp32(static: Path, tmp_path: Path) -> None:

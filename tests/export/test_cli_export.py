@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from kdserve.cli.export import register
 from kdserve.errors import FolderError
+from kdserve.samples import parallel
 
 
 @pytest.fixture
@@ -25,6 +26,20 @@ def test_the_command_exports_and_prints_the_gate(app: typer.Typer, static: Path,
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert json.loads(result.stdout)["attempts"][0]["fidelity"]["languages"][0]["language"] == "de"
     assert (tmp_path / "bundle" / "kdserve.json").is_file()
+
+
+def test_evaluation_files_are_measured_before_and_after(app: typer.Typer, static: Path, tmp_path: Path) -> None:
+    for code, language in (("deu", "de"), ("eng", "en")):
+        (tmp_path / f"tatoeba.deu-eng.{code}").write_text("\n".join(parallel()[language][:40]), encoding="utf-8")
+    rows = [f'"{a}","{b}",{i % 5}' for i, (a, b) in enumerate(zip(*[iter(parallel()["en"][:40])] * 2, strict=True))]
+    (tmp_path / "stsb-en-test.csv").write_text("\n".join(rows), encoding="utf-8")
+    out = tmp_path / "bundle"
+    arguments = ["export", str(static), "--out", str(out), "--tatoeba", str(tmp_path), "--sts", str(tmp_path), "--json"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    german, english = json.loads(result.stdout)["attempts"][0]["fidelity"]["evaluated"]
+    assert german["retrieval_student"] == german["retrieval_bundle"] > 0
+    assert english["spearman_student"] == pytest.approx(english["spearman_bundle"], abs=1)
+    assert "On evaluation files" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_missing_student_is_one_clear_error(app: typer.Typer, tmp_path: Path) -> None:

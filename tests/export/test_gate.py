@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kdserve.errors import DataError, FidelityError, RecipeError
-from kdserve.export import ExportSettings, FidelityReport, parse_precision, read_gate_texts
+from kdserve.export import Evaluation, ExportSettings, FidelityReport, parse_precision, read_gate_texts
+from kdserve.export.evaluated import compare_evaluations
 from kdserve.export.gate import check_fidelity, measure_fidelity
 
 VECTORS = np.eye(4, dtype=np.float32)
@@ -14,7 +15,9 @@ EXPECTED = {"en": VECTORS, "de": VECTORS}
 
 
 def judge(german: np.ndarray, **floors: float) -> FidelityReport:
-    report = measure_fidelity(EXPECTED, {"en": VECTORS, "de": german}, parallel=True, settings=ExportSettings(**floors))
+    settings = ExportSettings(**floors)
+    found = {"en": VECTORS, "de": german}
+    report = measure_fidelity(EXPECTED, found, parallel=True, precision="int8", settings=settings)
     check_fidelity(report)
     return report
 
@@ -43,12 +46,42 @@ def test_one_bad_text_is_enough() -> None:
         judge(bad_text(0.8), min_mean_cosine=0.9)
 
 
-def test_lost_retrieval_is_refused_only_where_a_limit_is_set() -> None:
-    floors = {"min_mean_cosine": 0.0, "min_cosine": 0.0}
-    report = judge(bad_text(0.6), **floors)
+def test_lost_retrieval_among_the_gate_s_own_texts_is_recorded() -> None:
+    report = judge(bad_text(0.6), min_mean_cosine=0.0, min_cosine=0.0)
     assert report.languages[1].accuracy_bundle == pytest.approx(100 * 7 / 8)
-    with pytest.raises(FidelityError, match=r"de retrieval fell by 12\.50 points > 0\.3"):
-        judge(bad_text(0.6), max_retrieval_loss=0.3, **floors)
+
+
+def evaluated(lost: float, **settings: float) -> FidelityReport:
+    before = Evaluation(retrieval={"de": 92.0, "fr": 80.0}, spearman={"de": 70.0})
+    after = Evaluation(retrieval={"de": 92.0 - lost, "fr": 81.0}, spearman={"de": 60.0})
+    report = measure_fidelity(
+        EXPECTED,
+        EXPECTED,
+        parallel=True,
+        precision="fp32",
+        settings=ExportSettings(**settings),
+        evaluated=compare_evaluations(before, after),
+    )
+    check_fidelity(report)
+    return report
+
+
+def test_lost_retrieval_on_evaluation_files_is_refused_beyond_three_tenths_of_a_point() -> None:
+    assert evaluated(0.3).evaluated[0].retrieval_bundle == pytest.approx(91.7)
+    with pytest.raises(FidelityError, match=r"de retrieval fell by 0\.35 points > 0\.3"):
+        evaluated(0.35)
+    assert "| fr | 80.00 | 81.00 | – | – |" in evaluated(0.35, max_retrieval_loss=1.0).table()
+
+
+def test_a_figure_that_is_no_number_never_passes() -> None:
+    with pytest.raises(FidelityError, match="de retrieval fell by nan"):
+        evaluated(float("nan"))
+
+
+def test_int8_has_a_floor_of_its_own() -> None:
+    floors = {precision: ExportSettings().mean_cosine_floor(precision) for precision in ("int8", "w8", "dynamic-int8")}
+    assert floors == {"int8": 0.998, "w8": 0.999, "dynamic-int8": 0.999}
+    assert ExportSettings(min_mean_cosine=0.9).mean_cosine_floor("int8") == 0.9
 
 
 def test_vectors_that_are_no_numbers_never_pass() -> None:
@@ -79,5 +112,5 @@ def test_texts_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes, m
 
 
 def test_an_unknown_precision_lists_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match="choose one of fp32, fp16, w8, int8, int4, auto"):
+    with pytest.raises(RecipeError, match="choose one of fp32, fp16, w8, int8, int4, dynamic-int8, auto"):
         parse_precision("int7")
