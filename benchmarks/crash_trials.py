@@ -279,6 +279,8 @@ def fill_disk(num_trials: int, seed: int) -> dict[str, int]:
         done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
     if "mount" in done.stderr or "unshare" in done.stderr:
         return {"not tried, no file system could be made: old": num_trials}
+    if done.returncode:
+        sys.exit(done.stderr)
     outcomes: dict[str, int] = json.loads(done.stdout)
     return outcomes
 
