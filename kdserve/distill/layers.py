@@ -1,6 +1,6 @@
-"""Distil the inside of the teacher's body: hidden states, and the relations among queries, keys and values.
+"""Distil the inside of the teacher's body: hidden states, attention maps, relations among queries, keys and values.
 
-Teacher and student cut a sentence into different tokens, so both objectives compare words: the states of a word's
+Teacher and student cut a sentence into different tokens, so the objectives compare words: the states of a word's
 tokens are averaged, words being what spaces separate. They see source sentences, the only ones that the teacher reads.
 
 Letters: B sentences, T tokens, W words, H heads, D width.
@@ -8,8 +8,9 @@ Letters: B sentences, T tokens, W words, H heads, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdserve.distill.bodies import PARTS, projections
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.student import TransformerStudent
 from kdserve.distill.teacher import Teacher
@@ -24,7 +26,7 @@ from kdserve.distill.vocabulary import PAD
 from kdserve.errors import RecipeError
 from kdserve.recipe import LayerRecipe
 
-_PARTS = ("query", "key", "value")
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +42,9 @@ class LayerDistillation(nn.Module):
     """Losses over the layer map of a recipe: pairs of (student layer, teacher layer), both from 0.
 
     Hidden states: mean squared error of word states, through a learned projection where widths differ (TinyBERT, Jiao
-    et al. 2020). Relations: KL of the softmaxed Q-Q, K-K and V-V products among words (MiniLMv2, Wang et al. 2021).
+    et al. 2020). Attention: KL of the attention maps among words (TinyBERT too, there as a squared error of the maps
+    before the softmax), head by head, or of their means over heads where the two have different numbers. Relations:
+    KL of the softmaxed Q-Q, K-K and V-V products among words (MiniLMv2, Wang et al. 2021).
     """
 
     def __init__(
@@ -53,47 +57,69 @@ class LayerDistillation(nn.Module):
         self._teacher = [teacher_body]  # in a list: not a submodule, so it is neither trained nor saved
         self._teacher_tokenizer = teacher.model.tokenizer.backend_tokenizer
         _check_map(self.pairs, student.body, teacher_body)
+        _check_relation_heads(recipe, student.body, teacher_body)
+        if recipe.attention:  # fused kernels do not give their maps
+            for body in (student.body, teacher_body):
+                body.set_attn_implementation("eager")
         widths = student.body.config.hidden_size, teacher_body.config.hidden_size
         self.projection = nn.Identity() if widths[0] == widths[1] else nn.Linear(*widths, bias=False)
 
     def forward(self, student: TransformerStudent, target_B: Tensor) -> dict[str, tuple[float, Tensor]]:
         """Return {name: (weight, loss)} for up to `batch_size` different source sentences of the batch."""
-        numbers = torch.unique(target_B)[: self.recipe.batch_size].tolist()
+        device, recipe = target_B.device, self.recipe
+        numbers = torch.unique(target_B)[: recipe.batch_size].tolist()
         texts = self.corpus.sources.select(numbers)
-        ours = _tokenize(self.tokenizer, texts, limit=student.body.config.max_position_embeddings)
-        theirs = _tokenize(self._teacher_tokenizer, texts, limit=student.body.config.max_position_embeddings)
-        device = target_B.device
-        ours, theirs = _to(ours, device), _to(theirs, device)
+        ours = _to(_tokenize(self.tokenizer, texts, limit=student.max_tokens), device)
+        theirs = _to(_tokenize(self._teacher_tokenizer, texts, limit=student.max_tokens), device)
         num_words = int(min(ours.word_BT.max(), theirs.word_BT.max()))
-        teacher = self._teacher[0].to(device)
+        has_word_BW = _has_word(ours, theirs, num_words)
+        teacher, maps = self._teacher[0].to(device), recipe.attention > 0
         with torch.no_grad(), _Recorder(teacher, [layer for _, layer in self.pairs]) as teacher_record:
-            hidden = teacher(input_ids=theirs.ids_BT, attention_mask=theirs.mask_BT, output_hidden_states=True)
+            taught = teacher(
+                input_ids=theirs.ids_BT,
+                attention_mask=theirs.mask_BT,
+                output_hidden_states=True,
+                output_attentions=maps,
+            )
         with _Recorder(student.body, [layer for layer, _ in self.pairs]) as student_record:
-            encoding = student(ours.ids_BT, ours.mask_BT)
+            encoding = student(ours.ids_BT, ours.mask_BT, attentions=maps)
+
+        def compare(loss: Loss, of_student: Tensor, of_teacher: Tensor) -> Tensor:
+            return loss(
+                pool_words(of_student.float(), ours.word_BT, num_words),
+                pool_words(of_teacher.float(), theirs.word_BT, num_words),
+                has_word_BW,
+            )
+
         losses: dict[str, tuple[float, Tensor]] = {}
-        if self.recipe.hidden:
+        if recipe.hidden:
             parts = [
-                _hidden_loss(
-                    self.projection(pool_words(encoding.hidden_BTW[s + 1].float(), ours.word_BT, num_words)),
-                    pool_words(hidden.hidden_states[t + 1].float(), theirs.word_BT, num_words),
-                    _has_word(ours, theirs, num_words),
+                compare(self._hidden_loss, encoding.hidden_BTW[s + 1], taught.hidden_states[t + 1])
+                for s, t in self.pairs
+            ]
+            losses["hidden"] = recipe.hidden, torch.stack(parts).mean()
+        if recipe.attention:
+            parts = [
+                attention_loss(
+                    pool_attention(encoding.attention_BHTT[s].float(), ours.word_BT, has_word_BW),
+                    pool_attention(taught.attentions[t].float(), theirs.word_BT, has_word_BW),
+                    has_word_BW,
                 )
                 for s, t in self.pairs
             ]
-            losses["hidden"] = self.recipe.hidden, torch.stack(parts).mean()
-        if self.recipe.relations:
+            losses["attention"] = recipe.attention, torch.stack(parts).mean()
+        if recipe.relations:
+            loss = partial(relation_loss, heads=recipe.relation_heads)
             parts = [
-                relation_loss(
-                    pool_words(student_record.states[s][part].float(), ours.word_BT, num_words),
-                    pool_words(teacher_record.states[t][part].float(), theirs.word_BT, num_words),
-                    _has_word(ours, theirs, num_words),
-                    heads=self.recipe.relation_heads,
-                )
+                compare(loss, student_record.states[s][part], teacher_record.states[t][part])
                 for s, t in self.pairs
-                for part in _PARTS
+                for part in PARTS
             ]
-            losses["relations"] = self.recipe.relations, torch.stack(parts).mean()
+            losses["relations"] = recipe.relations, torch.stack(parts).mean()
         return losses
+
+    def _hidden_loss(self, ours_BWD: Tensor, theirs_BWD: Tensor, has_word_BW: Tensor) -> Tensor:
+        return functional.mse_loss(self.projection(ours_BWD[has_word_BW]), theirs_BWD[has_word_BW])
 
 
 def pool_words(states_BTD: Tensor, word_BT: Tensor, num_words: int) -> Tensor:
@@ -101,6 +127,28 @@ def pool_words(states_BTD: Tensor, word_BT: Tensor, num_words: int) -> Tensor:
     numbers = torch.arange(1, num_words + 1, device=word_BT.device)
     belongs_BWT = (word_BT[:, None, :] == numbers[None, :, None]).to(states_BTD.dtype)
     return (belongs_BWT @ states_BTD) / belongs_BWT.sum(dim=-1, keepdim=True).clamp_min(1.0)
+
+
+def pool_attention(maps_BHTT: Tensor, word_BT: Tensor, has_word_BW: Tensor) -> Tensor:
+    """Turn attention among tokens into attention among words: (B, H, W, W), each row a distribution over the words.
+
+    What a word attends to is the mean over its tokens; what goes to a word, the sum over its tokens. What goes to
+    [CLS], [SEP] and words that only one tokenizer sees is left out.
+    """
+    numbers = torch.arange(1, has_word_BW.shape[1] + 1, device=word_BT.device)
+    belongs_BWT = (word_BT[:, None, :] == numbers[None, :, None]).to(maps_BHTT.dtype) * has_word_BW[..., None]
+    means_BWT = belongs_BWT / belongs_BWT.sum(dim=-1, keepdim=True).clamp_min(1.0)
+    words_BHWW = means_BWT[:, None] @ maps_BHTT @ belongs_BWT[:, None].transpose(-1, -2)
+    return words_BHWW / words_BHWW.sum(dim=-1, keepdim=True).clamp_min(1e-9)
+
+
+def attention_loss(ours_BHWW: Tensor, theirs_BHWW: Tensor, has_word_BW: Tensor) -> Tensor:
+    """KL from the teacher's to the student's attention among words, mean over heads and words."""
+    if ours_BHWW.shape[1] != theirs_BHWW.shape[1]:
+        ours_BHWW, theirs_BHWW = ours_BHWW.mean(dim=1, keepdim=True), theirs_BHWW.mean(dim=1, keepdim=True)
+    ours, theirs = ours_BHWW.clamp_min(1e-9), theirs_BHWW.clamp_min(1e-9)
+    divergence_BHW = (theirs_BHWW * (theirs.log() - ours.log())).sum(dim=-1)
+    return divergence_BHW[has_word_BW[:, None, :].expand_as(divergence_BHW)].mean()
 
 
 def relation_loss(ours_BWD: Tensor, theirs_BWD: Tensor, has_word_BW: Tensor, *, heads: int) -> Tensor:
@@ -116,10 +164,6 @@ def _relations(states_BWD: Tensor, has_word_BW: Tensor, heads: int) -> Tensor:
     split = states_BWD.view(*states_BWD.shape[:2], heads, -1).transpose(1, 2)
     products = split @ split.transpose(-1, -2) / split.shape[-1] ** 0.5
     return functional.log_softmax(products.masked_fill(~has_word_BW[:, None, None, :], -1e9), dim=-1)
-
-
-def _hidden_loss(ours_BWD: Tensor, theirs_BWD: Tensor, has_word_BW: Tensor) -> Tensor:
-    return functional.mse_loss(ours_BWD[has_word_BW], theirs_BWD[has_word_BW])
 
 
 def _has_word(ours: Tokens, theirs: Tokens, num_words: int) -> Tensor:
@@ -166,6 +210,13 @@ def _check_map(pairs: Sequence[tuple[int, int]], ours: Any, theirs: Any) -> None
                 raise RecipeError(f"layers.map names {name} layer {number}, but it has layers 0 to {available - 1}")
 
 
+def _check_relation_heads(recipe: LayerRecipe, *bodies: Any) -> None:
+    for body in bodies if recipe.relations else ():
+        width = body.config.hidden_size
+        if width % recipe.relation_heads:
+            raise RecipeError(f"layers.relation_heads is {recipe.relation_heads}, which does not divide width {width}")
+
+
 class _Recorder:
     """Keep what the query, key and value projections of some layers give, while the context lasts."""
 
@@ -176,10 +227,8 @@ class _Recorder:
     def __enter__(self) -> _Recorder:
         self.hooks = []
         for layer, states in self.states.items():
-            attention = self.body.encoder.layer[layer].attention.self
-            for part in _PARTS:
-                hook = getattr(attention, part).register_forward_hook(_keep(states, part))
-                self.hooks.append(hook)
+            for part, projection in projections(self.body, layer).items():
+                self.hooks.append(projection.register_forward_hook(_keep(states, part)))
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -26,6 +26,8 @@ from kdserve.distill.vocabulary import CLS, SEP, UNK
 from kdserve.errors import RecipeError
 from kdserve.recipe import Recipe
 
+_OWN_TABLE_DEVIATION = 0.1
+"""Of the values of a table under a body drawn at random, whose positions deviate by 0.02: the first layer normalises."""
 Targets = Callable[[npt.NDArray[np.int64]], Tensor]
 
 
@@ -70,8 +72,9 @@ def _start_own_body(table_VD: Tensor, recipe: Recipe, made: Ingredients) -> Tran
     settings, dim = recipe.student, made.teacher.dim
     width = settings.body.width
     generator = torch.Generator().manual_seed(recipe.seed)
+    table_VD *= _OWN_TABLE_DEVIATION / table_VD.std()
     special = [CLS, SEP, UNK]
-    table_VD[special] = torch.randn(len(special), dim, generator=generator) * table_VD.std()
+    table_VD[special] = torch.randn(len(special), dim, generator=generator) * _OWN_TABLE_DEVIATION
     body = draw_body(settings, seed=recipe.seed)
     if width == dim:
         return TransformerStudent(table_VD, settings, body=body)
@@ -94,9 +97,7 @@ def start_layers(recipe: Recipe, made: Ingredients, student: Student) -> LayerDi
     if not recipe.layers.hidden + recipe.layers.attention + recipe.layers.relations:
         return None
     if not isinstance(student, TransformerStudent):
-        raise RecipeError(
-            'layers.* needs family = "transformer": static students have none'
-        )
+        raise RecipeError('layers.* needs family = "transformer": static students have none')
     return LayerDistillation(recipe.layers, made.teacher, student, made.tokenizer, made.corpus)
 
 

@@ -42,7 +42,7 @@ class Student(nn.Module, ABC):
 
     def __init__(self, table_VW: Tensor, settings: StudentRecipe) -> None:
         super().__init__()
-        self.bits = settings.table_bits
+        self.bits, self.max_tokens = settings.table_bits, settings.max_tokens
         self.table = nn.Parameter(table_VW.clone())
         self.expand: nn.Parameter | None = None
         if settings.table_rank:
