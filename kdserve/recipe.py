@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kdserve.classifier_recipe import ClassifierRecipe, classifier_rules
 from kdserve.errors import RecipeError
 from kdserve.toml import apply_override, build
 
@@ -200,6 +201,7 @@ class Recipe:
     objective: ObjectiveRecipe = ObjectiveRecipe()
     layers: LayerRecipe = LayerRecipe()
     guide: GuideRecipe = GuideRecipe()
+    classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     train: TrainRecipe = TrainRecipe()
     validation: ValidationRecipe = ValidationRecipe()
 
@@ -251,12 +253,22 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ("student.body.layers", body.layers > 0, "must be at least 1"),
         ("student.body.feed_forward", body.feed_forward > 0, "must be positive"),
         ("student.start", not (recipe.student.start and body.width), "has a body already; remove student.body"),
+        (
+            "student.start",
+            not (recipe.student.start and recipe.vocabulary.folder),
+            "has a vocabulary; remove vocabulary.folder",
+        ),
+        (
+            "student.body.width",
+            recipe.student.table_bits != 4 or body.width % 32 == 0,
+            "must be a multiple of 32 for 4 bits",
+        ),
         ("layers.map", all(len(pair) == 2 for pair in layers.map), "must hold pairs [student, teacher]"),
         ("layers.map", bool(layers.map) or not layers.hidden + layers.attention + layers.relations, "is missing"),
         ("guide.until", 0 < recipe.guide.until <= 1, "must be in (0, 1]"),
         ("align.damping", recipe.align.damping > 0, "must be positive"),
     ]
-    for key, holds, rule in rules:
+    for key, holds, rule in [*rules, *classifier_rules(recipe.classifier)]:
         if not holds:
             raise RecipeError(f"{where}: {key} {rule}")
     spreads = objective.contrastive + objective.translation + objective.relational + objective.cosine

@@ -1,6 +1,6 @@
 """What a student is trained on. Each objective is a mean over the batch; the recipe weighs them.
 
-Letters: B batch, D width. Student and teacher vectors have unit length.
+Letters: B batch, D width, K labels. Student and teacher vectors have unit length.
 """
 
 from __future__ import annotations
@@ -92,3 +92,13 @@ def matryoshka_loss(student_BD: Tensor, teacher_BD: Tensor, widths: Sequence[int
     """
     parts = [relational_loss(functional.normalize(student_BD[:, :width], dim=-1), teacher_BD) for width in widths]
     return torch.stack(parts).mean()
+
+
+def soft_label_loss(student_BK: Tensor, teacher_BK: Tensor, *, temperature: float) -> Tensor:
+    """T² · KL of the teacher's to the student's softened predictions, summed over labels (Hinton et al. 2015).
+
+    Both are logits or log-probabilities; the mean is over the batch, the right reduction of a divergence.
+    """
+    ours = functional.log_softmax(student_BK / temperature, dim=-1)
+    theirs = functional.log_softmax(teacher_BK / temperature, dim=-1)
+    return temperature**2 * functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)

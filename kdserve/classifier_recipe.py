@@ -1,0 +1,57 @@
+"""The section `[classifier]` of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifierRecipe:
+    """A classifier in place of an embedder; `mode` "" is none.
+
+    zero-shot: a head on the student's vectors of labelled source texts, nothing else is trained. unsupervised: also the
+    teacher's soft labels of the source sentences, on their translations. semi-supervised: also `per_class` labelled
+    texts of each class and language. supervised: all of them. language: no teacher, the label is the text's language.
+
+    The teacher is a folder with a transformers sequence classifier, or (`teacher` empty) the embedder of
+    `[teacher]` with a head trained on `labelled`. Files have a header with the columns `text` and `label`; `target`
+    has `{language}` in its name. `labels` fixes their order; empty: sorted, as found. The loss is alpha · T² · KL +
+    (1 - alpha) · cross-entropy at `temperature` T; `label_share` of a batch are labelled texts. `head_only` leaves
+    the student's body as it is.
+    """
+
+    mode: Literal["", "zero-shot", "unsupervised", "semi-supervised", "supervised", "language"] = ""
+    teacher: str = ""
+    labelled: str = ""
+    development: str = ""
+    target: str = ""
+    text: str = "text"
+    label: str = "label"
+    labels: tuple[str, ...] = ()
+    per_class: int = 5
+    temperature: float = 2.0
+    alpha: float = 0.5
+    label_share: float = 0.1
+    head_rate: float = 1e-2
+    head_only: bool = False
+
+
+def classifier_rules(made: ClassifierRecipe) -> list[tuple[str, bool, str]]:
+    """Return what the section must hold: key, whether it does, and the rule."""
+    if not made.mode:
+        return [("classifier.mode", made == ClassifierRecipe(), "is missing, but other keys of [classifier] are given")]
+    by_language = made.mode == "language"
+    wants_target = made.mode in ("semi-supervised", "supervised")
+    files = bool(made.teacher or made.labelled or made.development or made.target or made.labels)
+    return [
+        ("classifier.labelled", by_language or bool(made.labelled), "is missing: the source language's labelled texts"),
+        ("classifier.target", bool(made.target) or not wants_target, f"is missing, which {made.mode} learns from"),
+        ("classifier.target", not made.target or "{language}" in made.target, "needs {language} in its name"),
+        ("classifier.mode", not (by_language and files), "language takes no teacher, files or labels; remove them"),
+        ("classifier.temperature", made.temperature > 0, "must be positive"),
+        ("classifier.alpha", 0 <= made.alpha <= 1, "must be in [0, 1]"),
+        ("classifier.label_share", 0 <= made.label_share < 1, "must be in [0, 1)"),
+        ("classifier.per_class", made.per_class > 0, "must be positive"),
+        ("classifier.labels", len(set(made.labels)) == len(made.labels), "names a label twice"),
+    ]
