@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -45,17 +45,27 @@ def export(
     languages: Annotated[
         str, typer.Option(help="Languages of a folder that does not say, and of the evaluation: en,de,…")
     ] = "",
+    exporter: Annotated[
+        Literal["weights", "optimum"], typer.Option(help="Write the graph from the weights, or trace it with optimum.")
+    ] = "weights",
+    optimum_python: Annotated[
+        Path | None,
+        typer.Option(envvar="KDSERVE_OPTIMUM_PYTHON", help="Python of an environment with optimum-onnx: make optimum."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was tried as one line of JSON.")] = False,
 ) -> None:
     """Turn a student into a verified ONNX bundle; refuse when any language loses more than the floor allows."""
     from kdserve.cli.console import print_json, progress_bars, say
     from kdserve.export import ExportSettings, export_bundle, parse_precision, read_gate_texts
 
+    if exporter == "optimum" and optimum_python is None:
+        raise typer.BadParameter("name the Python of an environment with optimum-onnx", param_hint="--optimum-python")
     settings = ExportSettings(
         precision=parse_precision(precision),
         min_mean_cosine=floor,
         max_retrieval_loss=max_retrieval_loss,
         languages=tuple(code for code in languages.split(",") if code),
+        optimum_python=optimum_python if exporter == "optimum" else None,
     )
     gate_texts = read_gate_texts(texts) if texts else None
     with progress_bars() as progress:

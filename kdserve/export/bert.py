@@ -33,7 +33,7 @@ def bert_graph(
     for index, layer in enumerate(weights.layers):
         hidden = body.layer(hidden, layer, f"layer{index}")
     hidden = graph.full_precision(body.normalise(hidden, weights.final_norm, "final"))
-    return graph.model(sentence_embedding(graph, hidden, weights), dim=weights.dim, tokens=hidden)
+    return graph.model(sentence_embedding(graph, hidden, weights.head), dim=weights.dim, tokens=hidden)
 
 
 class _Body:

@@ -10,6 +10,7 @@ from kdserve.datatypes import TokenBatch
 from kdserve.errors import FolderError
 from kdserve.export.arithmetic import Arithmetic, BlockWeights, DynamicInt8, Float32
 from kdserve.export.bert import bert_graph
+from kdserve.export.optimum import optimum_graph
 from kdserve.export.settings import Precision
 from kdserve.export.smoothing import smoothed_int8_graph
 from kdserve.export.static import static_graph
@@ -23,19 +24,23 @@ from kdserve.runtime.tokens import TextTokenizer
 _CALIBRATION_TOKENS = 2048
 
 
-def build_graph(student: Student, precision: Precision, tokenizer: Path) -> onnx.ModelProto:
+def build_graph(
+    student: Student, precision: Precision, tokenizer: Path, *, optimum_python: Path | None = None
+) -> onnx.ModelProto:
     """Write a student's graph; `tokenizer` is the bundle's file, for the texts that int8 is calibrated on.
 
     Raises:
         FolderError: the student is of a family that has no hand-written graph.
     """
+    if optimum_python:
+        return optimum_graph(student, optimum_python)
     weights, bits = student.weights, _table_bits(student, precision)
     if isinstance(weights, StaticWeights):
         return static_graph(weights, table_bits=bits, half=precision == "fp16")
     if weights is None:
         raise FolderError(
             f"{student.folder} is of a family that has no graph here; BERT, RoBERTa, XLM-R, DistilBERT, MPNet, "
-            f"ModernBERT and T5 encoders have one"
+            f"ModernBERT and T5 encoders have one; --exporter optimum knows others"
         )
     if precision == "int8":
         return _int8_graph(student, weights, bits, tokenizer)

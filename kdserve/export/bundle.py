@@ -118,7 +118,8 @@ def _attempt(
     """Write one precision's graph beside the others and judge it."""
     progress(f"write {precision}", 0, 1)
     path = folder / f"{precision}.onnx"
-    path.write_bytes(build_graph(student, precision, folder / TOKENIZER_NAME).SerializeToString(deterministic=True))
+    graph = build_graph(student, precision, folder / TOKENIZER_NAME, optimum_python=settings.optimum_python)
+    path.write_bytes(graph.SerializeToString(deterministic=True))
     path.rename(folder / MODEL_NAME)  # an Encoder opens what has the final name
     described = _describe(student, precision, target.dim)
     encoder = Encoder(Bundle(folder=folder, fingerprint="", settings=described), device="cpu", num_threads=1)

@@ -8,16 +8,16 @@ from __future__ import annotations
 from numpy import int64
 
 from kdserve.export.graph import GraphBuilder
-from kdserve.export.weights import BertWeights
+from kdserve.export.weights import Head
 
 
-def sentence_embedding(graph: GraphBuilder, hidden_BTH: str, weights: BertWeights) -> str:
+def sentence_embedding(graph: GraphBuilder, hidden_BTH: str, head: Head) -> str:
     """Pool the real tokens' states and bring the vector to unit length: the name of a (B, D) tensor."""
-    pooled = _POOLERS[weights.pooling](graph, hidden_BTH)
-    if weights.dense and weights.pooling == "mean":  # else the divisor falls away under the normalisation
+    pooled = _POOLERS[head.pooling](graph, hidden_BTH)
+    if head.dense and head.pooling == "mean":  # else the divisor falls away under the normalisation
         count_B1 = graph.add("ReduceSum", graph.to_float("attention_mask"), graph.vector(1), keepdims=1)
         pooled = graph.add("Div", pooled, count_B1)
-    for index, layer in enumerate(weights.dense):
+    for index, layer in enumerate(head.dense):
         name = f"dense{index}"
         pooled = graph.add("MatMul", pooled, graph.constant(name, layer.linear.weight))
         if layer.linear.bias is not None:

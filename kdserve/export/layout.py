@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdserve.export.student import Student, read_json
-from kdserve.export.weights import BertWeights
+from kdserve.export.weights import Head
 from kdserve.runtime.bundle import PROMPTS_NAME, TOKENIZER_NAME
 
 
@@ -23,9 +23,9 @@ def write_layout(student: Student, folder: Path) -> None:
     record = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
     _write_json(folder / PROMPTS_NAME, record)
     _write_json(folder / TOKENIZER_NAME, _tokenizer(student))
-    if isinstance(student.weights, BertWeights):
+    if student.head is not None:
         _write_body(student, folder)
-        _write_modules(student, student.weights, folder)
+        _write_modules(student, student.head, folder)
 
 
 def _write_body(student: Student, folder: Path) -> None:
@@ -43,7 +43,7 @@ def _write_body(student: Student, folder: Path) -> None:
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_tokens, "do_lower_case": False})
 
 
-def _write_modules(student: Student, weights: BertWeights, folder: Path) -> None:
+def _write_modules(student: Student, head: Head, folder: Path) -> None:
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
     dense = [
         module["path"] for module in read_json(student.folder / "modules.json") if module["type"].endswith("Dense")
@@ -55,8 +55,8 @@ def _write_modules(student: Student, weights: BertWeights, folder: Path) -> None
     (folder / modules[-1][1]).mkdir()
     (folder / "1_Pooling").mkdir()
     flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "lasttoken": "last"}
-    pooling = {f"pooling_mode_{flag}": weights.pooling == mode for flag, mode in flags.items()}
-    width = weights.table.shape[1]
+    pooling = {f"pooling_mode_{flag}": head.pooling == mode for flag, mode in flags.items()}
+    width = head.dense[0].linear.weight.shape[0] if head.dense else student.dim
     _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **pooling})
     _write_json(folder / modules[-1][1] / "config.json", {})
     records = [

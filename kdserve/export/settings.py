@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from kdserve.errors import RecipeError
@@ -26,6 +27,9 @@ class ExportSettings:
     The two floors are cosines between student and bundle: the mean over each language's texts (None: 0.998 for int8,
     0.999 for all others), and the worst single text of all. `max_retrieval_loss` is in points, for every language of
     the evaluation files, where there are any. `languages` names those of a folder that does not say.
+
+    The graph is written from the weights; with `optimum_python`, the Python of an environment that has optimum-onnx,
+    that traces the body instead, in fp32.
     """
 
     precision: PrecisionChoice = "int8"
@@ -33,11 +37,14 @@ class ExportSettings:
     min_cosine: float = 0.985
     max_retrieval_loss: float = 0.3
     languages: tuple[str, ...] = ()
+    optimum_python: Path | None = None
 
     def __post_init__(self) -> None:
         for name, floor in (("min_mean_cosine", self.min_mean_cosine), ("min_cosine", self.min_cosine)):
             if floor is not None and not -1 <= floor <= 1:
                 raise RecipeError(f"{name} is {floor}; a cosine lies between -1 and 1")
+        if self.optimum_python and self.precision != "fp32":
+            raise RecipeError(f"optimum exports fp32 and not {self.precision}; choose --precision fp32")
 
     def mean_cosine_floor(self, precision: Precision) -> float:
         """The lowest mean cosine that any language may have in this precision."""

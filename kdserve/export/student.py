@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from kdserve.errors import FolderError
 from kdserve.export.bodies import can_read_body, read_body
 from kdserve.export.table import TableBits
-from kdserve.export.weights import Array, BertWeights, DenseWeights, LinearWeights, Pooling, StaticWeights
+from kdserve.export.weights import Array, BertWeights, DenseWeights, Head, LinearWeights, Pooling, StaticWeights
 from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file, verify_folder
 from kdserve.runtime.bundle import Prompts
 
@@ -30,13 +30,17 @@ _LIMITS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Student:
-    """A folder, read. `weights` is None where the body is of a family that only torch can trace."""
+    """A folder, read. `weights` is None where the body is of a family that has no graph here, `head` where what
+    follows it has none, and for static students.
+    """
 
     folder: Path
     fingerprint: str
     parents: Mapping[str, str]
     name: str
     weights: BertWeights | StaticWeights | None
+    head: Head | None
+    dim: int
     tokenizer: dict[str, Any]
     pad_token: str | None
     max_tokens: int
@@ -65,7 +69,8 @@ def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
     tokenizer = read_json(body / "tokenizer.json")
     settings = manifest.settings
     try:
-        weights = _read_weights(modules)
+        head = _head(modules)
+        weights = _read_weights(modules, head)
         if isinstance(weights, StaticWeights):
             tokenizer["post_processor"] = None  # StaticEmbedding adds no special tokens
         return Student(
@@ -74,6 +79,8 @@ def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
             parents=manifest.parents,
             name=settings["name"],
             weights=weights,
+            head=head,
+            dim=weights.dim if weights else _dim(body, head),
             tokenizer=tokenizer,
             pad_token=_pad_token(tokenizer),
             max_tokens=settings.get("max_tokens") or _max_tokens(body, weights),
@@ -112,21 +119,37 @@ def _plain_manifest(folder: Path, languages: Sequence[str]) -> Manifest:
     return Manifest(kind="student", made_by="sentence-transformers", settings=settings, files=files)
 
 
-def _read_weights(modules: list[tuple[str, Path]]) -> BertWeights | StaticWeights | None:
+def _read_weights(modules: list[tuple[str, Path]], head: Head | None) -> BertWeights | StaticWeights | None:
     """Return the weights of a whole pipeline, or None where a part of it has no hand-written graph."""
-    kinds = [kind for kind, _ in modules if kind != "Normalize"]  # bundles always normalise
-    if kinds == ["StaticEmbedding"]:
+    if [kind for kind, _ in modules if kind != "Normalize"] == ["StaticEmbedding"]:
         tensors = _tensors(modules[0][1])
         return StaticWeights(table=tensors["embedding.weight"])
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense"}:
+    if head is None:
         return None
     config = read_json(modules[0][1] / "config.json")
+    if not can_read_body(config):
+        return None
+    return replace(read_body(_tensors(modules[0][1]), config), head=head)
+
+
+def _head(modules: list[tuple[str, Path]]) -> Head | None:
+    """Read what follows a transformer, or None where it is no transformer or a part of it has no graph."""
+    kinds = [kind for kind, _ in modules if kind != "Normalize"]  # bundles always normalise
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense"}:
+        return None
     pooling = _pooling(read_json(modules[1][1] / "config.json"))
     dense = [_dense(path) for kind, path in modules if kind == "Dense"]
-    if not can_read_body(config) or pooling is None or None in dense:
+    if pooling is None or None in dense:
         return None
-    weights = read_body(_tensors(modules[0][1]), config)
-    return replace(weights, pooling=pooling, dense=tuple(layer for layer in dense if layer is not None))
+    return Head(pooling=pooling, dense=tuple(layer for layer in dense if layer is not None))
+
+
+def _dim(body: Path, head: Head | None) -> int:
+    """Return the vectors' width from the last dense layer or, under one of its names, the configuration; 0: unknown."""
+    if head and head.dense:
+        return int(head.dense[-1].linear.weight.shape[1])
+    config = read_json(body / "config.json")
+    return int(next((config[name] for name in ("hidden_size", "dim", "d_model") if name in config), 0))
 
 
 def _pooling(config: Mapping[str, Any]) -> Pooling | None:

@@ -78,8 +78,16 @@ class DenseWeights:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """What follows a body: pooling, then dense layers."""
+
+    pooling: Pooling = "mean"
+    dense: tuple[DenseWeights, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BertWeights:
-    """A BERT-like body and what follows it: tables (V, H) and (P, H), layers, pooling, dense layers.
+    """A BERT-like body: tables (V, H) and (P, H), and layers.
 
     `positions` starts at the first token's row and has the segment row, if any, added in. A layer normalises the sum of
     its input and its result, or with `norm_first` its input alone. `score_scale` multiplies the products of queries
@@ -96,13 +104,12 @@ class BertWeights:
     final_norm: NormWeights | None = None
     score_scale: float | None = None
     attention_positions: Mapping[str, AttentionPositions] = field(default_factory=dict)
-    pooling: Pooling = "mean"
-    dense: tuple[DenseWeights, ...] = ()
+    head: Head = field(default_factory=Head)
 
     @property
     def dim(self) -> int:
         """Width of the vectors."""
-        return int((self.dense[-1].linear.weight if self.dense else self.table).shape[1])
+        return int((self.head.dense[-1].linear.weight if self.head.dense else self.table).shape[1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
