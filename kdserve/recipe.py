@@ -268,6 +268,9 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ("guide.until", 0 < recipe.guide.until <= 1, "must be in (0, 1]"),
         ("align.damping", recipe.align.damping > 0, "must be positive"),
     ]
+    if recipe.classifier.mode == "language":
+        needs = "is missing: the width of the token table; and the family must be static"
+        rules.append(("student.body.width", recipe.family == "static" and body.width > 0, needs))
     for key, holds, rule in [*rules, *classifier_rules(recipe.classifier)]:
         if not holds:
             raise RecipeError(f"{where}: {key} {rule}")

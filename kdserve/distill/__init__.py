@@ -13,11 +13,11 @@ from accelerate import PartialState
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome, draw_curve, write_card
+from kdserve.distill.guide import start_guide
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, gather
-from kdserve.distill.quiet import quiet_transformers
 from kdserve.distill.start import start_layers, start_student
-from kdserve.distill.student import Student
+from kdserve.distill.student import Student, save_student
 from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.training import Trainer
 from kdserve.distill.vocabulary import measure_coverage, sentences_by_language
@@ -70,7 +70,9 @@ def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress
         made = gather(recipe, work, cache=cache, progress=progress)
         student = start_student(recipe, made, work, progress=progress)
     layers = start_layers(recipe, made, student)
-    trainer = Trainer(recipe, made.data, student, work / "train", key=made.run_key(recipe), layers=layers)
+    guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
+    key = made.run_key(recipe)
+    trainer = Trainer(recipe, made.data, student, work / "train", key=key, layers=layers, guide=guide)
     accuracy = trainer.run(progress=progress)
     outcome = Outcome(
         recipe=recipe,
@@ -92,15 +94,9 @@ def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress
 
 
 def _save(made: Ingredients, student: Student, outcome: Outcome, log: Path, out: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
     recipe = outcome.recipe
-    with staged_folder(out) as folder, quiet_transformers():
-        body = folder / ".body"
-        body.mkdir()
-        modules = student.modules_for_saving(made.tokenizer, body, max_tokens=recipe.student.max_tokens)
-        SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
-        shutil.rmtree(body)
+    with staged_folder(out) as folder:
+        save_student(student, made.tokenizer, folder, max_tokens=recipe.student.max_tokens)
         draw_curve(log, folder / "curve.png", title=recipe.name)
         write_card(outcome, folder / "README.md")
         languages = sorted(set(recipe.languages) or {language for language in made.corpus.languages if language})

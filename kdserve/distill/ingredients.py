@@ -14,7 +14,7 @@ from kdserve.distill.batches import TrainingData
 from kdserve.distill.corpus import Corpus, build_corpus
 from kdserve.distill.overlap import refuse_overlap
 from kdserve.distill.teacher import Teacher, VectorCache, load_teacher
-from kdserve.distill.tokens import tokenize_corpus
+from kdserve.distill.tokens import TokenStore, tokenize_corpus
 from kdserve.distill.vocabulary import make_vocabulary
 from kdserve.recipe import Recipe, recipe_record
 
@@ -49,6 +49,19 @@ class Ingredients:
 
 def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Ingredients:
     """Make everything below `work`, or open what stands there; `cache` keeps the teacher's vectors for other runs."""
+    corpus, tokenizer, tokens = gather_texts(recipe, work, progress=progress)
+    settings = recipe.teacher
+    teacher = load_teacher(settings.model, revision=settings.revision, batch_size=settings.batch_size)
+    vectors = VectorCache(cache or work / "teacher", teacher=teacher)
+    vectors.fill(corpus, progress=progress)
+    data = TrainingData(corpus=corpus, tokens=tokens, vectors=vectors.vectors, row_of=vectors.rows_of(corpus))
+    return Ingredients(teacher=teacher, tokenizer=tokenizer, data=data)
+
+
+def gather_texts(
+    recipe: Recipe, work: Path, *, progress: Progress = no_progress
+) -> tuple[Corpus, Tokenizer, TokenStore]:
+    """Make corpus, vocabulary and tokens below `work`, or open what stands there."""
     corpus = build_corpus(recipe, work / "corpus", progress=progress)
     refuse_overlap(corpus, recipe, progress=progress)
     tokenizer = _keep_vocabulary(corpus, recipe, work / "vocabulary.json", progress)
@@ -56,12 +69,7 @@ def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: P
     tokens = tokenize_corpus(
         corpus, tokenizer, work / "tokens", max_tokens=recipe.student.max_tokens - edges, progress=progress
     )
-    settings = recipe.teacher
-    teacher = load_teacher(settings.model, revision=settings.revision, batch_size=settings.batch_size)
-    vectors = VectorCache(cache or work / "teacher", teacher=teacher)
-    vectors.fill(corpus, progress=progress)
-    data = TrainingData(corpus=corpus, tokens=tokens, vectors=vectors.vectors, row_of=vectors.rows_of(corpus))
-    return Ingredients(teacher=teacher, tokenizer=tokenizer, data=data)
+    return corpus, tokenizer, tokens
 
 
 def solves_vectors(recipe: Recipe) -> bool:
@@ -71,7 +79,8 @@ def solves_vectors(recipe: Recipe) -> bool:
 
 def _keep_vocabulary(corpus: Corpus, recipe: Recipe, path: Path, progress: Progress) -> Tokenizer:
     """Train the vocabulary once for this corpus and these settings."""
-    key = _digest(asdict(recipe.vocabulary), recipe.seed, len(corpus.source_of))
+    start = [recipe.student.start] if recipe.student.start else []
+    key = _digest(asdict(recipe.vocabulary), recipe.seed, len(corpus.source_of), *start)
     if path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["key"] == key:

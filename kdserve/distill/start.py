@@ -16,9 +16,11 @@ from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.bodies import copy_special_rows, draw_body, take_body, teacher_dense, teacher_input_table
+from kdserve.distill.guide import require_dim
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, solves_vectors
 from kdserve.distill.layers import LayerDistillation
+from kdserve.distill.reopen import open_student
 from kdserve.distill.ridge import solve_ridge
 from kdserve.distill.sampling import text_shares
 from kdserve.distill.student import StaticStudent, Student, TransformerStudent
@@ -27,7 +29,7 @@ from kdserve.errors import RecipeError
 from kdserve.recipe import Recipe
 
 _OWN_TABLE_DEVIATION = 0.1
-"""Of the values of a table under a body drawn at random, whose positions deviate by 0.02: the first layer normalises."""
+"""Of the values of a table under a body drawn at random, where positions deviate by 0.02 (each layer normalises)."""
 Targets = Callable[[npt.NDArray[np.int64]], Tensor]
 
 
@@ -38,6 +40,8 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
     teacher's layers onto the mean of the teacher's input rows.
     """
     settings = recipe.student
+    if settings.start:
+        return _go_on(recipe, made)
     if settings.table_rank > made.tokenizer.get_vocab_size():
         raise RecipeError("student.table_rank is larger than the vocabulary; lower it")
     takes_layers = recipe.family == "transformer" and not settings.body.width
@@ -50,6 +54,15 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
         return _start_own_body(table, recipe, made)
     copy_special_rows(table, made.teacher)
     return TransformerStudent(table, settings, body=body, dense=dense)
+
+
+def _go_on(recipe: Recipe, made: Ingredients) -> Student:
+    folder = Path(recipe.data_dir) / recipe.student.start
+    student = open_student(folder, recipe.student)
+    if isinstance(student, TransformerStudent) != (recipe.family == "transformer"):
+        raise RecipeError(f"student.start {folder} is not of family {recipe.family}; set family to the other one")
+    require_dim(student, folder, dim=made.teacher.dim)
+    return student
 
 
 def _keep_table(recipe: Recipe, made: Ingredients, work: Path, progress: Progress) -> Tensor:

@@ -6,6 +6,7 @@ Letters: B batch, T tokens, V vocabulary, W width of table and body, D width of 
 from __future__ import annotations
 
 import copy
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdserve.distill.grid import snap, snap_straight_through
+from kdserve.distill.quiet import quiet_transformers
 from kdserve.distill.vocabulary import PAD, SPECIAL_TOKENS
 from kdserve.recipe import StudentRecipe
 
@@ -138,6 +140,18 @@ class TransformerStudent(Student):
             nn.init.zeros_(parameter)
         dense = [copy.deepcopy(module).cpu().float() for module in self.dense]
         return [transformer, Pooling(table.shape[1], pooling_mode="mean"), *dense, Normalize()]
+
+
+def save_student(student: Student, tokenizer: Tokenizer, folder: Path, *, max_tokens: int) -> None:
+    """Write a student into a folder that SentenceTransformer opens."""
+    from sentence_transformers import SentenceTransformer
+
+    body = folder / ".body"
+    body.mkdir()
+    with quiet_transformers():
+        modules = student.modules_for_saving(tokenizer, body, max_tokens=max_tokens)
+        SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+    shutil.rmtree(body)
 
 
 def mean_pool(hidden_BTW: Tensor, mask_BT: Tensor) -> Tensor:

@@ -23,8 +23,10 @@ from kdserve.distill.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from kdserve.distill.guide import Guide
 from kdserve.distill.hardware import best_device, supports_bf16
 from kdserve.distill.layers import LayerDistillation
+from kdserve.distill.means import Means
 from kdserve.distill.objectives import Batch, total_loss
 from kdserve.distill.prefetch import prefetch
 from kdserve.distill.sampling import make_sampler
@@ -49,12 +51,13 @@ class Trainer:
         *,
         key: str,
         layers: LayerDistillation | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self.recipe, self.data, self.work, self.key = recipe, data, work, key
         precision = "bf16" if _use_bf16(recipe.train) else "no"
         self.accelerator = Accelerator(cpu=best_device() == "cpu", mixed_precision=precision)
         self.student = student.to(self.accelerator.device)
-        self.layers = layers
+        self.layers, self.guide = layers, guide
         modules: list[torch.nn.Module] = [self.student]
         modules += [layers.to(self.accelerator.device)] if layers else []
         self.optimizer = torch.optim.AdamW(self.parameter_groups(modules), betas=(0.9, 0.98), fused=True)
@@ -75,7 +78,7 @@ class Trainer:
         if self.step == 0 and self.best < 0:
             self._evaluate({})
         batches = prefetch(self.load_batches(), depth=4)
-        started, seen, sums = time.monotonic(), self.step, _Means()
+        started, seen, sums = time.monotonic(), self.step, Means()
         self.student.train()
         while self.step < train.steps:
             sums.add(self._step(next(batches)))
@@ -114,7 +117,9 @@ class Trainer:
             source = None
             if loaded.source_ids_BT is not None:
                 source = self.model(loaded.source_ids_BT, loaded.source_mask_BT).vectors_BD.float()
-            layer_losses = self.layers(self.student, loaded.target_B) if self.layers else {}
+            more = self.layers(self.student, loaded.target_B) if self.layers else {}
+            if self.guide:
+                more |= self.guide.losses(loaded.ids_BT, loaded.mask_BT, encoding.vectors_BD.float(), step=self.step)
         batch = Batch(
             student_BD=encoding.vectors_BD.float(),
             teacher_BD=loaded.teacher_BD,
@@ -122,7 +127,7 @@ class Trainer:
             source_BD=source,
         )
         loss, values = total_loss(batch, self.recipe.objective)
-        for name, (weight, value) in layer_losses.items():
+        for name, (weight, value) in more.items():
             loss, values[name] = loss + weight * value, value.detach()
         return loss, values
 
@@ -259,26 +264,6 @@ class Trainer:
     def _swap_back(self, trained: Tensors) -> None:
         if trained:
             self.student.load_state_dict(trained)
-
-
-class _Means:
-    """Running means of the losses since the last report; they stay on the device until they are asked for."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += 1
-
-    def take(self, step: int) -> dict[str, float]:
-        means = {name: float(value) / max(1, self.count) for name, value in self.sums.items()}
-        if not all(np.isfinite(value) for value in means.values()):
-            raise TrainingError(f"the loss is NaN before step {step}; lower train.body_rate or table_rate, or use fp32")
-        self.sums, self.count = {}, 0
-        return {name: round(value, 6) for name, value in means.items()}
 
 
 def _use_bf16(train: TrainRecipe) -> bool:

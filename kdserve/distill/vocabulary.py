@@ -40,21 +40,35 @@ class Coverage:
 
 
 def make_vocabulary(corpus: Corpus, recipe: Recipe, *, progress: Progress = no_progress) -> Tokenizer:
-    """Train the recipe's vocabulary on the corpus, or read the one that it names.
+    """Train the recipe's vocabulary on the corpus, or read the one that it names or that of the student it starts from.
 
     Raises:
         FolderError: the named folder has no readable tokenizer.json.
         DataError: the corpus is too small for a vocabulary of that size.
     """
     settings = recipe.vocabulary
+    if recipe.student.start:
+        return read_vocabulary(Path(recipe.data_dir) / recipe.student.start, key="student.start")
     if settings.folder:
-        path = Path(recipe.data_dir) / settings.folder / "tokenizer.json"
-        try:
-            return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, Exception) as error:  # tokenizers raises bare Exception
-            raise FolderError(f"{path} is no readable tokenizer ({error}); check vocabulary.folder") from error
+        return read_vocabulary(Path(recipe.data_dir) / settings.folder, key="vocabulary.folder")
     drawn = draw_sentences(corpus, settings, seed=recipe.seed)
     return train_unigram(drawn, settings.size, progress=progress)
+
+
+def read_vocabulary(folder: Path, *, key: str) -> Tokenizer:
+    """Return the tokenizer of a folder, cutting and padding nothing; `key` is the recipe's name for it.
+
+    Raises:
+        FolderError: it has no readable tokenizer.json.
+    """
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, Exception) as error:  # tokenizers raises bare Exception
+        raise FolderError(f"{path} is no readable tokenizer ({error}); check {key}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def draw_sentences(corpus: Corpus, settings: VocabularyRecipe, *, seed: int) -> list[str]:

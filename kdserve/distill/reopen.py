@@ -1,0 +1,34 @@
+"""Open a student's folder again: to train on, to grow it, or to let it teach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdserve.distill.bodies import ready_for_training, require_positions
+from kdserve.distill.quiet import quiet_transformers
+from kdserve.distill.student import StaticStudent, Student, TransformerStudent
+from kdserve.manifest import verify_folder
+from kdserve.recipe import StudentRecipe
+
+
+def open_student(folder: Path, settings: StudentRecipe) -> Student:
+    """Return the student of a folder as it was saved; `settings` say how it is trained from here.
+
+    Raises:
+        FolderError: no student is there, or a damaged one.
+        RecipeError: `settings.max_tokens` is more than its positions.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    family = verify_folder(folder, kind="student").settings["family"]
+    with quiet_transformers():
+        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    if family == "static":
+        return StaticStudent(model[0].embedding.weight.detach().float(), settings)
+    body = model[0].auto_model.float()
+    require_positions(body, settings.max_tokens)
+    table = body.get_input_embeddings().weight.detach().clone()
+    if body.config.model_type == "bert":
+        body.pooler = None
+    dense = [module.float() for module in model if type(module).__name__ == "Dense"]
+    return TransformerStudent(table, settings, body=ready_for_training(body, settings), dense=dense)
