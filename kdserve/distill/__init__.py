@@ -12,7 +12,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from kdserve.datatypes import Progress, no_progress
-from kdserve.distill.card import Outcome, draw_curve, write_card
+from kdserve.distill.card import Outcome, count_pairs, draw_curve, write_card
+from kdserve.distill.classifier import distill_classifier
 from kdserve.distill.guide import start_guide
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, gather
@@ -65,6 +66,8 @@ def distill(
 
 
 def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress: Progress) -> Outcome:
+    if recipe.classifier.mode:
+        return distill_classifier(recipe, out, work, cache=cache, progress=progress)
     processes = PartialState(cpu=best_device() == "cpu")
     with processes.main_process_first():  # the first makes what the others then open
         made = gather(recipe, work, cache=cache, progress=progress)
@@ -79,11 +82,7 @@ def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress
         accuracy=accuracy,
         best_step=trainer.best_step,
         coverage=measure_coverage(made.tokenizer, sentences_by_language(made.corpus, most=500, seed=recipe.seed)),
-        num_pairs={
-            language: int((made.corpus.language_of == number).sum())
-            for number, language in enumerate(made.corpus.languages)
-            if language
-        },
+        num_pairs=count_pairs(made.corpus),
         domains=made.corpus.domains,
     )
     trainer.accelerator.wait_for_everyone()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdserve.distill.corpus import Corpus
 from kdserve.distill.validation import Accuracy
 from kdserve.distill.vocabulary import Coverage
 from kdserve.recipe import Recipe
@@ -51,7 +52,16 @@ def write_card(outcome: Outcome, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def draw_curve(log: Path, path: Path, *, title: str) -> None:
+def count_pairs(corpus: Corpus) -> dict[str, int]:
+    """Return the number of pairs of each language."""
+    return {
+        language: int((corpus.language_of == number).sum())
+        for number, language in enumerate(corpus.languages)
+        if language
+    }
+
+
+def draw_curve(log: Path, path: Path, *, title: str, measure: str = "held-out translation accuracy") -> None:
     """Draw loss and held-out accuracy over the steps as a PNG."""
     import matplotlib
 
@@ -63,7 +73,7 @@ def draw_curve(log: Path, path: Path, *, title: str) -> None:
     steps = [row["step"] for row in rows]
     left.plot(steps, [row["accuracy"] for row in rows], color="tab:blue", marker=".", label="mean")
     left.plot(steps, [row["worst_accuracy"] for row in rows], color="tab:cyan", marker=".", label="worst language")
-    left.set(xlabel="step", ylabel="held-out translation accuracy", ylim=(0, 1), title=title)
+    left.set(xlabel="step", ylabel=measure, ylim=(0, 1), title=title)
     right = left.twinx()
     trained = [row for row in rows if "loss" in row]
     right.plot([r["step"] for r in trained], [r["loss"] for r in trained], color="tab:orange", label="loss")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ class Teacher:
         self.folder = folder
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self._fingerprint = _fingerprint(folder)
+        self._fingerprint = fingerprint_folder(folder)
 
     @property
     def dim(self) -> int:
@@ -107,6 +107,21 @@ def find_teacher(model: str, *, revision: str = "") -> Path:
         ) from error
 
 
+class FastTeacher(Protocol):
+    """What a cache asks of a teacher: rows of numbers for texts, none of them shorter than 0.5."""
+
+    @property
+    def dim(self) -> int:
+        """Width D of the rows."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what the rows depend on."""
+
+    def encode_fast(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """Return a row a text: (N, D)."""
+
+
 class VectorCache:
     """Teacher vectors of source sentences in a folder that is named after the teacher.
 
@@ -114,7 +129,7 @@ class VectorCache:
     point goes on where it was.
     """
 
-    def __init__(self, folder: Path, *, teacher: Teacher) -> None:
+    def __init__(self, folder: Path, *, teacher: FastTeacher) -> None:
         self.teacher = teacher
         self.folder = folder / teacher.fingerprint[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +201,8 @@ def _require_finite(vectors: npt.NDArray[np.float16], texts: Sequence[str]) -> N
         raise DataError(f"the teacher gives no usable vector (NaN or zero) for {texts[bad[0]]!r}; check the teacher")
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint_folder(folder: Path) -> str:
+    """SHA-256 (hex) over the sorted checksums of a model's files."""
     paths = sorted({path for pattern in _WEIGHT_FILES for path in folder.rglob(pattern) if path.is_file()})
     lines = "".join(f"{hash_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,179 @@
+"""What a classifier is made of: texts, teacher, labels, and the student before its first step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.batches import TrainingData
+from kdserve.distill.classifier.head import Head, LabelledVectors, fit_head
+from kdserve.distill.classifier.labelled import NO_TEXTS, LabelledTexts, read_source, read_target, settle_labels
+from kdserve.distill.classifier.languages import language_lessons, start_language_student
+from kdserve.distill.classifier.student import ClassifierStudent, run_over
+from kdserve.distill.classifier.teachers import HeadTeacher, LabelTeacher, SequenceTeacher
+from kdserve.distill.classifier.training import HardTexts, Lessons
+from kdserve.distill.corpus import Corpus
+from kdserve.distill.hardware import best_device
+from kdserve.distill.ingredients import gather, gather_texts
+from kdserve.distill.reopen import open_student
+from kdserve.distill.start import start_student
+from kdserve.distill.student import StaticStudent, Student
+from kdserve.distill.teacher import Teacher, load_teacher
+from kdserve.distill.tokens import TokenStore
+from kdserve.distill.validation import Validation
+from kdserve.errors import RecipeError
+from kdserve.recipe import Recipe, recipe_record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifierIngredients:
+    """What a classifier is made of; `parents` are the fingerprints of its teacher."""
+
+    tokenizer: Tokenizer
+    data: TrainingData
+    student: ClassifierStudent
+    lessons: Lessons
+    parents: Mapping[str, str]
+
+    def run_key(self, recipe: Recipe) -> str:
+        """SHA-256 of what a checkpoint depends on: recipe, teacher, labels, corpus."""
+        record = recipe_record(recipe)
+        del record["name"]
+        num_hard = len(self.lessons.hard.label_N) if self.lessons.hard else 0
+        parts = [record, dict(self.parents), self.lessons.labels, num_hard, len(self.data.corpus.source_of)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def gather_classifier(
+    recipe: Recipe, work: Path, *, cache: Path | None, progress: Progress = no_progress
+) -> ClassifierIngredients:
+    """Make everything below `work`, or open what stands there; `cache` keeps the teacher's answers for other runs."""
+    if recipe.classifier.mode == "language":
+        return _gather_languages(recipe, work, progress)
+    texts = _read_texts(recipe)
+    teacher, labels = _open_teacher(recipe, texts)
+    tokenizer, data, encoder = _start_encoder(recipe, work, cache, progress)
+    scores = teacher.score_sources(data.corpus, cache=cache or work / "teacher", progress=progress)
+    data = TrainingData(corpus=data.corpus, tokens=data.tokens, vectors=scores, row_of=np.arange(len(scores)))
+    head = _fit_student_head(recipe, encoder, tokenizer, texts, labels)
+    hard = texts["labelled"] + texts["target"]
+    known = teacher.score(texts["labelled"].texts)
+    unknown = np.full((len(texts["target"]), len(labels)), np.nan, dtype=np.float16)
+    held_out = Validation(data.corpus, data.tokens, max_pairs=recipe.validation.max_pairs, seed=recipe.seed).pairs
+    return ClassifierIngredients(
+        tokenizer=tokenizer,
+        data=data,
+        student=ClassifierStudent(encoder, head, head_only=recipe.classifier.head_only),
+        lessons=Lessons(
+            labels=labels,
+            held_out=held_out,
+            hard=HardTexts(
+                tokens=tokenize_texts(tokenizer, hard, recipe),
+                label_N=hard.numbers(labels),
+                scores_NK=np.concatenate([known, unknown]),
+            ),
+        ),
+        parents={"teacher": teacher.fingerprint},
+    )
+
+
+def tokenize_texts(tokenizer: Tokenizer, texts: LabelledTexts, recipe: Recipe) -> TokenStore:
+    """Tokenise labelled texts, cut as the corpus is."""
+    most = recipe.student.max_tokens - (2 if recipe.family == "transformer" else 0)
+    rows = [row.ids[:most] for row in tokenizer.encode_batch_fast(list(texts.texts), add_special_tokens=False)]
+    ids = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
+    return TokenStore(ids=ids, offsets=np.cumsum([0, *map(len, rows)]).astype(np.int64))
+
+
+def _read_texts(recipe: Recipe) -> dict[str, LabelledTexts]:
+    made = recipe.classifier
+    return {
+        "labelled": read_source(recipe, made.labelled),
+        "development": read_source(recipe, made.development) if made.development else NO_TEXTS,
+        "target": read_target(recipe),
+    }
+
+
+def _open_teacher(recipe: Recipe, texts: Mapping[str, LabelledTexts]) -> tuple[LabelTeacher, tuple[str, ...]]:
+    """Open the sequence classifier, or train a head for the embedder; the labels are in the teacher's order."""
+    made, settings = recipe.classifier, recipe.teacher
+    if made.teacher:
+        folder = Path(recipe.data_dir) / Path(made.teacher).expanduser()
+        teacher = SequenceTeacher(folder, batch_size=settings.batch_size)
+        return teacher, settle_labels(recipe, teacher.labels, **texts)
+    labels = settle_labels(recipe, (), **texts)
+    embedder = load_teacher(settings.model, revision=settings.revision, batch_size=settings.batch_size)
+    return HeadTeacher(embedder, _fit_teacher_head(embedder, texts, labels), labels), labels
+
+
+def _fit_teacher_head(embedder: Teacher, texts: Mapping[str, LabelledTexts], labels: tuple[str, ...]) -> Head:
+    def embed(part: LabelledTexts) -> LabelledVectors:
+        return LabelledVectors.of(embedder.encode_document(part.texts), part.numbers(labels))
+
+    development = embed(texts["development"]) if texts["development"] else None
+    return fit_head(embed(texts["labelled"]), len(labels), development=development)
+
+
+def _fit_student_head(
+    recipe: Recipe,
+    encoder: Student,
+    tokenizer: Tokenizer,
+    texts: Mapping[str, LabelledTexts],
+    labels: tuple[str, ...],
+) -> Head:
+    """Train the head on the student's own vectors of the source language: the zero-shot classifier."""
+    device = torch.device(best_device())
+    encoder.to(device).eval()
+
+    def embed(part: LabelledTexts) -> LabelledVectors:
+        tokens, numbers = tokenize_texts(tokenizer, part, recipe), np.arange(len(part))
+        vectors = run_over(
+            lambda ids, mask: encoder(ids, mask).vectors_BD, tokens, numbers, wrap=encoder.wraps, device=device
+        )
+        return LabelledVectors(vectors_ND=vectors, label_N=torch.from_numpy(part.numbers(labels)))
+
+    development = embed(texts["development"]) if texts["development"] else None
+    return fit_head(embed(texts["labelled"]), len(labels), development=development)
+
+
+def _start_encoder(
+    recipe: Recipe, work: Path, cache: Path | None, progress: Progress
+) -> tuple[Tokenizer, TrainingData, Student]:
+    """Open the student that the recipe starts from, or solve one as for an embedder."""
+    if not recipe.student.start:
+        made = gather(recipe, work, cache=cache, progress=progress)
+        return made.tokenizer, made.data, start_student(recipe, made, work, progress=progress)
+    folder = Path(recipe.data_dir) / recipe.student.start
+    encoder = open_student(folder, recipe.student)
+    if isinstance(encoder, StaticStudent) != (recipe.family == "static"):
+        raise RecipeError(f"student.start {folder} is not of family {recipe.family}; set family to the other one")
+    corpus, tokenizer, tokens = gather_texts(recipe, work, progress=progress)
+    return tokenizer, _unlabelled(corpus, tokens), encoder
+
+
+def _gather_languages(recipe: Recipe, work: Path, progress: Progress) -> ClassifierIngredients:
+    corpus, tokenizer, tokens = gather_texts(recipe, work, progress=progress)
+    lessons = language_lessons(corpus, tokens, recipe, progress=progress)
+    encoder, head = start_language_student(tokenizer, len(lessons.labels), recipe)
+    return ClassifierIngredients(
+        tokenizer=tokenizer,
+        data=_unlabelled(corpus, tokens),
+        student=ClassifierStudent(encoder, head),
+        lessons=lessons,
+        parents={},
+    )
+
+
+def _unlabelled(corpus: Corpus, tokens: TokenStore) -> TrainingData:
+    """Texts without anything that a teacher said of them."""
+    nothing = np.zeros((0, 0), dtype=np.float16)
+    return TrainingData(corpus=corpus, tokens=tokens, vectors=nothing, row_of=np.zeros(0, dtype=np.int64))
