@@ -21,6 +21,7 @@ import torch
 from tokenizers import Tokenizer
 
 from kdserve.datatypes import Embeddings
+from kdserve.distill.guide import start_guide
 from kdserve.distill.ingredients import gather
 from kdserve.distill.start import start_layers, start_student
 from kdserve.distill.student import Student
@@ -71,7 +72,8 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         student = start_student(recipe, made, arguments.work)
         layers = start_layers(recipe, made, student)
-        trainer = Trainer(recipe, made.data, student, folder, key=variant["name"], layers=layers)
+        guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
+        trainer = Trainer(recipe, made.data, student, folder, key=variant["name"], layers=layers, guide=guide)
         started = time.monotonic()
         accuracy = trainer.run()
         worst, lowest = accuracy.worst

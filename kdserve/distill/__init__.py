@@ -17,6 +17,7 @@ from kdserve.distill.classifier import distill_classifier
 from kdserve.distill.guide import start_guide
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, gather
+from kdserve.distill.reopen import parent_students
 from kdserve.distill.start import start_layers, start_student
 from kdserve.distill.student import Student, save_student
 from kdserve.distill.teacher import Teacher, load_teacher
@@ -102,7 +103,7 @@ def _save(made: Ingredients, student: Student, outcome: Outcome, log: Path, out:
         write_manifest(
             folder,
             kind="student",
-            parents={"teacher": made.teacher.fingerprint},
+            parents={"teacher": made.teacher.fingerprint, **parent_students(recipe)},
             settings={
                 "family": recipe.family,
                 "name": recipe.name,

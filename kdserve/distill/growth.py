@@ -41,7 +41,7 @@ class Growth:
 
 
 def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> Growth:
-    """Write the student of `folder`, grown to `layers` layers of `width`, to `out`.
+    """Write the student of `folder`, grown to `layers` layers of `width` (0: as it has), to `out`.
 
     Raises:
         FolderError: no transformer student over BERT layers, or one that does not keep its vectors.
@@ -52,8 +52,10 @@ def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> 
     student, tokenizer = open_student(folder, settings), read_vocabulary(folder, key="STUDENT")
     if not isinstance(student, TransformerStudent) or student.body.config.model_type != "bert":
         raise FolderError(f"{folder} is no transformer over BERT layers; only those can be grown")
+    size = _size(student)
+    layers, width = layers or size.layers, width or size.width
     grown = grow_student(student, settings, layers=layers, width=width, seed=seed)
-    growth = Growth(before=_size(student), after=_size(grown), max_difference=_difference(student, grown, tokenizer))
+    growth = Growth(before=size, after=_size(grown), max_difference=_difference(student, grown, tokenizer))
     if not growth.max_difference < MAX_DIFFERENCE:
         raise FolderError(f"{folder} would change by {growth.max_difference:.1e} as it grows; it cannot be grown")
     with staged_folder(out) as staging:

@@ -13,6 +13,7 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.batches import TrainingData
 from kdserve.distill.corpus import Corpus, build_corpus
 from kdserve.distill.overlap import refuse_overlap
+from kdserve.distill.reopen import parent_students
 from kdserve.distill.teacher import Teacher, VectorCache, load_teacher
 from kdserve.distill.tokens import TokenStore, tokenize_corpus
 from kdserve.distill.vocabulary import make_vocabulary
@@ -33,11 +34,12 @@ class Ingredients:
         return self.data.corpus
 
     def run_key(self, recipe: Recipe) -> str:
-        """SHA-256 of what a checkpoint depends on: recipe, teacher, corpus."""
+        """SHA-256 of what a checkpoint depends on: recipe, teacher, students, corpus."""
         record = recipe_record(recipe)
         for label in ("name", "languages", "weak_languages", "refuse_overlap"):
             del record[label]  # the corpus stands for the languages; the rest changes no weight
-        return _digest(record, self.teacher.fingerprint, len(self.corpus.source_of))
+        parents = [self.teacher.fingerprint, *parent_students(recipe).values()]
+        return _digest(record, *parents, len(self.corpus.source_of))
 
     def table_key(self, recipe: Recipe) -> str:
         """SHA-256 of what the solved token table depends on."""

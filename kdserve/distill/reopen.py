@@ -7,8 +7,22 @@ from pathlib import Path
 from kdserve.distill.bodies import ready_for_training, require_positions
 from kdserve.distill.quiet import quiet_transformers
 from kdserve.distill.student import StaticStudent, Student, TransformerStudent
-from kdserve.manifest import verify_folder
-from kdserve.recipe import StudentRecipe
+from kdserve.manifest import read_manifest, verify_folder
+from kdserve.recipe import Recipe, StudentRecipe
+
+
+def parent_students(recipe: Recipe) -> dict[str, str]:
+    """Return the fingerprints of the students that a recipe starts from ("student") and is guided by ("guide").
+
+    Raises:
+        FolderError: no student is there.
+    """
+    named = {"student": recipe.student.start, "guide": recipe.guide.student}
+    return {
+        role: read_manifest(Path(recipe.data_dir) / folder, kind="student").fingerprint
+        for role, folder in named.items()
+        if folder
+    }
 
 
 def open_student(folder: Path, settings: StudentRecipe) -> Student:

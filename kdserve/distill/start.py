@@ -28,7 +28,7 @@ from kdserve.distill.vocabulary import CLS, SEP, UNK
 from kdserve.errors import RecipeError
 from kdserve.recipe import Recipe
 
-_OWN_TABLE_DEVIATION = 0.1
+_OWN_TABLE_DEVIATION = 0.2
 """Of the values of a table under a body drawn at random, where positions deviate by 0.02 (each layer normalises)."""
 Targets = Callable[[npt.NDArray[np.int64]], Tensor]
 

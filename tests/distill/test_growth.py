@@ -89,6 +89,25 @@ def test_a_grown_student_trains_on_with_the_small_one_as_guide(
     assert "guide" not in rows[2]
     distill(recipe, tmp_path / "student", cache=teacher_cache)
     assert SentenceTransformer(str(tmp_path / "student"), device="cpu").encode("Guten Tag").shape == (384,)
+    parents = verify_folder(tmp_path / "student", kind="student").parents
+    folders = {"student": tmp_path / "grown", "guide": small}
+    assert parents == {
+        "teacher": made.teacher.fingerprint,
+        **{role: verify_folder(folder, kind="student").fingerprint for role, folder in folders.items()},
+    }
+
+
+def test_the_command_grows_and_says_what_it_did(tmp_path: Path, small: Path):
+    from typer.testing import CliRunner
+
+    from kdserve.cli import app
+
+    ran = CliRunner().invoke(app, ["grow", str(small), "--layers", "3", "--out", str(tmp_path / "grown"), "--json"])
+    assert ran.exit_code == 0, ran.output
+    record = json.loads(ran.stdout)
+    assert record["before"] == {"width": 64, "layers": 2, "heads": 4, "feed_forward": 96}
+    assert record["after"] == {"width": 64, "layers": 3, "heads": 4, "feed_forward": 96}
+    assert record["max_difference"] < MAX_DIFFERENCE
 
 
 def test_what_cannot_grow_or_guide_is_refused(tmp_path: Path, tiny_recipe, small: Path, teacher_cache: Path):

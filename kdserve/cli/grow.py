@@ -1,0 +1,40 @@
+"""kdserve grow."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdserve.cli.console import print_json, say
+from kdserve.errors import MissingExtraError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands."""
+    app.command()(grow)
+
+
+def grow(
+    student: Annotated[Path, typer.Argument(help="The folder of a transformer student.")],
+    out: Annotated[Path, typer.Option(help="The grown student's folder; must not exist.")],
+    layers: Annotated[int, typer.Option(help="Layers of the grown student; 0: as many as now.")] = 0,
+    width: Annotated[int, typer.Option(help="Its width, a multiple of the student's; 0: as now.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the shares among copies of a unit.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Make a student deeper and wider without changing its vectors: a start for training a larger one."""
+    try:
+        from kdserve.distill.growth import grow as run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "distill") from error
+    growth = run(student, out, layers=layers, width=width, seed=seed)
+    if json:
+        print_json({"student": str(out), **asdict(growth)})
+    else:
+        before, after = growth.before, growth.after
+        typer.echo(f"{before.layers} → {after.layers} layers, width {before.width} → {after.width}")
+        typer.echo(f"largest difference of the vectors: {growth.max_difference:.1e}")
+    say(f"next: kdserve distill RECIPE with student.start = {str(out)!r} and guide.student = {str(student)!r}")
