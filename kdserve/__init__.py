@@ -3,6 +3,7 @@
 The public names are imported when they are first used, so that `import kdserve` costs nothing:
 
     Encoder         open a bundle and embed texts (onnxruntime, no torch)
+    Classifier      open a classifier bundle and name the labels of texts (likewise)
     Retriever       build, open and search an index
     KdserveError    everything that a user can cause and mend
 """
@@ -14,13 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdserve.errors import KdserveError as KdserveError
+    from kdserve.runtime import Classifier as Classifier
     from kdserve.runtime import Encoder as Encoder
     from kdserve.search import Retriever as Retriever
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "KdserveError", "Retriever", "__version__"]
+__all__ = ["Classifier", "Encoder", "KdserveError", "Retriever", "__version__"]
 
-_ROOMS = {"Encoder": "kdserve.runtime", "KdserveError": "kdserve.errors", "Retriever": "kdserve.search"}
+_ROOMS = {
+    "Classifier": "kdserve.runtime",
+    "Encoder": "kdserve.runtime",
+    "KdserveError": "kdserve.errors",
+    "Retriever": "kdserve.search",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from kdserve.errors import FolderError
 
 MANIFEST_NAME = "kdserve.json"
 FORMAT_VERSION = 1
-Kind = Literal["student", "bundle", "index", "corpus"]
+Kind = Literal["student", "bundle", "classifier", "index", "corpus"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

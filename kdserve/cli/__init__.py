@@ -16,7 +16,7 @@ try:
 except ImportError as missing:  # the console script of an install without the cli extra
     sys.exit(f"kdserve: {MissingExtraError(missing.name or 'typer', 'cli')}")
 
-from kdserve.cli import bench, distill, evaluate, grow
+from kdserve.cli import bench, classify, distill, evaluate, grow
 from kdserve.cli import export as export
 from kdserve.cli import index as index
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for room in (distill, grow, export, index, evaluate, bench):
+for room in (distill, grow, export, index, evaluate, classify, bench):
     room.register(app)
 
 

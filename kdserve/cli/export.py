@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Progress
-    from kdserve.export import Evaluation, Export
+    from kdserve.export import Evaluation, Export, ExportSettings, GateTexts
     from kdserve.export.evaluated import Evaluate
 
 
@@ -31,7 +31,11 @@ def export(
         Path | None, typer.Option(help="Texts for the gate, one a line or `language<TAB>text`; default: samples.")
     ] = None,
     floor: Annotated[
-        float | None, typer.Option(help="Lowest mean cosine, for every language; default: 0.998 for int8, else 0.999.")
+        float | None,
+        typer.Option(
+            help="Lowest mean cosine, for every language; default: 0.998 for int8, else 0.999. Of a classifier: the "
+            "lowest share of texts with the student's label, default 0.98."
+        ),
     ] = None,
     tatoeba: Annotated[
         Path | None, typer.Option(help="Folder of Tatoeba v1 files: retrieval before and after.")
@@ -56,7 +60,7 @@ def export(
 ) -> None:
     """Turn a student into a verified ONNX bundle; refuse when any language loses more than the floor allows."""
     from kdserve.cli.console import print_json, progress_bars, say
-    from kdserve.export import ExportSettings, export_bundle, parse_precision, read_gate_texts
+    from kdserve.export import ExportSettings, export_bundle, is_classifier, parse_precision, read_gate_texts
 
     if exporter == "optimum" and optimum_python is None:
         raise typer.BadParameter("name the Python of an environment with optimum-onnx", param_hint="--optimum-python")
@@ -68,6 +72,9 @@ def export(
         optimum_python=optimum_python if exporter == "optimum" else None,
     )
     gate_texts = read_gate_texts(texts) if texts else None
+    if is_classifier(student):
+        _export_classifier(student, out, settings, gate_texts, floor=floor, json=json)
+        return
     with progress_bars() as progress:
         done = export_bundle(
             student,
@@ -82,6 +89,32 @@ def export(
     else:
         typer.echo(_summary(done))
     say(f"next: kdserve index build TEXTS --bundle {out} --out INDEX")
+
+
+def _export_classifier(
+    student: Path, out: Path, settings: ExportSettings, texts: GateTexts | None, *, floor: float | None, json: bool
+) -> None:
+    from kdserve.cli.console import print_json, progress_bars, say
+    from kdserve.export import export_classifier
+
+    with progress_bars() as progress:
+        done = export_classifier(
+            student,
+            out,
+            settings=settings,
+            min_agreement=0.98 if floor is None else floor,
+            texts=texts,
+            progress=progress,
+        )
+    rows = [asdict(row) for row in done.agreements]
+    if json:
+        print_json({"precision": done.precision, "size_bytes": done.size_bytes, "languages": rows})
+    else:
+        typer.echo(f"{done.precision}, {done.size_bytes / 1e6:.1f} MB\n\n| language | texts | same label | variation |")
+        typer.echo("|---|---|---|---|")
+        for row in done.agreements:
+            typer.echo(f"| {row.language} | {row.num_texts} | {row.same_label:.4f} | {row.variation:.5f} |")
+    say(f"next: kdserve classify {out} TEXTS")
 
 
 def trim(

@@ -1,6 +1,8 @@
 """From a student folder to a quantised, verified ONNX bundle that needs no torch."""
 
 from kdserve.export.bundle import Attempt, Export, export_bundle
+from kdserve.export.classifier import ClassifierExport, export_classifier, is_classifier
+from kdserve.export.classifier_card import Agreement
 from kdserve.export.evaluated import EvaluatedLanguage, Evaluation
 from kdserve.export.gate import FidelityReport, LanguageFidelity
 from kdserve.export.settings import ExportSettings, Precision, PrecisionChoice, parse_precision
@@ -8,7 +10,9 @@ from kdserve.export.texts import GateTexts, read_gate_texts
 from kdserve.export.trim import LanguageCoverage, TrimReport, trim_vocabulary
 
 __all__ = [
+    "Agreement",
     "Attempt",
+    "ClassifierExport",
     "EvaluatedLanguage",
     "Evaluation",
     "Export",
@@ -21,6 +25,8 @@ __all__ = [
     "PrecisionChoice",
     "TrimReport",
     "export_bundle",
+    "export_classifier",
+    "is_classifier",
     "parse_precision",
     "read_gate_texts",
     "trim_vocabulary",

@@ -22,10 +22,15 @@ def write_layout(student: Student, folder: Path) -> None:
     prompts = {"query": student.prompts.query, "document": student.prompts.document}
     record = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
     _write_json(folder / PROMPTS_NAME, record)
-    _write_json(folder / TOKENIZER_NAME, _tokenizer(student))
+    write_tokenizer(student, folder)
     if student.head is not None:
         _write_body(student, folder)
         _write_modules(student, student.head, folder)
+
+
+def write_tokenizer(student: Student, folder: Path) -> None:
+    """Write the tokenizer, its limit and its padding inside."""
+    _write_json(folder / TOKENIZER_NAME, _tokenizer(student))
 
 
 def _write_body(student: Student, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """What runs on the edge: a verified bundle, a tokenizer, one ONNX session. No torch, no transformers."""
 
 from kdserve.runtime.bundle import BundleSettings
+from kdserve.runtime.classifier import Classifier, Prediction
 from kdserve.runtime.encoder import Encoder
 from kdserve.runtime.published import published_names
 
-__all__ = ["BundleSettings", "Encoder", "published_names"]
+__all__ = ["BundleSettings", "Classifier", "Encoder", "Prediction", "published_names"]

@@ -1,26 +1,30 @@
-"""From a published student's name to its bundle's folder."""
+"""From a published name to its bundle's folder."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Literal
 
 import kdserve
 from kdserve.errors import FolderError
 from kdserve.manifest import MANIFEST_NAME
 
+Published = Literal["bundle", "classifier"]
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-def published_names() -> list[str]:
-    """List the students whose bundles ship with this installation."""
+def published_names(kind: Published = "bundle") -> list[str]:
+    """List the students whose bundles ship with this installation, or the classifiers."""
     installed, checkout = _homes()
-    found = [path.parent.name for path in installed.glob(f"*/{MANIFEST_NAME}")]
-    found += [path.parent.parent.name for path in checkout.glob(f"*/bundle/{MANIFEST_NAME}")]
-    return sorted(set(found))
+    found = {path.parent.name: path for path in installed.glob(f"*/{MANIFEST_NAME}")}
+    found |= {path.parent.parent.name: path for path in checkout.glob(f"*/bundle/{MANIFEST_NAME}")}
+    kinds = {name: json.loads(path.read_text(encoding="utf-8"))["kind"] for name, path in found.items()}
+    return sorted(name for name in found if kinds[name] == kind)
 
 
-def find_bundle(folder_or_name: str | Path) -> Path:
+def find_bundle(folder_or_name: str | Path, *, kind: Published = "bundle") -> Path:
     """Return the bundle folder for a path or a published name; the name wins, `./name` means the folder.
 
     Raises:
@@ -32,8 +36,9 @@ def find_bundle(folder_or_name: str | Path) -> Path:
             if (folder / MANIFEST_NAME).is_file():
                 return folder
     if not Path(folder_or_name).is_dir():
-        names = ", ".join(published_names()) or "none"
-        raise FolderError(f"there is no folder {folder_or_name}, nor a published student of that name ({names})")
+        names = ", ".join(published_names(kind)) or "none"
+        what = "student" if kind == "bundle" else kind
+        raise FolderError(f"there is no folder {folder_or_name}, nor a published {what} of that name ({names})")
     return Path(folder_or_name)
 
 

@@ -1,0 +1,151 @@
+"""Texts in, labels out: a classifier bundle on onnxruntime.
+
+N texts, K labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdserve.datatypes import Progress, no_progress, require_texts
+from kdserve.errors import EncodeError, FolderError
+from kdserve.manifest import MANIFEST_NAME, Manifest, verify_folder
+from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
+from kdserve.runtime.published import find_bundle
+from kdserve.runtime.running import Runner
+from kdserve.runtime.session import Device
+from kdserve.runtime.threads import available_threads
+
+Probabilities = npt.NDArray[np.float32]
+"""(N, K) float32, every row sums to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifierSettings:
+    """What a classifier's manifest says beyond its files; `fidelity` is the record of the gate that it passed."""
+
+    name: str
+    family: str
+    precision: str
+    max_tokens: int
+    labels: tuple[str, ...]
+    languages: tuple[str, ...] = ()
+    weak_languages: tuple[str, ...] = ()
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest, folder: Path) -> ClassifierSettings:
+        """Read the settings of a classifier's manifest.
+
+        Raises:
+            FolderError: a setting is missing, has the wrong type, or is not known to this version.
+        """
+        settings = dict(manifest.settings)
+        try:
+            for name in ("labels", "languages", "weak_languages"):
+                settings[name] = tuple(settings[name])
+            parsed = cls(**settings)
+            if not isinstance(parsed.max_tokens, int) or parsed.max_tokens < 1:
+                raise TypeError("max_tokens must be a positive integer")
+            if len(parsed.labels) < 2 or not all(isinstance(label, str) for label in parsed.labels):
+                raise TypeError("labels must be two or more strings")
+        except (KeyError, TypeError) as error:
+            raise FolderError(f"the settings in {folder / MANIFEST_NAME} do not fit ({error}); export again") from error
+        return parsed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """The likeliest label of a text and its probability."""
+
+    label: str
+    probability: float
+
+
+class Classifier:
+    """A classifier bundle, opened. One text has one answer: alone, in any batch, with any number of threads.
+
+    Safe to call from several threads.
+    """
+
+    def __init__(self, folder: Path, settings: ClassifierSettings, *, device: Device, num_threads: int) -> None:
+        self.settings = settings
+        self.fingerprint = ""
+        self._runner = Runner(
+            folder / MODEL_NAME,
+            folder / TOKENIZER_NAME,
+            width=len(settings.labels),
+            max_tokens=settings.max_tokens,
+            device=device,
+            num_threads=num_threads,
+            output="probabilities",
+        )
+
+    @classmethod
+    def load(cls, folder_or_name: str | Path, *, device: Device = "cpu", num_threads: int | None = None) -> Classifier:
+        """Open a classifier's folder, or a published one by name.
+
+        Raises:
+            FolderError: no such classifier, or one whose files are not those that its manifest lists.
+            EncodeError: the device is not there, or `num_threads` is below 1.
+            MissingExtraError: onnxruntime is not installed.
+        """
+        if num_threads is not None and num_threads < 1:
+            raise EncodeError(f"num_threads is {num_threads}; give 1 or more")
+        folder = find_bundle(folder_or_name, kind="classifier")
+        manifest = verify_folder(folder, kind="classifier")
+        for name in (MODEL_NAME, TOKENIZER_NAME):
+            if name not in manifest.files:
+                raise FolderError(f"{folder} lists no {name} in its manifest; export the classifier again")
+        settings = ClassifierSettings.from_manifest(manifest, folder)
+        classifier = cls(folder, settings, device=device, num_threads=num_threads or available_threads())
+        classifier.fingerprint = manifest.fingerprint
+        return classifier
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The K labels, in the order of the probabilities."""
+        return self.settings.labels
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """ISO codes of the languages that the classifier was made for."""
+        return self.settings.languages
+
+    @property
+    def max_tokens(self) -> int:
+        """Texts are cut after so many tokens, special tokens included."""
+        return self.settings.max_tokens
+
+    @property
+    def num_cut(self) -> int:
+        """How many texts were cut at `max_tokens` since loading."""
+        return self._runner.num_cut
+
+    def probabilities(self, texts: Sequence[str], *, progress: Progress = no_progress) -> Probabilities:
+        """Return each label's probability: (N, K) float32, (0, K) for the empty list.
+
+        Raises:
+            TypeError: `texts` is a bare str, or an item is no str.
+            EncodeError: a text is no valid Unicode.
+        """
+        return self._runner.run(require_texts(texts), what="classify", progress=progress)
+
+    def classify(self, texts: Sequence[str], *, progress: Progress = no_progress) -> list[Prediction]:
+        """Return the likeliest label of each text. Raises as `probabilities`."""
+        rows = self.probabilities(texts, progress=progress)
+        best = rows.argmax(axis=1) if len(rows) else ()
+        return [
+            Prediction(label=self.labels[place], probability=float(row[place]))
+            for row, place in zip(rows, best, strict=True)
+        ]
