@@ -55,3 +55,12 @@ def test_a_missing_recipe_and_a_bare_override_are_refused(tmp_path: Path):
         load_recipe(write(tmp_path, GOOD), overrides=["train.steps"])
     with pytest.raises(RecipeError, match="did you mean train"):
         load_recipe(write(tmp_path, GOOD), overrides=["trian.steps=3"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[1].glob("examples/recipes/*.toml")), ids=lambda p: p.stem
+)
+def test_every_example_recipe_is_read(path: Path):
+    recipe = load_recipe(path)
+    assert recipe.data
+    assert recipe.name

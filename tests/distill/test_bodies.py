@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from kdserve import samples
+from kdserve import Encoder, samples
 from kdserve.distill import distill, load_teacher
 from kdserve.distill.bodies import draw_body, take_body
 from kdserve.distill.ingredients import gather
@@ -61,8 +61,6 @@ def test_a_body_of_its_own_is_trained_saved_and_exported(tmp_path: Path, tiny_re
     vectors = SentenceTransformer(str(tmp_path / "student"), device="cpu").encode(TEXTS)
     assert vectors.shape == (4, 384)
     export_bundle(tmp_path / "student", tmp_path / "bundle", settings=ExportSettings(precision="fp32"))
-    from kdserve import Encoder
-
     np.testing.assert_allclose(Encoder.load(tmp_path / "bundle").encode_document(TEXTS), vectors, atol=2e-5)
 
 
@@ -118,6 +116,8 @@ def test_a_t5_encoder_teaches_a_student_that_takes_its_layers(
     alone = np.concatenate([model.encode([text]) for text in TEXTS])
     np.testing.assert_allclose(alone, vectors, atol=1e-6)
     assert manifest.parents["teacher"] == made.teacher.fingerprint
+    export_bundle(tmp_path / "student", tmp_path / "bundle", settings=ExportSettings(precision="fp32"))
+    np.testing.assert_allclose(Encoder.load(tmp_path / "bundle").encode_document(TEXTS), vectors, atol=2e-5)
 
 
 def test_layers_of_a_t5_teacher_compute_what_they_computed_there(t5_teacher: Path):
