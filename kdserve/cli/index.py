@@ -12,10 +12,11 @@ import typer
 
 from kdserve.cli import mine
 from kdserve.cli.console import print_json, progress_bars, say
+from kdserve.cli.documents import open_source, read_documents
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Hit
-    from kdserve.search import Format, Id, Retriever, Source
+    from kdserve.search import Id, Retriever, Source
     from kdserve.search.build import Embed
 
 DEFAULT_BUNDLE = "kdserve-static"
@@ -38,6 +39,9 @@ Kind = Annotated[
 ]
 Recall = Annotated[float, typer.Option(help="Recall that an approximate kind must reach, like 0.99; it is measured.")]
 Memory = Annotated[str, typer.Option(help="Memory that the searched vectors may take, like 200MB or 2GB.")]
+LanguagesBy = Annotated[
+    str, typer.Option(help="A classifier that names the language of documents without one, like kdserve-langid.")
+]
 OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where the index's record does not find it.")]
 
 index = typer.Typer(help="Build an index over documents, look into it, check it.", no_args_is_help=True)
@@ -76,12 +80,13 @@ def build(
     text_column: TextColumn = "text",
     id_column: IdColumn = "id",
     numbers: Numbers = "",
+    languages_by: LanguagesBy = "",
 ) -> None:
     """Embed documents and write them to a new index. Killed half-way, the same command goes on where it was."""
     from kdserve.cli.models import open_model
     from kdserve.search import BuildOptions, Retriever, resume_key
 
-    source = _source(texts, format, text_column, id_column, numbers)
+    source = open_source(texts, format, text_column, id_column, numbers)
     encoder = open_model(bundle)
     query_encoder = open_model(queries_by) if queries_by else None
     options = BuildOptions(
@@ -93,10 +98,11 @@ def build(
         lexical=lexical,
         encoder_name=_lasting_name(bundle),
         total=source.count(),
-        resume_key=resume_key(source, encoder.fingerprint, precision, f"{passage_tokens} {lexical}"),
+        resume_key=resume_key(source, encoder.fingerprint, precision, f"{passage_tokens} {lexical} {languages_by}"),
     )
     with progress_bars() as progress:
-        Retriever.build(out, source.read(), encoder, query_encoder=query_encoder, options=options, progress=progress)
+        documents = read_documents(source, languages_by)
+        Retriever.build(out, documents, encoder, query_encoder=query_encoder, options=options, progress=progress)
     _report(out)
     _report_cut(encoder)
     say(f'ask it: kdserve search {out} "your question"')
@@ -111,9 +117,10 @@ def add(
     text_column: TextColumn = "text",
     id_column: IdColumn = "id",
     numbers: Numbers = "",
+    languages_by: LanguagesBy = "",
 ) -> None:
     """Add documents; an id that is in the index already is an error, and nothing is added then."""
-    _add(folder, _source(texts, format, text_column, id_column, numbers), bundle, update=False)
+    _add(folder, open_source(texts, format, text_column, id_column, numbers), bundle, languages_by, update=False)
 
 
 @index.command("update")
@@ -125,9 +132,10 @@ def update(
     text_column: TextColumn = "text",
     id_column: IdColumn = "id",
     numbers: Numbers = "",
+    languages_by: LanguagesBy = "",
 ) -> None:
     """Put documents in the place of those with the same ids; the others are added."""
-    _add(folder, _source(texts, format, text_column, id_column, numbers), bundle, update=True)
+    _add(folder, open_source(texts, format, text_column, id_column, numbers), bundle, languages_by, update=True)
 
 
 @index.command("delete")
@@ -202,13 +210,6 @@ def search(
             _print_hits(text if query == "-" else None, hits)
 
 
-def _source(texts: Path, format: Format | None, text_column: str, id_column: str, numbers: str) -> Source:
-    from kdserve.search import Columns, Source, format_of
-
-    columns = Columns(text=text_column, id=id_column, numbers=frozenset(filter(None, numbers.split(","))))
-    return Source(path=texts, format=format or format_of(texts), columns=columns)
-
-
 def _open(folder: Path, bundle: str) -> Retriever:
     from kdserve.cli.models import open_model
     from kdserve.search import Retriever, encoder_name
@@ -223,11 +224,11 @@ def _embed_on_ray(bundle: str, num_workers: int) -> Embed:
     return embed_on_ray(partial(open_model, _lasting_name(bundle)), num_workers=num_workers)
 
 
-def _add(folder: Path, source: Source, bundle: str, *, update: bool) -> None:
+def _add(folder: Path, source: Source, bundle: str, languages_by: str, *, update: bool) -> None:
     retriever = _open(folder, bundle)
     with progress_bars() as progress:
         change = retriever.update if update else retriever.add
-        change(source.read(), total=source.count(), progress=progress)
+        change(read_documents(source, languages_by), total=source.count(), progress=progress)
     say(f"{folder}: {len(retriever)} documents")
     _report_cut(retriever.encoder)
 

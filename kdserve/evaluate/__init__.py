@@ -1,14 +1,16 @@
-"""What an embedder is worth: one function a metric, over anything that satisfies `Embedder`.
+"""What an embedder, or a classifier, is worth: one function a metric.
 
 translation_accuracy   is the nearest neighbour of a sentence its translation?
 sts_spearman           does cosine order sentence pairs as people do?
 retrieval              does a query find its answer, in its own language and in others?
 language_bias          does a query prefer its own language in a pooled index?
+measure_classification does a classifier name the right labels, and do its probabilities say how often?
 """
 
 from __future__ import annotations
 
 from kdserve.evaluate.bias import LanguageBias, language_bias
+from kdserve.evaluate.classification import ClassificationFigures, calibration_error, measure_classification
 from kdserve.evaluate.evaluation import (
     SampleFigures,
     Section,
@@ -24,6 +26,7 @@ from kdserve.evaluate.translation import TranslationAccuracy, TranslationPairs, 
 from kdserve.evaluate.vectors import Remembering
 
 __all__ = [
+    "ClassificationFigures",
     "Document",
     "LanguageBias",
     "Query",
@@ -35,11 +38,13 @@ __all__ = [
     "Summary",
     "TranslationAccuracy",
     "TranslationPairs",
+    "calibration_error",
     "cross_lingual",
     "evaluate_samples",
     "evaluate_sts",
     "evaluate_translation",
     "language_bias",
+    "measure_classification",
     "nearest_share",
     "read_pairs",
     "read_sts",

@@ -90,7 +90,7 @@ def export_classifier(
             described = _describe(student, head, precision)
             _write_graph(student, head, precision, folder, settings)
             agreements = _compare(
-                Classifier(folder, described, device="cpu", num_threads=1), judged, expected, progress
+                Classifier(folder, described, fingerprint="", device="cpu", num_threads=1), judged, expected, progress
             )
             refusal = _refusal(agreements, min_agreement)
             if refusal is None:

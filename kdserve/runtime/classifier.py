@@ -75,12 +75,14 @@ class Prediction:
 class Classifier:
     """A classifier bundle, opened. One text has one answer: alone, in any batch, with any number of threads.
 
-    Safe to call from several threads.
+    Safe to call from several threads. `fingerprint` is the SHA-256 (hex) over the bundle's files.
     """
 
-    def __init__(self, folder: Path, settings: ClassifierSettings, *, device: Device, num_threads: int) -> None:
+    def __init__(
+        self, folder: Path, settings: ClassifierSettings, *, fingerprint: str, device: Device, num_threads: int
+    ) -> None:
         self.settings = settings
-        self.fingerprint = ""
+        self.fingerprint = fingerprint
         self._runner = Runner(
             folder / MODEL_NAME,
             folder / TOKENIZER_NAME,
@@ -108,9 +110,13 @@ class Classifier:
             if name not in manifest.files:
                 raise FolderError(f"{folder} lists no {name} in its manifest; export the classifier again")
         settings = ClassifierSettings.from_manifest(manifest, folder)
-        classifier = cls(folder, settings, device=device, num_threads=num_threads or available_threads())
-        classifier.fingerprint = manifest.fingerprint
-        return classifier
+        return cls(
+            folder,
+            settings,
+            fingerprint=manifest.fingerprint,
+            device=device,
+            num_threads=num_threads or available_threads(),
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
