@@ -86,7 +86,10 @@ def main() -> None:
             "domains": dict(accuracy.by_domain),
         }
         if arguments.sts:
-            row |= _sts(StudentInMemory(student, made.tokenizer, max_tokens=128, dim=made.teacher.dim), arguments.sts)
+            row |= _sts(
+                StudentInMemory(student, made.tokenizer, max_tokens=recipe.student.max_tokens, dim=made.teacher.dim),
+                arguments.sts,
+            )
         rows.append(row)
         print(json.dumps({k: v for k, v in row.items() if k != "domains"}), flush=True)
         arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
