@@ -18,7 +18,8 @@ class ClassifierRecipe:
     `[teacher]` with a head trained on `labelled`. Files have a header with the columns `text` and `label`; `target`
     has `{language}` in its name. `labels` fixes their order; empty: sorted, as found. The loss is alpha · T² · KL +
     (1 - alpha) · cross-entropy at `temperature` T; `label_share` of a batch are labelled texts. `head_only` leaves
-    the student's body as it is.
+    the student's body as it is. Pairs are drawn in proportion to (the teacher's highest probability) **
+    `confidence`.
     """
 
     mode: Literal["", "zero-shot", "unsupervised", "semi-supervised", "supervised", "language"] = ""
@@ -33,6 +34,7 @@ class ClassifierRecipe:
     temperature: float = 2.0
     alpha: float = 0.5
     label_share: float = 0.1
+    confidence: float = 0.0
     head_rate: float = 1e-2
     head_only: bool = False
 
@@ -52,6 +54,7 @@ def classifier_rules(made: ClassifierRecipe) -> list[tuple[str, bool, str]]:
         ("classifier.temperature", made.temperature > 0, "must be positive"),
         ("classifier.alpha", 0 <= made.alpha <= 1, "must be in [0, 1]"),
         ("classifier.label_share", 0 <= made.label_share < 1, "must be in [0, 1)"),
+        ("classifier.confidence", made.confidence >= 0, "must not be negative"),
         ("classifier.per_class", made.per_class > 0, "must be positive"),
         ("classifier.labels", len(set(made.labels)) == len(made.labels), "names a label twice"),
     ]

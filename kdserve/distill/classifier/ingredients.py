@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from kdserve.distill.classifier.head import Head, LabelledVectors, fit_head
 from kdserve.distill.classifier.labelled import NO_TEXTS, LabelledTexts, read_source, read_target, settle_labels
 from kdserve.distill.classifier.languages import language_lessons, start_language_student
 from kdserve.distill.classifier.student import ClassifierStudent, run_over
-from kdserve.distill.classifier.teachers import HeadTeacher, LabelTeacher, SequenceTeacher
+from kdserve.distill.classifier.teachers import HeadTeacher, LabelTeacher, Scores, SequenceTeacher
 from kdserve.distill.classifier.training import HardTexts, Lessons
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import gather, gather_texts
-from kdserve.distill.reopen import open_student
+from kdserve.distill.reopen import open_student, parent_students
 from kdserve.distill.start import start_student
 from kdserve.distill.student import StaticStudent, Student
 from kdserve.distill.teacher import Teacher, load_teacher
@@ -36,13 +36,14 @@ from kdserve.recipe import Recipe, recipe_record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierIngredients:
-    """What a classifier is made of; `parents` are the fingerprints of its teacher."""
+    """What a classifier is made of; `parents` are the fingerprints of its teacher and the student it goes on from."""
 
     tokenizer: Tokenizer
     data: TrainingData
     student: ClassifierStudent
     lessons: Lessons
     parents: Mapping[str, str]
+    teacher: LabelTeacher | None = None
 
     def run_key(self, recipe: Recipe) -> str:
         """SHA-256 of what a checkpoint depends on: recipe, teacher, labels, corpus."""
@@ -63,7 +64,8 @@ def gather_classifier(
     teacher, labels = _open_teacher(recipe, texts)
     tokenizer, data, encoder = _start_encoder(recipe, work, cache, progress)
     scores = teacher.score_sources(data.corpus, cache=cache or work / "teacher", progress=progress)
-    data = TrainingData(corpus=data.corpus, tokens=data.tokens, vectors=scores, row_of=np.arange(len(scores)))
+    corpus = _prefer_sure(data.corpus, scores, recipe.classifier.confidence)
+    data = TrainingData(corpus=corpus, tokens=data.tokens, vectors=scores, row_of=np.arange(len(scores)))
     head = _fit_student_head(recipe, encoder, tokenizer, texts, labels)
     hard = texts["labelled"] + texts["target"]
     known = teacher.score(texts["labelled"].texts)
@@ -82,7 +84,8 @@ def gather_classifier(
                 scores_NK=np.concatenate([known, unknown]),
             ),
         ),
-        parents={"teacher": teacher.fingerprint},
+        parents={"teacher": teacher.fingerprint, **parent_students(recipe)},
+        teacher=teacher,
     )
 
 
@@ -143,6 +146,16 @@ def _fit_student_head(
 
     development = embed(texts["development"]) if texts["development"] else None
     return fit_head(embed(texts["labelled"]), len(labels), development=development)
+
+
+def _prefer_sure(corpus: Corpus, scores_SK: Scores, confidence: float) -> Corpus:
+    """Weigh each source, and its translations, by (the teacher's highest probability) ** `confidence`."""
+    if not confidence:
+        return corpus
+    sure_S = np.exp(confidence * scores_SK.max(axis=1).astype(np.float32))
+    return replace(
+        corpus, weight_of=corpus.weight_of * sure_S[corpus.source_of], source_weight=corpus.source_weight * sure_S
+    )
 
 
 def _start_encoder(

@@ -1,0 +1,208 @@
+"""Classifiers across languages from labels in English: every mode of the recipes topics and sentiment.
+
+    python benchmarks/classification.py STUDENT --data DIR --work DIR [--cache DIR] [--tasks topics,sentiment]
+        [--modes zero-shot,unsupervised,semi-supervised,supervised] [--grid] [--all-sources] [--set KEY=VALUE]
+
+STUDENT is a student's folder; DIR holds classify/ and parallel/. For each mode the recipe's classifier is trained and
+measured on the test texts of every language that the student and the task share. Sentiment has no labelled texts but
+English ones: for the last two modes, lines of parallel/ whose English side is a labelled line take over its label.
+--all-sources also trains on parallel text that is free for research only; --grid repeats the unsupervised mode over
+temperature and alpha. Leaves the records `classification-<student>` and `classification-grid-<student>`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from records import Table, write_record
+
+from kdserve.bench.machine import describe_machine
+from kdserve.cli.console import progress_bars
+from kdserve.distill.classifier.ingredients import ClassifierIngredients, gather_classifier, tokenize_texts
+from kdserve.distill.classifier.labelled import LabelledTexts, read_labelled
+from kdserve.distill.classifier.student import run_over
+from kdserve.distill.classifier.training import ClassifierTrainer
+from kdserve.distill.corpus import SOURCE
+from kdserve.distill.pairs import find_files
+from kdserve.evaluate import ClassificationFigures, measure_classification
+from kdserve.manifest import read_manifest
+from kdserve.recipe import DataRecipe, Recipe, load_recipe
+
+RECIPES = Path(__file__).parent.parent / "examples" / "recipes"
+MODES = ("zero-shot", "unsupervised", "semi-supervised", "supervised")
+TESTS = {
+    "topics": "classify/sib200/test.{language}.tsv.gz",
+    "sentiment": "classify/xed-sentiment/test.{language}.tsv.gz",
+}
+TEMPERATURES, ALPHAS = (1.0, 2.0, 4.0), (0.3, 0.7, 1.0)
+Figures = dict[str, ClassificationFigures]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("student", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--tasks", default="topics,sentiment")
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--grid", action="store_true")
+    parser.add_argument("--all-sources", action="store_true")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    options = parser.parse_args()
+    name = read_manifest(options.student, kind="student").settings["name"]
+    figures: dict[str, dict[str, Figures]] = {}
+    for task in options.tasks.split(","):
+        figures[task] = {}
+        for mode in options.modes.split(","):
+            made, figures[task][mode] = run(task, options, [f"classifier.mode={mode}"])
+            if "teacher" not in figures[task]:
+                figures[task]["teacher"] = {SOURCE: ask_teacher(task, options.data, made)}
+            print(task, mode, means(figures[task][mode]), flush=True)
+    table = mode_table(figures, name)
+    print(table.markdown())
+    record = {task: {mode: _plain(found) for mode, found in modes.items()} for task, modes in figures.items()}
+    conditions = {"student": name, "all_sources": options.all_sources, "overrides": options.overrides}
+    write_record(f"classification-{name}", {**conditions, "tasks": record}, table=table, machine=describe_machine())
+    if options.grid:
+        measure_grid(options, name)
+
+
+def run(task: str, options: argparse.Namespace, overrides: Sequence[str]) -> tuple[ClassifierIngredients, Figures]:
+    """Train one classifier and measure it on every language's test texts."""
+    recipe = open_recipe(task, options, overrides)
+    shutil.rmtree(options.work / task / "train", ignore_errors=True)
+    with progress_bars() as progress:
+        made = gather_classifier(recipe, options.work / task, cache=options.cache, progress=progress)
+        steps = 0 if recipe.classifier.mode == "zero-shot" else recipe.train.steps
+        recipe = replace(recipe, train=replace(recipe.train, steps=steps))
+        train = options.work / task / "train"
+        ClassifierTrainer(recipe, made.data, made.student, train, key="benchmark", lessons=made.lessons).run(
+            progress=progress
+        )
+    languages = {SOURCE, *recipe.languages}
+    tests = find_files(DataRecipe(path=TESTS[task]), options.data)
+    return made, {
+        language: measure(made, read_labelled(path, language=language), recipe)
+        for path, language in tests
+        if language in languages
+    }
+
+
+def open_recipe(task: str, options: argparse.Namespace, overrides: Sequence[str]) -> Recipe:
+    """Read the task's recipe with this student and data; sentiment gets labels for other languages."""
+    student = read_manifest(options.student, kind="student").settings
+    settings = [
+        f"data_dir={options.data.resolve()}",
+        f"student.start={options.student.resolve()}",
+        f"family={student['family']}",
+        f"student.max_tokens={student['max_tokens']}",
+        f"languages={json.dumps([code for code in student['languages'] if code != SOURCE])}",
+    ]
+    if task == "sentiment":
+        settings.append(f"classifier.target={project_labels(options.data, options.work)}")
+    recipe = load_recipe(RECIPES / f"{task}.toml", overrides=[*settings, *options.overrides, *overrides])
+    if options.all_sources:
+        recipe = replace(recipe, data=tuple(replace(data, exclude=()) for data in recipe.data))
+    return recipe
+
+
+def project_labels(data: Path, work: Path) -> str:
+    """Give translations of labelled film lines the label of the line; return the files' pattern."""
+    folder = work / "projected"
+    pattern = str(folder.resolve() / "{language}.tsv")
+    if folder.is_dir():
+        return pattern
+    folder.mkdir(parents=True)
+    english = read_labelled(data / "classify" / "xed-sentiment" / "train.en.tsv.gz", language=SOURCE)
+    label_of = dict(zip(english.texts, english.labels, strict=True))
+    for path, language in find_files(DataRecipe(path="parallel/{language}-en.tsv.gz"), data):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            rows = [line.rstrip("\n").split("\t") for line in file]
+        lines = [
+            f"{label_of[source]}\t{text}"
+            for source, text, origin in rows
+            if source in label_of and origin[:8] == "opensubs"
+        ]
+        if lines:
+            (folder / f"{language}.tsv").write_text("\n".join(["label\ttext", *lines]) + "\n", encoding="utf-8")
+    return pattern
+
+
+def measure(made: ClassifierIngredients, texts: LabelledTexts, recipe: Recipe) -> ClassificationFigures:
+    """Classify test texts and compare."""
+    student = made.student.eval().cpu()
+    tokens = tokenize_texts(made.tokenizer, texts, recipe)
+    rows = np.arange(len(texts), dtype=np.int64)
+    logits = run_over(student, tokens, rows, wrap=student.wraps, device=torch.device("cpu"))
+    return measure_classification(logits.softmax(dim=-1).numpy(), texts.labels, made.lessons.labels)
+
+
+def ask_teacher(task: str, data: Path, made: ClassifierIngredients) -> ClassificationFigures:
+    """Measure the teacher on the English test texts."""
+    assert made.teacher is not None
+    texts = read_labelled(data / TESTS[task].format(language=SOURCE), language=SOURCE)
+    probabilities = np.exp(made.teacher.score(texts.texts).astype(np.float32))
+    return measure_classification(probabilities, texts.labels, made.lessons.labels)
+
+
+def means(figures: Mapping[str, ClassificationFigures]) -> dict[str, float]:
+    """Mean figures over the target languages."""
+    targets = [found for language, found in figures.items() if language != SOURCE]
+    names = ("accuracy", "macro_f1", "calibration_error")
+    return {name: round(float(np.mean([getattr(found, name) for found in targets])), 4) for name in names if targets}
+
+
+def mode_table(figures: Mapping[str, Mapping[str, Figures]], name: str) -> Table:
+    rows = []
+    for task, modes in figures.items():
+        for mode in ("teacher", *MODES):
+            if mode in modes:
+                english, targets = modes[mode].get(SOURCE), means(modes[mode])
+                others = [found.accuracy for language, found in modes[mode].items() if language != SOURCE]
+                cells = [
+                    f"{targets[key]:.3f}" if targets else "" for key in ("accuracy", "macro_f1", "calibration_error")
+                ]
+                worst = f"{min(others):.3f}" if others else ""
+                rows.append([f"{task}, {mode}", f"{english.accuracy:.3f}" if english else "", *cells, worst])
+    num = {task: len(next(iter(modes.values()))) - 1 for task, modes in figures.items()}
+    note = (
+        f"{name}. Topics: SIB-200 test, mean of {num.get('topics', 0)} languages; sentiment: XED test, mean of "
+        f"{num.get('sentiment', 0)}; English apart. ECE: expected calibration error over ten bins."
+    )
+    return Table(columns=["", "English", "mean accuracy", "macro-F1", "ECE", "lowest"], rows=rows, note=note)
+
+
+def measure_grid(options: argparse.Namespace, name: str) -> None:
+    """Repeat the unsupervised mode over temperature and alpha."""
+    rows, record = [], {}
+    for task in options.tasks.split(","):
+        for temperature in TEMPERATURES:
+            cells = []
+            for alpha in ALPHAS:
+                overrides = [f"classifier.temperature={temperature}", f"classifier.alpha={alpha}"]
+                _, found = run(task, options, ["classifier.mode=unsupervised", *overrides])
+                record[f"{task}, T {temperature}, alpha {alpha}"] = means(found)
+                cells.append(f"{means(found)['accuracy']:.3f} / {means(found)['macro_f1']:.3f}")
+            rows.append([f"{task}, T = {temperature:g}", *cells])
+            print(rows[-1], flush=True)
+    note = f"{name}, unsupervised mode: mean accuracy / macro-F1 over the target languages."
+    table = Table(columns=["", *(f"alpha = {alpha:g}" for alpha in ALPHAS)], rows=rows, note=note)
+    print(table.markdown())
+    write_record(f"classification-grid-{name}", {"grid": record}, table=table, machine=describe_machine())
+
+
+def _plain(figures: Figures) -> dict[str, dict[str, float]]:
+    return {language: asdict(found) for language, found in figures.items()}
+
+
+if __name__ == "__main__":
+    main()
