@@ -48,6 +48,8 @@ def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> 
         RecipeError: fewer layers, or a width that is no multiple of the student's.
     """
     manifest = verify_folder(folder, kind="student")
+    if "labels" in manifest.settings:
+        raise FolderError(f"{folder} is a classifier; grow the student that it started from, and distil it again")
     settings = StudentRecipe(max_tokens=manifest.settings["max_tokens"], table_bits=manifest.settings["table_bits"])
     student, tokenizer = open_student(folder, settings), read_vocabulary(folder, key="STUDENT")
     if not isinstance(student, TransformerStudent) or student.body.config.model_type != "bert":

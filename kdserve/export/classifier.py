@@ -81,7 +81,7 @@ def export_classifier(
     """
     with staged_folder(out) as folder:
         student = read_student(student_folder)
-        head = _read_head(student_folder)
+        head = _read_head(student)
         write_tokenizer(student, folder)
         judged = texts or sample_gate_texts(student.languages)
         expected = _ask_student(student, head, judged, progress)
@@ -127,15 +127,18 @@ def add_head(
     return model
 
 
-def _read_head(folder: Path) -> _Head:
-    path, labels = folder / HEAD_NAME, tuple(read_manifest(folder, kind="student").settings["labels"])
+def _read_head(student: Student) -> _Head:
+    path, labels = student.folder / HEAD_NAME, student.labels
     try:
         tensors = load_file(path)
         weight, bias = tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32)
     except (SafetensorError, OSError, KeyError) as error:
         raise FolderError(f"{path} cannot be read ({error}); distil the classifier again") from error
-    if weight.shape[0] != len(labels):
-        raise FolderError(f"{path} has {weight.shape[0]} rows, the manifest {len(labels)} labels; distil it again")
+    if weight.shape != (len(labels), student.dim):
+        found = " × ".join(map(str, weight.shape))
+        raise FolderError(
+            f"{path} has {found} weights for {len(labels)} labels and {student.dim} dimensions; distil again"
+        )
     return _Head(weight_DK=np.ascontiguousarray(weight.T), bias_K=bias, labels=labels)
 
 

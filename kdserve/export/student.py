@@ -31,7 +31,7 @@ _LIMITS = (
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Student:
     """A folder, read. `weights` is None where the body is of a family that has no graph here, `head` where what
-    follows it has none, and for static students.
+    follows it has none, and for static students. `labels` are those of a classifier, whose own head stands beside.
     """
 
     folder: Path
@@ -48,6 +48,7 @@ class Student:
     languages: tuple[str, ...]
     weak_languages: tuple[str, ...]
     prompts: Prompts
+    labels: tuple[str, ...] = ()
 
 
 def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
@@ -88,6 +89,7 @@ def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
             languages=tuple(settings["languages"]),
             weak_languages=tuple(settings["weak_languages"]),
             prompts=_prompts(folder),
+            labels=tuple(settings.get("labels", ())),
         )
     except KeyError as error:
         raise FolderError(f"{folder} lacks {error}; distil or download it again") from error

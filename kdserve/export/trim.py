@@ -179,6 +179,7 @@ def _write(
             "weak_languages": [code for code in student.weak_languages if code in languages],
             "name": student.name,
             "table_bits": 0 if student.table_bits == 32 else student.table_bits,
+            **({"labels": list(student.labels)} if student.labels else {}),
         },
     )
 
