@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kdserve.datatypes import Embeddings, TokenBatch
 from kdserve.errors import EncodeError, FolderError, MissingExtraError
+from kdserve.runtime.mapped import graph_over_file
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -18,6 +19,7 @@ Device = Literal["cpu", "cuda"]
 Output = Literal["sentence_embedding", "probabilities"]
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FATAL_ONLY = 4
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Session:
@@ -51,7 +53,7 @@ class Session:
         feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
         try:
             vectors: Embeddings = self._session.run([self._output], feeds)[0]
-        except RuntimeError as error:
+        except _failures() as error:
             raise EncodeError(
                 f"the graph failed on a batch of shape {batch.ids.shape}: {_first_line(error)}"
             ) from error
@@ -80,14 +82,25 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
     options.enable_mem_pattern = False  # patterns are kept for every shape ever seen: memory that only grows
     options.log_severity_level = _FATAL_ONLY  # failures arrive as exceptions
     source = model if isinstance(model, bytes) else str(model)
+    if isinstance(model, Path) and (graph := graph_over_file(model)) is not None:
+        source = graph
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(model.parent))
     try:
         session = onnxruntime.InferenceSession(source, options, providers=[(provider, _provider_options(device))])
-    except (RuntimeError, ValueError) as error:
+    except _failures() as error:
         where = "the graph" if isinstance(model, bytes) else str(model)
         raise FolderError(f"{where} cannot be opened ({_first_line(error)}); export the bundle again") from error
     if provider not in session.get_providers():  # onnxruntime falls back to the CPU with a mere log line
         raise EncodeError(f"{device} did not start on this machine; check the driver and CUDA, or load on device='cpu'")
     return session
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """List what onnxruntime raises: kinds of its own, which have no base in common but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (RuntimeError, ValueError, *kinds)
 
 
 def _provider_options(device: Device) -> dict[str, str]:

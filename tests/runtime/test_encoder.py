@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdserve.datatypes import Embedder
+from kdserve.datatypes import Embedder, TokenBatch
 from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime import Encoder
+from kdserve.runtime.session import Session
 from kdserve.samples import parallel
 
 
@@ -107,3 +108,10 @@ def test_zero_threads_are_refused(bundle: Path) -> None:
 def test_an_unknown_name_says_which_students_are_published() -> None:
     with pytest.raises(FolderError, match="nor a published student"):
         Encoder.load("no-such-student")
+
+
+def test_a_graph_that_fails_is_an_error_of_ours(bundle: Path) -> None:
+    session = Session(bundle / "model.onnx")
+    beyond = TokenBatch(ids=np.full((1, 4), 10**6), mask=np.ones((1, 4), dtype=np.int64))
+    with pytest.raises(EncodeError, match=r"the graph failed on a batch of shape \(1, 4\)"):
+        session.run(beyond)
