@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdserve.errors import FolderError
+from kdserve.errors import FolderError, KdserveError
+from kdserve.manifest import read_manifest, write_manifest
 from kdserve.runtime import Encoder
 
 FILES = ["model.onnx", "tokenizer.json", "README.md", "kdserve.json"]
@@ -50,6 +51,31 @@ def test_a_flipped_byte_in_the_manifest_never_changes_a_vector(copied_bundle: Pa
         except FolderError:
             continue
         assert np.array_equal(vectors, expected)
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_damage_that_the_manifest_vouches_for_is_an_error_or_other_weights(copied_bundle: Path, name: str) -> None:
+    """Whoever writes a bundle can write its checksums too: nothing may crash, or come out as anything but our error."""
+    path = copied_bundle / name
+    content, manifest = path.read_bytes(), read_manifest(copied_bundle, kind="bundle")
+    rng, outcomes = random.Random(name), {"error": 0, "vector": 0}
+    structure = (
+        range(len(content)) if name != "model.onnx" else [*range(4000), *range(len(content) - 2000, len(content))]
+    )
+    for _ in range(60):
+        damaged = bytearray(content)
+        for position in rng.choices(structure, k=rng.choice([1, 3, 10])):
+            damaged[position] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged[: rng.choice([len(content), len(content), rng.randrange(len(content))])])
+        write_manifest(copied_bundle, kind="bundle", parents=manifest.parents, settings=manifest.settings)
+        try:
+            vectors = Encoder.load(copied_bundle, num_threads=1).encode_query(["a house", "ein Haus am See"])
+        except KdserveError:
+            outcomes["error"] += 1
+        else:
+            outcomes["vector"] += 1
+            assert vectors.shape == (2, 64)
+    assert outcomes["error"] > 20
 
 
 @pytest.mark.parametrize("name", FILES)
