@@ -271,7 +271,7 @@ def _check(recipe: Recipe, *, where: str) -> None:
     if recipe.classifier.mode == "language":
         needs = "is missing: the width of the token table; and the family must be static"
         rules.append(("student.body.width", recipe.family == "static" and body.width > 0, needs))
-    for key, holds, rule in [*rules, *classifier_rules(recipe.classifier)]:
+    for key, holds, rule in [*classifier_rules(recipe.classifier), *rules]:
         if not holds:
             raise RecipeError(f"{where}: {key} {rule}")
     spreads = objective.contrastive + objective.translation + objective.relational + objective.cosine

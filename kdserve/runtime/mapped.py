@@ -64,7 +64,8 @@ def _rewrite_model(data: mmap.mmap, model: Path) -> bytes:
 
 def _rewrite_tensor(data: mmap.mmap, tensor: _Field, model: Path) -> bytes:
     fields = list(_fields(data, tensor.content, tensor.end))
-    if any(field.number in (_EXTERNAL_DATA, _DATA_LOCATION) for field in fields):
+    elsewhere = (f for f in fields if f.number == _DATA_LOCATION and _read_varint(data, f.content)[0])
+    if any(f.number == _EXTERNAL_DATA for f in fields) or any(elsewhere):
         raise FolderError(f"{model} draws weights from another file, which is refused; export the bundle again")
     large = next((f for f in fields if f.number == _RAW_DATA and f.end - f.content >= _SMALLEST), None)
     if large is None:
