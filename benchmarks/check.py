@@ -2,8 +2,8 @@
 
     python benchmarks/check.py [--write] [FILE...]
 
-A table stands between `<!-- table THEME -->` and `<!-- end table -->`. Without FILEs: README.md, benchmarks/README.md
-and the cards in models/. Exits 1 when a table is not what its record says.
+A table stands between `<!-- table THEME -->` and `<!-- end table -->`. Without FILEs: README.md, benchmarks/README.md,
+the cards in models/ and the pages in docs/. Exits 1 when a table is not what its record says.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables from the records")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    files = arguments.files or [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("models/*/README.md")]
+    cards = [*ROOT.glob("models/*/README.md"), *ROOT.glob("docs/*.md")]
+    files = arguments.files or [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *cards]
     faults = []
     for file in files:
         if file.is_file():

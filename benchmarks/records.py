@@ -50,7 +50,8 @@ def write_record(
 
 def _without_folder(part: str) -> str:
     """Where things lay on one machine says nothing to a reader."""
-    return Path(part).name if Path(part).is_absolute() else part
+    key, equals, value = part.rpartition("=")
+    return key + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def newest(theme: str, *, results: Path = RESULTS) -> tuple[Path, Table] | None:

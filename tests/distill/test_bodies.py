@@ -14,6 +14,7 @@ from kdserve import Encoder, samples
 from kdserve.distill import distill, load_teacher
 from kdserve.distill.bodies import draw_body, take_body
 from kdserve.distill.ingredients import gather
+from kdserve.distill.reopen import open_student
 from kdserve.distill.start import start_student
 from kdserve.errors import RecipeError
 from kdserve.export import ExportSettings, export_bundle
@@ -116,6 +117,11 @@ def test_a_t5_encoder_teaches_a_student_that_takes_its_layers(
     alone = np.concatenate([model.encode([text]) for text in TEXTS])
     np.testing.assert_allclose(alone, vectors, atol=1e-6)
     assert manifest.parents["teacher"] == made.teacher.fingerprint
+    again = open_student(tmp_path / "student", recipe.student).eval()
+    ids = torch.tensor([made.tokenizer.encode(TEXTS[0]).ids])
+    with torch.no_grad():
+        reopened = again(ids, torch.ones_like(ids)).vectors_BD.numpy()
+    np.testing.assert_allclose(reopened[0], vectors[0], atol=1e-6)
     export_bundle(tmp_path / "student", tmp_path / "bundle", settings=ExportSettings(precision="fp32"))
     np.testing.assert_allclose(Encoder.load(tmp_path / "bundle").encode_document(TEXTS), vectors, atol=2e-5)
 
