@@ -3,7 +3,8 @@
     python benchmarks/language_identification.py --data DIR [--model kdserve-langid] [--peers-python PYTHON]
 
 DIR holds classify/sib200 (sentences of FLORES, an encyclopaedia's and a newspaper's language) and eval/tatoeba-v1
-(everyday sentences, often three words long). PYTHON is an environment with lingua-language-detector and py3langid. Each library is judged on the languages that it knows, and the model on the same ones beside it; every
+(everyday sentences, often three words long). PYTHON is an environment with lingua-language-detector, langdetect and
+py3langid. Each library is judged on the languages that it knows, and the model on the same ones beside it; every
 library may answer with any language of its own. Leaves the record `language-identification`.
 """
 
@@ -29,7 +30,7 @@ from kdserve.evaluate import read_tatoeba
 from kdserve.recipe import DataRecipe
 
 WORKER = Path(__file__).parent / "peers" / "language_worker.py"
-PEERS = ("lingua", "py3langid")
+PEERS = ("lingua", "py3langid", "langdetect")
 SAME = {"no": "nb"}
 """Codes of other libraries that mean one of ours; Nynorsk counts as Bokmål where a library knows one Norwegian."""
 Texts = Mapping[str, Sequence[str]]

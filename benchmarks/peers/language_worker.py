@@ -1,6 +1,6 @@
 """Name languages with another library: JSON lists of texts in, JSON lists of codes out, one a line.
 
-    PYTHON benchmarks/peers/language_worker.py lingua|py3langid
+    PYTHON benchmarks/peers/language_worker.py lingua|langdetect|py3langid
 
 Runs in an environment of its own, with that library and nothing of kdserve.
 """
@@ -36,6 +36,22 @@ def open_lingua() -> Opened:
     return name, {language.iso_code_639_1.name.lower() for language in Language.all()}
 
 
+def open_langdetect() -> Opened:
+    from langdetect import DetectorFactory, detect, detector_factory
+    from langdetect.lang_detect_exception import LangDetectException
+
+    DetectorFactory.seed = 0
+    detector_factory.init_factory()
+
+    def name(text: str) -> str:
+        try:
+            return detect(text).split("-")[0]
+        except LangDetectException:  # a text without a letter
+            return ""
+
+    return name, {code.split("-")[0] for code in detector_factory._factory.get_lang_list()}
+
+
 def open_py3langid() -> Opened:
     from py3langid import langid
 
@@ -43,7 +59,7 @@ def open_py3langid() -> Opened:
     return lambda text: identifier.classify(text)[0], set(identifier.nb_classes)
 
 
-OPENERS = {"lingua": open_lingua, "py3langid": open_py3langid}
+OPENERS = {"lingua": open_lingua, "langdetect": open_langdetect, "py3langid": open_py3langid}
 
 if __name__ == "__main__":
     main()
