@@ -1,20 +1,20 @@
-"""A vocabulary made for a set of languages: Unigram (Kudo 2018) with byte fallback, and what it covers.
+"""A vocabulary made for a set of languages: Unigram (Kudo 2018, by SentencePiece) with byte fallback, and what it covers.
 
-Text is NFKC-normalised and lowercased, punctuation and digits stand alone, words begin with "▁". Nothing is ever
-unknown: a character outside the vocabulary falls back to its UTF-8 bytes.
+Text is NFKC-normalised and lowercased, punctuation and digits stand alone; each of them and each word begins with "▁".
+Nothing is ever unknown: a character outside the vocabulary falls back to its UTF-8 bytes.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.corpus import SOURCE, Corpus
@@ -24,10 +24,15 @@ from kdserve.recipe import Recipe, VocabularyRecipe
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 PAD, UNK, CLS, SEP = range(4)
+WORD_START = "▁"
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _RARE = 3
 """Characters seen less often than this in the drawn sentences are left to byte fallback, and all beyond those that
 half of the vocabulary can hold."""
+_THREADS = 8  # whatever the machine: sums of another order would give other pieces
+_WORD_END = "\ue000"
+"""The trainer only proposes strings that are followed by different characters, but what follows a whole word is always
+a space: without a second end, "▁always" would be cut to "▁alway" and "s", as nothing else begins so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,35 +99,64 @@ def train_unigram(texts: Sequence[str], size: int, *, progress: Progress = no_pr
         DataError: the texts do not hold that many pieces.
     """
     tokenizer = _empty_tokenizer(models.Unigram())
-    counts: Counter[str] = Counter()
-    normalised = [tokenizer.normalizer.normalize_str(text) for text in texts]
-    for text in normalised:
-        counts.update(text)
+    normalise, split = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+    lines, counts = [], Counter[str]()
+    for number, text in enumerate(texts):
+        if number % 50_000 == 0:
+            progress("splitting texts into words", number, len(texts))
+        lines.append(" ".join(word.removeprefix(WORD_START) for word, _ in split(normalise(text))))
+        counts.update(lines[-1])
     wanted = size - len(BYTE_TOKENS) - len(SPECIAL_TOKENS)
     threshold = min(_RARE, 1 + len(texts) // 1000)
     frequent = {character for character, count in counts.most_common(wanted // 2) if count >= threshold}
-    rare = {ord(character): None for character in counts.keys() - frequent}
-
-    def cleaned() -> Iterator[str]:
-        for number, text in enumerate(normalised):
-            if number % 50_000 == 0:
-                progress("training the vocabulary", number, len(normalised))
-            yield text.translate(rare)
-
-    trainer = trainers.UnigramTrainer(
-        vocab_size=wanted + 1,
-        unk_token="[UNK]",
-        special_tokens=["[UNK]"],
-        show_progress=False,
-        max_piece_length=20,
-    )
-    tokenizer.train_from_iterator(cleaned(), trainer, length=len(normalised))
-    progress("training the vocabulary", len(normalised), len(normalised))
-    pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "[UNK]"]
+    rare = {ord(character): None for character in counts.keys() - frequent - {" "}}
+    lines = [line.translate(rare) for line in lines]
+    words = Counter(word for line in lines for word in line.split())
+    ends = [word + _WORD_END for word, count in words.items() if count > threshold]
+    pieces = _train_pieces([*lines, *ends], wanted, progress)
     if len(pieces) < wanted:
         most = len(pieces) + len(BYTE_TOKENS) + len(SPECIAL_TOKENS)
         raise DataError(f"the texts hold only {most} tokens, not {size}; set vocabulary.size to {most} or less")
+    pieces.sort(key=lambda item: (len(item[0]) > 1, -item[1]))  # single characters first: they cover the texts
     return assemble_unigram(pieces[:wanted])
+
+
+def _train_pieces(lines: Sequence[str], wanted: int, progress: Progress) -> list[tuple[str, float]]:
+    """Return pieces and their log probabilities, about as many as wanted."""
+    import sentencepiece
+
+    def shown() -> Iterator[str]:
+        for number, line in enumerate(lines):
+            if number % 50_000 == 0:
+                progress("training the vocabulary", number, len(lines))
+            yield line
+
+    written = BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=shown(),
+            model_writer=written,
+            model_type="unigram",
+            vocab_size=wanted + 1 + wanted // 40,  # some pieces hold a word's end
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            split_by_unicode_script=False,
+            split_by_number=False,
+            max_sentencepiece_length=20,
+            max_sentence_length=1_000_000,
+            num_threads=_THREADS,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise DataError(f"no vocabulary could be made of the texts ({error}); give more of them") from error
+    progress("training the vocabulary", len(lines), len(lines))
+    model = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    pieces = [(model.id_to_piece(number), model.get_score(number)) for number in range(1, model.get_piece_size())]
+    return [(piece, score) for piece, score in pieces if _WORD_END not in piece]
 
 
 def assemble_unigram(pieces: Sequence[tuple[str, float]]) -> Tokenizer:
@@ -172,9 +206,10 @@ def _empty_tokenizer(model: models.Unigram) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), spaces])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+            pre_tokenizers.WhitespaceSplit(),
             pre_tokenizers.Punctuation(behavior="isolated"),
             pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always"),
         ]
     )
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])

@@ -163,10 +163,13 @@ def _is_local_normalizer(step: Mapping[str, Any]) -> bool:
 
 
 def _are_local_splitters(steps: list[Mapping[str, Any]]) -> bool:
-    if not steps or steps[0]["type"] != "Metaspace" or steps[0]["replacement"] != _WORD_START:
+    """Words may be told by their spaces first and get their "▁" last, or both at once and first."""
+    kinds = [step["type"] for step in steps]
+    if set(kinds) - {"WhitespaceSplit", "Punctuation", "Digits", "Metaspace"} or kinds.count("Metaspace") != 1:
         return False
-    always = steps[0]["prepend_scheme"] == "always" and steps[0]["split"]
-    return always and all(step["type"] in {"Punctuation", "Digits"} for step in steps[1:])
+    metaspace = steps[kinds.index("Metaspace")]
+    always = metaspace["replacement"] == _WORD_START and metaspace["prepend_scheme"] == "always" and metaspace["split"]
+    return always and (kinds[0] == "Metaspace" or (kinds[0] == "WhitespaceSplit" and kinds[-1] == "Metaspace"))
 
 
 def _longest_by_beginning(pieces: Mapping[str, float]) -> dict[str, int]:

@@ -101,6 +101,7 @@ SPLITTERS = [
     {"type": "Punctuation", "behavior": "Isolated"},
     {"type": "Digits", "individual_digits": True},
 ]
+SPACES_FIRST = [{"type": "WhitespaceSplit"}, SPLITTERS[1], SPLITTERS[2], SPLITTERS[0]]
 NORMALIZERS = [
     {"type": "NFKC"},
     {"type": "Lowercase"},
@@ -115,6 +116,11 @@ NORMALIZERS = [
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": SPLITTERS},
             "normalizer": {"type": "Sequence", "normalizers": NORMALIZERS},
         },
+        {
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": SPACES_FIRST},
+            "normalizer": {"type": "Sequence", "normalizers": NORMALIZERS},
+        },
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLITTERS[1], SPLITTERS[0]]}},
         {"pre_tokenizer": {**SPLITTERS[0], "prepend_scheme": "first"}},
         {"normalizer": {"type": "Replace", "pattern": {"String": "a b"}, "content": "c"}},
         {"pre_tokenizer": {"type": "Whitespace"}},
