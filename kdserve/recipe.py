@@ -99,11 +99,17 @@ class StudentRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignRecipe:
-    """The ridge solve that starts the token table; `max_rows` sentences are drawn where there are more."""
+    """How the student starts. The ridge solve of its token table draws `max_rows` sentences where there are more.
+
+    Before it, the layers taken of the teacher learn to fit each other for `body_steps`, in the teacher's own tokens
+    (0 = off).
+    """
 
     damping: float = 5e-3
     iterations: int = 30
     max_rows: int = 4_000_000
+    body_steps: int = 0
+    body_rate: float = 5e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,6 +272,7 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ("layers.map", all(len(pair) == 2 for pair in layers.map), "must hold pairs [student, teacher]"),
         ("layers.map", bool(layers.map) or not layers.hidden + layers.attention + layers.relations, "is missing"),
         ("guide.until", 0 < recipe.guide.until <= 1, "must be in (0, 1]"),
+        ("align.body_steps", recipe.align.body_steps >= 0, "must be 0 (off) or more"),
         ("align.damping", recipe.align.damping > 0, "must be positive"),
     ]
     if recipe.classifier.mode == "language":

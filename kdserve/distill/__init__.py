@@ -72,7 +72,7 @@ def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress
     processes = PartialState(cpu=best_device() == "cpu")
     with processes.main_process_first():  # the first makes what the others then open
         made = gather(recipe, work, cache=cache, progress=progress)
-        student = start_student(recipe, made, work, progress=progress)
+    student = start_student(recipe, made, work, progress=progress)
     layers = start_layers(recipe, made, student)
     guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
     key = made.run_key(recipe)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from kdserve.distill.bodies import copy_special_rows, draw_body, take_body, teac
 from kdserve.distill.guide import require_dim
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, solves_vectors
+from kdserve.distill.inherit import encode_sources, settle_body, teacher_rows
 from kdserve.distill.layers import LayerDistillation
 from kdserve.distill.reopen import open_student
 from kdserve.distill.ridge import solve_ridge
@@ -47,6 +49,9 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
     takes_layers = recipe.family == "transformer" and not settings.body.width
     body = take_body(made.teacher, settings) if takes_layers else None
     dense = teacher_dense(made.teacher) if takes_layers else []
+    if body is not None and recipe.align.body_steps:
+        settled = settle_body(recipe, made, work / "body", body=body, dense=dense, progress=progress)
+        body, dense = settled.body, list(settled.dense)
     table = _keep_table(recipe, made, work, progress)
     if recipe.family == "static":
         return StaticStudent(table, settings)
@@ -67,10 +72,11 @@ def _go_on(recipe: Recipe, made: Ingredients) -> Student:
 
 def _keep_table(recipe: Recipe, made: Ingredients, work: Path, progress: Progress) -> Tensor:
     path = work / f"table-{made.table_key(recipe)[:16]}.safetensors"
-    if not path.is_file():
-        partial = path.with_suffix(".partial")
-        save_file({"table": _solve_table(recipe, made, progress)}, partial)
-        partial.rename(path)
+    with PartialState().main_process_first():  # the first solves what the others then open
+        if not path.is_file():
+            partial = path.with_suffix(".partial")
+            save_file({"table": _solve_table(recipe, made, progress)}, partial)
+            partial.rename(path)
     return load_file(path)["table"]
 
 
@@ -130,7 +136,9 @@ def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tenso
         targets = _teacher_vectors(made, source_of)
     else:
         means = _input_means(made, device, progress)
-        start = means.mean(dim=0).expand(size, -1).clone()
+        in_sources = made.data.tokens.ids[made.data.tokens.offsets[num_pairs] :]
+        seen = torch.from_numpy(np.bincount(in_sources, minlength=size) > 0)
+        start = teacher_rows(made.tokenizer, made.teacher, seen).to(device)
         targets = _rows_of(means, source_of)
     solved = solve_ridge(
         made.data.tokens,
@@ -158,14 +166,9 @@ def _rows_of(means: Tensor, source_of: npt.NDArray[np.int64]) -> Targets:
 def _input_means(made: Ingredients, device: torch.device, progress: Progress) -> Tensor:
     """(S, D): the mean of the teacher's own input rows over each source sentence."""
     table = teacher_input_table(made.teacher).to(device)
-    tokenizer = made.teacher.model.tokenizer.backend_tokenizer
-    tokenizer.no_padding()
     parts = []
-    for begin in range(0, len(made.corpus.sources), 10_000):
-        numbers = range(begin, min(begin + 10_000, len(made.corpus.sources)))
-        encodings = tokenizer.encode_batch_fast(made.corpus.sources.select(numbers), add_special_tokens=False)
-        ids = torch.tensor([i for encoding in encodings for i in encoding.ids], device=device)
-        lengths = torch.tensor([0] + [len(encoding.ids) for encoding in encodings], device=device)
+    for texts in encode_sources(made.corpus, made.teacher, progress=progress):
+        ids = torch.tensor([i for text in texts for i in text], device=device)
+        lengths = torch.tensor([0] + [len(text) for text in texts], device=device)
         parts.append(torch.nn.functional.embedding_bag(ids, table, lengths.cumsum(0)[:-1], mode="mean"))
-        progress("teacher input means", numbers.stop, len(made.corpus.sources))
     return torch.cat(parts)

@@ -57,8 +57,8 @@ class Validation:
         student.eval()
         pairs, num_pairs = self.pairs, len(self.corpus.source_of)
         sources, source_of = np.unique(self.corpus.source_of[pairs], return_inverse=True)
-        foreign = self._embed(student, pairs, device)
-        own = self._embed(student, sources.astype(np.int64) + num_pairs, device)[torch.from_numpy(source_of).to(device)]
+        foreign = self.embed(student, pairs, device)
+        own = self.embed(student, sources.astype(np.int64) + num_pairs, device)[torch.from_numpy(source_of).to(device)]
         target = torch.from_numpy(source_of).to(device)
         student.train(was_training)
         return Accuracy(
@@ -66,7 +66,9 @@ class Validation:
             by_domain=_by_group(foreign, own, target, self.corpus.domain_of[pairs], self.corpus.domains),
         )
 
-    def _embed(self, student: Student, texts: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    @torch.no_grad()
+    def embed(self, student: Student, texts: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+        """Embed texts by their numbers: (N, D), on the device."""
         order = np.argsort(self.tokens.lengths[texts], kind="stable")
         parts = []
         for begin in range(0, len(order), _BATCH):

@@ -1,4 +1,4 @@
-"""A vocabulary made for a set of languages: Unigram (Kudo 2018, by SentencePiece) with byte fallback, and what it covers.
+"""A vocabulary made for a set of languages: Unigram (Kudo 2018) by SentencePiece, and what it covers.
 
 Text is NFKC-normalised and lowercased, punctuation and digits stand alone; each of them and each word begins with "▁".
 Nothing is ever unknown: a character outside the vocabulary falls back to its UTF-8 bytes.

@@ -167,9 +167,10 @@ def _are_local_splitters(steps: list[Mapping[str, Any]]) -> bool:
     kinds = [step["type"] for step in steps]
     if set(kinds) - {"WhitespaceSplit", "Punctuation", "Digits", "Metaspace"} or kinds.count("Metaspace") != 1:
         return False
-    metaspace = steps[kinds.index("Metaspace")]
-    always = metaspace["replacement"] == _WORD_START and metaspace["prepend_scheme"] == "always" and metaspace["split"]
-    return always and (kinds[0] == "Metaspace" or (kinds[0] == "WhitespaceSplit" and kinds[-1] == "Metaspace"))
+    told = {"replacement": _WORD_START, "prepend_scheme": "always", "split": True}
+    if not told.items() <= steps[kinds.index("Metaspace")].items():
+        return False
+    return kinds[0] == "Metaspace" or (kinds[0] == "WhitespaceSplit" and kinds[-1] == "Metaspace")
 
 
 def _longest_by_beginning(pieces: Mapping[str, float]) -> dict[str, int]:

@@ -62,14 +62,15 @@ def test_sentence_transformers_opens_the_student_with_the_same_vectors(
     assert not (tmp_path / "student.work").exists()
 
 
-def test_a_killed_run_resumes_to_the_same_student(tmp_path: Path, tiny_recipe, teacher_cache: Path):
-    recipe = tiny_recipe("transformer", bits=4, steps=8, average=0.9)
+@pytest.mark.parametrize("phase", ["train", "body"])
+def test_a_killed_run_resumes_to_the_same_student(phase: str, tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    recipe = tiny_recipe("transformer", bits=4, steps=8, average=0.9, overrides=["align.body_steps=4"])
     distill(recipe, tmp_path / "whole", cache=teacher_cache)
     path = Path(recipe.data_dir) / "transformer-4-8-0.9.toml"
     command = [sys.executable, "-m", "kdserve.cli", "distill", str(path), "--out", str(tmp_path / "killed")]
-    command += ["--cache", str(teacher_cache)]
+    command += ["--cache", str(teacher_cache), "--set", "align.body_steps=4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    checkpoint = tmp_path / "killed.work" / "train" / "last.safetensors"
+    checkpoint = tmp_path / "killed.work" / phase / "last.safetensors"
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:

@@ -1,0 +1,131 @@
+"""What a student inherits of its teacher, prepared: layers that fit each other, and rows for the words both know.
+
+Layers taken out of the teacher's stack do not fit each other at once. They learn it quickest on source sentences in the
+teacher's own tokens, whose table is good already; then the student's table is solved for the layers as they will stay.
+
+Letters: P pairs, S source sentences, V vocabulary, W width of the body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.bodies import copy_special_rows, teacher_input_table
+from kdserve.distill.corpus import Corpus
+from kdserve.distill.ingredients import Ingredients
+from kdserve.distill.student import TransformerStudent
+from kdserve.distill.teacher import Teacher
+from kdserve.distill.tokens import TokenStore
+from kdserve.distill.training import Trainer
+from kdserve.distill.validation import Accuracy
+from kdserve.distill.vocabulary import BYTE_TOKENS, SPECIAL_TOKENS, WORD_START
+from kdserve.errors import TrainingError
+from kdserve.recipe import LayerRecipe, ObjectiveRecipe, Recipe
+
+_SPECIAL = len(SPECIAL_TOKENS)
+_MAX_MEASURED = 2_000
+
+
+def settle_body(
+    recipe: Recipe,
+    made: Ingredients,
+    work: Path,
+    *,
+    body: Any,
+    dense: list[Any],
+    progress: Progress = no_progress,
+) -> TransformerStudent:
+    """Distil layers of the teacher's in its own tokens for `align.body_steps`; `work` keeps the checkpoints.
+
+    Returns:
+        The trained body and dense layers, under the teacher's table.
+    """
+    table = teacher_input_table(made.teacher)
+    table_VW = torch.cat([torch.zeros(_SPECIAL, table.shape[1]), table.cpu()])  # its ids move up by our special tokens
+    copy_special_rows(table_VW, made.teacher)
+    student = TransformerStudent(table_VW, replace(recipe.student, table_bits=0, table_rank=0), body=body, dense=dense)
+    student.table.requires_grad_(False)
+    tokens = _teacher_tokens(made, max_tokens=recipe.student.max_tokens - 2, progress=progress)
+    steps = recipe.align.body_steps
+    train = replace(
+        recipe.train,
+        steps=steps,
+        body_rate=recipe.align.body_rate,
+        source_share=1.0,
+        token_dropout=0.0,
+        evaluate_every=max(1, steps // 4),
+        checkpoint_every=min(recipe.train.checkpoint_every, 200),
+    )
+    own = replace(recipe, objective=ObjectiveRecipe(), layers=LayerRecipe(), train=train)
+    data = replace(made.data, tokens=tokens)
+    _BodyTrainer(own, data, student, work, key=made.run_key(recipe)).run(progress=progress)
+    return student
+
+
+def teacher_rows(tokenizer: Tokenizer, teacher: Teacher, seen: Tensor) -> Tensor:
+    """Return, for each token of `tokenizer`, what the teacher's table holds for the same letters: (V, W).
+
+    A token that is several of the teacher's gets their mean. The mean of the whole table stands for a token that is
+    not `seen` (V,) in source sentences, or that the teacher cannot spell.
+    """
+    own = teacher.model.tokenizer
+    table, known = teacher_input_table(teacher), own.get_vocab()
+    rows = table.mean(dim=0).repeat(tokenizer.get_vocab_size(), 1)
+    for token, number in tokenizer.get_vocab().items():
+        if not seen[number] or number < _SPECIAL + len(BYTE_TOKENS):
+            continue
+        inner = known.get(f"##{token}")  # how WordPiece writes what begins no word
+        letters = token.removeprefix(WORD_START)
+        ids = [inner] if inner is not None else own(letters, add_special_tokens=False)["input_ids"]
+        if ids and own.unk_token_id not in ids:
+            rows[number] = table[ids].mean(dim=0)
+    return rows
+
+
+class _BodyTrainer(Trainer):
+    """What counts is the mean cosine to the teacher on sentences that were held out."""
+
+    def measure(self) -> Accuracy:
+        held_out = np.flatnonzero(self.data.corpus.held_out)[:_MAX_MEASURED]
+        if not len(held_out):
+            return Accuracy(by_language={}, by_domain={})
+        teacher = torch.from_numpy(self.data.vectors[self.data.row_of[held_out]].astype(np.float32))
+        texts = held_out + len(self.data.corpus.source_of)
+        vectors = self.validation.embed(self.student, texts, self.accelerator.device).cpu()
+        cosines = (vectors * torch.nn.functional.normalize(teacher, dim=-1)).sum(dim=-1)
+        return Accuracy(by_language={"": float(cosines.mean())}, by_domain={})
+
+    def require_sane_student(self) -> None:
+        if not np.isfinite(self.measure().mean):
+            raise TrainingError(f"the body's vectors are NaN at step {self.step}; lower align.body_rate")
+
+
+def encode_sources(corpus: Corpus, teacher: Teacher, *, progress: Progress = no_progress) -> Iterator[list[list[int]]]:
+    """Yield the sources' ids in the teacher's tokens, some thousand sentences at a time, without special tokens."""
+    tokenizer = teacher.model.tokenizer.backend_tokenizer
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    for begin in range(0, len(corpus.sources), 10_000):
+        numbers = range(begin, min(begin + 10_000, len(corpus.sources)))
+        encodings = tokenizer.encode_batch_fast(corpus.sources.select(numbers), add_special_tokens=False)
+        progress("sources in the teacher's tokens", numbers.stop, len(corpus.sources))
+        yield [encoding.ids for encoding in encodings]
+
+
+def _teacher_tokens(made: Ingredients, *, max_tokens: int, progress: Progress) -> TokenStore:
+    """The sources in the teacher's tokens; the translations are empty."""
+    ids, lengths = [], [np.zeros(len(made.corpus.source_of), dtype=np.int64)]
+    for texts in encode_sources(made.corpus, made.teacher, progress=progress):
+        cut = [text[:max_tokens] for text in texts]
+        ids.append(np.array([number + _SPECIAL for text in cut for number in text], dtype=np.int32))
+        lengths.append(np.array([len(text) for text in cut], dtype=np.int64))
+    return TokenStore(ids=np.concatenate(ids), offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdserve.distill.bodies import take_body, teacher_input_table
+from kdserve.distill.ingredients import gather
+from kdserve.distill.inherit import settle_body, teacher_rows
+from kdserve.distill.start import start_student
+
+
+def test_layers_come_nearer_to_the_teacher_in_its_own_tokens(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    recipe = tiny_recipe("transformer", overrides=["align.body_steps=16"])
+    made = gather(recipe, tmp_path / "work", cache=teacher_cache)
+    texts = made.corpus.sources.select(np.flatnonzero(made.corpus.held_out))
+    taught = torch.from_numpy(made.teacher.encode_document(texts))
+    settled = settle_body(
+        recipe, made, tmp_path / "body", body=take_body(made.teacher, recipe.student), dense=[]
+    ).eval()
+    assert torch.equal(settled.table[4:], teacher_input_table(made.teacher))
+    tokenizer = made.teacher.model.tokenizer
+    encoded = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+    edge = torch.ones(len(texts), 1, dtype=torch.int64)
+
+    def cosine(body: torch.nn.Module) -> float:
+        """With [CLS] at the beginning and [SEP] at the end, as the student will frame its texts."""
+        framed = tokenizer(texts, padding=True, return_tensors="pt")
+        rows = torch.nn.functional.embedding(framed["input_ids"], teacher_input_table(made.teacher))
+        with torch.no_grad():
+            hidden = body(inputs_embeds=rows, attention_mask=framed["attention_mask"]).last_hidden_state
+        mask = framed["attention_mask"][..., None]
+        vectors = torch.nn.functional.normalize((hidden * mask).sum(1), dim=-1)
+        return float((vectors * taught).sum(-1).mean())
+
+    assert edge.shape[0] == len(encoded["input_ids"]) >= 10
+    assert cosine(settled.body) > cosine(take_body(made.teacher, recipe.student).eval()) + 0.02
+
+
+def test_tokens_start_from_the_teachers_rows_for_the_same_letters(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    made = gather(tiny_recipe("transformer"), tmp_path / "work", cache=teacher_cache)
+    ours, table = made.tokenizer.get_vocab(), teacher_input_table(made.teacher)
+    theirs = made.teacher.model.tokenizer.get_vocab()
+    seen = torch.ones(len(ours), dtype=torch.bool)
+    seen[ours["▁the"]] = False
+    rows = teacher_rows(made.tokenizer, made.teacher, seen)
+    assert torch.equal(rows[ours["▁to"]], table[theirs["to"]])
+    assert torch.equal(rows[ours["s"]], table[theirs["##s"]])
+    assert torch.equal(rows[ours["▁the"]], table.mean(dim=0))
+    assert torch.equal(rows[ours["<0x41>"]], table.mean(dim=0))
+
+
+def test_the_solved_table_keeps_to_the_teachers_rows(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    """Sentences of the source alone are explained by the teacher's own rows: the solve has no reason to leave them."""
+    recipe = tiny_recipe("transformer", overrides=["align.damping=1000.0"])
+    made = gather(recipe, tmp_path / "work", cache=teacher_cache)
+    student = start_student(recipe, made, tmp_path / "work")
+    word = teacher_input_table(made.teacher)[made.teacher.model.tokenizer.get_vocab()["to"]]
+    torch.testing.assert_close(student.table[made.tokenizer.get_vocab()["▁to"]].detach(), word, atol=1e-3, rtol=0)
