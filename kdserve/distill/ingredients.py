@@ -41,11 +41,19 @@ class Ingredients:
         parents = [self.teacher.fingerprint, *parent_students(recipe).values()]
         return _digest(record, *parents, len(self.corpus.source_of))
 
+    def body_key(self, recipe: Recipe) -> str:
+        """SHA-256 of what the settled body depends on."""
+        train = [recipe.train.batch_size, recipe.train.precision, recipe.train.average, recipe.train.clip]
+        student = [recipe.student.layers, recipe.student.max_tokens, recipe.student.dropout]
+        parts = [recipe.align.body_steps, recipe.align.body_rate, recipe.train.warmup, train, student, recipe.seed]
+        return _digest(parts, self.teacher.fingerprint, len(self.corpus.sources))
+
     def table_key(self, recipe: Recipe) -> str:
         """SHA-256 of what the solved token table depends on."""
         shares = [recipe.train.temperature, recipe.train.source_share, [data.weights for data in recipe.data]]
         targets = "static" if solves_vectors(recipe) else "transformer"
-        parts = [asdict(recipe.align), asdict(recipe.vocabulary), targets, recipe.seed, shares]
+        solve = [recipe.align.damping, recipe.align.iterations, recipe.align.max_rows]
+        parts = [solve, asdict(recipe.vocabulary), targets, recipe.seed, shares]
         return _digest(parts, self.teacher.fingerprint, len(self.corpus.source_of))
 
 

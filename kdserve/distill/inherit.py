@@ -67,7 +67,7 @@ def settle_body(
     )
     own = replace(recipe, objective=ObjectiveRecipe(), layers=LayerRecipe(), train=train)
     data = replace(made.data, tokens=tokens)
-    _BodyTrainer(own, data, student, work, key=made.run_key(recipe)).run(progress=progress)
+    _BodyTrainer(own, data, student, work, key=made.body_key(recipe)).run(progress=progress)
     return student
 
 
