@@ -27,7 +27,7 @@ export class Encoder {
     this.numAfter = single.length - 1 - single.findIndex((step) => "Sequence" in step);
     this.unknownId = tokenizer.model.unk_id;
     this.byteIds = byteFallback(tokenizer.model);
-    this.tokenizer = new Tokenizer({ ...tokenizer, pre_tokenizer: isolatePunctuation(tokenizer.pre_tokenizer) }, {});
+    this.tokenizer = new Tokenizer({ ...tokenizer, pre_tokenizer: isolateMarks(tokenizer.pre_tokenizer) }, {});
   }
 
   encodeQuery(texts) {
@@ -75,12 +75,15 @@ export class Encoder {
   }
 }
 
-// The library for JavaScript keeps runs of punctuation together, where the original isolates each mark.
-function isolatePunctuation(step) {
-  if (step?.type === "Sequence") return { ...step, pretokenizers: step.pretokenizers.map(isolatePunctuation) };
-  if (step?.type !== "Punctuation" || step.behavior !== "Isolated") return step;
-  const mark = "[\\p{P}\\u0021-\\u002F\\u003A-\\u0040\\u005B-\\u0060\\u007B-\\u007E]";
-  return { type: "Split", pattern: { Regex: mark }, behavior: "Isolated", invert: false };
+// The library for JavaScript keeps runs of punctuation together, where the original isolates each mark, and knows only
+// the digits 0 to 9.
+function isolateMarks(step) {
+  if (step?.type === "Sequence") return { ...step, pretokenizers: step.pretokenizers.map(isolateMarks) };
+  const mark = {
+    Punctuation: step?.behavior === "Isolated" && "[\\p{P}\\u0021-\\u002F\\u003A-\\u0040\\u005B-\\u0060\\u007B-\\u007E]",
+    Digits: step?.individual_digits && "\\p{N}",
+  }[step?.type];
+  return mark ? { type: "Split", pattern: { Regex: mark }, behavior: "Isolated", invert: false } : step;
 }
 
 // The ids of the pieces <0x00> to <0xFF>, or null where the model has no fallback to bytes.

@@ -51,7 +51,7 @@ def test_node_gives_pythons_vectors(name: str, node_modules: Path, tmp_path: Pat
         shutil.copy(EDGE / script, tmp_path)
     (tmp_path / "node_modules").symlink_to(node_modules)
     texts = [text for sentences in parallel().values() for text in sentences[:20]]
-    texts += ["", "long words " * 60, "«Ja», sagte „er“ (?!) ... 3,5 ½ €."]
+    texts += ["", "long words " * 60, "«Ja», sagte „er“ (?!) ... 3,5 ½ € ۲۰۲۶."]
     command = ["node", "node.mjs", str(BUNDLES / name)]
     lines = "".join(f"{text}\n" for text in texts)
     run = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, cwd=tmp_path)
