@@ -89,7 +89,7 @@ class StudentRecipe:
     """
 
     start: str = ""
-    layers: tuple[int, ...] = (0, 2, 5)
+    layers: tuple[int, ...] = (0, 3, 5)
     body: BodyRecipe = BodyRecipe()
     max_tokens: int = 128
     table_bits: Literal[0, 4, 8] = 0

@@ -31,7 +31,7 @@ def test_the_recipe_loads(tmp_path: Path):
     (text,) = blocks("toml")
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
     recipe = load_recipe(tmp_path / "recipe.toml")
-    assert recipe.student.layers == (0, 2, 5)
+    assert recipe.student.layers == (0, 3, 5)
 
 
 @pytest.mark.parametrize("line", [x for block in blocks("sh") for x in block.splitlines() if x.startswith("kdserve ")])
