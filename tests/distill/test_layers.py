@@ -44,7 +44,7 @@ def test_words_that_one_tokenizer_lacks_are_left_out():
 
 
 def test_all_objectives_inside_the_body_fall_while_training(tmp_path: Path, tiny_recipe, teacher_cache: Path):
-    recipe = tiny_recipe("transformer", steps=12, overrides=[*ALL, "objective.cosine=0.5", "train.body_rate=1e-3"])
+    recipe = tiny_recipe("transformer", steps=24, overrides=[*ALL, "objective.cosine=0.5", "train.body_rate=1e-3"])
     made = gather(recipe, tmp_path / "work", cache=teacher_cache)
     student = start_student(recipe, made, tmp_path / "work")
     layers = start_layers(recipe, made, student)
