@@ -94,6 +94,8 @@ def teacher_rows(tokenizer: Tokenizer, teacher: Teacher, seen: Tensor) -> Tensor
 class _BodyTrainer(Trainer):
     """What counts is the mean cosine to the teacher on sentences that were held out."""
 
+    what = "settling the body"
+
     def measure(self) -> Accuracy:
         held_out = np.flatnonzero(self.data.corpus.held_out)[:_MAX_MEASURED]
         if not len(held_out):

@@ -42,6 +42,8 @@ COLLAPSE_COSINE = 0.95
 class Trainer:
     """Trains a student in place; `run` leaves the best weights in it."""
 
+    what = "training"
+
     def __init__(
         self,
         recipe: Recipe,
@@ -84,7 +86,7 @@ class Trainer:
             sums.add(self._step(next(batches)))
             self.step += 1
             if self.step % 20 == 0 or self.step == train.steps:
-                progress("training", self.step, train.steps)
+                progress(self.what, self.step, train.steps)
             if self.step % train.evaluate_every == 0 or self.step == train.steps:
                 elapsed = max(1e-9, time.monotonic() - started)
                 speed = (self.step - seen) * train.batch_size * self.accelerator.num_processes / elapsed
