@@ -170,7 +170,7 @@ def _are_local_splitters(steps: list[Mapping[str, Any]]) -> bool:
     told = {"replacement": _WORD_START, "prepend_scheme": "always", "split": True}
     if not told.items() <= steps[kinds.index("Metaspace")].items():
         return False
-    return kinds[0] == "Metaspace" or (kinds[0] == "WhitespaceSplit" and kinds[-1] == "Metaspace")
+    return bool(kinds[0] == "Metaspace" or (kinds[0] == "WhitespaceSplit" and kinds[-1] == "Metaspace"))
 
 
 def _longest_by_beginning(pieces: Mapping[str, float]) -> dict[str, int]:
