@@ -39,7 +39,9 @@ Kind = Annotated[
 ]
 Recall = Annotated[float, typer.Option(help="Recall that an approximate kind must reach, like 0.99; it is measured.")]
 Memory = Annotated[str, typer.Option(help="Memory that the searched vectors may take, like 200MB or 2GB.")]
-LanguagesBy = Annotated[str, typer.Option(help="A classifier that names the language of documents without one.")]
+LanguagesBy = Annotated[
+    str, typer.Option(help="A classifier that names the language of documents without one, like kdserve-langid.")
+]
 OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where the index's record does not find it.")]
 
 index = typer.Typer(help="Build an index over documents, look into it, check it.", no_args_is_help=True)
