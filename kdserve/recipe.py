@@ -56,13 +56,16 @@ class DataRecipe:
 class VocabularyRecipe:
     """A Unigram vocabulary with byte fallback, trained on sentences drawn by language at `temperature`.
 
-    A `folder` with a tokenizer.json takes its place.
+    `teacher_words` gives every word of the teacher's own vocabulary a token, in the place of the rarest pieces, so that
+    the student reads words of the teacher's language that the parallel text does not have. A `folder` with a
+    tokenizer.json takes its place.
     """
 
     size: int = 32_000
     sentences: int = 1_000_000
     temperature: float = 0.5
     source_share: float = 0.08
+    teacher_words: bool = False
     folder: str = ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,9 +60,10 @@ class Ingredients:
 
 def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Ingredients:
     """Make everything below `work`, or open what stands there; `cache` keeps the teacher's vectors for other runs."""
-    corpus, tokenizer, tokens = gather_texts(recipe, work, progress=progress)
     settings = recipe.teacher
     teacher = load_teacher(settings.model, revision=settings.revision, batch_size=settings.batch_size)
+    words = teacher.words() if recipe.vocabulary.teacher_words else ()
+    corpus, tokenizer, tokens = gather_texts(recipe, work, words=words, progress=progress)
     vectors = VectorCache(cache or work / "teacher", teacher=teacher)
     vectors.fill(corpus, progress=progress)
     data = TrainingData(corpus=corpus, tokens=tokens, vectors=vectors.vectors, row_of=vectors.rows_of(corpus))
@@ -69,12 +71,12 @@ def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: P
 
 
 def gather_texts(
-    recipe: Recipe, work: Path, *, progress: Progress = no_progress
+    recipe: Recipe, work: Path, *, words: Sequence[str] = (), progress: Progress = no_progress
 ) -> tuple[Corpus, Tokenizer, TokenStore]:
-    """Make corpus, vocabulary and tokens below `work`, or open what stands there."""
+    """Make corpus, vocabulary (with these words in it) and tokens below `work`, or open what stands there."""
     corpus = build_corpus(recipe, work / "corpus", progress=progress)
     refuse_overlap(corpus, recipe, progress=progress)
-    tokenizer = _keep_vocabulary(corpus, recipe, work / "vocabulary.json", progress)
+    tokenizer = _keep_vocabulary(corpus, recipe, work / "vocabulary.json", words, progress)
     edges = 2 if recipe.family == "transformer" else 0
     tokens = tokenize_corpus(
         corpus, tokenizer, work / "tokens", max_tokens=recipe.student.max_tokens - edges, progress=progress
@@ -87,15 +89,15 @@ def solves_vectors(recipe: Recipe) -> bool:
     return recipe.family == "static" or recipe.student.body.width > 0
 
 
-def _keep_vocabulary(corpus: Corpus, recipe: Recipe, path: Path, progress: Progress) -> Tokenizer:
+def _keep_vocabulary(corpus: Corpus, recipe: Recipe, path: Path, words: Sequence[str], progress: Progress) -> Tokenizer:
     """Train the vocabulary once for this corpus and these settings."""
     start = [recipe.student.start] if recipe.student.start else []
-    key = _digest(asdict(recipe.vocabulary), recipe.seed, len(corpus.source_of), *start)
+    key = _digest(asdict(recipe.vocabulary), recipe.seed, len(corpus.source_of), *words, *start)
     if path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["key"] == key:
             return Tokenizer.from_str(record["tokenizer"])
-    tokenizer = make_vocabulary(corpus, recipe, progress=progress)
+    tokenizer = make_vocabulary(corpus, recipe, words=words, progress=progress)
     path.write_text(json.dumps({"key": key, "tokenizer": tokenizer.to_str()}), encoding="utf-8")
     return tokenizer
 

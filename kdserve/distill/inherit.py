@@ -74,19 +74,19 @@ def settle_body(
 def teacher_rows(tokenizer: Tokenizer, teacher: Teacher, seen: Tensor) -> Tensor:
     """Return, for each token of `tokenizer`, what the teacher's table holds for the same letters: (V, W).
 
-    A token that is several of the teacher's gets their mean. The mean of the whole table stands for a token that is
-    not `seen` (V,) in source sentences, or that the teacher cannot spell.
+    A token that is several of the teacher's gets their mean where it is `seen` (V,) in source sentences. The mean of
+    the whole table stands for all others, and for what the teacher cannot spell.
     """
     own = teacher.model.tokenizer
     table, known = teacher_input_table(teacher), own.get_vocab()
     rows = table.mean(dim=0).repeat(tokenizer.get_vocab_size(), 1)
     for token, number in tokenizer.get_vocab().items():
-        if not seen[number] or number < _SPECIAL + len(BYTE_TOKENS):
+        if number < _SPECIAL + len(BYTE_TOKENS):
             continue
         inner = known.get(f"##{token}")  # how WordPiece writes what begins no word
         letters = token.removeprefix(WORD_START)
         ids = [inner] if inner is not None else own(letters, add_special_tokens=False)["input_ids"]
-        if ids and own.unk_token_id not in ids:
+        if ids and own.unk_token_id not in ids and (len(ids) == 1 or seen[number]):
             rows[number] = table[ids].mean(dim=0)
     return rows
 

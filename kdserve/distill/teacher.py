@@ -19,6 +19,8 @@ from kdserve.errors import DataError, FolderError, MissingExtraError
 from kdserve.manifest import hash_file
 
 EMBEDDED_TEACHER = "all-MiniLM-L6-v2"
+_WORD_STARTS = ("▁", "Ġ")
+"""How SentencePiece and byte-level BPE write the beginning of a word; WordPiece marks with ## what begins none."""
 _WEIGHT_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 
 
@@ -47,6 +49,13 @@ class Teacher:
     def fingerprint(self) -> str:
         """SHA-256 over the sorted checksums of the model's files."""
         return self._fingerprint
+
+    def words(self) -> list[str]:
+        """Return the words of two letters and more in the model's own vocabulary, in lower case."""
+        tokens = sorted(self.model.tokenizer.get_vocab(), key=self.model.tokenizer.get_vocab().get)
+        starts = [token[1:] for token in tokens if token[0] in _WORD_STARTS]
+        whole = starts or [token for token in tokens if not token.startswith("##")]
+        return [word for word in dict.fromkeys(word.lower() for word in whole) if len(word) > 1 and word.isalpha()]
 
     def encode_query(self, texts: Sequence[str]) -> Embeddings:
         """Embed queries in fp32: (N, D) float32."""

@@ -44,8 +44,12 @@ class Coverage:
     byte_share: float
 
 
-def make_vocabulary(corpus: Corpus, recipe: Recipe, *, progress: Progress = no_progress) -> Tokenizer:
+def make_vocabulary(
+    corpus: Corpus, recipe: Recipe, *, words: Sequence[str] = (), progress: Progress = no_progress
+) -> Tokenizer:
     """Train the recipe's vocabulary on the corpus, or read the one that it names or that of the student it starts from.
+
+    A trained one has a token for each of `words`.
 
     Raises:
         FolderError: the named folder has no readable tokenizer.json.
@@ -57,7 +61,7 @@ def make_vocabulary(corpus: Corpus, recipe: Recipe, *, progress: Progress = no_p
     if settings.folder:
         return read_vocabulary(Path(recipe.data_dir) / settings.folder, key="vocabulary.folder")
     drawn = draw_sentences(corpus, settings, seed=recipe.seed)
-    return train_unigram(drawn, settings.size, progress=progress)
+    return train_unigram(drawn, settings.size, words=words, progress=progress)
 
 
 def read_vocabulary(folder: Path, *, key: str) -> Tokenizer:
@@ -92,11 +96,13 @@ def draw_sentences(corpus: Corpus, settings: VocabularyRecipe, *, seed: int) -> 
     return texts
 
 
-def train_unigram(texts: Sequence[str], size: int, *, progress: Progress = no_progress) -> Tokenizer:
-    """Train a Unigram vocabulary of exactly `size` tokens, specials and 256 bytes among them.
+def train_unigram(
+    texts: Sequence[str], size: int, *, words: Sequence[str] = (), progress: Progress = no_progress
+) -> Tokenizer:
+    """Train a Unigram vocabulary of exactly `size` tokens: specials, 256 bytes and `words` among them.
 
     Raises:
-        DataError: the texts do not hold that many pieces.
+        DataError: the texts do not hold that many pieces, or the words leave no room for them.
     """
     tokenizer = _empty_tokenizer(models.Unigram())
     normalise, split = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
@@ -111,14 +117,30 @@ def train_unigram(texts: Sequence[str], size: int, *, progress: Progress = no_pr
     frequent = {character for character, count in counts.most_common(wanted // 2) if count >= threshold}
     rare = {ord(character): None for character in counts.keys() - frequent - {" "}}
     lines = [line.translate(rare) for line in lines]
-    words = Counter(word for line in lines for word in line.split())
-    ends = [word + _WORD_END for word, count in words.items() if count > threshold]
+    in_lines = Counter(word for line in lines for word in line.split())
+    ends = [word + _WORD_END for word, count in in_lines.items() if count > threshold]
     pieces = _train_pieces([*lines, *ends], wanted, progress)
     if len(pieces) < wanted:
         most = len(pieces) + len(BYTE_TOKENS) + len(SPECIAL_TOKENS)
         raise DataError(f"the texts hold only {most} tokens, not {size}; set vocabulary.size to {most} or less")
     pieces.sort(key=lambda item: (len(item[0]) > 1, -item[1]))  # single characters first: they cover the texts
-    return assemble_unigram(pieces[:wanted])
+    return assemble_unigram(_add_words(pieces[:wanted], words))
+
+
+def _add_words(pieces: list[tuple[str, float]], words: Sequence[str]) -> list[tuple[str, float]]:
+    """Put words in the place of the last pieces; each is a little likelier than the best cut of its letters."""
+    scores = dict(pieces)
+    tokenizer = assemble_unigram(pieces)
+    lowest = min(scores.values(), default=0.0)
+    missing = [word for word in dict.fromkeys(words) if WORD_START + word not in scores]
+    if len(missing) > len(pieces) // 2:
+        raise DataError(f"{len(missing)} words of the teacher's leave too little room; raise vocabulary.size")
+    cuts = tokenizer.encode_batch(missing, add_special_tokens=False)
+    added = [
+        (WORD_START + word, sum(scores.get(piece, lowest) for piece in cut.tokens) + 0.5)
+        for word, cut in zip(missing, cuts, strict=True)
+    ]
+    return pieces[: len(pieces) - len(added)] + added
 
 
 def _train_pieces(lines: Sequence[str], wanted: int, progress: Progress) -> list[tuple[str, float]]:

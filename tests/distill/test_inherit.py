@@ -3,13 +3,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from kdserve import samples
 from kdserve.distill.bodies import take_body, teacher_input_table
 from kdserve.distill.ingredients import gather
 from kdserve.distill.inherit import settle_body, teacher_rows
 from kdserve.distill.start import start_student
 from kdserve.distill.student import mean_pool
+from kdserve.distill.teacher import load_teacher
+from kdserve.distill.vocabulary import train_unigram
+from kdserve.errors import DataError
 
 
 def test_layers_come_nearer_to_the_teacher_in_its_own_tokens(tmp_path: Path, tiny_recipe, teacher_cache: Path):
@@ -45,8 +50,25 @@ def test_tokens_start_from_the_teachers_rows_for_the_same_letters(tmp_path: Path
     rows = teacher_rows(made.tokenizer, made.teacher, seen)
     assert torch.equal(rows[ours["▁to"]], table[theirs["to"]])
     assert torch.equal(rows[ours["s"]], table[theirs["##s"]])
-    assert torch.equal(rows[ours["▁the"]], table.mean(dim=0))
+    assert torch.equal(rows[ours["▁the"]], table[theirs["the"]])  # not seen, but one token there too
     assert torch.equal(rows[ours["<0x41>"]], table.mean(dim=0))
+
+
+def test_every_word_of_the_teachers_can_have_a_token(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    overrides = ["vocabulary.folder=", "vocabulary.size=45000", "vocabulary.teacher_words=true"]
+    with pytest.raises(DataError, match=r"set vocabulary.size to \d+ or less"):
+        gather(tiny_recipe("transformer", overrides=overrides), tmp_path / "work", cache=teacher_cache)
+    teacher = load_teacher("all-MiniLM-L6-v2", device="cpu")
+    assert 20_000 < len(teacher.words()) < 25_000
+    words = ["parliament", "senator", "the"]
+    assert set(words) < set(teacher.words())
+    texts = samples.parallel()["en"] + samples.parallel()["de"]
+    tokenizer = train_unigram(texts, 900, words=words)
+    assert tokenizer.get_vocab_size() == 900
+    for word in words:
+        assert f"▁{word}" in tokenizer.encode(f"({word}) of").tokens
+    with pytest.raises(DataError, match=r"\d+ words of the teacher's leave too little room; raise vocabulary.size"):
+        train_unigram(texts, 900, words=teacher.words())
 
 
 def test_the_solved_table_keeps_to_the_teachers_rows(tmp_path: Path, tiny_recipe, teacher_cache: Path):
