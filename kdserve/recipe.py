@@ -275,6 +275,11 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ("layers.map", all(len(pair) == 2 for pair in layers.map), "must hold pairs [student, teacher]"),
         ("layers.map", bool(layers.map) or not layers.hidden + layers.attention + layers.relations, "is missing"),
         ("guide.until", 0 < recipe.guide.until <= 1, "must be in (0, 1]"),
+        (
+            "vocabulary.teacher_words",
+            not recipe.vocabulary.teacher_words or recipe.classifier.mode != "language",
+            'needs a teacher, and classifier.mode = "language" has none',
+        ),
         ("align.body_steps", recipe.align.body_steps >= 0, "must be 0 (off) or more"),
         ("align.damping", recipe.align.damping > 0, "must be positive"),
     ]

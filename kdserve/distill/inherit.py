@@ -3,7 +3,7 @@
 Layers taken out of the teacher's stack do not fit each other at once. They learn it quickest on source sentences in the
 teacher's own tokens, whose table is good already; then the student's table is solved for the layers as they will stay.
 
-Letters: P pairs, S source sentences, V vocabulary, W width of the body.
+Letters: V vocabulary, W width of the body.
 """
 
 from __future__ import annotations
