@@ -52,7 +52,8 @@ class Teacher:
 
     def words(self) -> list[str]:
         """Return the words of two letters and more in the model's own vocabulary, in lower case."""
-        tokens = sorted(self.model.tokenizer.get_vocab(), key=self.model.tokenizer.get_vocab().get)
+        vocabulary = self.model.tokenizer.get_vocab()
+        tokens = sorted(vocabulary, key=vocabulary.get)
         starts = [token[1:] for token in tokens if token[0] in _WORD_STARTS]
         whole = starts or [token for token in tokens if not token.startswith("##")]
         return [word for word in dict.fromkeys(word.lower() for word in whole) if len(word) > 1 and word.isalpha()]
