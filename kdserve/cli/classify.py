@@ -29,8 +29,9 @@ def classify(
     """Name the label of each text: label, probability and text with tabs between. Empty lines are skipped."""
     from kdserve.runtime import Classifier
 
-    classifier = Classifier.load(bundle)
+    classifier, num_texts = Classifier.load(bundle), 0
     for chunk in _chunks(_lines(texts)):
+        num_texts += len(chunk)
         for text, row in zip(chunk, classifier.probabilities(chunk), strict=True):
             best = [(classifier.labels[place], float(row[place])) for place in (-row).argsort(kind="stable")]
             label, probability = best[0]
@@ -39,6 +40,8 @@ def classify(
                 print_json({"text": text, "label": label, "probability": round(probability, 6), "labels": labels})
             else:
                 typer.echo(f"{label}\t{probability:.3f}\t{text}")
+    if not num_texts:
+        say(f"{texts} holds no text, so there is no label; give a file with a text a line")
     if classifier.num_cut:
         say(
             f"{classifier.num_cut} texts were longer than the model's {classifier.max_tokens} tokens and were cut there"
