@@ -104,11 +104,13 @@ class StudentRecipe:
 class AlignRecipe:
     """How the student starts. The ridge solve of its token table draws `max_rows` sentences where there are more.
 
-    Before it, the layers taken of the teacher learn to fit each other for `body_steps`, in the teacher's own tokens
-    (0 = off).
+    `anchor` holds what is a token of the teacher's too to its row there, so many times as strongly as the source
+    sentences that have it pull (0 = off). Before the solve, the layers taken of the teacher learn to fit each other for
+    `body_steps`, in the teacher's own tokens (0 = off).
     """
 
     damping: float = 5e-3
+    anchor: float = 0.0
     iterations: int = 30
     max_rows: int = 4_000_000
     body_steps: int = 0
@@ -117,13 +119,18 @@ class AlignRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveRecipe:
-    """Weights of the objectives (0 = off); see kdserve.distill.objectives for what each of them is."""
+    """Weights of the objectives (0 = off); see kdserve.distill.objectives for what each of them is.
+
+    So many more of the teacher's vectors, drawn anew each step, are wrong answers of `contrastive` beside the batch's:
+    `negatives`.
+    """
 
     cosine: float = 5.0
     mse: float = 0.0
     contrastive: float = 0.5
     scale: float = 20.0
     margin: float = 0.0
+    negatives: int = 0
     translation: float = 0.0
     relational: float = 0.0
     spread: float = 0.0
@@ -282,6 +289,8 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ),
         ("align.body_steps", recipe.align.body_steps >= 0, "must be 0 (off) or more"),
         ("align.damping", recipe.align.damping > 0, "must be positive"),
+        ("align.anchor", recipe.align.anchor >= 0, "must be 0 (off) or more"),
+        ("objective.negatives", recipe.objective.negatives >= 0, "must be 0 (off) or more"),
     ]
     if recipe.classifier.mode == "language":
         needs = "is missing: the width of the token table; and the family must be static"

@@ -1,6 +1,6 @@
 """What batches are made of, and a batch on its way to the student.
 
-Letters: B batch, T tokens, D width, S source sentences.
+Letters: B batch, T tokens, D width, S source sentences, N negatives.
 """
 
 from __future__ import annotations
@@ -25,17 +25,27 @@ class TrainingData:
     vectors: npt.NDArray[np.float16]
     row_of: npt.NDArray[np.int64]
 
+    def targets(self, sources: npt.NDArray[np.int64]) -> Tensor:
+        """Return the teacher's unit vectors (N, D) of these sources."""
+        vectors = torch.from_numpy(self.vectors[self.row_of[sources]].astype(np.float32))
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedBatch:
-    """A batch on its way to the student: ids and mask (B, T), teacher vectors (B, D), source numbers (B,)."""
+    """A batch on its way to the student: ids and mask (B, T), teacher vectors (B, D), source numbers (B,).
+
+    `negatives_ND` and `negative_N` are the teacher's vectors and the numbers of sources drawn beside the batch.
+    """
 
     ids_BT: Tensor
     mask_BT: Tensor
     teacher_BD: Tensor
     target_B: Tensor
-    source_ids_BT: Tensor | None
-    source_mask_BT: Tensor | None
+    source_ids_BT: Tensor | None = None
+    source_mask_BT: Tensor | None = None
+    negatives_ND: Tensor | None = None
+    negative_N: Tensor | None = None
 
 
 def drop_tokens(mask_BT: Tensor, share: float) -> Tensor:

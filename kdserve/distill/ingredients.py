@@ -53,7 +53,7 @@ class Ingredients:
         """SHA-256 of what the solved token table depends on."""
         shares = [recipe.train.temperature, recipe.train.source_share, [data.weights for data in recipe.data]]
         targets = "static" if solves_vectors(recipe) else "transformer"
-        solve = [recipe.align.damping, recipe.align.iterations, recipe.align.max_rows]
+        solve = [recipe.align.damping, recipe.align.anchor, recipe.align.iterations, recipe.align.max_rows]
         parts = [solve, asdict(recipe.vocabulary), targets, recipe.seed, shares]
         return _digest(parts, self.teacher.fingerprint, len(self.corpus.source_of))
 

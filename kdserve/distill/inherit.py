@@ -71,15 +71,17 @@ def settle_body(
     return student
 
 
-def teacher_rows(tokenizer: Tokenizer, teacher: Teacher, seen: Tensor) -> Tensor:
+def teacher_rows(tokenizer: Tokenizer, teacher: Teacher, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Return, for each token of `tokenizer`, what the teacher's table holds for the same letters: (V, W).
 
     A token that is several of the teacher's gets their mean where it is `seen` (V,) in source sentences. The mean of
-    the whole table stands for all others, and for what the teacher cannot spell.
+    the whole table stands for all others, and for what the teacher cannot spell. Also returned, as (V,): which of them
+    are one token of the teacher's.
     """
     own = teacher.model.tokenizer
     table, known = teacher_input_table(teacher), own.get_vocab()
     rows = table.mean(dim=0).repeat(tokenizer.get_vocab_size(), 1)
+    shared = torch.zeros(len(rows), dtype=torch.bool)
     for token, number in tokenizer.get_vocab().items():
         if number < _SPECIAL + len(BYTE_TOKENS):
             continue
@@ -87,8 +89,8 @@ def teacher_rows(tokenizer: Tokenizer, teacher: Teacher, seen: Tensor) -> Tensor
         letters = token.removeprefix(WORD_START)
         ids = [inner] if inner is not None else own(letters, add_special_tokens=False)["input_ids"]
         if ids and own.unk_token_id not in ids and (len(ids) == 1 or seen[number]):
-            rows[number] = table[ids].mean(dim=0)
-    return rows
+            rows[number], shared[number] = table[ids].mean(dim=0), len(ids) == 1
+    return rows, shared
 
 
 class _BodyTrainer(Trainer):
@@ -100,10 +102,9 @@ class _BodyTrainer(Trainer):
         held_out = np.flatnonzero(self.data.corpus.held_out)[:_MAX_MEASURED]
         if not len(held_out):
             return Accuracy(by_language={}, by_domain={})
-        teacher = torch.from_numpy(self.data.vectors[self.data.row_of[held_out]].astype(np.float32))
         texts = held_out + len(self.data.corpus.source_of)
         vectors = self.validation.embed(self.student, texts, self.accelerator.device).cpu()
-        cosines = (vectors * torch.nn.functional.normalize(teacher, dim=-1)).sum(dim=-1)
+        cosines = (vectors * self.data.targets(held_out)).sum(dim=-1)
         return Accuracy(by_language={"": float(cosines.mean())}, by_domain={})
 
     def require_sane_student(self) -> None:

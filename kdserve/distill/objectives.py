@@ -1,6 +1,6 @@
 """What a student is trained on. Each objective is a mean over the batch; the recipe weighs them.
 
-Letters: B batch, D width, K labels. Student and teacher vectors have unit length.
+Letters: B batch, D width, K labels or keys, N negatives. Student and teacher vectors have unit length.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ class Batch:
 
     `student_BD` embeds texts in any language, `teacher_BD` is the teacher's vector of each one's source sentence,
     `target_B` the number of that sentence. `source_BD` is the student's own vector of it, where an objective needs it.
+    `negatives_ND` and `negative_N` are the teacher's vectors, and the numbers, of sentences from outside the batch.
     """
 
     student_BD: Tensor
     teacher_BD: Tensor
     target_B: Tensor
     source_BD: Tensor | None = None
+    negatives_ND: Tensor | None = None
+    negative_N: Tensor | None = None
 
 
 def total_loss(batch: Batch, recipe: ObjectiveRecipe) -> tuple[Tensor, dict[str, Tensor]]:
@@ -39,7 +42,11 @@ def total_loss(batch: Batch, recipe: ObjectiveRecipe) -> tuple[Tensor, dict[str,
     if recipe.mse:
         values["mse"] = recipe.mse, functional.mse_loss(student, teacher)
     if recipe.contrastive:
-        loss = contrastive_loss(student, teacher, same_BB, scale=recipe.scale, margin=recipe.margin)
+        keys, same = teacher, same_BB
+        if batch.negatives_ND is not None and batch.negative_N is not None:
+            keys = torch.cat([teacher, batch.negatives_ND])
+            same = torch.cat([same_BB, batch.target_B[:, None] == batch.negative_N[None, :]], dim=1)
+        loss = contrastive_loss(student, keys, same, scale=recipe.scale, margin=recipe.margin)
         values["contrastive"] = recipe.contrastive, loss
     if recipe.translation and batch.source_BD is not None:
         forward = contrastive_loss(student, batch.source_BD, same_BB, scale=recipe.scale, margin=recipe.margin)
@@ -61,15 +68,15 @@ def cosine_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    queries_BD: Tensor, keys_BD: Tensor, same_BB: Tensor, *, scale: float, margin: float = 0.0
+    queries_BD: Tensor, keys_KD: Tensor, same_BK: Tensor, *, scale: float, margin: float = 0.0
 ) -> Tensor:
-    """In-batch cross-entropy of each query's own key; keys of equal sentences are no negatives.
+    """Cross-entropy of each query's own key, which has its number among the K >= B keys; equal sentences do not count.
 
     `margin` is taken off the right key's cosine before scaling (additive margin softmax, Yang et al. 2019).
     """
-    own = torch.eye(len(queries_BD), dtype=torch.bool, device=queries_BD.device)
-    logits = scale * (queries_BD @ keys_BD.T - margin * own)
-    logits = logits.masked_fill(same_BB & ~own, -torch.inf)
+    own = torch.eye(len(queries_BD), len(keys_KD), dtype=torch.bool, device=queries_BD.device)
+    logits = scale * (queries_BD @ keys_KD.T - margin * own)
+    logits = logits.masked_fill(same_BK & ~own, -torch.inf)
     return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 

@@ -52,26 +52,27 @@ def solve_ridge(
     targets: Callable[[npt.NDArray[np.int64]], Tensor],
     *,
     start: Tensor,
-    damping: float,
+    damping: Tensor,
     iterations: int,
     progress: Progress = no_progress,
     what: str = "ridge solve",
 ) -> Tensor:
     """Solve for X (V, D), on the device of `start` (V, D), which is both first guess and centre of the penalty.
 
-    `texts` (N,) are text numbers, `weights` (N,) their weights, `targets` maps positions 0..N-1 to an (n, D) tensor.
+    `damping` (V,) is each token's λ, `texts` (N,) are text numbers, `weights` (N,) their weights; `targets` maps
+    positions 0..N-1 to an (n, D) tensor.
     """
     chunks, diagonal, moments = _assemble(tokens, texts, weights, targets, like=start)
-    inverse = 1.0 / (diagonal + damping)[:, None]
+    inverse, penalty = 1.0 / (diagonal + damping)[:, None], damping[:, None]
 
     def normal(direction: Tensor) -> Tensor:
-        product = damping * direction
+        product = penalty * direction
         for rows in chunks:
             product += rows.transposed @ (rows.counts @ direction)
         return product
 
     table = start.clone()
-    residual = moments + damping * start - normal(table)
+    residual = moments + penalty * start - normal(table)
     scaled = inverse * residual
     direction = scaled.clone()
     energy = (residual * scaled).sum(dim=0)
@@ -86,6 +87,13 @@ def solve_ridge(
         direction = scaled + energy / previous.clamp_min(1e-30) * direction
     progress(what, iterations, iterations)
     return table
+
+
+def token_pull(tokens: TokenStore, texts: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], size: int) -> Tensor:
+    """Return how strongly these texts pull at each of `size` tokens: their part of the system's diagonal, (V,)."""
+    ids, lengths = tokens.ragged(texts)
+    each = np.repeat(weights / np.maximum(lengths, 1) ** 2, lengths)
+    return torch.from_numpy(np.bincount(ids, weights=each, minlength=size)).float()
 
 
 def _assemble(

@@ -23,7 +23,7 @@ from kdserve.distill.ingredients import Ingredients, solves_vectors
 from kdserve.distill.inherit import encode_sources, settle_body, teacher_rows
 from kdserve.distill.layers import LayerDistillation
 from kdserve.distill.reopen import open_student
-from kdserve.distill.ridge import solve_ridge
+from kdserve.distill.ridge import solve_ridge, token_pull
 from kdserve.distill.sampling import text_shares
 from kdserve.distill.student import StaticStudent, Student, TransformerStudent
 from kdserve.distill.vocabulary import CLS, SEP, UNK
@@ -131,6 +131,7 @@ def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tenso
         texts, weights, source_of = texts[chosen], weights[chosen], source_of[chosen]
     device = torch.device(best_device())
     size = made.tokenizer.get_vocab_size()
+    damping = torch.full((size,), recipe.align.damping)
     if solves_vectors(recipe):
         start = torch.zeros(size, made.teacher.dim, device=device)
         targets = _teacher_vectors(made, source_of)
@@ -138,15 +139,19 @@ def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tenso
         means = _input_means(made, device, progress)
         in_sources = made.data.tokens.ids[made.data.tokens.offsets[num_pairs] :]
         seen = torch.from_numpy(np.bincount(in_sources, minlength=size) > 0)
-        start = teacher_rows(made.tokenizer, made.teacher, seen).to(device)
+        start, shared = teacher_rows(made.tokenizer, made.teacher, seen)
+        is_source = texts >= num_pairs
+        damping += (
+            recipe.align.anchor * shared * token_pull(made.data.tokens, texts[is_source], weights[is_source], size)
+        )
         targets = _rows_of(means, source_of)
     solved = solve_ridge(
         made.data.tokens,
         texts,
         weights,
         targets,
-        start=start,
-        damping=recipe.align.damping,
+        start=start.to(device),
+        damping=damping.to(device),
         iterations=recipe.align.iterations,
         progress=progress,
         what="aligning the token table",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ class Trainer:
             teacher_BD=loaded.teacher_BD,
             target_B=loaded.target_B,
             source_BD=source,
+            negatives_ND=loaded.negatives_ND,
+            negative_N=loaded.negative_N,
         )
         loss, values = total_loss(batch, self.recipe.objective)
         for name, (weight, value) in more.items():
@@ -139,23 +142,33 @@ class Trainer:
         workers = {"stride": self.accelerator.num_processes, "offset": self.accelerator.process_index}
         num_pairs = len(self.data.corpus.source_of)
         needs_source = self.recipe.objective.translation > 0
-        for texts in sampler.batches(start=self.step, **workers):
+        drawn = self.recipe.objective.negatives if self.recipe.objective.contrastive else 0
+        trained = np.flatnonzero(~self.data.corpus.held_out)
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(self.accelerator.device, non_blocking=True)
+
+        for step, texts in enumerate(sampler.batches(start=self.step, **workers), start=self.step):
             is_source = texts >= num_pairs
             target = np.where(is_source, texts - num_pairs, self.data.corpus.source_of[texts.clip(max=num_pairs - 1)])
             ids, mask = self.data.tokens.padded(texts, wrap=self.student.wraps)
-            teacher = torch.from_numpy(self.data.vectors[self.data.row_of[target]].astype(np.float32))
-            tensors = [ids, mask, teacher, torch.from_numpy(target.astype(np.int64))]
-            if needs_source:
-                tensors += self.data.tokens.padded(target.astype(np.int64) + num_pairs, wrap=self.student.wraps)
-            moved = [tensor.to(self.accelerator.device, non_blocking=True) for tensor in tensors]
-            yield LoadedBatch(
-                ids_BT=moved[0],
-                mask_BT=moved[1],
-                teacher_BD=torch.nn.functional.normalize(moved[2], dim=-1),
-                target_B=moved[3],
-                source_ids_BT=moved[4] if needs_source else None,
-                source_mask_BT=moved[5] if needs_source else None,
+            target = target.astype(np.int64)
+            target = target.astype(np.int64)
+            loaded = LoadedBatch(
+                ids_BT=move(ids),
+                mask_BT=move(mask),
+                teacher_BD=move(self.data.targets(target)),
+                target_B=move(torch.from_numpy(target)),
             )
+            if needs_source:
+                ids, mask = self.data.tokens.padded(target + num_pairs, wrap=self.student.wraps)
+                loaded = replace(loaded, source_ids_BT=move(ids), source_mask_BT=move(mask))
+            if drawn:
+                rng = np.random.default_rng([self.recipe.seed, 7, step, workers["offset"]])
+                chosen = rng.choice(trained, min(drawn, len(trained)), replace=False, shuffle=False)
+                vectors, numbers = self.data.targets(chosen), torch.from_numpy(chosen)
+                loaded = replace(loaded, negatives_ND=move(vectors), negative_N=move(numbers))
+            yield loaded
 
     def _evaluate(self, record: dict[str, float]) -> None:
         """Measure translation accuracy with the averaged weights, log it, and keep them where they are the best."""

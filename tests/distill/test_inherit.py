@@ -47,11 +47,12 @@ def test_tokens_start_from_the_teachers_rows_for_the_same_letters(tmp_path: Path
     theirs = made.teacher.model.tokenizer.get_vocab()
     seen = torch.ones(len(ours), dtype=torch.bool)
     seen[ours["▁the"]] = False
-    rows = teacher_rows(made.tokenizer, made.teacher, seen)
+    rows, shared = teacher_rows(made.tokenizer, made.teacher, seen)
     assert torch.equal(rows[ours["▁to"]], table[theirs["to"]])
     assert torch.equal(rows[ours["s"]], table[theirs["##s"]])
     assert torch.equal(rows[ours["▁the"]], table[theirs["the"]])  # not seen, but one token there too
     assert torch.equal(rows[ours["<0x41>"]], table.mean(dim=0))
+    assert shared[[ours["▁to"], ours["s"], ours["▁the"], ours["<0x41>"]]].tolist() == [True, True, True, False]
 
 
 def test_every_word_of_the_teachers_can_have_a_token(tmp_path: Path, tiny_recipe, teacher_cache: Path):

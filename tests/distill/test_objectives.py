@@ -43,6 +43,19 @@ def test_contrastive_loss_by_hand_with_margin_and_equal_sentences():
     assert contrastive_loss(queries, keys, same, scale=10).item() == pytest.approx(masked.item())
 
 
+def test_negatives_are_more_wrong_answers_unless_they_are_the_same_sentence():
+    student, teacher, more = unit(3, 4, seed=1), unit(3, 4, seed=2), unit(5, 4, seed=3)
+    recipe = ObjectiveRecipe(cosine=0, contrastive=1, scale=10)
+    numbers = torch.tensor([7, 8, 0, 9, 10])  # the third one is the first text's own sentence
+    batch = Batch(
+        student_BD=student, teacher_BD=teacher, target_B=torch.arange(3), negatives_ND=more, negative_N=numbers
+    )
+    logits = 10 * student @ torch.cat([teacher, more]).T
+    logits[0, 5] = -torch.inf
+    by_hand = -torch.log_softmax(logits, dim=-1).diagonal().mean()
+    assert total_loss(batch, recipe)[0].item() == pytest.approx(by_hand.item())
+
+
 def test_spread_ignores_equal_sentences():
     vectors = unit(1, 4).expand(3, 4)
     assert spread_loss(vectors, torch.ones(3, 3, dtype=torch.bool)).item() == 0
