@@ -9,6 +9,7 @@ record `quality-<name>`, whose table stands in the model's card.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,33 +29,41 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
     model = open_model(arguments.model, num_threads=1)
-    languages = set(getattr(model, "languages", ())) - {"en"}
+    weak = set(getattr(model, "weak_languages", ()))
+    languages = weak | set(getattr(model, "languages", ())) - {"en"}
     tatoeba = read_tatoeba(arguments.data / "eval" / "tatoeba-v1")
     covered = [pairs for language, pairs in sorted(tatoeba.items()) if not languages or language in languages]
     with progress_bars() as progress:
         embedder = Remembering(model, progress=progress)
         (translation,) = evaluate_translation(embedder, covered, progress=progress)
         similarity = evaluate_sts(embedder, read_sts(arguments.data / "eval" / "stsb-multi-mt"), progress=progress)[0]
-    table = quality_table(translation, similarity)
+    table = quality_table(translation, similarity, weak=weak)
     print(table.markdown())
     sections = {"translation": asdict(translation), "similarity": asdict(similarity)}
     name = Path(arguments.model).name
+    sections["weak_languages"] = sorted(weak)
     write_record(f"quality-{name}", {"model": name, **sections}, table=table, machine=describe_machine())
 
 
-def quality_table(translation: Section, similarity: Section) -> Table:
-    """One row a language, the means first."""
+def quality_table(translation: Section, similarity: Section, *, weak: Collection[str] = ()) -> Table:
+    """One row a language, the means first, languages that are promised less last."""
     rows = [
         _mean_row(f"mean of {len(MAIN)} main languages", translation, MAIN),
         _mean_row(f"mean of all {len(translation.figures)}", translation, list(translation.figures)),
     ]
     others = [value for language, value in similarity.figures.items() if language != "en"]
     rows[1][4] = f"{sum(others) / len(others):.3f} (without en)"
-    for language in sorted({*translation.figures, *similarity.figures}):
+    languages = {*translation.figures, *similarity.figures}
+    for language in sorted(languages, key=lambda code: (code in weak, code)):
         cells = [_percent(column.get(language)) for column in translation.columns.values()]
         sts = similarity.figures.get(language)
         rows.append(
-            [language, *cells, _percent(translation.figures.get(language)), "" if sts is None else f"{sts:.3f}"]
+            [
+                f"{language} (weak)" if language in weak else language,
+                *cells,
+                _percent(translation.figures.get(language)),
+                "" if sts is None else f"{sts:.3f}",
+            ]
         )
     note = (
         "Tatoeba v1: share of sentences (%) whose nearest neighbour by cosine is their translation, at most 1,000 a "

@@ -83,6 +83,11 @@ class Encoder:
         return self.settings.languages
 
     @property
+    def weak_languages(self) -> tuple[str, ...]:
+        """ISO codes of languages that it was made for too, with less to learn from: quality is below the others'."""
+        return self.settings.weak_languages
+
+    @property
     def max_tokens(self) -> int:
         """Texts are cut after so many tokens, special tokens included."""
         return self.settings.max_tokens
