@@ -121,8 +121,8 @@ class AlignRecipe:
 class ObjectiveRecipe:
     """Weights of the objectives (0 = off); see kdserve.distill.objectives for what each of them is.
 
-    So many more of the teacher's vectors, drawn anew each step, are wrong answers of `contrastive` beside the batch's:
-    `negatives`.
+    `negatives` is how many of the teacher's vectors, drawn anew each step, `contrastive` takes as wrong answers beside
+    the batch's own.
     """
 
     cosine: float = 5.0

@@ -65,6 +65,12 @@ class Corpus:
         """Numbers of the pairs whose source sentence is not held out."""
         return np.flatnonzero(~self.held_out[self.source_of])
 
+    def sources_of(self, texts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the number of each text's source sentence; texts are the P translations, then the S sources."""
+        num_pairs = len(self.source_of)
+        found = np.where(texts < num_pairs, self.source_of[texts.clip(max=num_pairs - 1)], texts - num_pairs)
+        return found.astype(np.int64)
+
 
 def build_corpus(recipe: Recipe, folder: Path, *, progress: Progress = no_progress) -> Corpus:
     """Read every source of the recipe into `folder`, or open it when it was built before from the same recipe."""

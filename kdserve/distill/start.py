@@ -124,7 +124,7 @@ def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tenso
     corpus, num_pairs = made.corpus, len(made.corpus.source_of)
     texts, shares = text_shares(corpus, recipe.train)
     weights = (shares * len(shares)).astype(np.float32)
-    source_of = np.where(texts < num_pairs, corpus.source_of[texts.clip(max=num_pairs - 1)], texts - num_pairs)
+    source_of = corpus.sources_of(texts)
     if len(texts) > recipe.align.max_rows:
         rng = np.random.default_rng([recipe.seed, 5])
         chosen = np.sort(rng.choice(len(texts), recipe.align.max_rows, replace=False))

@@ -149,11 +149,8 @@ class Trainer:
             return tensor.to(self.accelerator.device, non_blocking=True)
 
         for step, texts in enumerate(sampler.batches(start=self.step, **workers), start=self.step):
-            is_source = texts >= num_pairs
-            target = np.where(is_source, texts - num_pairs, self.data.corpus.source_of[texts.clip(max=num_pairs - 1)])
+            target = self.data.corpus.sources_of(texts)
             ids, mask = self.data.tokens.padded(texts, wrap=self.student.wraps)
-            target = target.astype(np.int64)
-            target = target.astype(np.int64)
             loaded = LoadedBatch(
                 ids_BT=move(ids),
                 mask_BT=move(mask),

@@ -182,9 +182,8 @@ class ClassifierTrainer(Trainer):
 
     def _teacher_scores(self, texts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return the teacher's log-probabilities of the texts' sources: (N, K)."""
-        data, num_pairs = self.data, len(self.data.corpus.source_of)
-        source = np.where(texts < num_pairs, data.corpus.source_of[texts.clip(max=num_pairs - 1)], texts - num_pairs)
-        return data.vectors[data.row_of[source]].astype(np.float32)
+        data = self.data
+        return data.vectors[data.row_of[data.corpus.sources_of(texts)]].astype(np.float32)
 
 
 def _shares(right: npt.NDArray[np.bool_], groups: npt.NDArray[np.str_]) -> dict[str, float]:
