@@ -1,9 +1,12 @@
 """Switch one choice of a recipe at a time, at an equal budget, and measure what it gives.
 
-    python benchmarks/ablations.py RECIPE VARIANTS.toml --work DIR --out RECORD.json [--set KEY=VALUE] [--sts DIR]
+    python benchmarks/ablations.py RECIPE VARIANTS.toml --work DIR [--set KEY=VALUE]... [--data DIR] [--only NAME]...
 
-VARIANTS.toml holds [[variant]] tables with a name and `set`, a list of KEY=VALUE. Accuracy is translation retrieval on
-the recipe's held-out sentences; Spearman is on the STS benchmark's dev split, where --sts names its folder.
+VARIANTS.toml holds [[variant]] tables with a name and `set`, a list of KEY=VALUE. What variants share (corpus,
+vocabulary, settled body, solved table) is made once, in --work. "Held out" is translation retrieval on the recipe's
+own held-out sentences. Where --data holds eval/tatoeba-v1 and eval/stsb-multi-mt: Tatoeba is both directions of the
+first 300 sentences of each language, STS is Spearman on the benchmark's dev split. Rows are kept in --work as they
+come, so a stopped run goes on with what is missing. Leaves the record `ablations-<name of the recipe>`.
 """
 
 from __future__ import annotations
@@ -14,19 +17,27 @@ import shutil
 import time
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from records import Table, write_record
 from tokenizers import Tokenizer
 
+from kdserve.bench.machine import describe_machine
 from kdserve.datatypes import Embeddings
 from kdserve.distill.guide import start_guide
-from kdserve.distill.ingredients import gather
+from kdserve.distill.ingredients import Ingredients, gather
 from kdserve.distill.start import start_layers, start_student
 from kdserve.distill.student import Student
 from kdserve.distill.training import Trainer
-from kdserve.recipe import load_recipe
+from kdserve.evaluate import evaluate_translation, read_sts, read_tatoeba, sts_spearman
+from kdserve.recipe import Recipe, load_recipe
+
+SENTENCES = 300
+BATCH_SIZE = 128
 
 
 class StudentInMemory:
@@ -34,20 +45,23 @@ class StudentInMemory:
 
     fingerprint = ""
 
-    def __init__(self, student: Student, tokenizer: Tokenizer, *, max_tokens: int, dim: int) -> None:
+    def __init__(self, student: Student, tokenizer: Tokenizer, *, dim: int) -> None:
         self.student, self.dim = student.eval(), dim
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self.tokenizer.enable_truncation(max_tokens)
+        self.tokenizer.enable_truncation(student.max_tokens)
         self.tokenizer.enable_padding()
 
     @torch.no_grad()
     def encode_document(self, texts: Sequence[str]) -> Embeddings:
-        device, parts = next(self.student.parameters()).device, []
-        for begin in range(0, len(texts), 512):
-            batch = self.tokenizer.encode_batch(list(texts[begin : begin + 512]), add_special_tokens=self.student.wraps)
+        device = next(self.student.parameters()).device
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        for begin in range(0, len(texts), BATCH_SIZE):
+            numbers = by_length[begin : begin + BATCH_SIZE]
+            batch = self.tokenizer.encode_batch([texts[n] for n in numbers], add_special_tokens=self.student.wraps)
             ids, mask = (torch.tensor([getattr(e, k) for e in batch], device=device) for k in ("ids", "attention_mask"))
-            parts.append(self.student(ids, mask).vectors_BD.float().cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+            vectors[numbers] = self.student(ids, mask).vectors_BD.float().cpu().numpy()
+        return vectors
 
     encode_query = encode_document
 
@@ -57,51 +71,80 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("variants", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="the teacher's vectors, kept for other runs")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--sts", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of the evaluation sets")
+    parser.add_argument("--only", action="append", default=[], help="run this variant; all by default")
     arguments = parser.parse_args()
     variants = tomllib.loads(arguments.variants.read_text(encoding="utf-8"))["variant"]
     base = load_recipe(arguments.recipe, overrides=arguments.overrides)
     made = gather(base, arguments.work, cache=arguments.cache)
-    rows = []
+    kept = arguments.work / f"ablations-{arguments.variants.stem}.jsonl"
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
+    rows = {row["variant"]: row for row in map(json.loads, lines) if row["overrides"] == arguments.overrides}
     for variant in variants:
-        recipe = load_recipe(arguments.recipe, overrides=[*arguments.overrides, *variant["set"]])
-        folder = arguments.work / f"ablation-{arguments.out.stem}"
-        shutil.rmtree(folder, ignore_errors=True)
-        student = start_student(recipe, made, arguments.work)
-        layers = start_layers(recipe, made, student)
-        guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
-        trainer = Trainer(recipe, made.data, student, folder, key=variant["name"], layers=layers, guide=guide)
-        started = time.monotonic()
-        accuracy = trainer.run()
-        worst, lowest = accuracy.worst
-        row = {
-            "variant": variant["name"],
-            "set": variant["set"],
-            "seconds": round(time.monotonic() - started, 1),
-            "accuracy": round(accuracy.mean, 4),
-            "worst": f"{worst} {lowest:.3f}",
-            "domains": dict(accuracy.by_domain),
-        }
-        if arguments.sts:
-            row |= _sts(
-                StudentInMemory(student, made.tokenizer, max_tokens=recipe.student.max_tokens, dim=made.teacher.dim),
-                arguments.sts,
-            )
-        rows.append(row)
-        print(json.dumps({k: v for k, v in row.items() if k != "domains"}), flush=True)
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        name = variant["name"]
+        if name not in rows and name in (arguments.only or [name]):
+            recipe = load_recipe(arguments.recipe, overrides=[*arguments.overrides, *variant["set"]])
+            figures = run(recipe, made, arguments.work, data=arguments.data)
+            rows[name] = {"variant": name, "set": variant["set"], "overrides": arguments.overrides, **figures}
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[name]) + "\n")
+            print(json.dumps(figures), name, flush=True)
+    ordered = [rows[variant["name"]] for variant in variants if variant["name"] in rows]
+    table = make_table(ordered, arguments.overrides)
+    print(table.markdown())
+    write_record(f"ablations-{base.name}", {"rows": ordered}, table=table, machine=describe_machine())
 
 
-def _sts(embedder: StudentInMemory, folder: Path) -> dict[str, float]:
-    from kdserve.evaluate import read_sts, sts_spearman
+def run(recipe: Recipe, made: Ingredients, work: Path, *, data: Path | None) -> dict[str, Any]:
+    """Train one variant and return its figures."""
+    folder = work / "ablation"
+    shutil.rmtree(folder, ignore_errors=True)
+    student = start_student(recipe, made, work)
+    layers = start_layers(recipe, made, student)
+    guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
+    trainer = Trainer(recipe, made.data, student, folder, key=recipe.name, layers=layers, guide=guide)
+    started = time.monotonic()
+    accuracy = trainer.run()
+    figures: dict[str, Any] = {
+        "seconds": round(time.monotonic() - started, 1),
+        "held_out": accuracy.mean,
+        "worst": accuracy.worst,
+        "domains": dict(accuracy.by_domain),
+    }
+    if data:
+        embedder = StudentInMemory(student, made.tokenizer, dim=made.teacher.dim)
+        wanted = set(recipe.languages + recipe.weak_languages)
+        pairs = [
+            replace(own, sources=own.sources[:SENTENCES], targets=own.targets[:SENTENCES])
+            for language, own in read_tatoeba(data / "eval" / "tatoeba-v1").items()
+            if language in wanted
+        ]
+        (section,) = evaluate_translation(embedder, pairs)
+        figures["tatoeba"] = dict(section.figures)
+        similar = read_sts(data / "eval" / "stsb-multi-mt", split="dev", languages=["en", "de"])
+        figures["sts"] = {language: sts_spearman(embedder, own) for language, own in similar.items()}
+    return figures
 
-    pairs = read_sts(folder, split="dev")
-    scores = {language: sts_spearman(embedder, rows) for language, rows in pairs.items()}
-    others = [score for language, score in scores.items() if language != "en"]
-    return {"sts_en": round(scores["en"], 4), "sts_others": round(float(np.mean(others)), 4)}
+
+def make_table(rows: Sequence[dict[str, Any]], overrides: Sequence[str]) -> Table:
+    """A row for each variant, in the order of the file."""
+    columns = ["variant", "held out", "lowest", "Tatoeba", "STS en", "STS de", "seconds"]
+    cells = []
+    for row in rows:
+        tatoeba, sts = list(row.get("tatoeba", {}).values()), row.get("sts", {})
+        mean = f"{100 * sum(tatoeba) / len(tatoeba):.1f}" if tatoeba else ""
+        language, lowest = row["worst"]
+        similar = [f"{sts[x]:.3f}" if x in sts else "" for x in ("en", "de")]
+        held_out = [f"{100 * row['held_out']:.1f}", f"{100 * lowest:.1f} ({language})"]
+        cells.append([row["variant"], *held_out, mean, *similar, f"{row['seconds']:.0f}"])
+    note = (
+        f"One choice of the recipe switched at a time; {' '.join(overrides) or 'else as it stands'}. Held out and "
+        f"Tatoeba (the first {SENTENCES} sentences of each language): share of translations found (%), mean of languages "
+        "and directions. STS benchmark dev: Spearman."
+    )
+    return Table(columns=columns, rows=cells, note=note)
 
 
 if __name__ == "__main__":
