@@ -141,8 +141,8 @@ def make_table(rows: Sequence[dict[str, Any]], overrides: Sequence[str]) -> Tabl
         cells.append([row["variant"], *held_out, mean, *similar, f"{row['seconds']:.0f}"])
     note = (
         f"One choice of the recipe switched at a time; {' '.join(overrides) or 'else as it stands'}. Held out and "
-        f"Tatoeba (the first {SENTENCES} sentences of each language): share of translations found (%), mean of languages"
-        " and directions. STS benchmark dev: Spearman."
+        f"Tatoeba (the first {SENTENCES} sentences of each language): share of translations found (%), mean of "
+        "languages and directions. STS benchmark dev: Spearman."
     )
     return Table(columns=columns, rows=cells, note=note)
 
