@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -139,7 +140,7 @@ class Trainer:
     def load_batches(self) -> Iterator[LoadedBatch]:
         """Yield the batches from this step on: a pure function of seed and step."""
         sampler = make_sampler(self.data.corpus, self.data.tokens.lengths, self.recipe.train, seed=self.recipe.seed)
-        workers = {"stride": self.accelerator.num_processes, "offset": self.accelerator.process_index}
+        stride, offset = self.accelerator.num_processes, self.accelerator.process_index
         num_pairs = len(self.data.corpus.source_of)
         needs_source = self.recipe.objective.translation > 0
         drawn = self.recipe.objective.negatives if self.recipe.objective.contrastive else 0
@@ -148,7 +149,8 @@ class Trainer:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(self.accelerator.device, non_blocking=True)
 
-        for step, texts in enumerate(sampler.batches(start=self.step, **workers), start=self.step):
+        numbers = itertools.count(self.step * stride + offset, stride)
+        for number, texts in zip(numbers, sampler.batches(start=self.step, stride=stride, offset=offset), strict=False):
             target = self.data.corpus.sources_of(texts)
             ids, mask = self.data.tokens.padded(texts, wrap=self.student.wraps)
             loaded = LoadedBatch(
@@ -161,10 +163,10 @@ class Trainer:
                 ids, mask = self.data.tokens.padded(target + num_pairs, wrap=self.student.wraps)
                 loaded = replace(loaded, source_ids_BT=move(ids), source_mask_BT=move(mask))
             if drawn:
-                rng = np.random.default_rng([self.recipe.seed, 7, step, workers["offset"]])
+                rng = np.random.default_rng([self.recipe.seed, 7, number])
                 chosen = rng.choice(trained, min(drawn, len(trained)), replace=False, shuffle=False)
-                vectors, numbers = self.data.targets(chosen), torch.from_numpy(chosen)
-                loaded = replace(loaded, negatives_ND=move(vectors), negative_N=move(numbers))
+                vectors = self.data.targets(chosen)
+                loaded = replace(loaded, negatives_ND=move(vectors), negative_N=move(torch.from_numpy(chosen)))
             yield loaded
 
     def _evaluate(self, record: dict[str, float]) -> None:

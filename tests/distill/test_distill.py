@@ -64,11 +64,12 @@ def test_sentence_transformers_opens_the_student_with_the_same_vectors(
 
 @pytest.mark.parametrize("phase", ["train", "body"])
 def test_a_killed_run_resumes_to_the_same_student(phase: str, tmp_path: Path, tiny_recipe, teacher_cache: Path):
-    recipe = tiny_recipe("transformer", bits=4, steps=8, average=0.9, overrides=["align.body_steps=4"])
+    overrides = ["align.body_steps=4", "objective.negatives=20"]
+    recipe = tiny_recipe("transformer", bits=4, steps=8, average=0.9, overrides=overrides)
     distill(recipe, tmp_path / "whole", cache=teacher_cache)
     path = Path(recipe.data_dir) / "transformer-4-8-0.9.toml"
     command = [sys.executable, "-m", "kdserve.cli", "distill", str(path), "--out", str(tmp_path / "killed")]
-    command += ["--cache", str(teacher_cache), "--set", "align.body_steps=4"]
+    command += ["--cache", str(teacher_cache), *(part for override in overrides for part in ("--set", override))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     checkpoint = tmp_path / "killed.work" / phase / "last.safetensors"
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -86,7 +87,7 @@ def test_a_killed_run_resumes_to_the_same_student(phase: str, tmp_path: Path, ti
 
 
 def test_two_processes_average_their_gradients(tmp_path: Path, tiny_recipe, teacher_cache: Path):
-    recipe = tiny_recipe("static", steps=1)
+    recipe = tiny_recipe("static", steps=1, overrides=["objective.negatives=20"])
     made = gather(recipe, tmp_path / "work", cache=teacher_cache)
     student = start_student(recipe, made, tmp_path / "work")
     trainer = Trainer(recipe, made.data, student, tmp_path / "train", key="k")
@@ -98,7 +99,7 @@ def test_two_processes_average_their_gradients(tmp_path: Path, tiny_recipe, teac
     trainer.optimizer.step()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "kdserve.cli", "distill", str(Path(recipe.data_dir) / "static-0-1-0.0.toml")]
-    command += ["--out", str(tmp_path / "student"), "--cache", str(teacher_cache)]
+    command += ["--out", str(tmp_path / "student"), "--cache", str(teacher_cache), "--set", "objective.negatives=20"]
     subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=200)
     (table,) = load_file(tmp_path / "student" / "model.safetensors").values()
     torch.testing.assert_close(table, student.table.detach(), atol=1e-5, rtol=0)
