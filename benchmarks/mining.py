@@ -4,7 +4,7 @@
 
 DIR holds parallel/<language>-en.tsv.gz. Pairs are drawn from one source that the bundle was not trained on (the third
 column, `wmt-news` by default); as many other sentences of that source are added to each side, without their
-translations. Leaves the record `mining`.
+translations. Leaves the record `mining-<name>`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     table = make_table(figures, options.bundle, options.source)
     print(table.markdown())
     data = {"bundle": options.bundle, "languages": {name: asdict(some) for name, some in figures.items()}}
-    write_record("mining", data, table=table, machine=describe_machine())
+    write_record(f"mining-{Path(options.bundle).name}", data, table=table, machine=describe_machine())
 
 
 def read_pairs(path: Path, source: str) -> list[tuple[str, str]]:
