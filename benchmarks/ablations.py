@@ -84,7 +84,7 @@ def main() -> None:
     rows = {row["variant"]: row for row in map(json.loads, lines) if row["overrides"] == arguments.overrides}
     for variant in variants:
         name = variant["name"]
-        if name not in rows and name in (arguments.only or [name]):
+        if rows.get(name, {}).get("set") != variant["set"] and name in (arguments.only or [name]):
             recipe = load_recipe(arguments.recipe, overrides=[*arguments.overrides, *variant["set"]])
             figures = run(recipe, made, arguments.work, data=arguments.data)
             rows[name] = {"variant": name, "set": variant["set"], "overrides": arguments.overrides, **figures}
@@ -119,7 +119,7 @@ def run(recipe: Recipe, made: Ingredients, work: Path, *, data: Path | None) -> 
         pairs = [
             replace(own, sources=own.sources[:SENTENCES], targets=own.targets[:SENTENCES])
             for language, own in read_tatoeba(data / "eval" / "tatoeba-v1").items()
-            if language in wanted
+            if not wanted or language in wanted
         ]
         (section,) = evaluate_translation(embedder, pairs)
         figures["tatoeba"] = dict(section.figures)
