@@ -6,14 +6,14 @@ B batch, T tokens, K input width, N output width
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
 from kdserve.export.graph import GraphBuilder
 from kdserve.export.table import BLOCK, quantize_blocks, quantize_rows
-from kdserve.export.weights import Array
+from kdserve.export.weights import Array, LinearWeights
 
 _ZERO_OF_BOUNDED = 32
 
@@ -32,13 +32,13 @@ class Operand:
 
 
 class Arithmetic(Protocol):
-    """One way to compute `x @ weight`. A prepared left side serves several weights."""
+    """One way to compute `x @ weight + bias`. A prepared left side serves several weights."""
 
     def prepare(self, graph: GraphBuilder, x: str, name: str, *, lowest: float | None = None) -> Operand:
         """Bring the left side x (B, T, K) into the form that `multiply` wants; no value is below `lowest`, if given."""
 
-    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
-        """Multiply by `weight` (K, N): the name of a (B, T, N) float32 tensor."""
+    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, linear: LinearWeights) -> str:
+        """Multiply by the weight (K, N) and add the bias, if there is one: the name of a (B, T, N) float32 tensor."""
 
 
 class Float32:
@@ -52,9 +52,10 @@ class Float32:
         self.probes[name] = x
         return Operand(values=x)
 
-    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
+    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, linear: LinearWeights) -> str:
         """Multiply in float32."""
-        return graph.add("MatMul", operand.values, graph.constant(name, weight))
+        product = graph.add("MatMul", operand.values, graph.constant(name, linear.weight))
+        return _add_bias(graph, product, name, linear.bias)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,19 +65,26 @@ class PerTokenInt8:
     A token never sees its neighbours' range, so a text's vector is the same, bit for bit, alone and in any batch:
     integer sums have no rounding, and everything else works row by row. `smoothing` maps the name of a left side to the
     (K,) factors that it is multiplied by, against which the weights were divided (SmoothQuant, Xiao et al. 2023).
+    `bounds` names the left sides whose magnitude hardly changes from token to token, as behind a norm, with the largest
+    that calibration found: one fixed scale serves them all as well, and saves finding each token's own.
     """
 
     smoothing: Mapping[str, Array] = field(default_factory=dict)
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     def prepare(self, graph: GraphBuilder, x: str, name: str, *, lowest: float | None = None) -> Operand:
         """Round x to uint8, each token's largest magnitude on the end of the range.
 
         Values that may have either sign lie around 128. Those with a lower bound, as after a GELU, get almost the whole
-        range for their positive side, or all of it where the bound is 0. A row of zeros becomes 0 / 0, some byte or
+        range for their positive side, or all of it where the bound is 0. A row of zeros becomes 0 · ∞, some byte or
         other, and then 0 times its scale.
         """
         if name in self.smoothing:
             x = graph.add("Mul", x, graph.constant(name, self.smoothing[name]))
+        if name in self.bounds:
+            step, zero_point = self.bounds[name] / 127, graph.scalar(128, np.uint8)
+            values = graph.add("QuantizeLinear", x, graph.scalar(step), zero_point)
+            return Operand(values=values, zero=zero_point, step=step)
         if lowest is None:
             zero, levels = 128, 127
             largest = graph.add("ReduceMax", graph.add("Abs", x), graph.vector(-1), keepdims=1)
@@ -86,14 +94,17 @@ class PerTokenInt8:
             zero, levels = _ZERO_OF_BOUNDED, 255 - _ZERO_OF_BOUNDED
             enough = graph.scalar(-lowest * levels / zero)  # the scale at which `lowest` itself lies on 0
             largest = graph.add("Max", graph.add("ReduceMax", x, graph.vector(-1), keepdims=1), enough)
-        unit = graph.add("Div", x, largest)
+        unit = graph.add("Mul", x, graph.add("Reciprocal", largest))
         zero_point = graph.scalar(zero, np.uint8)
         values = graph.add("QuantizeLinear", unit, graph.scalar(1 / levels), zero_point)
         return Operand(values=values, scales=largest, zero=zero_point, step=1 / levels)
 
-    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
-        """Multiply uint8 by int8 weights, sum in int32, scale back by channel and by token."""
-        return graph.add("Mul", _multiply_int8(graph, operand, graph.scalar(1.0), name, weight), operand.scales)
+    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, linear: LinearWeights) -> str:
+        """Multiply uint8 by int8 weights, sum in int32, scale back by channel and, where it has a scale, by token."""
+        if not operand.scales:
+            return _multiply_int8(graph, operand, graph.scalar(1.0), name, linear)
+        product = _multiply_int8(graph, operand, graph.scalar(1.0), name, replace(linear, bias=None))
+        return _add_bias(graph, graph.add("Mul", product, operand.scales), name, linear.bias)
 
 
 class DynamicInt8:
@@ -107,17 +118,25 @@ class DynamicInt8:
         values, scale, zero = graph.add_all("DynamicQuantizeLinear", x, outputs=3)
         return Operand(values=values, scales=scale, zero=zero)
 
-    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
+    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, linear: LinearWeights) -> str:
         """Multiply uint8 by int8 weights, sum in int32, scale back by channel and by the tensor's scale."""
-        return _multiply_int8(graph, operand, operand.scales, name, weight)
+        return _multiply_int8(graph, operand, operand.scales, name, linear)
 
 
-def _multiply_int8(graph: GraphBuilder, operand: Operand, scale: str, name: str, weight: Array) -> str:
+def _multiply_int8(graph: GraphBuilder, operand: Operand, scale: str, name: str, linear: LinearWeights) -> str:
     """Multiply by weights rounded to int8 with a scale for each output channel; `scale` is that of the left side."""
+    weight = linear.weight
     scales_N = np.maximum(np.abs(weight).max(axis=0) / np.float32(127), np.float32(1e-20))
     rounded = graph.constant(name, np.rint(weight / scales_N).astype(np.int8))
     scales = graph.constant(f"{name}.scales", scales_N * np.float32(operand.step))
-    return graph.fused("MatMulIntegerToFloat", operand.values, rounded, scale, scales, operand.zero)
+    inputs = [operand.values, rounded, scale, scales, operand.zero]
+    if linear.bias is not None:
+        inputs += ["", graph.constant(f"{name}.bias", linear.bias)]  # between them: the weights' zero points, none
+    return graph.fused("MatMulIntegerToFloat", *inputs)
+
+
+def _add_bias(graph: GraphBuilder, product: str, name: str, bias: Array | None) -> str:
+    return product if bias is None else graph.add("Add", product, graph.constant(f"{name}.bias", bias))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +153,9 @@ class BlockWeights:
         """Leave x as it is: the operator rounds it."""
         return Operand(values=x)
 
-    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, weight: Array) -> str:
+    def multiply(self, graph: GraphBuilder, operand: Operand, name: str, linear: LinearWeights) -> str:
         """Multiply by weights that are unpacked block by block."""
+        weight = linear.weight
         inputs, outputs = weight.shape
         num_blocks = -(-inputs // BLOCK)
         padded = np.zeros((outputs, num_blocks * BLOCK), dtype=np.float32)
@@ -145,7 +165,7 @@ class BlockWeights:
         else:
             rows, scales = quantize_rows(padded.reshape(-1, BLOCK))
             packed = (rows.astype(np.int16) + 128).astype(np.uint8)
-        return graph.fused(
+        product = graph.fused(
             "MatMulNBits",
             operand.values,
             graph.constant(name, packed.reshape(outputs, num_blocks, -1)),
@@ -156,3 +176,4 @@ class BlockWeights:
             block_size=BLOCK,
             accuracy_level=4,
         )
+        return _add_bias(graph, product, name, linear.bias)

@@ -5,7 +5,6 @@ B batch, T tokens, H hidden width
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 
 from kdserve.export.arithmetic import Arithmetic
@@ -13,7 +12,7 @@ from kdserve.export.distances import PositionTensors, write_positions
 from kdserve.export.graph import GraphBuilder
 from kdserve.export.head import sentence_embedding
 from kdserve.export.table import TableBits, gather_tokens, scaled
-from kdserve.export.weights import Array, BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.export.weights import BertWeights, LayerWeights, LinearWeights, NormWeights
 
 _LOWEST = {"Gelu": -0.17, "FastGelu": -0.17, "Relu": 0.0}
 
@@ -49,15 +48,14 @@ class _Body:
         self._mask_BT = graph.add("Cast", "attention_mask", to=onnx.TensorProto.INT32)
 
     def layer(self, hidden: str, layer: LayerWeights, name: str) -> str:
-        """Attention and feed-forward, each added to its input and normalised; biases ride in the fused operators."""
+        """Attention and feed-forward, each added to its input and normalised."""
         parts = (
-            (self._attention, layer.attention_output, layer.attention_norm, f"{name}.attention"),
-            (self._feed_forward, layer.down, layer.output_norm, f"{name}.output"),
+            (self._attention, layer.attention_norm, f"{name}.attention"),
+            (self._feed_forward, layer.output_norm, f"{name}.output"),
         )
-        for part, last, norm, norm_name in parts:
+        for part, norm, norm_name in parts:
             before = self.normalise(hidden, norm, norm_name) if self._weights.norm_first else hidden
             hidden = self._graph.add("Add", part(before, layer, name), hidden)
-            hidden = self._add_bias(hidden, last, f"{norm_name}.bias")
             hidden = hidden if self._weights.norm_first else self.normalise(hidden, norm, norm_name)
         return hidden
 
@@ -72,47 +70,28 @@ class _Body:
         return self._graph.add(kind, x, *constants, epsilon=norm.epsilon)
 
     def _attention(self, x: str, layer: LayerWeights, name: str) -> str:
-        """Attend over all heads and project, without the projection's bias."""
+        """Attend over all heads and project."""
         graph, shared = self._graph, self._arithmetic.prepare(self._graph, x, f"{name}.attention_input")
         parts = {"query": layer.query, "key": layer.key, "value": layer.value}
-        products = [self._arithmetic.multiply(graph, shared, f"{name}.{part}", w.weight) for part, w in parts.items()]
+        products = [self._arithmetic.multiply(graph, shared, f"{name}.{part}", own) for part, own in parts.items()]
         positions = self._positions[layer.positions] if layer.positions else PositionTensors()
-        biases = [w.bias for w in parts.values() if w.bias is not None]
-        bias = ""
-        if biases and positions.cosines:  # they come before the rotation
-            products = [
-                self._add_bias(product, w, f"{name}.{part}.bias")
-                for product, (part, w) in zip(products, parts.items(), strict=True)
-            ]
-        elif biases:
-            bias = graph.constant(f"{name}.attention_bias", np.concatenate(biases))
         products[:2] = [positions.rotate(graph, product) for product in products[:2]]
         scale = {} if self._weights.score_scale is None else {"scale": self._weights.score_scale}
-        inputs = (*products, bias, self._mask_BT, positions.bias)
+        inputs = (*products, "", self._mask_BT, positions.bias)
         context = graph.fused("MultiHeadAttention", *inputs, num_heads=self._weights.num_heads, **scale)
-        return self._product(context, f"{name}.attention_output", layer.attention_output.weight)
+        return self._product(context, f"{name}.attention_output", layer.attention_output)
 
     def _feed_forward(self, x: str, layer: LayerWeights, name: str) -> str:
-        """Widen, activate, gate and narrow, without the last bias."""
+        """Widen, activate, gate and narrow."""
         graph, shared = self._graph, self._arithmetic.prepare(self._graph, x, f"{name}.up_input")
-        raised = self._arithmetic.multiply(graph, shared, f"{name}.up", layer.up.weight)
-        active, lowest = self._activate(raised, layer.up, f"{name}.up.bias"), _LOWEST.get(self._weights.activation)
-        if layer.gate is not None:
-            gate = self._arithmetic.multiply(graph, shared, f"{name}.gate", layer.gate.weight)
-            active, lowest = graph.add("Mul", active, self._add_bias(gate, layer.gate, f"{name}.gate.bias")), None
-        return self._product(active, f"{name}.down", layer.down.weight, lowest=lowest)
-
-    def _activate(self, x: str, linear: LinearWeights, bias: str) -> str:
         activation = self._weights.activation
-        if activation == "Relu" or linear.bias is None:
-            x = self._add_bias(x, linear, bias)
-            return self._graph.add("Relu", x) if activation == "Relu" else self._graph.fused(activation, x)
-        fused = "BiasGelu" if activation == "Gelu" else "FastGelu"
-        return self._graph.fused(fused, x, self._graph.constant(bias, linear.bias))
+        raised = self._arithmetic.multiply(graph, shared, f"{name}.up", layer.up)
+        active = graph.add("Relu", raised) if activation == "Relu" else graph.fused(activation, raised)
+        if layer.gate is None:
+            return self._product(active, f"{name}.down", layer.down, lowest=_LOWEST[activation])
+        gated = graph.add("Mul", active, self._arithmetic.multiply(graph, shared, f"{name}.gate", layer.gate))
+        return self._product(gated, f"{name}.down", layer.down)
 
-    def _product(self, x: str, name: str, weight: Array, *, lowest: float | None = None) -> str:
+    def _product(self, x: str, name: str, linear: LinearWeights, *, lowest: float | None = None) -> str:
         operand = self._arithmetic.prepare(self._graph, x, f"{name}_input", lowest=lowest)
-        return self._arithmetic.multiply(self._graph, operand, name, weight)
-
-    def _add_bias(self, x: str, linear: LinearWeights, name: str) -> str:
-        return x if linear.bias is None else self._graph.add("Add", x, self._graph.constant(name, linear.bias))
+        return self._arithmetic.multiply(self._graph, operand, name, linear)

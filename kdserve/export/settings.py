@@ -20,9 +20,9 @@ _MIN_MEAN_COSINE_INT8 = 0.998
 class ExportSettings:
     """How to store a student's weights, and what the gate lets pass.
 
-    fp32 keeps everything. fp16 halves it, for GPUs. int8 rounds weights by channel and activations by token. w8 and
-    int4 round weights in blocks of 32. auto tries int8, w8 and fp32 and keeps the fastest that passes. dynamic-int8 is
-    onnxruntime's standard, whose vectors depend on the batch: only to compare with.
+    fp32 keeps everything. fp16 halves it, for GPUs. int8 rounds weights by channel and activations by token, with
+    fixed scales behind norms. w8 and int4 round weights in blocks of 32. auto tries int8, w8 and fp32 and keeps the
+    fastest that passes. dynamic-int8 is onnxruntime's standard, whose vectors depend on the batch: only to compare with.
 
     The two floors are cosines between student and bundle: the mean over each language's texts (None: 0.998 for int8,
     0.999 for all others), and the worst single text of all. `max_retrieval_loss` is in points, for every language of

@@ -48,8 +48,8 @@ def smoothed_int8_graph(
     target = _embed(reference, development)
     best: SmoothedGraph | None = None
     for alpha in _ALPHAS:
-        moved, factors = smooth(weights, largest, alpha)
-        model = bert_graph(moved, PerTokenInt8(smoothing=factors), table_bits=table_bits)
+        moved, factors, bounds = smooth(weights, largest, alpha)
+        model = bert_graph(moved, PerTokenInt8(smoothing=factors, bounds=bounds), table_bits=table_bits)
         cosine = float(np.mean(np.sum(target * _embed(model, development), axis=1)))
         if best is None or cosine > best.development_cosine:
             best = SmoothedGraph(model=model, alpha=alpha, development_cosine=cosine)
@@ -57,13 +57,17 @@ def smoothed_int8_graph(
     return best
 
 
-def smooth(weights: BertWeights, largest: Mapping[str, Array], alpha: float) -> tuple[BertWeights, dict[str, Array]]:
-    """Return the weights with outliers moved in, and the factors by which the graph multiplies each left side.
+def smooth(
+    weights: BertWeights, largest: Mapping[str, Array], alpha: float
+) -> tuple[BertWeights, dict[str, Array], dict[str, float]]:
+    """Return the weights with outliers moved in, the factors by which the graph multiplies each left side, and bounds.
 
     The attention's output needs no factors in the graph: they go into the weights that make its values. Nor does a
-    left side that comes from a norm and goes nowhere else.
+    left side that comes from a norm and goes nowhere else. Bounds, the largest smoothed magnitudes, are given for left
+    sides behind a norm, where they hold for all tokens alike.
     """
     factors: dict[str, Array] = {}
+    bounds: dict[str, float] = {}
     layers = []
     for index, layer in enumerate(weights.layers):
         name = f"layer{index}"
@@ -72,6 +76,8 @@ def smooth(weights: BertWeights, largest: Mapping[str, Array], alpha: float) -> 
         raised = (layer.up,) if layer.gate is None else (layer.up, layer.gate)
         up = _scales(largest[f"{name}.up_input"], raised, alpha)
         layer = _move(layer, attention=attention, context=context, up=up)
+        for left, scales in {"attention_input": attention, "up_input": up}.items():
+            bounds[f"{name}.{left}"] = float((np.maximum(largest[f"{name}.{left}"], _SMALLEST) / scales).max())
         if weights.norm_first and layer.attention_norm is not None:
             layer = replace(layer, attention_norm=_divide(layer.attention_norm, attention))
         else:
@@ -81,7 +87,7 @@ def smooth(weights: BertWeights, largest: Mapping[str, Array], alpha: float) -> 
         else:
             factors[f"{name}.up_input"] = np.reciprocal(up)
         layers.append(layer)
-    return replace(weights, layers=tuple(layers)), factors
+    return replace(weights, layers=tuple(layers)), factors, bounds
 
 
 def _scales(largest_K: Array, products: tuple[LinearWeights, ...], alpha: float) -> Array:

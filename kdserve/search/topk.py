@@ -129,13 +129,24 @@ def _scored(queries: Embeddings, sources: list[Source], count: int, k: int) -> t
         parts.append((scores, rows, source))
     scores = np.concatenate([part for part, _, _ in parts], axis=1)
     rows = np.concatenate([np.where(part >= 0, part + s.first_row, -1) for _, part, s in parts], axis=1)
-    scores, rows = _ordered(scores, rows)
     if any(source.owners is not None for source in sources):
+        scores, rows = _ordered(scores, rows)
         repeated = _repeated(rows, sources)
-        scores, rows = _ordered(np.where(repeated, -np.inf, scores), np.where(repeated, -1, rows))
+        scores, rows = np.where(repeated, -np.inf, scores), np.where(repeated, -1, rows)
+    scores, rows = _ordered(*_best(scores, rows, k))
     missing = max(0, k - scores.shape[1])
     scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)[:, :k]
     return scores, np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)[:, :k], beyond
+
+
+def _best(scores: Scores, rows: Rows, k: int) -> tuple[Scores, Rows]:
+    """Leave the `k` best of each query, all that tie with the last of them, and what fills the columns; in no order."""
+    if scores.shape[1] <= k:
+        return scores, rows
+    least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    width = int((scores >= least).sum(axis=1).max())
+    kept = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+    return np.take_along_axis(scores, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
 
 
 def _ordered(scores: Scores, rows: Rows) -> tuple[Scores, Rows]:

@@ -5,19 +5,22 @@ import onnx
 import pytest
 from onnx import helper
 
-from kdserve.export.arithmetic import Arithmetic, Float32, PerTokenInt8
+from kdserve.export.arithmetic import Arithmetic, BlockWeights, DynamicInt8, Float32, PerTokenInt8
 from kdserve.export.graph import GraphBuilder
 from kdserve.export.table import quantize_blocks, quantize_rows
+from kdserve.export.weights import LinearWeights
 from kdserve.runtime.session import open_graph
 
 RNG = np.random.default_rng(1)
 WEIGHT = RNG.standard_normal((32, 48)).astype(np.float32)
+BIAS = RNG.standard_normal(48).astype(np.float32)
+LINEAR = LinearWeights(weight=WEIGHT, bias=BIAS)
 
 
 def product(arithmetic: Arithmetic, x: np.ndarray, *, lowest: float | None = None) -> np.ndarray:
     """Run one product of the arithmetic on x (B, T, 32)."""
     graph = GraphBuilder()
-    output = arithmetic.multiply(graph, arithmetic.prepare(graph, "x", "x", lowest=lowest), "weight", WEIGHT)
+    output = arithmetic.multiply(graph, arithmetic.prepare(graph, "x", "x", lowest=lowest), "weight", LINEAR)
     model = graph.model(output, dim=48)
     del model.graph.input[:], model.graph.output[:]
     model.graph.input.append(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None))
@@ -25,16 +28,19 @@ def product(arithmetic: Arithmetic, x: np.ndarray, *, lowest: float | None = Non
     return open_graph(model.SerializeToString()).run(None, {"x": x})[0]
 
 
-def test_float32_is_the_matrix_product() -> None:
+@pytest.mark.parametrize(
+    ("arithmetic", "tolerance"), [(Float32(), 1e-5), (DynamicInt8(), 0.2), (BlockWeights(bits=8), 0.2)]
+)
+def test_each_arithmetic_is_the_matrix_product(arithmetic: Arithmetic, tolerance: float) -> None:
     x = RNG.standard_normal((2, 3, 32)).astype(np.float32)
-    np.testing.assert_allclose(product(Float32(), x), x @ WEIGHT, atol=1e-5)
+    np.testing.assert_allclose(product(arithmetic, x), x @ WEIGHT + BIAS, atol=tolerance)
 
 
 def test_int8_is_the_product_of_the_rounded_sides() -> None:
     x = RNG.standard_normal((2, 3, 32)).astype(np.float32)
     row = np.abs(x).max(axis=-1, keepdims=True) / 127
     column = np.abs(WEIGHT).max(axis=0) / 127
-    expected = (np.rint(x / row) @ np.rint(WEIGHT / column)) * row * column
+    expected = (np.rint(x / row) @ np.rint(WEIGHT / column)) * row * column + BIAS
     np.testing.assert_allclose(product(PerTokenInt8(), x), expected, rtol=1e-4, atol=2e-2)
 
 
@@ -42,13 +48,13 @@ def test_a_lower_bound_gives_the_positive_side_more_levels() -> None:
     x = np.maximum(RNG.standard_normal((4, 32)) * 4, -0.17).astype(np.float32)[None]
     row = x.max(axis=-1, keepdims=True) / 223
     column = np.abs(WEIGHT).max(axis=0) / 127
-    expected = (np.rint(x / row) @ np.rint(WEIGHT / column)) * row * column
+    expected = (np.rint(x / row) @ np.rint(WEIGHT / column)) * row * column + BIAS
     np.testing.assert_allclose(product(PerTokenInt8(), x, lowest=-0.17), expected, rtol=1e-4, atol=5e-2)
 
 
 def test_values_at_the_lower_bound_alone_are_not_lost() -> None:
     x = np.full((1, 1, 32), -0.17, dtype=np.float32)
-    np.testing.assert_allclose(product(PerTokenInt8(), x, lowest=-0.17), x @ WEIGHT, atol=2e-2)
+    np.testing.assert_allclose(product(PerTokenInt8(), x, lowest=-0.17), x @ WEIGHT + BIAS, atol=2e-2)
 
 
 def test_a_token_does_not_see_its_neighbours() -> None:
@@ -58,8 +64,17 @@ def test_a_token_does_not_see_its_neighbours() -> None:
     assert np.array_equal(product(PerTokenInt8(), x)[:, 0], product(PerTokenInt8(), neighbours)[:, 0])
 
 
+def test_a_bounded_side_has_one_scale_for_all_tokens() -> None:
+    x = RNG.uniform(-2, 2, (1, 3, 32)).astype(np.float32)
+    x[0, 0, 0] = 9  # beyond the bound
+    column = np.abs(WEIGHT).max(axis=0) / 127
+    expected = (np.clip(np.rint(x * 127 / 2), -128, 127) @ np.rint(WEIGHT / column)) * (2 / 127) * column + BIAS
+    np.testing.assert_allclose(product(PerTokenInt8(bounds={"x": 2.0}), x), expected, rtol=1e-4, atol=2e-2)
+
+
 def test_a_row_of_zeros_stays_zero() -> None:
-    assert np.array_equal(product(PerTokenInt8(), np.zeros((1, 2, 32), dtype=np.float32)), np.zeros((1, 2, 48)))
+    zeros = np.zeros((1, 2, 32), dtype=np.float32)
+    assert np.array_equal(product(PerTokenInt8(), zeros), np.broadcast_to(BIAS, (1, 2, 48)))
 
 
 def test_int8_rows_come_back_within_half_a_step() -> None:

@@ -47,12 +47,13 @@ def test_smoothing_changes_no_vector_before_rounding(family: str, alpha: float, 
         for name, linear in inputs.items():
             largest[f"layer{index}.{name}"] = rng.uniform(0.1, 20, len(linear.weight)).astype(np.float32)
     assert set(largest) < set(arithmetic.probes)
-    moved, factors = smooth(weights, largest, alpha)
+    moved, factors, bounds = smooth(weights, largest, alpha)
     smoothed = bert_graph(moved, SmoothedFloat32(factors), table_bits=32)
     ids = rng.integers(0, 1200, (3, 12))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     before, after = (open_graph(model.SerializeToString()).run(None, feeds)[0] for model in (plain, smoothed))
     np.testing.assert_allclose(after, before, atol=1e-5)
+    assert set(bounds) == {name for name in largest if "attention_output" not in name}
 
 
 def test_factors_that_a_norm_can_carry_cost_no_node(tmp_path: Path) -> None:
@@ -61,7 +62,8 @@ def test_factors_that_a_norm_can_carry_cost_no_node(tmp_path: Path) -> None:
     arithmetic = Float32()
     bert_graph(weights, arithmetic, table_bits=32)
     largest = {name: np.ones(96 if "down" in name else 64, dtype=np.float32) for name in arithmetic.probes}
-    assert list(smooth(weights, largest, 0.5)[1]) == ["layer0.attention_input"]  # the first layer has no norm before it
+    _, factors, _ = smooth(weights, largest, 0.5)
+    assert list(factors) == ["layer0.attention_input"]  # the first layer has no norm before it
 
 
 def test_calibration_texts_are_apart_from_each_other_and_from_the_samples() -> None:
