@@ -22,7 +22,7 @@ class ExportSettings:
 
     fp32 keeps everything. fp16 halves it, for GPUs. int8 rounds weights by channel and activations by token, with
     fixed scales behind norms. w8 and int4 round weights in blocks of 32. auto tries int8, w8 and fp32 and keeps the
-    fastest that passes. dynamic-int8 is onnxruntime's standard, whose vectors depend on the batch: only to compare with.
+    fastest that passes. dynamic-int8 is onnxruntime's way, whose vectors depend on the batch: only to compare with.
 
     The two floors are cosines between student and bundle: the mean over each language's texts (None: 0.998 for int8,
     0.999 for all others), and the worst single text of all. `max_retrieval_loss` is in points, for every language of
