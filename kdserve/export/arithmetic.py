@@ -73,7 +73,7 @@ class PerTokenInt8:
     bounds: Mapping[str, float] = field(default_factory=dict)
 
     def prepare(self, graph: GraphBuilder, x: str, name: str, *, lowest: float | None = None) -> Operand:
-        """Round x to uint8, each token's largest magnitude on the end of the range.
+        """Round x to uint8, each token's largest magnitude, or the bound of all, on the end of the range.
 
         Values that may have either sign lie around 128. Those with a lower bound, as after a GELU, get almost the whole
         range for their positive side, or all of it where the bound is 0. A row of zeros becomes 0 · ∞, some byte or
