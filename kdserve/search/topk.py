@@ -143,9 +143,11 @@ def _best(scores: Scores, rows: Rows, k: int) -> tuple[Scores, Rows]:
     """Leave the `k` best of each query, all that tie with the last of them, and what fills the columns; in no order."""
     if scores.shape[1] <= k:
         return scores, rows
-    least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    kept = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    least = np.take_along_axis(scores, kept, axis=1).min(axis=1, keepdims=True)
     width = int((scores >= least).sum(axis=1).max())
-    kept = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+    if width > k:
+        kept = np.argpartition(-scores, width - 1, axis=1)[:, :width]
     return np.take_along_axis(scores, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
 
 

@@ -6,7 +6,7 @@ from trigrams import TrigramEmbedder
 
 from kdserve import samples
 from kdserve.errors import DataError, FidelityError
-from kdserve.search import BuildOptions, Document, Retriever, Wish, describe, snapshot, verify_index
+from kdserve.search import BuildOptions, Document, Retriever, Wish, describe, faiss, snapshot, verify_index
 from kdserve.search.kinds import APPROXIMATE, estimated_bytes, factory, num_lists
 
 QUERIES = ["Das Wetter ist heute schön", "I lost my keys", "Où est la gare ?", "libro", "mañana"]
@@ -60,6 +60,12 @@ def test_filters_let_nothing_else_pass_and_leave_nothing_out(approximate, truth,
             assert found == right
         else:
             assert {hit.id for hit in found} <= {hit.id for hit in truth.search(QUERIES[1], 4000, where=where)}
+
+
+def test_a_mapped_file_answers_like_one_that_was_read(approximate, embedder, monkeypatch):
+    monkeypatch.setattr(faiss, "MAPPED_BYTES", 0)
+    mapped = Retriever.open(approximate.folder, embedder)
+    assert mapped.search_batch(QUERIES, 10) == approximate.search_batch(QUERIES, 10)
 
 
 def test_as_many_hits_as_asked_for(approximate):
