@@ -254,13 +254,13 @@ def make_table(figures: dict[str, dict[str, float]], num_rows: int, dim: int, re
     note = (
         f"{num_rows:,} different sentences, {dim} dimensions, {NUM_QUERIES} queries that are not among them, "
         f"k = {K}, {num_threads} threads; each kind tuned by `--recall {recall}` on its own vectors. Batch: all in one "
-        f"call, where exact search is one matrix product; single: one query a call. "
+        "call, where exact search is one matrix product; single: one query a call. "
         "Beside FAISS: kdserve's speed over bare FAISS's on the same file with the same setting (refined by FAISS's "
         "own IndexRefine where kdserve refines). MB: the FAISS file; the float32 vectors stay in a memory map on disk. "
         "First answer: fresh process, checksums included, file cache warm."
     )
-    columns = ["kind", "recall@10", "batch, queries/s", "beside flat", "single, queries/s", "beside flat"]
-    columns += ["batch beside FAISS", "MB", "of float32", "first answer, s"]
+    columns = ["kind", "recall@10", "batch, queries/s", "batch beside flat"]
+    columns += ["single, queries/s", "single beside flat", "batch beside FAISS", "MB", "of float32", "first answer, s"]
     return Table(columns=columns, rows=rows, note=note)
 
 

@@ -22,7 +22,7 @@ _ZERO_OF_BOUNDED = 32
 class Operand:
     """Names of a product's left side in a graph: `values` (B, T, K).
 
-    Rounded ones stand for (values - zero) * step * scales, with `scales` (B, T, 1) or one for all.
+    Rounded ones stand for (values - zero) * step * scales, with `scales` (B, T, 1), one for all, or none.
     """
 
     values: str
