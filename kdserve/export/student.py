@@ -179,9 +179,12 @@ def _tensors(folder: Path) -> dict[str, Array]:
     if not path.is_file():
         raise FolderError(f"{folder} has no model.safetensors; pickled weights are never read, convert them first")
     try:
-        return {name: value.astype(np.float32) for name, value in load_file(path).items()}
+        tensors = {name: value.astype(np.float32) for name, value in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise FolderError(f"{path} cannot be read ({error}); make or download the folder again") from error
+    if broken := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
+        raise FolderError(f"{path} holds NaN or infinity in {broken[0]}; make or download the folder again")
+    return tensors
 
 
 def _max_tokens(body: Path, weights: BertWeights | StaticWeights | None) -> int:

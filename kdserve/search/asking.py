@@ -36,7 +36,7 @@ class Question:
 
 
 def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, question: Question) -> list[list[Hit]]:
-    """The hits for each question.
+    """The hits for each question; a blank one has none.
 
     Raises:
         DataError: words are asked for, and the index was built without them.
@@ -44,7 +44,7 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, questi
     if question.lexical and not snapshot.state.lexical:
         raise DataError("this index was built without words; build it with lexical to search by them")
     answers: list[list[Hit]] = [[] for _ in texts]
-    pending, depth = list(range(len(texts))), question.k
+    pending, depth = [number for number, text in enumerate(texts) if text.strip()], question.k
     while pending:
         some = [texts[number] for number in pending]
         ranked = _ranked(snapshot, some, vectors[pending], depth, question)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny_students import LANGUAGES, tiny_plain
 
@@ -95,3 +96,13 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
     with pytest.raises(FolderError, match="pickled weights are never read"):
         export(source, tmp_path / "bundle", "fp32")
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    source = tiny_plain(tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layer.0.output.LayerNorm.weight"))
+    save_file(tensors | {name: np.full_like(tensors[name], np.nan)}, source / "model.safetensors")
+    with pytest.raises(FolderError, match=rf"NaN or infinity in .*{name}"):
+        export(source, tmp_path / "bundle", "fp32")
+    assert not (tmp_path / "bundle").exists()

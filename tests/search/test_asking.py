@@ -65,6 +65,11 @@ def test_a_query_of_no_words_still_answers_by_meaning(retriever):
     assert retriever.search("?!", 3, lexical=True) == retriever.search("?!", 3)
 
 
+def test_a_blank_query_finds_nothing(retriever):
+    assert retriever.search(" \n") == []
+    assert [len(hits) for hits in retriever.search_batch(["", "moon"], 2)] == [0, 2]
+
+
 def test_words_of_scripts_without_spaces_are_pairs():
     assert words("Ärger in Tokio, 東京都へ ABC-12") == ["ärger", "in", "tokio", "東京", "京都", "都へ", "abc", "12"]
     assert words("ﾊﾞ x") == ["バ", "x"]

@@ -28,7 +28,7 @@ class TrigramEmbedder:
             padded = f" {text.lower()} "
             for start in range(len(padded) - 2):
                 vector += self._table[crc32(padded[start : start + 3].encode()) % BUCKETS]
-            vector /= np.linalg.norm(vector)
+            vector /= np.linalg.norm(vector) or 1.0
         return vectors
 
     encode_document = encode_query
