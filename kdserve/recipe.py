@@ -166,12 +166,10 @@ class TrainRecipe:
     """The training loop. `temperature` flattens the languages' shares (1 = as the data is, 0 = equal).
 
     `source_share` of the texts are the source language itself. `token_dropout` hides that share of tokens. `average`
-    is the decay of the exponential average of weights that is kept as the student (0 = off). The rates rise and fall
-    `cycles` times (warm restarts, Loshchilov & Hutter 2017), and the average begins anew with them.
+    is the decay of the exponential average of weights that is kept as the student (0 = off).
     """
 
     steps: int = 1000
-    cycles: int = 1
     batch_size: int = 128
     table_rate: float = 1e-3
     body_rate: float = 2e-4
@@ -185,11 +183,6 @@ class TrainRecipe:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     evaluate_every: int = 500
     checkpoint_every: int = 500
-
-    @property
-    def cycle_steps(self) -> int:
-        """Steps of one rise and fall of the rates; the last cycle may be shorter."""
-        return -(-self.steps // self.cycles)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,7 +258,6 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ("vocabulary.size", recipe.vocabulary.size >= 300, "must be at least 300 (256 of them are bytes)"),
         ("train.batch_size", train.batch_size >= 2, "must be at least 2"),
         ("train.steps", train.steps >= 0, "must not be negative"),
-        ("train.cycles", train.cycles > 0, "must be positive"),
         ("train.evaluate_every", train.evaluate_every > 0, "must be positive"),
         ("train.checkpoint_every", train.checkpoint_every > 0, "must be positive"),
         ("train.source_share", 0 <= train.source_share < 1, "must be in [0, 1)"),

@@ -100,8 +100,9 @@ class Trainer:
 
     def _step(self, loaded: LoadedBatch) -> dict[str, Tensor]:
         train = self.recipe.train
+        rates = _schedule(self.step, train)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * rate_share(self.step, train)
+            group["lr"] = group["rate"] * rates
         torch.manual_seed(hash((self.recipe.seed, self.step, self.accelerator.process_index)) % 2**63)
         loss, values = self.loss_of(loaded)
         self.optimizer.zero_grad(set_to_none=True)
@@ -110,8 +111,7 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self.student.parameters(), train.clip)
         self.optimizer.step()
         if train.average:
-            step = self.step % train.cycle_steps
-            _blend(self.average, self.student, min(train.average, (1 + step) / (10 + step)))
+            _blend(self.average, self.student, min(train.average, (1 + self.step) / (10 + self.step)))
         return {"loss": loss.detach(), **values}
 
     def loss_of(self, loaded: LoadedBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -285,11 +285,10 @@ def _use_bf16(train: TrainRecipe) -> bool:
     return train.precision == "bf16" or (train.precision == "auto" and supports_bf16(device))
 
 
-def rate_share(step: int, train: TrainRecipe) -> float:
-    """Return the share of the full rate at a step: in each cycle linear warm-up, then linear decay to zero."""
-    step, steps = step % train.cycle_steps, train.cycle_steps
-    warmup = max(1, round(train.warmup * steps))
-    return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
+def _schedule(step: int, train: TrainRecipe) -> float:
+    """Linear warm-up, then linear decay to zero."""
+    warmup = max(1, round(train.warmup * train.steps))
+    return min((step + 1) / warmup, (train.steps - step) / max(1, train.steps - warmup), 1.0)
 
 
 @torch.no_grad()

@@ -15,8 +15,7 @@ from kdserve.distill.objectives import (
     spread_loss,
     total_loss,
 )
-from kdserve.distill.training import rate_share
-from kdserve.recipe import ObjectiveRecipe, TrainRecipe
+from kdserve.recipe import ObjectiveRecipe
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -107,11 +106,3 @@ def test_words_are_pooled_and_relations_compare_them():
     assert relation_loss(ours, changed, present, heads=2).item() == pytest.approx(
         relation_loss(ours, theirs, present, heads=2).item()
     )
-
-
-def test_rates_rise_and_fall_in_each_cycle():
-    once, twice = TrainRecipe(steps=40, warmup=0.1), TrainRecipe(steps=80, cycles=2, warmup=0.1)
-    shares = [rate_share(step, once) for step in range(40)]
-    assert (shares[0], shares[3], max(shares)) == (0.25, 1, 1)
-    assert 0 < shares[39] < 0.03
-    assert [rate_share(step, twice) for step in range(80)] == shares * 2
