@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from kdserve.classifier_recipe import ClassifierRecipe, classifier_rules
 from kdserve.errors import RecipeError
-from kdserve.toml import apply_override, build
+from kdserve.toml import apply_override, build, merge
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,22 +225,34 @@ class Recipe:
 def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply `key=value` overrides, whose values are TOML (bare words are taken as strings).
 
+    A recipe may name another one, `base`, beside it: what it does not say itself is taken from there.
+
     Raises:
         RecipeError: the file is missing or no TOML, or a key or value does not fit.
     """
     path = Path(path)
-    try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"there is no recipe {path}; check the path") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"{path} is no readable TOML: {error}") from error
+    record = _read(path)
     for override in overrides:
         apply_override(record, override)
     recipe: Recipe = build(Recipe, record, where=str(path))
     _check(recipe, where=str(path))
     data_dir = path.parent / Path(recipe.data_dir).expanduser()
     return dataclasses.replace(recipe, data_dir=str(data_dir))
+
+
+def _read(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"there is no recipe {path}; check the path") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} is no readable TOML: {error}") from error
+    if "base" not in record:
+        return record
+    base, above = record.pop("base"), (*above, path.resolve())
+    if not isinstance(base, str) or (path.parent / base).resolve() in above:
+        raise RecipeError(f"{path}: base is {base!r}; name another recipe")
+    return merge(_read(path.parent / base, above=above), record)
 
 
 def recipe_record(recipe: Recipe) -> dict[str, Any]:

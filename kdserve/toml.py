@@ -29,6 +29,15 @@ def apply_override(record: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
+def merge(base: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `record`: tables are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in record.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return merged
+
+
 def build(kind: Any, record: Mapping[str, Any], *, where: str, key: str = "") -> Any:
     """Make a dataclass of a record, tables inside it likewise.
 

@@ -48,6 +48,20 @@ def test_a_wrong_recipe_is_refused_by_key_and_file(tmp_path: Path, text: str, me
     assert "\n" not in str(caught.value) or "TOML" in message
 
 
+def test_a_recipe_says_only_what_it_changes_of_its_base(tmp_path: Path):
+    write(tmp_path, GOOD + "[train]\nsteps = 10\nbatch_size = 8\n")
+    second = tmp_path / "second.toml"
+    second.write_text('base = "recipe.toml"\nseed = 2\n[train]\nsteps = 5\n', encoding="utf-8")
+    recipe = load_recipe(second)
+    assert (recipe.name, recipe.seed, recipe.train.steps, recipe.train.batch_size) == ("x", 2, 5, 8)
+    write(tmp_path, 'base = "second.toml"\n')
+    with pytest.raises(RecipeError, match=r"base is 'second\.toml'; name another"):
+        load_recipe(second)
+    (tmp_path / "recipe.toml").unlink()
+    with pytest.raises(RecipeError, match="there is no recipe"):
+        load_recipe(second)
+
+
 def test_a_missing_recipe_and_a_bare_override_are_refused(tmp_path: Path):
     with pytest.raises(RecipeError, match="there is no recipe"):
         load_recipe(tmp_path / "none.toml")
