@@ -93,8 +93,9 @@ def find_translations(foreign_PD: Tensor, own_SD: Tensor, source_P: Tensor) -> T
     """
     nearest_wrong_S = torch.full((len(own_SD),), -torch.inf, device=own_SD.device)
     right_P, to_source_P = [], []
-    for foreign_BD, source_B in zip(foreign_PD.split(_BATCH), source_P.split(_BATCH), strict=True):
-        cosines_BS = foreign_BD @ own_SD.T
+    for begin in range(0, len(foreign_PD), _BATCH):
+        source_B = source_P[begin : begin + _BATCH]
+        cosines_BS = foreign_PD[begin : begin + _BATCH] @ own_SD.T
         right_P.append(cosines_BS.gather(1, source_B[:, None])[:, 0])
         cosines_BS.scatter_(1, source_B[:, None], -torch.inf)
         to_source_P.append(right_P[-1] > cosines_BS.amax(dim=1))
