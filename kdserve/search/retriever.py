@@ -130,7 +130,8 @@ class Retriever:
     ) -> list[Hit]:
         """The `k` best documents for one query, best first; equal scores in the order of insertion.
 
-        A blank query has none. `where` lets only documents pass whose metadata fulfil it: `lang == "de" and year >= 2000`; see `filters`.
+        A blank query has none.
+        `where` lets only documents pass whose metadata fulfil it: `lang == "de" and year >= 2000`; see `filters`.
         `lexical` ranks by meaning and by words (BM25) and fuses both by reciprocal rank; scores stay those of meaning.
         `per_language` takes at most so many documents of each language.
 
