@@ -122,7 +122,7 @@ class ObjectiveRecipe:
     """Weights of the objectives (0 = off); see kdserve.distill.objectives for what each of them is.
 
     `negatives` is how many of the teacher's vectors, drawn anew each step, `contrastive` takes as wrong answers beside
-    the batch's own.
+    the batch's own. `symmetric` gives half of it to the other way: each teacher's vector among the batch's texts.
     """
 
     cosine: float = 5.0
@@ -131,6 +131,7 @@ class ObjectiveRecipe:
     scale: float = 20.0
     margin: float = 0.0
     negatives: int = 0
+    symmetric: bool = False
     translation: float = 0.0
     relational: float = 0.0
     spread: float = 0.0
@@ -165,8 +166,10 @@ class GuideRecipe:
 class TrainRecipe:
     """The training loop. `temperature` flattens the languages' shares (1 = as the data is, 0 = equal).
 
-    `source_share` of the texts are the source language itself. `token_dropout` hides that share of tokens. `average`
-    is the decay of the exponential average of weights that is kept as the student (0 = off).
+    `source_share` of the texts are the source language itself. `token_dropout` hides that share of tokens,
+    `split_tokens` cuts that share into smaller ones (see kdserve.distill.splitting). `average` is the decay of the
+    exponential average of weights that is kept as the student (0 = off). Over each of `cycles` the rates rise and fall
+    once; with more than one, the mean of the weights at their ends, and of `student.start`, is kept.
     """
 
     steps: int = 1000
@@ -178,7 +181,9 @@ class TrainRecipe:
     temperature: float = 0.5
     source_share: float = 0.15
     token_dropout: float = 0.0
+    split_tokens: float = 0.0
     average: float = 0.0
+    cycles: int = 1
     clip: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     evaluate_every: int = 500
@@ -274,6 +279,8 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ("train.checkpoint_every", train.checkpoint_every > 0, "must be positive"),
         ("train.source_share", 0 <= train.source_share < 1, "must be in [0, 1)"),
         ("train.token_dropout", 0 <= train.token_dropout < 1, "must be in [0, 1)"),
+        ("train.split_tokens", 0 <= train.split_tokens <= 1, "must be in [0, 1]"),
+        ("train.cycles", train.cycles >= 1 and train.steps % train.cycles == 0, "must be at least 1, and divide steps"),
         ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),
         ("student.layers", len(recipe.student.layers) > 0, "must name at least one layer"),
         ("student.max_tokens", recipe.student.max_tokens >= 4, "must be at least 4"),

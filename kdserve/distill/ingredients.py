@@ -79,7 +79,12 @@ def gather_texts(
     tokenizer = _keep_vocabulary(corpus, recipe, work / "vocabulary.json", words, progress)
     edges = 2 if recipe.family == "transformer" else 0
     tokens = tokenize_corpus(
-        corpus, tokenizer, work / "tokens", max_tokens=recipe.student.max_tokens - edges, progress=progress
+        corpus,
+        tokenizer,
+        work / "tokens",
+        max_tokens=recipe.student.max_tokens - edges,
+        split=recipe.train.split_tokens,
+        progress=progress,
     )
     return corpus, tokenizer, tokens
 

@@ -62,6 +62,7 @@ def settle_body(
         body_rate=recipe.align.body_rate,
         source_share=1.0,
         token_dropout=0.0,
+        cycles=1,
         evaluate_every=max(1, steps // 4),
         checkpoint_every=min(recipe.train.checkpoint_every, 200),
     )

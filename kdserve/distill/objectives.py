@@ -47,6 +47,9 @@ def total_loss(batch: Batch, recipe: ObjectiveRecipe) -> tuple[Tensor, dict[str,
             keys = torch.cat([teacher, batch.negatives_ND])
             same = torch.cat([same_BB, batch.target_B[:, None] == batch.negative_N[None, :]], dim=1)
         loss = contrastive_loss(student, keys, same, scale=recipe.scale, margin=recipe.margin)
+        if recipe.symmetric:
+            back = contrastive_loss(teacher, student, same_BB, scale=recipe.scale, margin=recipe.margin)
+            loss = (loss + back) / 2
         values["contrastive"] = recipe.contrastive, loss
     if recipe.translation and batch.source_BD is not None:
         forward = contrastive_loss(student, batch.source_BD, same_BB, scale=recipe.scale, margin=recipe.margin)

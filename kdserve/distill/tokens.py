@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.corpus import Corpus, iter_texts
+from kdserve.distill.splitting import TokenSplitter, gather_runs, make_splitter
 from kdserve.distill.vocabulary import CLS, PAD, SEP
 
 
@@ -25,6 +26,7 @@ class TokenStore:
 
     ids: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
+    splitter: TokenSplitter | None = None
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -34,13 +36,18 @@ class TokenStore:
     def ragged(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Return the tokens of these texts one after the other, and their lengths."""
         starts, ends = self.offsets[numbers], self.offsets[numbers + 1]
-        lengths = ends - starts
-        shifts = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-        return self.ids[np.arange(lengths.sum()) + shifts], lengths
+        return gather_runs(self.ids, starts, ends - starts), ends - starts
 
-    def padded(self, numbers: npt.NDArray[np.int64], *, wrap: bool) -> tuple[Tensor, Tensor]:
-        """Return ids and mask, both (B, T) int64; `wrap` puts [CLS] before and [SEP] behind each text."""
+    def padded(
+        self, numbers: npt.NDArray[np.int64], *, wrap: bool, splits: np.random.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return ids and mask, both (B, T) int64; `wrap` puts [CLS] before and [SEP] behind each text.
+
+        `splits` decides which tokens the splitter cuts; without it, or without a splitter, none.
+        """
         tokens, lengths = self.ragged(numbers)
+        if splits and self.splitter:
+            tokens, lengths = self.splitter.split(tokens, lengths, splits)
         edge = int(wrap)
         width = max(1, int(lengths.max(initial=0)) + 2 * edge)
         columns = np.arange(width)
@@ -55,9 +62,19 @@ class TokenStore:
 
 
 def tokenize_corpus(
-    corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, max_tokens: int, progress: Progress = no_progress
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    max_tokens: int,
+    split: float = 0.0,
+    progress: Progress = no_progress,
 ) -> TokenStore:
-    """Tokenise the translations, then the sources, into `folder`, or open what was made there before."""
+    """Tokenise the translations, then the sources, into `folder`, or open what was made there before.
+
+    `split` is the share of tokens that the store cuts, where it is asked to.
+    """
+    splitter = make_splitter(tokenizer, share=split, most=max_tokens) if split else None
     key = hashlib.sha256(f"{tokenizer.to_str()}{max_tokens}{len(corpus.source_of)}".encode()).hexdigest()
     done = folder / "tokens.json"
     if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != key:
@@ -74,4 +91,4 @@ def tokenize_corpus(
         np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         done.write_text(json.dumps(key), encoding="utf-8")
     ids = np.memmap(folder / "ids.i32", dtype=np.int32, mode="r")
-    return TokenStore(ids=ids, offsets=np.load(folder / "offsets.npy"))
+    return TokenStore(ids=ids, offsets=np.load(folder / "offsets.npy"), splitter=splitter)

@@ -66,7 +66,9 @@ class Trainer:
         modules += [layers.to(self.accelerator.device)] if layers else []
         self.optimizer = torch.optim.AdamW(self.parameter_groups(modules), betas=(0.9, 0.98), fused=True)
         self.model, self.optimizer = self.accelerator.prepare(self.student, self.optimizer)
-        self.average: Tensors = {name: value.detach().clone() for name, value in self.student.state_dict().items()}
+        self.average = _copy(self.student)
+        self.ends = _copy(self.student) if recipe.train.cycles > 1 else {}
+        self.cycle_steps = max(1, recipe.train.steps // recipe.train.cycles)
         validation = recipe.validation
         self.validation = Validation(data.corpus, data.tokens, max_pairs=validation.max_pairs, seed=recipe.seed)
         self.step, self.best, self.best_step = 0, -1.0, 0
@@ -89,7 +91,11 @@ class Trainer:
             self.step += 1
             if self.step % 20 == 0 or self.step == train.steps:
                 progress(self.what, self.step, train.steps)
-            if self.step % train.evaluate_every == 0 or self.step == train.steps:
+            ends = self.step % self.cycle_steps == 0
+            if ends and train.cycles > 1:
+                num_ends = self.step // self.cycle_steps + bool(self.recipe.student.start)
+                _blend(self.ends, self._kept(), 1 - 1 / num_ends)
+            if ends or self.step % train.evaluate_every == 0:
                 elapsed = max(1e-9, time.monotonic() - started)
                 speed = (self.step - seen) * train.batch_size * self.accelerator.num_processes / elapsed
                 self._evaluate({**sums.take(self.step), "texts_per_second": round(speed, 1)})
@@ -100,7 +106,7 @@ class Trainer:
 
     def _step(self, loaded: LoadedBatch) -> dict[str, Tensor]:
         train = self.recipe.train
-        rates = _schedule(self.step, train)
+        rates = _schedule(self.step % self.cycle_steps, self.cycle_steps, train.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * rates
         torch.manual_seed(hash((self.recipe.seed, self.step, self.accelerator.process_index)) % 2**63)
@@ -111,7 +117,7 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self.student.parameters(), train.clip)
         self.optimizer.step()
         if train.average:
-            _blend(self.average, self.student, min(train.average, (1 + self.step) / (10 + self.step)))
+            _blend(self.average, self.student.state_dict(), min(train.average, (1 + self.step) / (10 + self.step)))
         return {"loss": loss.detach(), **values}
 
     def loss_of(self, loaded: LoadedBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -152,7 +158,7 @@ class Trainer:
         numbers = itertools.count(self.step * stride + offset, stride)
         for number, texts in zip(numbers, sampler.batches(start=self.step, stride=stride, offset=offset), strict=False):
             target = self.data.corpus.sources_of(texts)
-            ids, mask = self.data.tokens.padded(texts, wrap=self.student.wraps)
+            ids, mask = self.data.tokens.padded(texts, wrap=self.student.wraps, splits=self.splits(number))
             loaded = LoadedBatch(
                 ids_BT=move(ids),
                 mask_BT=move(mask),
@@ -169,16 +175,22 @@ class Trainer:
                 loaded = replace(loaded, negatives_ND=move(vectors), negative_N=move(torch.from_numpy(chosen)))
             yield loaded
 
+    def splits(self, number: int) -> np.random.Generator:
+        """Return what decides which tokens of batch `number` are cut, where the recipe wants some cut."""
+        return np.random.default_rng([self.recipe.seed, 8, number])
+
     def _evaluate(self, record: dict[str, float]) -> None:
-        """Measure translation accuracy with the averaged weights, log it, and keep them where they are the best."""
-        trained = self._swap_in_average()
+        """Measure translation accuracy with the weights to be kept, log it, and keep them where they are the best."""
+        trained = _copy(self.student)
+        at_end = self.recipe.train.cycles > 1 and self.step % self.cycle_steps == 0
+        self.student.load_state_dict(self.ends if at_end else self._kept())
         accuracy = self.measure()
         self.require_sane_student()
         is_best = accuracy.mean > self.best or not accuracy.by_language  # too little held out: the last is kept
         if is_best and self.accelerator.is_main_process:
             self.best, self.best_step = accuracy.mean, self.step
             save_checkpoint(self.work / "best.safetensors", self.student.state_dict(), self._progressed())
-        self._swap_back(trained)
+        self.student.load_state_dict(trained)
         worst, lowest = accuracy.worst
         line = {
             "step": self.step,
@@ -245,7 +257,11 @@ class Trainer:
             tensors, progressed = found
             self.step, self.best, self.best_step = progressed.step, progressed.best, progressed.best_step
             self.student.load_state_dict(_strip(tensors, "student."))
-            self.average = {k: v.to(self.accelerator.device) for k, v in _strip(tensors, "average.").items()}
+            device = self.accelerator.device
+            self.average, self.ends = (
+                {name: value.to(device) for name, value in _strip(tensors, prefix).items()}
+                for prefix in ("average.", "ends.")
+            )
             if self.layers:
                 self.layers.load_state_dict(_strip(tensors, "layers."))
             restore_optimizer(self.optimizer, tensors)
@@ -259,6 +275,7 @@ class Trainer:
             tensors = {
                 **{f"student.{k}": v for k, v in self.student.state_dict().items()},
                 **{f"average.{k}": v for k, v in self.average.items() if self.recipe.train.average},
+                **{f"ends.{k}": v for k, v in self.ends.items() if self.recipe.train.cycles > 1},
                 **{f"layers.{k}": v for k, v in layers.items()},
                 **optimizer_tensors(self.optimizer),
             }
@@ -268,16 +285,9 @@ class Trainer:
     def _progressed(self) -> Progressed:
         return Progressed(key=self.key, step=self.step, best=self.best, best_step=self.best_step)
 
-    def _swap_in_average(self) -> Tensors:
-        if not self.recipe.train.average:
-            return {}
-        trained = {name: value.detach().clone() for name, value in self.student.state_dict().items()}
-        self.student.load_state_dict(self.average)
-        return trained
-
-    def _swap_back(self, trained: Tensors) -> None:
-        if trained:
-            self.student.load_state_dict(trained)
+    def _kept(self) -> Tensors:
+        """Return this cycle's weights as they would be kept: their running average where the recipe wants one."""
+        return self.average if self.recipe.train.average else self.student.state_dict()
 
 
 def _use_bf16(train: TrainRecipe) -> bool:
@@ -285,18 +295,21 @@ def _use_bf16(train: TrainRecipe) -> bool:
     return train.precision == "bf16" or (train.precision == "auto" and supports_bf16(device))
 
 
-def _schedule(step: int, train: TrainRecipe) -> float:
-    """Linear warm-up, then linear decay to zero."""
-    warmup = max(1, round(train.warmup * train.steps))
-    return min((step + 1) / warmup, (train.steps - step) / max(1, train.steps - warmup), 1.0)
+def _schedule(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up over a share of the steps, then linear decay to zero."""
+    rising = max(1, round(warmup * steps))
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising), 1.0)
 
 
 @torch.no_grad()
-def _blend(average: Tensors, student: Student, decay: float) -> None:
-    """Move the average towards the student's weights."""
+def _blend(average: Tensors, weights: Tensors, decay: float) -> None:
+    """Move the average towards the weights."""
     names = [name for name, value in average.items() if value.is_floating_point()]
-    state = student.state_dict()
-    torch._foreach_lerp_([average[n] for n in names], [state[n] for n in names], 1 - decay)
+    torch._foreach_lerp_([average[n] for n in names], [weights[n] for n in names], 1 - decay)
+
+
+def _copy(student: Student) -> Tensors:
+    return {name: value.detach().clone() for name, value in student.state_dict().items()}
 
 
 def _strip(tensors: Tensors, prefix: str) -> Tensors:

@@ -64,7 +64,7 @@ def test_sentence_transformers_opens_the_student_with_the_same_vectors(
 
 @pytest.mark.parametrize("phase", ["train", "body"])
 def test_a_killed_run_resumes_to_the_same_student(phase: str, tmp_path: Path, tiny_recipe, teacher_cache: Path):
-    overrides = ["align.body_steps=4", "objective.negatives=20"]
+    overrides = ["align.body_steps=4", "objective.negatives=20", "train.cycles=2", "train.split_tokens=0.2"]
     recipe = tiny_recipe("transformer", bits=4, steps=8, average=0.9, overrides=overrides)
     distill(recipe, tmp_path / "whole", cache=teacher_cache)
     path = Path(recipe.data_dir) / "transformer-4-8-0.9.toml"
@@ -84,6 +84,27 @@ def test_a_killed_run_resumes_to_the_same_student(phase: str, tmp_path: Path, ti
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_a_student_of_several_cycles_is_the_mean_of_their_ends(
+    starts: bool, tmp_path: Path, tiny_recipe, teacher_cache: Path
+):
+    first = tiny_recipe("static", steps=2)
+    distill(first, tmp_path / "first", cache=teacher_cache)
+    start = [f"student.start={tmp_path / 'first'}", "vocabulary.folder=''"] if starts else []
+    ends = {}
+    for steps, cycles in [(3, 1), (6, 2)]:
+        recipe = tiny_recipe("static", steps=steps, overrides=[f"train.cycles={cycles}", *start])
+        made = gather(recipe, tmp_path / f"work-{steps}", cache=teacher_cache)
+        student = start_student(recipe, made, tmp_path / f"work-{steps}")
+        before = student.table.detach().clone()
+        trainer = Trainer(recipe, made.data, student, tmp_path / f"train-{steps}", key="k")
+        trainer.run()
+        ends[steps] = load_file(tmp_path / f"train-{steps}" / "last.safetensors")
+    tables = [ends[3]["student.table"], ends[6]["student.table"], *([before] if starts else [])]
+    torch.testing.assert_close(ends[6]["ends.table"], torch.stack(tables).mean(dim=0))
+    assert not torch.allclose(tables[0], tables[1], atol=1e-4)
 
 
 def test_two_processes_average_their_gradients(tmp_path: Path, tiny_recipe, teacher_cache: Path):

@@ -56,6 +56,23 @@ def test_negatives_are_more_wrong_answers_unless_they_are_the_same_sentence():
     assert total_loss(batch, recipe)[0].item() == pytest.approx(by_hand.item())
 
 
+def test_a_symmetric_contrast_also_looks_for_each_source_among_the_texts():
+    student, teacher, more = unit(3, 4, seed=1), unit(3, 4, seed=2), unit(5, 4, seed=3)
+    recipe = ObjectiveRecipe(cosine=0, contrastive=1, scale=10, symmetric=True)
+    batch = Batch(
+        student_BD=student,
+        teacher_BD=teacher,
+        target_B=torch.tensor([0, 1, 1]),  # the second and third text are translations of one sentence
+        negatives_ND=more,
+        negative_N=torch.arange(7, 12),
+    )
+    forward, backward = 10 * student @ torch.cat([teacher, more]).T, 10 * teacher @ student.T
+    for logits in (forward, backward):
+        logits[1, 2] = logits[2, 1] = -torch.inf
+    by_hand = -sum(torch.log_softmax(logits, dim=-1).diagonal().mean() for logits in (forward, backward)) / 2
+    assert total_loss(batch, recipe)[0].item() == pytest.approx(by_hand.item())
+
+
 def test_spread_ignores_equal_sentences():
     vectors = unit(1, 4).expand(3, 4)
     assert spread_loss(vectors, torch.ones(3, 3, dtype=torch.bool)).item() == 0

@@ -124,14 +124,14 @@ class ClassifierTrainer(Trainer):
         sampler = make_sampler(self.data.corpus, self.data.tokens.lengths, shared, seed=self.recipe.seed)
         stride, offset = self.accelerator.num_processes, self.accelerator.process_index
         for step, texts in enumerate(sampler.batches(start=self.step, stride=stride, offset=offset), self.step):
-            batch = self._corpus_part(texts)
+            batch = self._corpus_part(texts, self.splits(step * stride + offset))
             if hard and num_hard:
                 rng = np.random.default_rng([self.recipe.seed, 7, step, offset])
                 batch += self._hard_part(hard, rng.integers(len(hard.label_N), size=num_hard))
             yield batch.to(self.accelerator.device)
 
-    def _corpus_part(self, texts: npt.NDArray[np.int64]) -> LabelBatch:
-        ids, mask = self.data.tokens.padded(texts, wrap=self.classifier.wraps)
+    def _corpus_part(self, texts: npt.NDArray[np.int64], splits: np.random.Generator) -> LabelBatch:
+        ids, mask = self.data.tokens.padded(texts, wrap=self.classifier.wraps, splits=splits)
         if self.lessons.label_of is None:
             label, scores = np.full(len(texts), NO_LABEL), self._teacher_scores(texts)
         else:
