@@ -102,7 +102,7 @@ def run(recipe: Recipe, made: Ingredients, work: Path, *, data: Path | None) -> 
     folder = work / "ablation"
     shutil.rmtree(folder, ignore_errors=True)
     student = start_student(recipe, made, work)
-    layers = start_layers(recipe, made, student)
+    layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
     guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
     trainer = Trainer(recipe, made.data, student, folder, key=recipe.name, layers=layers, guide=guide)
     started = time.monotonic()

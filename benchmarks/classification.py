@@ -26,7 +26,12 @@ from records import Table, write_record
 
 from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
-from kdserve.distill.classifier.ingredients import ClassifierIngredients, gather_classifier, tokenize_texts
+from kdserve.distill.classifier.ingredients import (
+    ClassifierIngredients,
+    gather_classifier,
+    start_label_layers,
+    tokenize_texts,
+)
 from kdserve.distill.classifier.labelled import LabelledTexts, read_labelled
 from kdserve.distill.classifier.student import run_over
 from kdserve.distill.classifier.training import ClassifierTrainer
@@ -85,9 +90,10 @@ def run(task: str, options: argparse.Namespace, overrides: Sequence[str]) -> tup
         steps = 0 if recipe.classifier.mode == "zero-shot" else recipe.train.steps
         recipe = replace(recipe, train=replace(recipe.train, steps=steps))
         train = options.work / task / "train"
-        ClassifierTrainer(recipe, made.data, made.student, train, key="benchmark", lessons=made.lessons).run(
-            progress=progress
-        )
+        layers = start_label_layers(recipe, made) if steps else None
+        ClassifierTrainer(
+            recipe, made.data, made.student, train, key="benchmark", lessons=made.lessons, layers=layers
+        ).run(progress=progress)
     languages = {SOURCE, *recipe.languages}
     tests = find_files(DataRecipe(path=TESTS[task]), options.data)
     return made, {

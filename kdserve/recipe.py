@@ -300,6 +300,11 @@ def _check(recipe: Recipe, *, where: str) -> None:
         ),
         ("layers.map", all(len(pair) == 2 for pair in layers.map), "must hold pairs [student, teacher]"),
         ("layers.map", bool(layers.map) or not layers.hidden + layers.attention + layers.relations, "is missing"),
+        (
+            "layers",
+            recipe.classifier.mode != "language" or layers == LayerRecipe(),
+            'needs a teacher, and classifier.mode = "language" has none',
+        ),
         ("guide.until", 0 < recipe.guide.until <= 1, "must be in (0, 1]"),
         (
             "vocabulary.teacher_words",

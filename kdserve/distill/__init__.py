@@ -73,7 +73,7 @@ def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress
     with processes.main_process_first():  # the first makes what the others then open
         made = gather(recipe, work, cache=cache, progress=progress)
     student = start_student(recipe, made, work, progress=progress)
-    layers = start_layers(recipe, made, student)
+    layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
     guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
     key = made.run_key(recipe)
     trainer = Trainer(recipe, made.data, student, work / "train", key=key, layers=layers, guide=guide)

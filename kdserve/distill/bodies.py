@@ -29,7 +29,7 @@ def take_body(teacher: Teacher, settings: StudentRecipe) -> Any:
     Raises:
         RecipeError: the teacher's body is neither BERT nor T5, or has no such layer or position.
     """
-    source = teacher.model[0].auto_model
+    source = teacher.body
     kind = source.config.model_type
     if kind not in ("bert", *_T5):
         raise RecipeError(
@@ -104,7 +104,7 @@ def projections(body: Any, layer: int) -> dict[str, nn.Module]:
 
 def teacher_input_table(teacher: Teacher) -> Tensor:
     """Return the teacher's own token table (V of the teacher, D)."""
-    weight: Tensor = teacher.model[0].auto_model.get_input_embeddings().weight
+    weight: Tensor = teacher.body.get_input_embeddings().weight
     return weight.detach().float()
 
 

@@ -115,7 +115,7 @@ class _BodyTrainer(Trainer):
 
 def encode_sources(corpus: Corpus, teacher: Teacher, *, progress: Progress = no_progress) -> Iterator[list[list[int]]]:
     """Yield the sources' ids in the teacher's tokens, some thousand sentences at a time, without special tokens."""
-    tokenizer = teacher.model.tokenizer.backend_tokenizer
+    tokenizer = teacher.body_tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for begin in range(0, len(corpus.sources), 10_000):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tokenizers import Tokenizer
@@ -21,12 +21,23 @@ from torch.nn import functional
 from kdserve.distill.bodies import PARTS, projections
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.student import TransformerStudent
-from kdserve.distill.teacher import Teacher
 from kdserve.distill.vocabulary import PAD
 from kdserve.errors import RecipeError
 from kdserve.recipe import LayerRecipe
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class TeacherBody(Protocol):
+    """A teacher whose inside can be seen."""
+
+    @property
+    def body(self) -> Any:
+        """The transformers model inside."""
+
+    @property
+    def body_tokenizer(self) -> Tokenizer:
+        """What cuts texts for the body."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,14 +59,19 @@ class LayerDistillation(nn.Module):
     """
 
     def __init__(
-        self, recipe: LayerRecipe, teacher: Teacher, student: TransformerStudent, tokenizer: Tokenizer, corpus: Corpus
+        self,
+        recipe: LayerRecipe,
+        teacher: TeacherBody,
+        student: TransformerStudent,
+        tokenizer: Tokenizer,
+        corpus: Corpus,
     ) -> None:
         super().__init__()
         self.recipe, self.corpus, self.tokenizer = recipe, corpus, tokenizer
         self.pairs = [(int(ours), int(theirs)) for ours, theirs in recipe.map]
-        teacher_body = teacher.model[0].auto_model
+        teacher_body = teacher.body
         self._teacher = [teacher_body]  # in a list: not a submodule, so it is neither trained nor saved
-        self._teacher_tokenizer = teacher.model.tokenizer.backend_tokenizer
+        self._teacher_tokenizer = teacher.body_tokenizer
         _check_map(self.pairs, student.body, teacher_body)
         _check_relation_heads(recipe, student.body, teacher_body)
         if recipe.attention:  # fused kernels do not give their maps

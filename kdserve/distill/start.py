@@ -13,15 +13,17 @@ import numpy.typing as npt
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.bodies import copy_special_rows, draw_body, take_body, teacher_dense, teacher_input_table
+from kdserve.distill.corpus import Corpus
 from kdserve.distill.guide import require_dim
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, solves_vectors
 from kdserve.distill.inherit import encode_sources, settle_body, teacher_rows
-from kdserve.distill.layers import LayerDistillation
+from kdserve.distill.layers import LayerDistillation, TeacherBody
 from kdserve.distill.reopen import open_student
 from kdserve.distill.ridge import solve_ridge, token_pull
 from kdserve.distill.sampling import text_shares
@@ -111,13 +113,15 @@ def _main_directions(made: Ingredients, width: int) -> Tensor:
     return torch.nn.functional.pad(directions, (0, width - directions.shape[1]))
 
 
-def start_layers(recipe: Recipe, made: Ingredients, student: Student) -> LayerDistillation | None:
+def start_layers(
+    recipe: Recipe, student: Student, *, teacher: TeacherBody, tokenizer: Tokenizer, corpus: Corpus
+) -> LayerDistillation | None:
     """Return the recipe's distillation of inner layers, if it has one."""
     if not recipe.layers.hidden + recipe.layers.attention + recipe.layers.relations:
         return None
     if not isinstance(student, TransformerStudent):
         raise RecipeError('layers.* needs family = "transformer": static students have none')
-    return LayerDistillation(recipe.layers, made.teacher, student, made.tokenizer, made.corpus)
+    return LayerDistillation(recipe.layers, teacher, student, tokenizer, corpus)
 
 
 def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
 
 from kdserve.datatypes import Embeddings, Progress, no_progress, require_texts
 from kdserve.distill.corpus import Corpus
@@ -49,6 +50,17 @@ class Teacher:
     def fingerprint(self) -> str:
         """SHA-256 over the sorted checksums of the model's files."""
         return self._fingerprint
+
+    @property
+    def body(self) -> Any:
+        """The transformers model inside."""
+        return self.model[0].auto_model
+
+    @property
+    def body_tokenizer(self) -> Tokenizer:
+        """What cuts texts for the body."""
+        tokenizer: Tokenizer = self.model.tokenizer.backend_tokenizer
+        return tokenizer
 
     def words(self) -> list[str]:
         """Return the words of two letters and more in the model's own vocabulary, in lower case."""

@@ -47,7 +47,7 @@ def test_all_objectives_inside_the_body_fall_while_training(tmp_path: Path, tiny
     recipe = tiny_recipe("transformer", steps=24, overrides=[*ALL, "objective.cosine=0.5", "train.body_rate=1e-3"])
     made = gather(recipe, tmp_path / "work", cache=teacher_cache)
     student = start_student(recipe, made, tmp_path / "work")
-    layers = start_layers(recipe, made, student)
+    layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
     Trainer(recipe, made.data, student, tmp_path / "train", key="k", layers=layers).run()
     rows = [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()]
     for name in ("attention", "relations", "hidden"):
@@ -58,7 +58,8 @@ def test_maps_and_heads_that_do_not_fit_are_refused(tmp_path: Path, tiny_recipe,
     def start(*overrides: str) -> None:
         recipe = tiny_recipe("transformer", overrides=overrides)
         made = gather(recipe, tmp_path / "work", cache=teacher_cache)
-        start_layers(recipe, made, start_student(recipe, made, tmp_path / "work"))
+        student = start_student(recipe, made, tmp_path / "work")
+        start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
 
     with pytest.raises(RecipeError, match=r"layers\.map is missing"):
         start("layers.attention=1.0")

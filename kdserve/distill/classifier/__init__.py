@@ -15,7 +15,7 @@ from accelerate import PartialState
 from kdserve.datatypes import Progress
 from kdserve.distill.card import Outcome, count_pairs, draw_curve
 from kdserve.distill.classifier.card import write_classifier_card
-from kdserve.distill.classifier.ingredients import ClassifierIngredients, gather_classifier
+from kdserve.distill.classifier.ingredients import ClassifierIngredients, gather_classifier, start_label_layers
 from kdserve.distill.classifier.training import ClassifierTrainer
 from kdserve.distill.corpus import SOURCE
 from kdserve.distill.hardware import best_device
@@ -36,8 +36,10 @@ def distill_classifier(recipe: Recipe, out: Path, work: Path, *, cache: Path | N
         made = gather_classifier(recipe, work, cache=cache, progress=progress)
     if recipe.classifier.mode == "zero-shot":
         recipe = replace(recipe, train=replace(recipe.train, steps=0))
+    layers = start_label_layers(recipe, made)
+    key = made.run_key(recipe)
     trainer = ClassifierTrainer(
-        recipe, made.data, made.student, work / "train", key=made.run_key(recipe), lessons=made.lessons
+        recipe, made.data, made.student, work / "train", key=key, lessons=made.lessons, layers=layers
     )
     accuracy = trainer.run(progress=progress)
     outcome = Outcome(

@@ -24,8 +24,9 @@ from kdserve.distill.classifier.training import HardTexts, Lessons
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import gather, gather_texts
+from kdserve.distill.layers import LayerDistillation
 from kdserve.distill.reopen import open_student, parent_students
-from kdserve.distill.start import start_student
+from kdserve.distill.start import start_layers, start_student
 from kdserve.distill.student import StaticStudent, Student
 from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.tokens import TokenStore
@@ -87,6 +88,14 @@ def gather_classifier(
         parents={"teacher": teacher.fingerprint, **parent_students(recipe)},
         teacher=teacher,
     )
+
+
+def start_label_layers(recipe: Recipe, made: ClassifierIngredients) -> LayerDistillation | None:
+    """Return the recipe's distillation of inner layers, if it has one and a teacher."""
+    if not made.teacher:
+        return None
+    encoder = made.student.encoder
+    return start_layers(recipe, encoder, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.data.corpus)
 
 
 def tokenize_texts(tokenizer: Tokenizer, texts: LabelledTexts, recipe: Recipe) -> TokenStore:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, require_texts
 from kdserve.distill.classifier.head import Head
@@ -34,6 +35,14 @@ class LabelTeacher(Protocol):
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what the soft labels depend on."""
+
+    @property
+    def body(self) -> Any:
+        """The transformers model inside."""
+
+    @property
+    def body_tokenizer(self) -> Tokenizer:
+        """What cuts texts for the body."""
 
     def score(self, texts: Sequence[str]) -> Scores:
         """Log-probabilities of the texts' labels: (N, K)."""
@@ -82,6 +91,17 @@ class SequenceTeacher:
         return self._fingerprint
 
     @property
+    def body(self) -> Any:
+        """The transformers model under the classifying head."""
+        return self._model.base_model
+
+    @property
+    def body_tokenizer(self) -> Tokenizer:
+        """What cuts texts for the body."""
+        tokenizer: Tokenizer = self._tokenizer.backend_tokenizer
+        return tokenizer
+
+    @property
     def dim(self) -> int:
         """Number of labels: the width of what a `VectorCache` keeps."""
         return len(self.labels)
@@ -122,6 +142,16 @@ class HeadTeacher:
         """SHA-256 over the embedder's fingerprint and the head's weights."""
         head = b"".join(part.numpy().tobytes() for part in (self.head.weight_DK, self.head.bias_K))
         return hashlib.sha256(self.embedder.fingerprint.encode() + head).hexdigest()
+
+    @property
+    def body(self) -> Any:
+        """The embedder's transformers model."""
+        return self.embedder.body
+
+    @property
+    def body_tokenizer(self) -> Tokenizer:
+        """What cuts texts for the body."""
+        return self.embedder.body_tokenizer
 
     def score(self, texts: Sequence[str]) -> Scores:
         """Log-probabilities of the texts' labels: (N, K)."""

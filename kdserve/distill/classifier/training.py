@@ -20,6 +20,7 @@ from torch.nn import functional
 from kdserve.distill.batches import TrainingData, drop_tokens
 from kdserve.distill.classifier.student import ClassifierStudent, run_over
 from kdserve.distill.corpus import SOURCE
+from kdserve.distill.layers import LayerDistillation
 from kdserve.distill.objectives import soft_label_loss
 from kdserve.distill.sampling import make_sampler
 from kdserve.distill.student import Student
@@ -30,7 +31,7 @@ from kdserve.distill.vocabulary import PAD
 from kdserve.errors import TrainingError
 from kdserve.recipe import Recipe
 
-NO_LABEL = -1
+NO_LABEL = NO_SOURCE = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +58,16 @@ class Lessons:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelBatch:
-    """Ids and mask (B, T); the teacher's log-probabilities (B, K), NaN where it gave none; labels (B,) or NO_LABEL."""
+    """Ids and mask (B, T); the teacher's log-probabilities (B, K), NaN where it gave none; labels (B,) or NO_LABEL.
+
+    `target_B` numbers each text's source sentence in the corpus, or is NO_SOURCE.
+    """
 
     ids_BT: Tensor
     mask_BT: Tensor
     teacher_BK: Tensor
     label_B: Tensor
+    target_B: Tensor
 
     def to(self, device: torch.device) -> LabelBatch:
         """Move every part."""
@@ -78,6 +83,7 @@ class LabelBatch:
             mask_BT=torch.cat(mask),
             teacher_BK=torch.cat([self.teacher_BK, other.teacher_BK]),
             label_B=torch.cat([self.label_B, other.label_B]),
+            target_B=torch.cat([self.target_B, other.target_B]),
         )
 
 
@@ -93,10 +99,11 @@ class ClassifierTrainer(Trainer):
         *,
         key: str,
         lessons: Lessons,
+        layers: LayerDistillation | None = None,
     ) -> None:
         self.lessons = lessons
         self.classifier = student
-        super().__init__(recipe, data, cast(Student, student), work, key=key)
+        super().__init__(recipe, data, cast(Student, student), work, key=key, layers=layers)
 
     def loss_of(self, loaded: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """alpha · T² · KL over the texts with soft labels + (1 - alpha) · cross-entropy over those with a label."""
@@ -114,6 +121,11 @@ class ClassifierTrainer(Trainer):
         if alpha < 1 and hard_B.any():
             hard = functional.cross_entropy(logits_BK[hard_B], loaded.label_B[hard_B])
             loss, values["hard"] = loss + (1 - alpha) * hard, hard.detach()
+        if self.layers:
+            with self.accelerator.autocast():
+                inside = self.layers(self.classifier.encoder, loaded.target_B[loaded.target_B != NO_SOURCE])
+            for name, (weight, value) in inside.items():
+                loss, values[name] = loss + weight * value, value.detach()
         return loss, values
 
     def load_batches(self) -> Iterator[Any]:
@@ -138,17 +150,22 @@ class ClassifierTrainer(Trainer):
             label = self.lessons.label_of[texts]
             scores = np.full((len(texts), len(self.lessons.labels)), np.nan, dtype=np.float32)
         return LabelBatch(
-            ids_BT=ids, mask_BT=mask, teacher_BK=torch.from_numpy(scores), label_B=torch.from_numpy(label)
+            ids_BT=ids,
+            mask_BT=mask,
+            teacher_BK=torch.from_numpy(scores),
+            label_B=torch.from_numpy(label),
+            target_B=torch.from_numpy(self.data.corpus.sources_of(texts)),
         )
 
     def _hard_part(self, hard: HardTexts, rows: npt.NDArray[np.int64]) -> LabelBatch:
         ids, mask = hard.tokens.padded(rows, wrap=self.classifier.wraps)
         scores, label = torch.from_numpy(hard.scores_NK[rows].astype(np.float32)), torch.from_numpy(hard.label_N[rows])
-        return LabelBatch(ids_BT=ids, mask_BT=mask, teacher_BK=scores, label_B=label)
+        none = torch.full_like(label, NO_SOURCE)
+        return LabelBatch(ids_BT=ids, mask_BT=mask, teacher_BK=scores, label_B=label, target_B=none)
 
     def parameter_groups(self, modules: Sequence[torch.nn.Module]) -> list[dict[str, Any]]:
         """Return the encoder's groups as ever, and the head with its own rate."""
-        groups = super().parameter_groups([self.classifier.encoder])
+        groups = super().parameter_groups([self.classifier.encoder, *modules[1:]])
         head = {"params": list(self.classifier.head.parameters()), "rate": self.recipe.classifier.head_rate}
         return [*groups, {**head, "weight_decay": 0.0}]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from kdserve import samples
 from kdserve.distill import distill
 from kdserve.distill.classifier.head import LabelledVectors, fit_head
-from kdserve.distill.classifier.ingredients import gather_classifier
+from kdserve.distill.classifier.ingredients import gather_classifier, start_label_layers
 from kdserve.distill.classifier.teachers import SequenceTeacher
 from kdserve.distill.classifier.training import NO_LABEL, ClassifierTrainer
 from kdserve.distill.objectives import soft_label_loss
@@ -153,6 +154,37 @@ def test_any_sequence_classifier_can_teach(
     recipe = classifier_recipe(overrides=[f"classifier.teacher={sequence_folder}"])
     distill(recipe, tmp_path / "student", cache=tmp_path / "cache")
     assert verify_folder(tmp_path / "student", kind="student").settings["labels"] == ["statement", "question"]
+
+
+@pytest.mark.parametrize("kind", ["head", "sequence"])
+def test_a_classifier_learns_inside_the_body_too(
+    tmp_path: Path, classifier_recipe, teacher_cache: Path, sequence_folder: Path, kind: str
+):
+    inside = ["layers.hidden=1.0", "layers.attention=1.0", "layers.relations=1.0", "layers.relation_heads=2"]
+    teacher = {"head": ["layers.map=[[0, 0], [1, 5]]"], "sequence": ["layers.map=[[1, 0]]"]}[kind]
+    if kind == "sequence":  # 16 wide, the student 384: the hidden states meet in a projection that is trained and saved
+        teacher += [f"classifier.teacher={sequence_folder}"]
+    overrides = ["family=transformer", "student.layers=[0, 5]", "train.body_rate=1e-3", "train.steps=16"]
+    recipe = classifier_recipe(overrides=[*overrides, *inside, *teacher])
+    made = gather_classifier(recipe, tmp_path / "work", cache=teacher_cache if kind == "head" else tmp_path)
+    layers = start_label_layers(recipe, made)
+    ClassifierTrainer(
+        recipe, made.data, made.student, tmp_path / "train", key="k", lessons=made.lessons, layers=layers
+    ).run()
+    rows = [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()]
+    for name in ("hidden", "attention", "relations"):
+        assert rows[-1][name] < rows[1][name], name
+    kept = load_file(tmp_path / "train" / "last.safetensors")
+    assert ("layers.projection.weight" in kept) == (kind == "sequence")
+
+
+def test_inside_of_a_static_student_there_is_nothing_to_learn(tmp_path: Path, classifier_recipe, teacher_cache: Path):
+    with pytest.raises(RecipeError, match=r'layers\.\* needs family = "transformer"'):
+        distill(
+            classifier_recipe(overrides=["layers.map=[[0, 0]]", "layers.hidden=1.0"]),
+            tmp_path / "student",
+            cache=teacher_cache,
+        )
 
 
 def test_teachers_that_do_not_fit_are_refused(tmp_path: Path, classifier_recipe, sequence_folder: Path):
