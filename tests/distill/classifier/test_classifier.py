@@ -234,6 +234,8 @@ def test_a_student_learns_to_name_languages_without_a_teacher(tmp_path: Path):
     assert settings["dim"] == 16
     assert set(outcome.accuracy.by_language) == set(samples.parallel())
     assert outcome.accuracy.mean > 0.9
+    with pytest.raises(RecipeError, match="layers needs a teacher"):
+        load_recipe(tmp_path / "r.toml", overrides=["layers.map=[[0, 0]]", "layers.hidden=1.0"])
 
 
 @pytest.mark.parametrize(
