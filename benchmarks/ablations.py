@@ -86,7 +86,9 @@ def main() -> None:
         name = variant["name"]
         if rows.get(name, {}).get("set") != variant["set"] and name in (arguments.only or [name]):
             recipe = load_recipe(arguments.recipe, overrides=[*arguments.overrides, *variant["set"]])
-            figures = run(recipe, made, arguments.work, data=arguments.data)
+            cuts = recipe.train.split_tokens != base.train.split_tokens  # what cuts them comes with the ingredients
+            own = gather(recipe, arguments.work, cache=arguments.cache) if cuts else made
+            figures = run(recipe, own, arguments.work, data=arguments.data)
             rows[name] = {"variant": name, "set": variant["set"], "overrides": arguments.overrides, **figures}
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[name]) + "\n")

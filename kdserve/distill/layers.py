@@ -65,6 +65,8 @@ class LayerDistillation(nn.Module):
         student: TransformerStudent,
         tokenizer: Tokenizer,
         corpus: Corpus,
+        *,
+        seed: int,
     ) -> None:
         super().__init__()
         self.recipe, self.corpus, self.tokenizer = recipe, corpus, tokenizer
@@ -78,7 +80,9 @@ class LayerDistillation(nn.Module):
             for body in (student.body, teacher_body):
                 body.set_attn_implementation("eager")
         widths = student.body.config.hidden_size, teacher_body.config.hidden_size
-        self.projection = nn.Identity() if widths[0] == widths[1] else nn.Linear(*widths, bias=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.projection = nn.Identity() if widths[0] == widths[1] else nn.Linear(*widths, bias=False)
 
     def forward(self, student: TransformerStudent, target_B: Tensor) -> dict[str, tuple[float, Tensor]]:
         """Return {name: (weight, loss)} for up to `batch_size` different source sentences of the batch."""

@@ -121,7 +121,7 @@ def start_layers(
         return None
     if not isinstance(student, TransformerStudent):
         raise RecipeError('layers.* needs family = "transformer": static students have none')
-    return LayerDistillation(recipe.layers, teacher, student, tokenizer, corpus)
+    return LayerDistillation(recipe.layers, teacher, student, tokenizer, corpus, seed=recipe.seed)
 
 
 def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tensor:

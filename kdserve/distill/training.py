@@ -113,6 +113,9 @@ class Trainer:
         loss, values = self.loss_of(loaded)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
+        for parameter in self.layers.parameters() if self.layers else ():  # not behind the student's own averaging
+            if parameter.grad is not None:
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
         if train.clip:
             self.accelerator.clip_grad_norm_(self.student.parameters(), train.clip)
         self.optimizer.step()

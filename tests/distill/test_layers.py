@@ -54,6 +54,25 @@ def test_all_objectives_inside_the_body_fall_while_training(tmp_path: Path, tiny
         assert rows[-1][name] < rows[1][name], name
 
 
+def test_the_projection_depends_on_the_seed_alone(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    def project(seed: int) -> torch.Tensor:
+        body = [
+            "student.body.width=16",
+            "student.body.heads=2",
+            "student.body.layers=1",
+            "student.body.feed_forward=32",
+        ]
+        inside = ["layers.map=[[0, 5]]", "layers.hidden=1.0", f"seed={seed}"]
+        recipe = tiny_recipe("transformer", overrides=[*body, *inside])
+        made = gather(recipe, tmp_path / f"work-{seed}", cache=teacher_cache)
+        student = start_student(recipe, made, tmp_path / f"work-{seed}")
+        layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
+        return layers.projection.weight.detach()
+
+    assert torch.equal(project(1), project(1))
+    assert not torch.equal(project(1), project(2))
+
+
 def test_maps_and_heads_that_do_not_fit_are_refused(tmp_path: Path, tiny_recipe, teacher_cache: Path):
     def start(*overrides: str) -> None:
         recipe = tiny_recipe("transformer", overrides=overrides)
