@@ -94,9 +94,11 @@ def main() -> None:
                 file.write(json.dumps(rows[name]) + "\n")
             print(json.dumps(figures), name, flush=True)
     ordered = [rows[variant["name"]] for variant in variants if variant["name"] in rows]
-    table = make_table(ordered, arguments.overrides)
+    shared = [setting for setting in arguments.overrides if not setting.startswith("data_dir=")]  # a path tells nothing
+    table = make_table(ordered, shared)
     print(table.markdown())
-    write_record(f"ablations-{base.name}", {"rows": ordered}, table=table, machine=describe_machine())
+    results = {"overrides": shared, "rows": [{k: row[k] for k in row if k != "overrides"} for row in ordered]}
+    write_record(f"ablations-{base.name}", results, table=table, machine=describe_machine())
 
 
 def run(recipe: Recipe, made: Ingredients, work: Path, *, data: Path | None) -> dict[str, Any]:

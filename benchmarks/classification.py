@@ -47,6 +47,7 @@ TESTS = {
     "topics": "classify/sib200/test.{language}.tsv.gz",
     "sentiment": "classify/xed-sentiment/test.{language}.tsv.gz",
 }
+SETS = {"topics": "Topics: SIB-200 test", "sentiment": "Sentiment: XED test"}
 TEMPERATURES, ALPHAS = (1.0, 2.0, 4.0), (0.3, 0.7, 1.0)
 Figures = dict[str, ClassificationFigures]
 
@@ -180,10 +181,8 @@ def mode_table(figures: Mapping[str, Mapping[str, Figures]], name: str) -> Table
                 worst = f"{min(others):.3f}" if others else ""
                 rows.append([f"{task}, {mode}", f"{english.accuracy:.3f}" if english else "", *cells, worst])
     num = {task: len(next(iter(modes.values()))) - 1 for task, modes in figures.items()}
-    note = (
-        f"{name}. Topics: SIB-200 test, mean of {num.get('topics', 0)} languages; sentiment: XED test, mean of "
-        f"{num.get('sentiment', 0)}; English apart. ECE: expected calibration error over ten bins."
-    )
+    tested = [f"{SETS[task]}, mean of {num[task]} languages" for task in figures]
+    note = f"{name}. {'; '.join(tested)}; English apart. ECE: expected calibration error over ten bins."
     return Table(columns=["", "English", "mean accuracy", "macro-F1", "ECE", "lowest"], rows=rows, note=note)
 
 

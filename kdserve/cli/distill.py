@@ -39,7 +39,10 @@ def distill(
     worst, lowest = accuracy.worst
     measured = f"held-out accuracy {accuracy.mean:.3f}, lowest {lowest:.3f} ({worst})"
     unmeasured = "too few held-out pairs to measure its accuracy"
-    say(f"{out}: {measured if accuracy.by_language else unmeasured}; next: kdserve export {out}")
+    kept = f"weights of step {outcome.best_step} of {loaded.train.steps}"
+    if outcome.best_step == 0 < loaded.train.steps:
+        kept += " (training gave no better than the start: lower the rates or train for more steps)"
+    say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept}; next: kdserve export {out}")
     if json:
         print_json(
             {

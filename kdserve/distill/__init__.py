@@ -50,6 +50,7 @@ def distill(
     out = Path(out)
     if out.exists():
         raise FolderError(f"{out} exists already; choose another name or remove it first")
+    parent_students(recipe)  # one that is missing is named before minutes of reading
     work = Path(work) if work else out.with_name(out.name + ".work")
     is_new = not work.exists()
     try:

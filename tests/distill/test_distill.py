@@ -14,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from typer.testing import CliRunner
 
+from kdserve.cli import app
 from kdserve.distill import distill, load_teacher
 from kdserve.distill.corpus import build_corpus
 from kdserve.distill.ingredients import gather
@@ -105,6 +107,22 @@ def test_a_student_of_several_cycles_is_the_mean_of_their_ends(
     tables = [ends[3]["student.table"], ends[6]["student.table"], *([before] if starts else [])]
     torch.testing.assert_close(ends[6]["ends.table"], torch.stack(tables).mean(dim=0))
     assert not torch.allclose(tables[0], tables[1], atol=1e-4)
+
+
+def test_a_missing_student_to_start_from_is_named_before_anything_is_read(tmp_path: Path, tiny_recipe):
+    recipe = tiny_recipe("static", overrides=[f"student.start={tmp_path / 'absent'}", "vocabulary.folder=''"])
+    with pytest.raises(FolderError, match="absent"):
+        distill(recipe, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_when_training_gave_nothing(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    recipe = tiny_recipe("static", steps=2)
+    command = ["distill", str(Path(recipe.data_dir) / "static-0-2-0.0.toml"), "--out", str(tmp_path / "student")]
+    command += ["--cache", str(teacher_cache), "--set", "train.table_rate=0", "--set", "validation.permille=500"]
+    ran = CliRunner().invoke(app, command)
+    assert ran.exit_code == 0
+    assert "weights of step 0 of 2 (training gave no better than the start" in " ".join(ran.stderr.split())
 
 
 def test_two_processes_average_their_gradients(tmp_path: Path, tiny_recipe, teacher_cache: Path):
