@@ -52,7 +52,8 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
     body = take_body(made.teacher, settings) if takes_layers else None
     dense = teacher_dense(made.teacher) if takes_layers else []
     if body is not None and recipe.align.body_steps:
-        settled = settle_body(recipe, made, work / "body", body=body, dense=dense, progress=progress)
+        own = work / f"body-{made.body_key(recipe)[:16]}"
+        settled = settle_body(recipe, made, own, body=body, dense=dense, progress=progress)
         body, dense = settled.body, list(settled.dense)
     table = _keep_table(recipe, made, work, progress)
     if recipe.family == "static":
