@@ -5,7 +5,7 @@ Axes: N texts, B batch, T tokens, D width of an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -67,16 +67,19 @@ class Embedder(Protocol):
         """Embed documents: (N, D) float32 of unit rows, (0, D) for the empty list."""
 
 
-def require_texts(texts: Sequence[str]) -> Sequence[str]:
-    """Return `texts` when it is a sequence of str; a bare str, or anything that is no str inside, is an error.
+def require_texts(texts: Iterable[str]) -> list[str]:
+    """Return `texts` as a list when every item is a str. Generators and columns of arrays and frames are texts too.
 
     Raises:
-        TypeError: a bare str, or an item that is no str.
+        TypeError: a bare str, a mapping or a set, whose items have no order of their own, or an item that is no str.
         EncodeError: a text with a lone surrogate, which no tokenizer can read.
     """
     if isinstance(texts, str):
         raise TypeError("expected a sequence of texts, got one str; put it into a list")
-    for position, text in enumerate(texts):
+    if isinstance(texts, Mapping | Set) or not isinstance(texts, Iterable):
+        raise TypeError(f"expected a sequence of texts, got {type(texts).__name__}; give a list")
+    listed = list(texts)
+    for position, text in enumerate(listed):
         if not isinstance(text, str):
             raise TypeError(f"text {position} is {type(text).__name__}, not str")
         try:
@@ -84,4 +87,4 @@ def require_texts(texts: Sequence[str]) -> Sequence[str]:
         except UnicodeEncodeError as error:
             message = f"text {position} is no valid Unicode ({error.reason}); decode its bytes again"
             raise EncodeError(message) from error
-    return texts
+    return listed

@@ -85,10 +85,10 @@ class Teacher:
             return self._encode(self.model.encode_document, texts).astype(np.float16)
 
     def _encode(self, method: Any, texts: Sequence[str]) -> Embeddings:
-        if len(require_texts(texts)) == 0:
+        if not (texts := require_texts(texts)):
             return np.zeros((0, self.dim), dtype=np.float32)
         vectors = method(
-            list(texts),
+            texts,
             batch_size=self.batch_size,
             normalize_embeddings=True,
             convert_to_tensor=True,

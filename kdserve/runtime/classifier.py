@@ -5,7 +5,7 @@ N texts, K labels
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from kdserve.runtime.published import find_bundle
 from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
+from kdserve.runtime.tokens import TokenizedTexts
 
 Probabilities = npt.NDArray[np.float32]
 """(N, K) float32, every row sums to 1."""
@@ -138,16 +139,24 @@ class Classifier:
         """How many texts were cut at `max_tokens` since loading."""
         return self._runner.num_cut
 
-    def probabilities(self, texts: Sequence[str], *, progress: Progress = no_progress) -> Probabilities:
+    def probabilities(self, texts: Iterable[str], *, progress: Progress = no_progress) -> Probabilities:
         """Return each label's probability: (N, K) float32, (0, K) for the empty list.
 
         Raises:
-            TypeError: `texts` is a bare str, or an item is no str.
+            TypeError: `texts` is a bare str, a mapping or a set, or an item is no str.
             EncodeError: a text is no valid Unicode.
         """
-        return self._runner.run(require_texts(texts), what="classify", progress=progress)
+        return self._runner.run(require_texts(texts), what="classify", progress=progress).rows
 
-    def classify(self, texts: Sequence[str], *, progress: Progress = no_progress) -> list[Prediction]:
+    def tokenize(self, texts: Iterable[str]) -> TokenizedTexts:
+        """Return the token ids that `probabilities` would read, and which texts are cut there. Raises likewise."""
+        return self._runner.tokenize(require_texts(texts))
+
+    def token_probabilities(self, ids: Sequence[Sequence[int]]) -> Probabilities:
+        """Return each label's probability by the ids that `tokenize` gave: (N, K) float32."""
+        return self._runner.run_tokens(ids)
+
+    def classify(self, texts: Iterable[str], *, progress: Progress = no_progress) -> list[Prediction]:
         """Return the likeliest label of each text. Raises as `probabilities`."""
         rows = self.probabilities(texts, progress=progress)
         best = rows.argmax(axis=1) if len(rows) else ()

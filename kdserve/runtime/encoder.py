@@ -5,8 +5,9 @@ N texts, D width of an embedding
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from kdserve.datatypes import Embeddings, Progress, no_progress, require_texts
 from kdserve.errors import EncodeError
@@ -15,6 +16,9 @@ from kdserve.runtime.published import find_bundle
 from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
+from kdserve.runtime.tokens import TokenizedTexts
+
+Role = Literal["query", "document"]
 
 
 class Encoder:
@@ -92,26 +96,36 @@ class Encoder:
         """Texts are cut after so many tokens, special tokens included."""
         return self.settings.max_tokens
 
-    def encode_query(self, texts: Sequence[str], *, progress: Progress = no_progress) -> Embeddings:
+    def encode_query(self, texts: Iterable[str], *, progress: Progress = no_progress) -> Embeddings:
         """Embed queries: (N, D) float32 of unit rows, (0, D) for the empty list.
 
         A text without a single token (the empty one, for some students) has the zero vector.
 
         Raises:
-            TypeError: `texts` is a bare str, or an item is no str.
+            TypeError: `texts` is a bare str, a mapping or a set, or an item is no str.
             EncodeError: a text is no valid Unicode.
         """
-        return self._encode(texts, self.settings.prompts.query, progress)
+        return self._runner.run(self._prompted(texts, "query"), what="embed", progress=progress).rows
 
-    def encode_document(self, texts: Sequence[str], *, progress: Progress = no_progress) -> Embeddings:
+    def encode_document(self, texts: Iterable[str], *, progress: Progress = no_progress) -> Embeddings:
         """Embed documents, as `encode_query`."""
-        return self._encode(texts, self.settings.prompts.document, progress)
+        return self._runner.run(self._prompted(texts, "document"), what="embed", progress=progress).rows
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def tokenize(self, texts: Iterable[str], *, role: Role) -> TokenizedTexts:
+        """Return the token ids that `encode_query` or `encode_document` would read, and which texts are cut there.
+
+        Raises as `encode_query`.
+        """
+        return self._runner.tokenize(self._prompted(texts, role))
+
+    def encode_tokens(self, ids: Sequence[Sequence[int]]) -> Embeddings:
+        """Embed texts by the ids that `tokenize` gave, of one call or of several put together: (N, D) float32."""
+        return self._runner.run_tokens(ids)
+
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """The number of tokens of each text as a document, prompt and special tokens included, before any cut."""
-        require_texts(texts)
-        return self._runner.count_tokens([self.settings.prompts.document + text for text in texts])
+        return self._runner.count_tokens(self._prompted(texts, "document"))
 
-    def _encode(self, texts: Sequence[str], prompt: str, progress: Progress) -> Embeddings:
-        require_texts(texts)
-        return self._runner.run([prompt + text for text in texts], what="embed", progress=progress)
+    def _prompted(self, texts: Iterable[str], role: Role) -> list[str]:
+        prompt = self.settings.prompts.query if role == "query" else self.settings.prompts.document
+        return [prompt + text for text in require_texts(texts)]

@@ -6,8 +6,10 @@ N texts, W width of a row
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +19,26 @@ from kdserve.datatypes import Progress, TokenBatch, no_progress
 from kdserve.errors import FolderError
 from kdserve.runtime.batches import make_batches
 from kdserve.runtime.session import Device, Output, Session
-from kdserve.runtime.tokens import TextTokenizer
+from kdserve.runtime.tokens import TextTokenizer, TokenizedTexts
 
 _logger = logging.getLogger("kdserve")
 _WINDOW_TEXTS = 4096
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """What N texts became: `rows` (N, W) float32, the tokens read of each text, and which of them were cut."""
+
+    rows: npt.NDArray[np.float32]
+    num_tokens: list[int]
+    is_cut: list[bool]
+
+
 class Runner:
     """A tokenizer and a graph, opened. Safe to call from several threads.
 
-    `num_cut` counts the texts cut at `max_tokens` since loading.
+    `num_cut` counts the texts cut at `max_tokens` since loading, by all threads together.
     """
 
     def __init__(
@@ -49,6 +60,7 @@ class Runner:
         self.model, self.width, self.max_tokens = model, width, max_tokens
         self.device, self.num_threads = device, num_threads
         self.num_cut = 0
+        self._counting = threading.Lock()
         with ThreadPoolExecutor(1) as aside:  # both take most of a start, and onnxruntime lets go of the GIL
             session = aside.submit(Session, model, device=device, output=output)
             self._tokenizer = TextTokenizer(tokenizer, parallel=num_threads > 1)
@@ -59,42 +71,51 @@ class Runner:
                 f"export the bundle again"
             )
 
-    def run(self, texts: Sequence[str], *, what: str, progress: Progress = no_progress) -> npt.NDArray[np.float32]:
-        """Return one row a text: (N, W) float32."""
-        rows = np.empty((len(texts), self.width), dtype=np.float32)
-        num_cut = 0
-        for start in range(0, len(texts), _WINDOW_TEXTS):
-            window = texts[start : start + _WINDOW_TEXTS]
-            num_cut += self._run_window(window, rows[start : start + len(window)])
-            progress(what, start + len(window), len(texts))
-        if num_cut:
-            self.num_cut += num_cut
-            _logger.warning("%d of %d texts were cut at %d tokens", num_cut, len(texts), self.max_tokens)
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Turn texts into token ids, cut at `max_tokens`."""
+        tokenized = self._tokenizer.tokenize(texts)
+        if num_cut := sum(tokenized.is_cut):
+            with self._counting:
+                self.num_cut += num_cut
+        return tokenized
+
+    def run_tokens(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """Return the row of each tokenized text, on as many threads as allowed: (N, W) float32."""
+        rows = np.empty((len(ids), self.width), dtype=np.float32)
+        batches = list(make_batches(ids, max_batch_tokens=_BATCH_TOKENS[self.device], pad_id=self._tokenizer.pad_id))
+
+        def run(places: npt.NDArray[np.int64], batch: TokenBatch) -> None:
+            given = self._session.run(batch)
+            if given.shape != (len(places), self.width):
+                found = " × ".join(map(str, given.shape))
+                raise FolderError(f"{self.model} gives vectors of {found}, its manifest says {self.width}")
+            rows[places] = given
+
+        if self.num_threads == 1 or len(batches) == 1 or self.device != "cpu":
+            for places, batch in batches:
+                run(places, batch)
+        else:  # a session on each thread's own batch beats one batch split over threads
+            with ThreadPoolExecutor(min(self.num_threads, max(1, len(batches)))) as pool:
+                for future in [pool.submit(run, places, batch) for places, batch in reversed(batches)]:
+                    future.result()
         return rows
+
+    def run(self, texts: Sequence[str], *, what: str, progress: Progress = no_progress) -> Rows:
+        """Tokenize texts and run them, some thousands at a time; say how many were cut."""
+        rows = np.empty((len(texts), self.width), dtype=np.float32)
+        num_tokens: list[int] = []
+        is_cut: list[bool] = []
+        for start in range(0, len(texts), _WINDOW_TEXTS):
+            tokenized = self.tokenize(texts[start : start + _WINDOW_TEXTS])
+            stop = start + len(tokenized.ids)
+            rows[start:stop] = self.run_tokens(tokenized.ids)
+            num_tokens += tokenized.num_tokens
+            is_cut += tokenized.is_cut
+            progress(what, stop, len(texts))
+        if num_cut := sum(is_cut):
+            _logger.warning("%d of %d texts were cut at %d tokens", num_cut, len(texts), self.max_tokens)
+        return Rows(rows=rows, num_tokens=num_tokens, is_cut=is_cut)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, special tokens included, before any cut."""
         return self._tokenizer.count(texts)
-
-    def _run_window(self, texts: Sequence[str], out: npt.NDArray[np.float32]) -> int:
-        """Fill `out` with the rows of `texts`, on as many threads as allowed; return how many texts were cut."""
-        tokenized = self._tokenizer.tokenize(texts)
-        batches = list(
-            make_batches(tokenized.ids, max_batch_tokens=_BATCH_TOKENS[self.device], pad_id=self._tokenizer.pad_id)
-        )
-
-        def run(rows: npt.NDArray[np.int64], batch: TokenBatch) -> None:
-            given = self._session.run(batch)
-            if given.shape != (len(rows), self.width):
-                found = " × ".join(map(str, given.shape))
-                raise FolderError(f"{self.model} gives vectors of {found}, its manifest says {self.width}")
-            out[rows] = given
-
-        if self.num_threads == 1 or len(batches) == 1 or self.device != "cpu":
-            for rows, batch in batches:
-                run(rows, batch)
-        else:  # a session on each thread's own batch beats one batch split over threads
-            with ThreadPoolExecutor(min(self.num_threads, len(batches))) as pool:
-                for future in [pool.submit(run, rows, batch) for rows, batch in reversed(batches)]:
-                    future.result()
-        return tokenized.num_cut

@@ -17,10 +17,15 @@ from kdserve.runtime.unigram import UnigramTokenizer, is_supported
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizedTexts:
-    """Token ids of each text, and how many texts were cut at the limit."""
+    """Token ids of each of N texts, special tokens included, and which texts were longer and cut at the limit."""
 
     ids: list[list[int]]
-    num_cut: int
+    is_cut: list[bool]
+
+    @property
+    def num_tokens(self) -> list[int]:
+        """How many tokens of each text are read."""
+        return [len(text) for text in self.ids]
 
 
 class TextTokenizer:
@@ -57,19 +62,19 @@ class TextTokenizer:
         if self._unigram is None:
             return self._tokenize_with_library(texts)
         ids: list[list[int]] = []
-        num_cut = 0
+        is_cut: list[bool] = []
         before, after = self._unigram.frame
         room = self.max_tokens - len(before) - len(after)
         for text in texts:
             if self._special.search(text):
                 spelled = self._tokenize_with_library([text])
                 ids += spelled.ids
-                num_cut += spelled.num_cut
+                is_cut += spelled.is_cut
                 continue
             content = self._unigram.encode(text)
-            num_cut += len(content) > room
+            is_cut.append(len(content) > room)
             ids.append([*before, *content[:room], *after])
-        return TokenizedTexts(ids=ids, num_cut=num_cut)
+        return TokenizedTexts(ids=ids, is_cut=is_cut)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, special tokens included, before any cut."""
@@ -92,8 +97,9 @@ class TextTokenizer:
             encodings = self._library.encode_batch_fast(list(texts))
         else:  # one by one stays on this thread, a batch of any size would not
             encodings = [self._library.encode(text) for text in texts]
-        num_cut = sum(1 for encoding in encodings if encoding.overflowing)
-        return TokenizedTexts(ids=[encoding.ids for encoding in encodings], num_cut=num_cut)
+        return TokenizedTexts(
+            ids=[encoding.ids for encoding in encodings], is_cut=[bool(encoding.overflowing) for encoding in encodings]
+        )
 
     def _open_library(self) -> Tokenizer:
         try:

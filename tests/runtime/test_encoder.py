@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +72,36 @@ def test_cut_texts_are_counted_and_reported(encoder: Encoder, caplog: pytest.Log
     encoder.encode_document(["short", "many words " * 100, "more words " * 100])
     assert encoder.num_cut == 2
     assert "2 of 3 texts were cut at 64 tokens" in caplog.text
+
+
+def test_texts_cut_by_many_threads_are_all_counted(encoder: Encoder) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: encoder.encode_query(["short", "many words " * 100]), range(200)))
+    assert encoder.num_cut == 200
+
+
+def test_a_tokenized_text_has_the_vector_of_its_text_whatever_it_is_put_together_with(encoder: Encoder) -> None:
+    texts = texts_of_many_lengths()
+    requests = [encoder.tokenize(texts[start : start + 7], role="query") for start in range(0, len(texts), 7)]
+    together = encoder.encode_tokens([ids for request in requests for ids in request.ids])
+    assert together.tobytes() == encoder.encode_query(texts).tobytes()
+    assert sum(sum(request.is_cut) for request in requests) > 0
+    assert max(max(request.num_tokens) for request in requests) == encoder.max_tokens
+    assert encoder.encode_tokens([]).shape == (0, encoder.dim)
+
+
+@pytest.mark.parametrize("given", [tuple, iter, np.array, lambda texts: (text for text in texts)])
+def test_anything_that_yields_texts_in_order_is_a_list_of_texts(encoder: Encoder, given: Any) -> None:
+    texts = ["one", "two"]
+    assert np.array_equal(encoder.encode_query(given(texts)), encoder.encode_query(texts))
+    assert encoder.count_tokens(given(texts)) == encoder.count_tokens(texts)
+
+
+@pytest.mark.parametrize("texts", [{"one": "two"}, {"one", "two"}, None, 3, b"one", ["one", None]])
+def test_what_has_no_order_of_texts_is_a_type_error(encoder: Encoder, texts: Any) -> None:
+    for entry in (encoder.encode_query, encoder.encode_document, encoder.count_tokens):
+        with pytest.raises(TypeError, match=r"expected a sequence|is \w+, not str"):
+            entry(texts)
 
 
 def test_a_cut_text_equals_its_beginning() -> None:

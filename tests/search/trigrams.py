@@ -22,7 +22,7 @@ class TrigramEmbedder:
         self._table = np.random.default_rng(seed).standard_normal((BUCKETS, dim)).astype(np.float32)
 
     def encode_query(self, texts: Sequence[str]) -> Embeddings:
-        require_texts(texts)
+        texts = require_texts(texts)
         vectors = np.zeros((len(texts), self.dim), np.float32)
         for vector, text in zip(vectors, texts, strict=True):
             padded = f" {text.lower()} "

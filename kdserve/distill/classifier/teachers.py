@@ -113,7 +113,7 @@ class SequenceTeacher:
     @torch.no_grad()
     def score(self, texts: Sequence[str]) -> Scores:
         """Log-probabilities of the texts' labels, under bf16 where the machine has it: (N, K)."""
-        require_texts(texts)
+        texts = require_texts(texts)
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         scores = np.empty((len(texts), len(self.labels)), dtype=np.float16)
         for begin in range(0, len(order), self._batch_size):
