@@ -16,6 +16,7 @@ from torch import Tensor
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.student import Student
 from kdserve.distill.tokens import TokenStore
+from kdserve.evaluate import find_translations
 
 MIN_PAIRS = 20
 """A language or domain with fewer held-out pairs is not reported."""
@@ -68,7 +69,7 @@ class Validation:
         foreign = self.embed(student, pairs, device)
         own = self.embed(student, sources.astype(np.int64) + num_pairs, device)
         student.train(was_training)
-        found = find_translations(foreign, own, torch.from_numpy(source_of).to(device)).cpu().numpy()
+        found = find_translations(foreign.cpu().numpy(), own.cpu().numpy(), source_of)
         return Accuracy(
             by_language=_by_group(found, self.corpus.language_of[pairs], self.corpus.languages),
             by_domain=_by_group(found, self.corpus.domain_of[pairs], self.corpus.domains),
@@ -84,24 +85,6 @@ class Validation:
             parts.append(student(ids.to(device), mask.to(device)).vectors_BD.float())
         inverse = torch.from_numpy(np.argsort(order)).to(device)
         return torch.cat(parts)[inverse]
-
-
-def find_translations(foreign_PD: Tensor, own_SD: Tensor, source_P: Tensor) -> Tensor:
-    """(P,): 1 where a translation is nearest to its source, of all sources, and the source to it; 0.5 for one of both.
-
-    `source_P` is the row of each one's source. A source's other translations do not compete with this one.
-    """
-    nearest_wrong_S = torch.full((len(own_SD),), -torch.inf, device=own_SD.device)
-    right_P, to_source_P = [], []
-    for begin in range(0, len(foreign_PD), _BATCH):
-        source_B = source_P[begin : begin + _BATCH]
-        cosines_BS = foreign_PD[begin : begin + _BATCH] @ own_SD.T
-        right_P.append(cosines_BS.gather(1, source_B[:, None])[:, 0])
-        cosines_BS.scatter_(1, source_B[:, None], -torch.inf)
-        to_source_P.append(right_P[-1] > cosines_BS.amax(dim=1))
-        nearest_wrong_S = torch.maximum(nearest_wrong_S, cosines_BS.amax(dim=0))
-    to_translation_P = torch.cat(right_P) > nearest_wrong_S[source_P]
-    return (torch.cat(to_source_P).float() + to_translation_P.float()) / 2
 
 
 def _by_group(

@@ -22,7 +22,13 @@ from kdserve.evaluate.files import read_pairs, read_sts, read_tatoeba
 from kdserve.evaluate.retrieval import Document, Query, Retrieval, retrieval
 from kdserve.evaluate.similarity import StsPair, cross_lingual, spearman, sts_spearman
 from kdserve.evaluate.summary import Summary, summarise
-from kdserve.evaluate.translation import TranslationAccuracy, TranslationPairs, nearest_share, translation_accuracy
+from kdserve.evaluate.translation import (
+    TranslationAccuracy,
+    TranslationPairs,
+    find_translations,
+    nearest_share,
+    translation_accuracy,
+)
 from kdserve.evaluate.vectors import Remembering
 
 __all__ = [
@@ -43,6 +49,7 @@ __all__ = [
     "evaluate_samples",
     "evaluate_sts",
     "evaluate_translation",
+    "find_translations",
     "language_bias",
     "measure_classification",
     "nearest_share",

@@ -1,7 +1,7 @@
 """Translation retrieval: is the nearest neighbour of a sentence, among all translations, its own one?
 
 The measure of Tatoeba and BUCC (Artetxe & Schwenk 2019, arXiv:1812.10464), in both directions.
-Axes: N sentences, D width; S rows of the sources, T rows of the targets in one block.
+Axes: N sentences, D width; S rows of the sources, T rows of the targets in one block; P translations of S sources.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from kdserve.datatypes import Embedder, Embeddings
 from kdserve.errors import DataError
@@ -84,6 +85,28 @@ def nearest_share(source_ND: Embeddings, target_ND: Embeddings) -> TranslationAc
         forward=float(np.mean(found_forward == right)),
         backward=float(np.mean(found_backward == right)),
     )
+
+
+def find_translations(
+    foreign_PD: Embeddings, own_SD: Embeddings, source_P: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Score each of P translations, several of one source allowed, in one pool of all languages.
+
+    Returns (P,): 1 where a translation is nearest to its source, of all sources, and the source to it; 0.5 for one of
+    both. `source_P` is the row of each one's source. A source's other translations do not compete with this one.
+    """
+    nearest_wrong_S = np.full(len(own_SD), -np.inf, np.float32)
+    right_P, to_source_P = np.empty(len(foreign_PD), np.float32), np.empty(len(foreign_PD), bool)
+    for start in range(0, len(foreign_PD), BLOCK):
+        rows = slice(start, start + BLOCK)
+        cosines_BS = foreign_PD[rows] @ own_SD.T
+        own = np.arange(len(cosines_BS)), source_P[rows]
+        right_P[rows] = cosines_BS[own]
+        cosines_BS[own] = -np.inf
+        to_source_P[rows] = right_P[rows] > cosines_BS.max(axis=1)
+        nearest_wrong_S = np.maximum(nearest_wrong_S, cosines_BS.max(axis=0))
+    to_translation_P = right_P > nearest_wrong_S[source_P]
+    return (to_source_P.astype(np.float32) + to_translation_P.astype(np.float32)) / np.float32(2)
 
 
 def _keep_best(

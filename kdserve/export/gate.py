@@ -13,6 +13,7 @@ import numpy as np
 
 from kdserve.datatypes import Embeddings
 from kdserve.errors import FidelityError
+from kdserve.evaluate import nearest_share
 from kdserve.export.evaluated import EvaluatedLanguage, evaluation_table
 from kdserve.export.settings import ExportSettings, Precision
 
@@ -159,17 +160,9 @@ def _compare(language: str, pairs: Mapping[str, tuple[Embeddings, Embeddings]], 
         num_texts=len(before),
         mean_cosine=float(cosines.mean()),
         min_cosine=float(cosines.min()),
-        accuracy_student=_retrieval(before, pairs[_PIVOT][0]) if judged else None,
-        accuracy_bundle=_retrieval(after, pairs[_PIVOT][1]) if judged else None,
+        accuracy_student=100 * nearest_share(before, pairs[_PIVOT][0]).mean if judged else None,
+        accuracy_bundle=100 * nearest_share(after, pairs[_PIVOT][1]).mean if judged else None,
     )
-
-
-def _retrieval(left: Embeddings, right: Embeddings) -> float:
-    """Percent of rows whose nearest row on the other side is their own translation, both directions averaged."""
-    similarity = left @ right.T
-    own = np.arange(len(left))
-    hits = np.mean(similarity.argmax(axis=1) == own) + np.mean(similarity.argmax(axis=0) == own)
-    return float(50 * hits)
 
 
 def _rounded(value: Any) -> Any:

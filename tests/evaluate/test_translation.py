@@ -5,7 +5,7 @@ import pytest
 from known_vectors import KnownVectors
 
 from kdserve.errors import DataError, EncodeError
-from kdserve.evaluate import Remembering, nearest_share, translation, translation_accuracy
+from kdserve.evaluate import Remembering, find_translations, nearest_share, translation, translation_accuracy
 from kdserve.evaluate.vectors import checked
 
 
@@ -76,3 +76,27 @@ def test_remembering_embeds_each_text_once_and_changes_nothing():
     assert remembering.encode_document([]).shape == (0, 2)
     assert shown == [("embed", 2, 2), ("embed", 1, 1)]
     assert (remembering.dim, remembering.fingerprint) == (2, "known")
+
+
+@pytest.mark.parametrize("block", [256, 3])
+def test_translations_are_looked_for_in_one_pool(monkeypatch, block):
+    monkeypatch.setattr(translation, "BLOCK", block)
+    random = np.random.default_rng(1)
+    own = unit(random.standard_normal((9, 6)))
+    source = np.arange(9).repeat(3)
+    foreign = unit(own[source] + 0.6 * random.standard_normal((27, 6)))
+    cosines = foreign @ own.T
+    expected = []
+    for pair, wanted in enumerate(source.tolist()):
+        others = source != wanted  # the source's translations into other languages are no wrong answers
+        to_source = int(cosines[pair].argmax()) == wanted
+        to_translation = bool((cosines[others, wanted] < cosines[pair, wanted]).all())
+        expected.append((to_source + to_translation) / 2)
+    assert find_translations(foreign, own, source).tolist() == expected
+    assert {0.5, 1.0} <= set(expected)
+
+
+def test_a_student_that_is_its_teacher_finds_all_and_one_of_nan_nothing():
+    own = unit(np.random.default_rng(0).standard_normal((5, 8)))
+    assert find_translations(own, own, np.arange(5)).tolist() == [1.0] * 5
+    assert find_translations(own * np.nan, own, np.arange(5)).tolist() == [0.0] * 5
