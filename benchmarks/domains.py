@@ -20,10 +20,10 @@ from records import Table, write_record
 
 from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
-from kdserve.cli.models import open_model
 from kdserve.datatypes import Embedder
 from kdserve.distill.corpus import hash_text
 from kdserve.evaluate import Remembering
+from kdserve.loading import open_model
 from kdserve.recipe import Recipe, load_recipe
 
 EVERYDAY = "tatoeba"

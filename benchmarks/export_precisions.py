@@ -99,9 +99,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def open_all(work: Path, threads: int) -> list[Contender]:
     """The teacher in torch, then its bundles, exported where they are not there yet."""
-    from kdserve.cli.models import open_model
     from kdserve.distill.teacher import find_teacher
     from kdserve.export import ExportSettings, export_bundle
+    from kdserve.loading import open_model
     from kdserve.runtime import Encoder
 
     teacher = find_teacher(TEACHER)

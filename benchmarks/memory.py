@@ -13,10 +13,10 @@ import argparse
 from records import Table, write_record
 
 from kdserve.bench import sample_workload
+from kdserve.bench.contenders import open_contender
 from kdserve.bench.fresh import measure_fresh
 from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import print_json, progress_bars
-from kdserve.cli.contenders import open_contender
 from kdserve.runtime import published_names
 
 

@@ -17,8 +17,8 @@ from records import Table, write_record
 
 from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
-from kdserve.cli.models import open_model
 from kdserve.evaluate import Remembering, Section, evaluate_sts, evaluate_translation, read_sts, read_tatoeba
+from kdserve.loading import open_model
 
 MAIN = "de fr es ru cs tr zh ja it pt nl sv uk pl fi ko hu ro da ar he bg el".split()  # noqa: SIM905
 

@@ -27,7 +27,7 @@ from kdserve.bench.threads import thread_environment
 
 if TYPE_CHECKING:
     from kdserve.bench import BenchRecord, Contender
-    from kdserve.cli.contenders import QualityFiles
+    from kdserve.bench.contenders import QualityFiles
 
 TEACHER = "all-MiniLM-L6-v2"
 LANGUAGES = ["de", "fr", "es", "ru", "cs", "tr", "zh", "ja", "it", "pt", "nl", "sv"]
@@ -57,9 +57,9 @@ def main() -> None:
 def run(arguments: argparse.Namespace, num_threads: int) -> None:
     """Measure with one number of threads, print the table and leave a record."""
     from kdserve.bench import bench, sample_workload
+    from kdserve.bench.contenders import QualityFiles, open_contender
     from kdserve.bench.report import write_report
     from kdserve.cli.console import print_json, progress_bars
-    from kdserve.cli.contenders import QualityFiles, open_contender
     from kdserve.runtime import published_names
 
     logging.getLogger("kdserve").setLevel(logging.ERROR)
@@ -104,8 +104,8 @@ def teacher_int8(work: Path) -> Path:
 
 def with_quality(contender: Contender, files: QualityFiles, known: Path) -> Contender:
     """Add quality, from the file of what was measured before where the fingerprint stands there."""
+    from kdserve.bench.contenders import measure_quality
     from kdserve.cli.console import progress_bars
-    from kdserve.cli.contenders import measure_quality
 
     figures = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
     key = f"{contender.embedder.fingerprint} {'sample' if files.tatoeba is None else 'full'}"

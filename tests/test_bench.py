@@ -296,7 +296,7 @@ def test_bench_reads_batch_sizes_strictly():
 def test_bench_needs_no_torch_for_bundles():
     code = f"""
 import sys
-from kdserve.cli.contenders import open_contender
+from kdserve.bench.contenders import open_contender
 from kdserve.datatypes import no_progress
 open_contender({str(BUNDLES / "static")!r}, device="cpu", num_threads=1, quality=None, progress=no_progress)
 print([name for name in ("torch", "transformers", "matplotlib", "scipy") if name in sys.modules])

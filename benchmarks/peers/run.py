@@ -33,10 +33,10 @@ from records import Table, write_record  # noqa: E402
 from teacher_vs_student import teacher_int8  # noqa: E402
 
 from kdserve.bench import sample_workload  # noqa: E402
+from kdserve.bench.contenders import label  # noqa: E402
 from kdserve.bench.machine import describe_machine  # noqa: E402
 from kdserve.bench.threads import thread_environment  # noqa: E402
 from kdserve.cli.console import print_json, progress_bars  # noqa: E402
-from kdserve.cli.contenders import label  # noqa: E402
 from kdserve.evaluate import StsPair, read_sts, spearman  # noqa: E402
 from kdserve.runtime import published_names  # noqa: E402
 from kdserve.runtime.published import find_bundle  # noqa: E402

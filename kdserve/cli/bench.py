@@ -51,8 +51,8 @@ def bench(
 
     from kdserve.bench import bench as run_bench
     from kdserve.bench import sample_workload
+    from kdserve.bench.contenders import QualityFiles, default_models, open_contender
     from kdserve.cli.console import print_json, progress_bars, say
-    from kdserve.cli.contenders import QualityFiles, default_models, open_contender
 
     if report:
         from kdserve.bench.report import require_reportable, write_report

@@ -39,7 +39,6 @@ def evaluate(
 ) -> None:
     """Measure a model: translation retrieval, sentence similarity; with no files, on the built-in sample corpus."""
     from kdserve.cli.console import print_json, progress_bars
-    from kdserve.cli.models import open_model
     from kdserve.evaluate import (
         Remembering,
         evaluate_samples,
@@ -49,6 +48,7 @@ def evaluate(
         read_sts,
         read_tatoeba,
     )
+    from kdserve.loading import open_model
 
     groups = _parse_groups(group or [])
     chosen = _codes(languages) or None

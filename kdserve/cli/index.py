@@ -83,7 +83,7 @@ def build(
     languages_by: LanguagesBy = "",
 ) -> None:
     """Embed documents and write them to a new index. Killed half-way, the same command goes on where it was."""
-    from kdserve.cli.models import open_model
+    from kdserve.loading import open_model
     from kdserve.search import BuildOptions, Retriever, resume_key
 
     source = open_source(texts, format, text_column, id_column, numbers)
@@ -211,14 +211,14 @@ def search(
 
 
 def _open(folder: Path, bundle: str) -> Retriever:
-    from kdserve.cli.models import open_model
+    from kdserve.loading import open_model
     from kdserve.search import Retriever, encoder_name
 
     return Retriever.open(folder, open_model(bundle or encoder_name(folder)))
 
 
 def _embed_on_ray(bundle: str, num_workers: int) -> Embed:
-    from kdserve.cli.models import open_model
+    from kdserve.loading import open_model
     from kdserve.search.cluster import embed_on_ray
 
     return embed_on_ray(partial(open_model, _lasting_name(bundle)), num_workers=num_workers)

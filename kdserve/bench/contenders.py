@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from kdserve.bench import Contender, Cost, cost_of
-from kdserve.bench.cost import Precision
-from kdserve.cli.models import DEFAULT_TEACHER, Device, open_model
+from kdserve.bench.contender import Contender
+from kdserve.bench.cost import Cost, Precision, cost_of
 from kdserve.datatypes import Embedder, Progress
 from kdserve.evaluate import Remembering, evaluate_samples, evaluate_sts, evaluate_translation, read_sts, read_tatoeba
+from kdserve.loading import DEFAULT_TEACHER, Device, open_model
 from kdserve.runtime import Encoder, published_names
 from kdserve.runtime.tokens import TextTokenizer
 

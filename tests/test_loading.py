@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from kdserve.cli.models import DEFAULT_TEACHER, open_model, origin_of
 from kdserve.errors import EncodeError, FolderError
+from kdserve.loading import DEFAULT_TEACHER, open_model, origin_of
 from kdserve.runtime import Encoder
 
-BUNDLE = Path(__file__).parents[1] / "runtime" / "bundles" / "static"
+BUNDLE = Path(__file__).parent / "runtime" / "bundles" / "static"
 
 
 def test_a_bundle_folder_opens_in_our_runtime():
@@ -51,3 +53,10 @@ def test_a_gpu_that_is_not_there_is_an_error_and_no_fallback():
         open_model(DEFAULT_TEACHER, device="cuda")
     with pytest.raises(EncodeError, match="cuda"):
         open_model(str(BUNDLE), device="cuda")
+
+
+@pytest.mark.parametrize("module", ["kdserve.loading", "kdserve.bench.contenders"])
+def test_a_library_user_gets_neither_the_command_line_nor_torch(module: str):
+    code = f"import sys, {module}; print([name for name in ('typer', 'torch', 'kdserve.cli') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
