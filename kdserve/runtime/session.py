@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from kdserve.datatypes import Embeddings, TokenBatch
 from kdserve.errors import EncodeError, FolderError, MissingExtraError
 from kdserve.runtime.mapped import graph_over_file
+from kdserve.runtime.saturation import integer_products_saturate
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -19,6 +20,7 @@ Device = Literal["cpu", "cuda"]
 Output = Literal["sentence_embedding", "probabilities"]
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FATAL_ONLY = 4
+_INTEGER_PRODUCT = b"MatMulInteger"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -64,7 +66,8 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
     """Open any ONNX graph, single-threaded, on exactly the device that was asked for. Raises as `Session`.
 
     Graphs arrive here already fused and folded, so nothing is optimised at load: a quicker start, and no rewriting
-    that could change a vector between versions of onnxruntime.
+    that could change a vector between versions of onnxruntime. The exception are integer products on a CPU where they
+    saturate: there onnxruntime turns int8 weights into uint8, whose products are exact.
     """
     try:
         import onnxruntime
@@ -85,6 +88,9 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
     if isinstance(model, Path) and (graph := graph_over_file(model)) is not None:
         source = graph
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(model.parent))
+    if isinstance(source, bytes) and _INTEGER_PRODUCT in source and integer_products_saturate():
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = onnxruntime.InferenceSession(source, options, providers=[(provider, _provider_options(device))])
     except _failures() as error:
