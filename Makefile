@@ -1,7 +1,10 @@
 # make demo    the whole road on the sample corpus, with figures
-# make test    the tests
+# make test    the tests that need nothing but Python
 # make check   lint, types, import rules, tables against their records
 # make optimum an environment for kdserve export --exporter optimum, and its test
+# make edge    Node and Chromium give Python's vectors
+# make interop sentence-transformers, fastembed and transformers.js open a bundle unchanged
+# make cluster Ray and Milvus
 # TORCH=…      what pip installs as torch; for a CPU build name its index: TORCH="torch --index-url …"
 
 PYTHON ?= python3
@@ -9,8 +12,10 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 DEV = "pytest>=8.4" "hypothesis>=6.130" "ruff>=0.14,<0.18" "mypy>=1.18,<3" "import-linter>=2.5,<3" "psutil>=6"
+NODE_MODULES = examples/edge/node_modules
+NPM := $(shell command -v npm)
 
-.PHONY: demo test check optimum clean
+.PHONY: demo test check optimum edge interop cluster environments clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
@@ -34,16 +39,48 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/pip install --quiet -e ".[cpu,search,cli,distill,export,teacher]" $(DEV)
 	touch $@
 
-# optimum-onnx holds transformers below 5: an environment of its own.
 optimum: $(VENV)/ready $(VENV)-optimum/ready
-	KDSERVE_OPTIMUM_PYTHON=$(CURDIR)/$(VENV)-optimum/bin/python $(BIN)/python -m pytest tests/export/test_optimum.py
+	KDSERVE_OPTIMUM_PYTHON=$(CURDIR)/$(VENV)-optimum/bin/python $(BIN)/python -m pytest --no-skips tests/export/test_optimum.py
 
+edge: $(VENV)/ready $(NODE_MODULES)/ready
+	KDSERVE_NODE_MODULES=$(CURDIR)/$(NODE_MODULES) $(BIN)/python -m pytest --no-skips tests/edge/test_javascript.py
+
+interop: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-interop/ready
+	KDSERVE_INTEROP_PYTHON=$(CURDIR)/$(VENV)-optimum/bin/python \
+	KDSERVE_NODE_MODULES=$(CURDIR)/$(VENV)-interop/node_modules $(BIN)/python -m pytest --no-skips tests/edge/test_interop.py
+
+cluster: $(VENV)-cluster/ready
+	$(VENV)-cluster/bin/python -m pytest --no-skips tests/search/test_cluster.py tests/search/test_milvus.py
+
+# What all of these run in, and no test yet.
+environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready
+environments: $(if $(NPM),$(NODE_MODULES)/ready $(VENV)-interop/ready)
+
+# optimum-onnx holds transformers below 5, and sentence-transformers opens a bundle through it: an environment of its own.
 $(VENV)-optimum/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-optimum
 	$(VENV)-optimum/bin/pip install --quiet --upgrade pip
 	$(VENV)-optimum/bin/pip install --quiet $(TORCH)
-	$(VENV)-optimum/bin/pip install --quiet ".[optimum]"
+	$(VENV)-optimum/bin/pip install --quiet ".[optimum]" "sentence-transformers>=5.2,<7" "fastembed>=0.7,<1"
 	touch $@
 
+$(VENV)-cluster/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-cluster
+	$(VENV)-cluster/bin/pip install --quiet --upgrade pip
+	$(VENV)-cluster/bin/pip install --quiet -e ".[cpu,search,cli,parquet,cluster,milvus]" "pytest>=8.4" "hypothesis>=6.130"
+	touch $@
+
+$(NODE_MODULES)/ready: examples/edge/package.json examples/edge/.npmrc | npm
+	cd examples/edge && npm install
+	touch $@
+
+$(VENV)-interop/ready: Makefile | npm
+	npm install --prefix $(VENV)-interop --ignore-scripts --no-package-lock "@huggingface/transformers@^4"
+	touch $@
+
+.PHONY: npm
+npm:
+	@$(if $(NPM),,echo "there is no npm here; install Node 20 or newer with npm (Debian: apt-get install nodejs npm)" >&2; exit 1)
+
 clean:
-	rm -rf $(VENV) $(VENV)-optimum out
+	rm -rf $(VENV) $(VENV)-optimum $(VENV)-cluster $(VENV)-interop $(NODE_MODULES) out

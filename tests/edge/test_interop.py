@@ -1,4 +1,4 @@
-"""Other software opens a bundle unchanged and gives the same vectors.
+"""Other software opens a bundle unchanged and gives the same vectors: make interop.
 
 KDSERVE_INTEROP_PYTHON names the interpreter of an environment with optimum-onnx, sentence-transformers and fastembed
 (they hold transformers below 5), KDSERVE_NODE_MODULES a node_modules folder with @huggingface/transformers.
@@ -60,7 +60,7 @@ console.log(JSON.stringify(vectors));
 def test_other_python_software_gives_the_same_vectors(script: str, tmp_path: Path) -> None:
     python = os.environ.get("KDSERVE_INTEROP_PYTHON")
     if not python:
-        pytest.skip("needs KDSERVE_INTEROP_PYTHON: an environment with optimum-onnx, sentence-transformers, fastembed")
+        pytest.skip("needs KDSERVE_INTEROP_PYTHON, which has sentence-transformers and fastembed: make interop")
     (tmp_path / "open.py").write_text(script, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     assert_same(run([python, "open.py", str(BUNDLE)], TEXTS, tmp_path, environment), TEXTS)
@@ -70,9 +70,9 @@ def test_transformers_js_gives_the_same_vectors_where_it_gives_the_same_tokens(t
     """It knows no byte fallback and joins marks of punctuation: encoder.mjs in examples/edge mends both."""
     node_modules = os.environ.get("KDSERVE_NODE_MODULES")
     if not node_modules or not (Path(node_modules) / "@huggingface" / "transformers").is_dir():
-        pytest.skip("needs KDSERVE_NODE_MODULES with @huggingface/transformers, and node")
+        pytest.skip("needs KDSERVE_NODE_MODULES with @huggingface/transformers: make interop")
     if not shutil.which("node"):
-        pytest.skip("needs node")
+        pytest.skip("needs Node")
     (tmp_path / "open.mjs").write_text(TRANSFORMERS_JS, encoding="utf-8")
     (tmp_path / "node_modules").symlink_to(node_modules)
     tokenizer = Tokenizer.from_file(str(BUNDLE / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""Node and the browser give Python's vectors.
+"""Node and the browser give Python's vectors: make edge.
 
 KDSERVE_NODE_MODULES names the node_modules folder of `npm install` in examples/edge. The browser test needs Chromium
 too.
@@ -27,6 +27,16 @@ from kdserve.samples import documents, parallel
 EDGE = Path(__file__).parents[2] / "examples" / "edge"
 BUNDLES = Path(__file__).parents[1] / "runtime" / "bundles"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+QUIETLY = (  # headless, and speaking to nobody but the test's own server
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 REPORT = """
 <script type="module">
   const send = (record) => fetch("/report", { method: "POST", body: JSON.stringify(record) });
@@ -41,7 +51,7 @@ REPORT = """
 def node_modules() -> Path:
     folder = os.environ.get("KDSERVE_NODE_MODULES")
     if not folder or not shutil.which("node"):
-        pytest.skip("needs node, and KDSERVE_NODE_MODULES: the node_modules folder of examples/edge")
+        pytest.skip("needs Node, and KDSERVE_NODE_MODULES, the node_modules folder of examples/edge: make edge")
     return Path(folder)
 
 
@@ -62,13 +72,13 @@ def test_node_gives_pythons_vectors(name: str, node_modules: Path, tmp_path: Pat
 
 def test_the_page_gives_pythons_vectors_in_a_browser(node_modules: Path, tmp_path: Path) -> None:
     if CHROMIUM is None:
-        pytest.skip("needs Chromium")
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
     site = tmp_path / "site"
     assemble_page(BUNDLES / "transformer", node_modules, site)
     page = site / "index.html"
     page.write_text(page.read_text(encoding="utf-8").replace("<h1>", f"{REPORT}<h1>"), encoding="utf-8")
     with serve(site) as (address, report):
-        command = [CHROMIUM, "--headless=new", "--no-sandbox", f"--user-data-dir={tmp_path / 'profile'}", address]
+        command = [CHROMIUM, *QUIETLY, f"--user-data-dir={tmp_path / 'profile'}", address]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             assert report.wait(timeout=120), "the page reported nothing"

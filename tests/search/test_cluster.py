@@ -40,7 +40,7 @@ def build_on_two_workers(folder):
 
 
 def test_two_workers_make_the_same_index_as_none(tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdserve[cluster]'")
+    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
     paths = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}  # the workers need this module and kdserve
     done = subprocess.run([sys.executable, __file__, tmp_path], env=paths, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -54,7 +54,7 @@ def test_two_workers_make_the_same_index_as_none(tmp_path):
 
 
 def test_no_workers_are_an_error():
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdserve[cluster]'")
+    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
     with pytest.raises(DataError, match="there cannot be 0 workers"):
         embed_on_ray(Counting, num_workers=0)
 

@@ -10,8 +10,8 @@ from kdserve import samples
 from kdserve.errors import DataError, FolderError
 from kdserve.search import Document, Retriever
 
-pytest.importorskip("pymilvus", reason="pymilvus is not installed: pip install 'kdserve[milvus]'")
-pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: pip install 'kdserve[milvus]'")
+pytest.importorskip("pymilvus", reason="pymilvus is not installed: make cluster")
+pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: make cluster")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
