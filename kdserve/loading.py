@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from kdserve.datatypes import Embedder
 from kdserve.errors import EncodeError, FolderError, MissingExtraError
-from kdserve.manifest import MANIFEST_NAME
+from kdserve.manifest import MANIFEST_NAME, kind_of
 from kdserve.runtime.published import published_names
 
 DEFAULT_TEACHER = "all-MiniLM-L6-v2"
@@ -28,7 +27,7 @@ def origin_of(model: str) -> Origin:
     if not folder.exists():
         is_hub_name = model == DEFAULT_TEACHER or "/" in model
         return "sentence-transformers" if is_hub_name else "bundle"
-    if (folder / "modules.json").is_file() and _kind(folder) != "bundle":
+    if (folder / "modules.json").is_file() and kind_of(folder) != "bundle":
         return "sentence-transformers"
     if (folder / MANIFEST_NAME).is_file():
         return "bundle"
@@ -59,14 +58,3 @@ def open_model(model: str, *, device: Device = "cpu", num_threads: int | None = 
         torch.set_num_threads(num_threads)
     # on a CPU padding costs most, so texts sorted by length go in small batches, as is that library's default
     return load_teacher(model, device=device, batch_size=32 if device == "cpu" else 256)
-
-
-def _kind(folder: Path) -> str | None:
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        return None
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8"))["kind"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FolderError(f"{path} is damaged ({error}); make the folder again") from error
-    return str(kind)

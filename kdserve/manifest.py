@@ -122,6 +122,21 @@ def replace_manifest(folder: Path, manifest: Manifest) -> None:
     sync_path(folder)
 
 
+def kind_of(folder: Path) -> str | None:
+    """Say what kind of folder it is, None where there is no manifest.
+
+    Raises:
+        FolderError: the manifest is damaged.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["kind"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FolderError(f"{path} is damaged ({error}); make the folder again") from error
+
+
 def read_manifest(folder: Path, *, kind: Kind) -> Manifest:
     """Read and check `kdserve.json`, without looking at the files that it lists.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdserve.errors import FolderError
-from kdserve.manifest import read_manifest, staged_folder, verify_folder, write_manifest
+from kdserve.manifest import kind_of, read_manifest, staged_folder, verify_folder, write_manifest
 
 
 def make(target: Path) -> Path:
@@ -90,3 +90,11 @@ def test_kind_and_format_are_checked(tmp_path: Path):
         read_manifest(folder, kind="student")
     with pytest.raises(FolderError, match="there is no folder"):
         read_manifest(tmp_path / "none", kind="student")
+
+
+def test_a_folder_says_its_kind(tmp_path: Path):
+    assert kind_of(make(tmp_path / "s")) == "student"
+    assert kind_of(tmp_path) is None
+    (tmp_path / "kdserve.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(FolderError, match=r"kdserve\.json is damaged"):
+        kind_of(tmp_path)

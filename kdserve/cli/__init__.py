@@ -8,7 +8,9 @@ Each module here holds the commands of one room and imports that room inside the
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
+from kdserve import __version__
 from kdserve.errors import KdserveError, MissingExtraError
 
 try:
@@ -16,7 +18,7 @@ try:
 except ImportError as missing:  # the console script of an install without the cli extra
     sys.exit(f"kdserve: {MissingExtraError(missing.name or 'typer', 'cli')}")
 
-from kdserve.cli import bench, classify, distill, evaluate, grow
+from kdserve.cli import bench, catalogue, classify, distill, evaluate, grow
 from kdserve.cli import export as export
 from kdserve.cli import index as index
 
@@ -24,11 +26,25 @@ app = typer.Typer(
     name="kdserve",
     help="Distil a sentence-embedding teacher into a small multilingual student, export it, search with it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for room in (distill, grow, export, index, evaluate, classify, bench):
+for room in (distill, grow, export, index, evaluate, classify, bench, catalogue):
     room.register(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kdserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hold the options of no command: `--version`."""
 
 
 def main() -> None:

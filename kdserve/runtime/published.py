@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Literal
 
 import kdserve
 from kdserve.errors import FolderError
-from kdserve.manifest import MANIFEST_NAME
+from kdserve.manifest import MANIFEST_NAME, kind_of
 
 Published = Literal["bundle", "classifier"]
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -18,10 +17,9 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 def published_names(kind: Published = "bundle") -> list[str]:
     """List the students whose bundles ship with this installation, or the classifiers."""
     installed, checkout = _homes()
-    found = {path.parent.name: path for path in installed.glob(f"*/{MANIFEST_NAME}")}
-    found |= {path.parent.parent.name: path for path in checkout.glob(f"*/bundle/{MANIFEST_NAME}")}
-    kinds = {name: json.loads(path.read_text(encoding="utf-8"))["kind"] for name, path in found.items()}
-    return sorted(name for name in found if kinds[name] == kind)
+    found = {path.parent.name: path.parent for path in installed.glob(f"*/{MANIFEST_NAME}")}
+    found |= {path.parent.parent.name: path.parent for path in checkout.glob(f"*/bundle/{MANIFEST_NAME}")}
+    return sorted(name for name, folder in found.items() if kind_of(folder) == kind)
 
 
 def find_bundle(folder_or_name: str | Path, *, kind: Published = "bundle") -> Path:

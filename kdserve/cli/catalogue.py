@@ -1,0 +1,80 @@
+"""`kdserve models`: what there is to open."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from kdserve.cli.console import print_json, say
+from kdserve.errors import FolderError
+
+if TYPE_CHECKING:
+    from kdserve.runtime.catalogue import CatalogueEntry
+    from kdserve.runtime.published import Published
+
+_COLUMNS = ("name", "MB", "languages", "tokens", "for", "quality", "folder")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("models")(models)
+
+
+def models(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="List the bundles in these folders too, down to two levels.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a model.")] = False,
+) -> None:
+    """List the models that ship with this installation, and those in FOLDERS.
+
+    Quality is what a model's export recorded, mean over languages, in points of 100; a model's card says more.
+    """
+    entries = _entries(folders or [])
+    if json:
+        for entry in entries:
+            print_json({**asdict(entry), "folder": str(entry.folder)})
+        return
+    rows = [_COLUMNS, *(_row(entry) for entry in entries)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _entries(folders: list[Path]) -> list[CatalogueEntry]:
+    from kdserve.manifest import kind_of
+    from kdserve.runtime.catalogue import describe_bundle, manifests_in, published_entries
+
+    entries = published_entries()
+    known = {entry.folder.resolve() for entry in entries}
+    for folder in (found for given in folders for found in manifests_in(given)):
+        try:
+            kind = kind_of(folder)
+            if kind in ("bundle", "classifier") and folder.resolve() not in known:
+                entries.append(describe_bundle(folder, kind=cast("Published", kind)))
+                known.add(folder.resolve())
+        except FolderError as error:  # the others are still worth listing
+            say(f"left out: {error}")
+    return entries
+
+
+def _row(entry: CatalogueEntry) -> tuple[str, ...]:
+    weak = f" + {len(entry.weak_languages)} weak" if entry.weak_languages else ""
+    return (
+        entry.name,
+        f"{entry.size_bytes / 1e6:.1f}",
+        f"{len(entry.languages)}{weak}",
+        str(entry.max_tokens),
+        _purpose(entry),
+        ", ".join(f"{name} {figure:.1f}" for name, figure in entry.quality.items()) or "not recorded",
+        str(entry.folder),
+    )
+
+
+def _purpose(entry: CatalogueEntry) -> str:
+    if entry.kind == "classifier":
+        return f"naming one of {len(entry.labels)} labels"
+    return "vectors, fastest" if entry.family == "static" else "vectors, word order too"

@@ -1,0 +1,57 @@
+"""What the command line has beside the commands of the rooms."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+import kdserve
+from kdserve.cli import app
+
+BUNDLES = Path(__file__).parent / "runtime" / "bundles"
+
+
+def test_it_says_its_version():
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"kdserve {kdserve.__version__}\n")
+
+
+def test_a_shell_completes_a_command():
+    asked = os.environ | {"_KDSERVE_COMPLETE": "complete_bash", "COMP_WORDS": "kdserve sea", "COMP_CWORD": "1"}
+    code = "import sys; sys.argv[0] = 'kdserve'; from kdserve.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["search"]
+
+
+def test_models_lists_what_ships_and_what_lies_in_a_folder(tmp_path):
+    shutil.copytree(BUNDLES / "static", tmp_path / "mine")
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "kdserve.json").write_text('{"kind": "student"}', encoding="utf-8")
+    done = CliRunner().invoke(app, ["models", "--json", str(tmp_path), str(tmp_path)])
+    assert done.exit_code == 0
+    found = {entry["name"]: entry for entry in map(json.loads, done.stdout.splitlines())}
+    assert {"kdserve-static", "kdserve-mini", "kdserve-langid", "tiny-static"} <= set(found)
+    assert found["tiny-static"]["folder"] == str(tmp_path / "mine")
+    assert len(done.stdout.splitlines()) == len(found)
+
+
+def test_models_prints_a_row_a_model():
+    header, *rows = CliRunner().invoke(app, ["models", str(BUNDLES)]).stdout.splitlines()
+    assert header.split() == ["name", "MB", "languages", "tokens", "for", "quality", "folder"]
+    (row,) = (row for row in rows if row.startswith("tiny-transformer"))
+    assert "vectors, word order too" in row
+    assert row.endswith(str(BUNDLES / "transformer"))
+
+
+def test_models_says_which_folder_it_leaves_out(tmp_path):
+    (tmp_path / "kdserve.json").write_text("{", encoding="utf-8")
+    done = CliRunner().invoke(app, ["models", str(tmp_path)])
+    assert done.exit_code == 0
+    assert done.stderr.startswith("left out: ")
+    assert "is damaged" in done.stderr
