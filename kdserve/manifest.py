@@ -8,12 +8,14 @@ no dates, sorted keys.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,8 +24,10 @@ from typing import Any, Literal
 from kdserve.errors import FolderError
 
 MANIFEST_NAME = "kdserve.json"
+LOCK_NAME = "writer.lock"
 FORMAT_VERSION = 1
 Kind = Literal["student", "bundle", "classifier", "index", "corpus"]
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +91,32 @@ def staged_folder(target: Path) -> Iterator[Path]:
         raise write_error(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def folder_lock(folder: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Be the one writer of a folder. The lock goes with the process, however that ends.
+
+    Where another process writes there, `waiting` is called ever again until that is done; without it that is an error.
+
+    Raises:
+        FolderError: another process writes there, or the folder cannot be written.
+    """
+    try:
+        file = (folder / LOCK_NAME).open("a")
+    except OSError as error:
+        raise write_error(folder, error) from error
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if waiting is None:
+                    raise FolderError(f"another process is writing to {folder}; wait until it is done") from error
+                waiting()
+                time.sleep(_POLL_S)
+        yield
 
 
 def write_manifest(

@@ -7,6 +7,7 @@ closed form, train, save. Everything that takes long is kept in a work folder be
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from accelerate import PartialState
@@ -24,7 +25,7 @@ from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.training import Trainer
 from kdserve.distill.vocabulary import measure_coverage, sentences_by_language
 from kdserve.errors import DataError, FolderError, MissingExtraError, RecipeError
-from kdserve.manifest import staged_folder, write_manifest
+from kdserve.manifest import folder_lock, staged_folder, write_manifest
 from kdserve.recipe import Recipe, recipe_record
 
 __all__ = ["Teacher", "distill", "load_teacher"]
@@ -55,7 +56,9 @@ def distill(
     is_new = not work.exists()
     try:
         work.mkdir(parents=True, exist_ok=True)
-        return _distill(recipe, out, work, cache, progress)
+        is_first = PartialState(cpu=best_device() == "cpu").is_main_process
+        with folder_lock(work) if is_first else nullcontext():
+            return _distill(recipe, out, work, cache, progress)
     except (DataError, RecipeError, MissingExtraError):
         if is_new:  # nothing there is worth going on from
             shutil.rmtree(work, ignore_errors=True)
@@ -70,8 +73,7 @@ def distill(
 def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress: Progress) -> Outcome:
     if recipe.classifier.mode:
         return distill_classifier(recipe, out, work, cache=cache, progress=progress)
-    processes = PartialState(cpu=best_device() == "cpu")
-    with processes.main_process_first():  # the first makes what the others then open
+    with PartialState().main_process_first():  # the first makes what the others then open
         made = gather(recipe, work, cache=cache, progress=progress)
     student = start_student(recipe, made, work, progress=progress)
     layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)

@@ -11,14 +11,14 @@ import json
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from kdserve.datatypes import Progress, no_progress
-from kdserve.distill.pairs import Pair, find_files, read_pairs
+from kdserve.distill.pairs import Pair, digest_files, read_pairs
 from kdserve.errors import DataError
 from kdserve.recipe import Recipe
 
@@ -60,6 +60,8 @@ class Corpus:
     source_weight: npt.NDArray[np.float32]
     languages: tuple[str, ...]
     domains: tuple[str, ...]
+    digest: str
+    """SHA-256 (hex) of all of this: what is derived from a corpus is kept under it."""
 
     def training_pairs(self) -> npt.NDArray[np.int64]:
         """Numbers of the pairs whose source sentence is not held out."""
@@ -73,7 +75,10 @@ class Corpus:
 
 
 def build_corpus(recipe: Recipe, folder: Path, *, progress: Progress = no_progress) -> Corpus:
-    """Read every source of the recipe into `folder`, or open it when it was built before from the same recipe."""
+    """Read every source of the recipe into `folder`, or open what was built there from the same recipe and files.
+
+    What came from the hub stands for the data set as long as the folder does.
+    """
     key = _corpus_key(recipe)
     done = folder / "corpus.json"
     if not done.is_file() or json.loads(done.read_text(encoding="utf-8"))["key"] != key:
@@ -81,6 +86,11 @@ def build_corpus(recipe: Recipe, folder: Path, *, progress: Progress = no_progre
         folder.mkdir(parents=True)
         _write(recipe, folder, key, progress)
     return _open(folder)
+
+
+def digest_of(*parts: object) -> str:
+    """SHA-256 (hex) of JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def hash_text(text: str) -> int:
@@ -104,6 +114,9 @@ def _write(recipe: Recipe, folder: Path, key: str, progress: Progress) -> None:
                 writer.add(pair, may_hold_out=data.hold_out)
                 if writer.rows % 20_000 == 0:
                     progress("reading pairs", writer.rows, 0)
+    if missing := sorted(wanted - writer.languages.keys() - {SOURCE}):
+        named = ", ".join(missing)
+        raise DataError(f"the recipe names {named}, but its data has no such pair; add some, or mend `languages`")
     writer.finish(recipe, key)
     progress("reading pairs", writer.rows, writer.rows)
 
@@ -118,6 +131,7 @@ class _Writer:
         self.domains: dict[str, int] = {}
         self.texts = {name: (folder / f"{name}.txt").open("wb") for name in ("sources", "translations")}
         self.ends = {"sources": array("q", [0]), "translations": array("q", [0])}
+        self.digest = hashlib.sha256()
         self.hashes, self.weights, self.may_hold_out = array("Q"), array("f"), array("b")
         self.language_of, self.domain_of = array("h"), array("h")
 
@@ -131,6 +145,7 @@ class _Writer:
         for name, text in (("sources", pair.source), ("translations", pair.translation)):
             encoded = text.encode()
             self.texts[name].write(encoded)
+            self.digest.update(encoded)
             self.ends[name].append(self.ends[name][-1] + len(encoded))
         self.hashes.append(hash_text(pair.source))
         self.language_of.append(self.languages.setdefault(pair.language, len(self.languages)))
@@ -165,11 +180,14 @@ class _Writer:
             "source_hash": source_hash,
             "source_weight": source_weight,
         }
+        names = {"languages": list(self.languages), "domains": list(self.domains)}
+        self.digest.update(json.dumps(names).encode())
         for name, values in arrays.items():
             np.save(self.folder / f"{name}.npy", values)
-        names = {"key": key, "languages": list(self.languages), "domains": list(self.domains)}
+            self.digest.update(values.data)
         partial = self.folder / "corpus.json.partial"
-        partial.write_text(json.dumps(names), encoding="utf-8")
+        record = {"key": key, "digest": self.digest.hexdigest(), **names}
+        partial.write_text(json.dumps(record), encoding="utf-8")
         partial.replace(self.folder / "corpus.json")
 
 
@@ -187,6 +205,7 @@ def _open(folder: Path) -> Corpus:
         sources=store("source"),
         languages=tuple(names["languages"]),
         domains=tuple(names["domains"]),
+        digest=names["digest"],
         **arrays,
     )
     if len(corpus.source_of) == 0:
@@ -195,12 +214,8 @@ def _open(folder: Path) -> Corpus:
 
 
 def _corpus_key(recipe: Recipe) -> str:
-    """What the corpus depends on: the data tables, languages, hold-out share, and size and date of each file."""
-    stats = [
-        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
-        for data in recipe.data
-        if data.path != "sample" and not data.path.startswith("hub:")
-        for path, _ in find_files(data, Path(recipe.data_dir))
-    ]
-    settings = repr((recipe.data, sorted(recipe.languages + recipe.weak_languages), recipe.validation.permille, stats))
-    return hashlib.sha256(settings.encode()).hexdigest()
+    """What the corpus depends on: the data tables, languages, hold-out share, and the bytes of each file."""
+    data_dir = Path(recipe.data_dir)
+    files = [digest_files(data, data_dir) for data in recipe.data]
+    tables = [asdict(data) for data in recipe.data]
+    return digest_of(tables, sorted(recipe.languages + recipe.weak_languages), recipe.validation.permille, files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.batches import TrainingData
-from kdserve.distill.corpus import Corpus, build_corpus
+from kdserve.distill.corpus import Corpus, build_corpus, digest_of
 from kdserve.distill.overlap import refuse_overlap
 from kdserve.distill.reopen import parent_students
 from kdserve.distill.teacher import Teacher, VectorCache, load_teacher
@@ -40,22 +39,22 @@ class Ingredients:
         for label in ("name", "languages", "weak_languages", "refuse_overlap"):
             del record[label]  # the corpus stands for the languages; the rest changes no weight
         parents = [self.teacher.fingerprint, *parent_students(recipe).values()]
-        return _digest(record, *parents, len(self.corpus.source_of))
+        return digest_of(record, *parents, self.data.tokens.key)
 
     def body_key(self, recipe: Recipe) -> str:
         """SHA-256 of what the settled body depends on."""
-        train = [recipe.train.batch_size, recipe.train.precision, recipe.train.average, recipe.train.clip]
+        run = recipe.train
+        train = [run.batch_size, run.precision, run.average, run.clip, run.weight_decay]
         student = [recipe.student.layers, recipe.student.max_tokens, recipe.student.dropout]
-        parts = [recipe.align.body_steps, recipe.align.body_rate, recipe.train.warmup, train, student, recipe.seed]
-        return _digest(parts, self.teacher.fingerprint, len(self.corpus.sources))
+        parts = [recipe.align.body_steps, recipe.align.body_rate, run.warmup, train, student, recipe.seed]
+        return digest_of(parts, self.teacher.fingerprint, self.corpus.digest)
 
     def table_key(self, recipe: Recipe) -> str:
         """SHA-256 of what the solved token table depends on."""
-        shares = [recipe.train.temperature, recipe.train.source_share, [data.weights for data in recipe.data]]
+        shares = [recipe.train.temperature, recipe.train.source_share]
         targets = "static" if solves_vectors(recipe) else "transformer"
         solve = [recipe.align.damping, recipe.align.anchor, recipe.align.iterations, recipe.align.max_rows]
-        parts = [solve, asdict(recipe.vocabulary), targets, recipe.seed, shares]
-        return _digest(parts, self.teacher.fingerprint, len(self.corpus.source_of))
+        return digest_of([solve, targets, recipe.seed, shares], self.teacher.fingerprint, self.data.tokens.key)
 
 
 def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Ingredients:
@@ -95,17 +94,16 @@ def solves_vectors(recipe: Recipe) -> bool:
 
 
 def _keep_vocabulary(corpus: Corpus, recipe: Recipe, path: Path, words: Sequence[str], progress: Progress) -> Tokenizer:
-    """Train the vocabulary once for this corpus and these settings."""
-    start = [recipe.student.start] if recipe.student.start else []
-    key = _digest(asdict(recipe.vocabulary), recipe.seed, len(corpus.source_of), *words, *start)
+    """Train the vocabulary once for this corpus and these settings; one that is there already is read where it is."""
+    if recipe.student.start or recipe.vocabulary.folder:
+        return make_vocabulary(corpus, recipe)
+    key = digest_of(asdict(recipe.vocabulary), recipe.seed, corpus.digest, *words)
     if path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["key"] == key:
             return Tokenizer.from_str(record["tokenizer"])
     tokenizer = make_vocabulary(corpus, recipe, words=words, progress=progress)
-    path.write_text(json.dumps({"key": key, "tokenizer": tokenizer.to_str()}), encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"key": key, "tokenizer": tokenizer.to_str()}), encoding="utf-8")
+    partial.replace(path)
     return tokenizer
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from kdserve import samples
 from kdserve.errors import DataError, MissingExtraError
+from kdserve.manifest import hash_file
 from kdserve.recipe import DataRecipe
 
 
@@ -75,6 +78,25 @@ def find_files(data: DataRecipe, data_dir: Path) -> list[tuple[Path, str]]:
     if not found:
         raise DataError(f"no file matches {template}; check data_dir and path")
     return found
+
+
+def digest_files(data: DataRecipe, data_dir: Path) -> list[tuple[str, str]]:
+    """Return SHA-256 and language of each file of a source; of the sample corpus its own, of the hub nothing.
+
+    Raises:
+        DataError: no file, or one that cannot be read.
+    """
+    if data.path.startswith("hub:"):
+        return []
+    if data.path == "sample":
+        return [(hashlib.sha256(json.dumps(samples.parallel()).encode()).hexdigest(), "")]
+    digests = []
+    for path, language in find_files(data, data_dir):
+        try:
+            digests.append((hash_file(path), language))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+    return digests
 
 
 def _file_rows(path: Path, data: DataRecipe) -> Iterator[tuple[int, Row]]:
@@ -157,8 +179,6 @@ def _hub_rows(data: DataRecipe) -> Iterator[Row]:
 
 
 def _sample_rows() -> Iterator[Located]:
-    from kdserve import samples
-
     parallel = samples.parallel()
     for language, sentences in parallel.items():
         if language != "en":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -17,8 +18,9 @@ from kdserve.distill.corpus import Corpus
 from kdserve.distill.hardware import best_device, supports_bf16
 from kdserve.distill.quiet import quiet_transformers
 from kdserve.errors import DataError, FolderError, MissingExtraError
-from kdserve.manifest import hash_file
+from kdserve.manifest import folder_lock, hash_file
 
+_logger = logging.getLogger("kdserve")
 EMBEDDED_TEACHER = "all-MiniLM-L6-v2"
 _WORD_STARTS = ("▁", "Ġ")
 """How SentencePiece and byte-level BPE write the beginning of a word; WordPiece marks with ## what begins none."""
@@ -148,7 +150,7 @@ class VectorCache:
     """Teacher vectors of source sentences in a folder that is named after the teacher.
 
     `vectors.f16` (N, D) and `keys.u64` (N,) grow together; keys are written last, so that a run that was stopped at any
-    point goes on where it was.
+    point goes on where it was. Rows only ever come behind others, from the one process that holds the folder's lock.
     """
 
     def __init__(self, folder: Path, *, teacher: FastTeacher) -> None:
@@ -156,17 +158,21 @@ class VectorCache:
         self.folder = folder / teacher.fingerprint[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.vectors_path, self.keys_path = self.folder / "vectors.f16", self.folder / "keys.u64"
+        self._waited = False
 
     def fill(self, corpus: Corpus, *, progress: Progress = no_progress, chunk: int = 8192) -> None:
-        """Embed the sources that are not there yet.
+        """Embed the sources that are not there yet, once no other process does so.
 
         Raises:
             DataError: the teacher gives NaN or a zero vector; names the sentence.
         """
-        missing = np.flatnonzero(~np.isin(corpus.source_hash, self._keys()))
-        total, done = len(corpus.sources), len(corpus.sources) - len(missing)
-        progress("teacher vectors", done, total)
-        with self._append() as (vectors_file, keys_file):
+        if not len(self._missing(corpus)):
+            progress("teacher vectors", len(corpus.sources), len(corpus.sources))
+            return
+        with folder_lock(self.folder, waiting=self._say_once), self._append() as (vectors_file, keys_file):
+            missing = self._missing(corpus)
+            total, done = len(corpus.sources), len(corpus.sources) - len(missing)
+            progress("teacher vectors", done, total)
             for part in _chunks(missing, chunk):
                 texts = corpus.sources.select(part)
                 vectors = self.teacher.encode_fast(texts)
@@ -187,10 +193,23 @@ class VectorCache:
     @property
     def vectors(self) -> npt.NDArray[np.float16]:
         """(N, D) memory map."""
-        return np.memmap(self.vectors_path, dtype=np.float16, mode="r").reshape(-1, self.teacher.dim)
+        shape = (len(self._keys()), self.teacher.dim)
+        return np.memmap(self.vectors_path, dtype=np.float16, mode="r", shape=shape)
+
+    def _missing(self, corpus: Corpus) -> npt.NDArray[np.int64]:
+        return np.flatnonzero(~np.isin(corpus.source_hash, self._keys()))
 
     def _keys(self) -> npt.NDArray[np.uint64]:
-        return np.fromfile(self.keys_path, dtype=np.uint64) if self.keys_path.is_file() else np.zeros(0, np.uint64)
+        """(N,) keys of the rows that are whole."""
+        if not (self.keys_path.is_file() and self.vectors_path.is_file()):
+            return np.zeros(0, np.uint64)
+        num_rows = self.vectors_path.stat().st_size // (2 * self.teacher.dim)
+        return np.fromfile(self.keys_path, dtype=np.uint64)[:num_rows]
+
+    def _say_once(self) -> None:
+        if not self._waited:
+            _logger.warning("another run is filling %s; waiting until it is done", self.folder)
+        self._waited = True
 
     def _append(self) -> Any:
         from contextlib import ExitStack, contextmanager
@@ -200,7 +219,7 @@ class VectorCache:
             with ExitStack() as stack:
                 self.vectors_path.touch()
                 self.keys_path.touch()
-                rows = self.keys_path.stat().st_size // 8
+                rows = len(self._keys())
                 vectors_file = stack.enter_context(self.vectors_path.open("r+b"))
                 keys_file = stack.enter_context(self.keys_path.open("r+b"))
                 for file, width in ((vectors_file, 2 * self.teacher.dim), (keys_file, 8)):

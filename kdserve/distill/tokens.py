@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from itertools import chain
@@ -15,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
-from kdserve.distill.corpus import Corpus, iter_texts
+from kdserve.distill.corpus import Corpus, digest_of, iter_texts
 from kdserve.distill.splitting import TokenSplitter, gather_runs, make_splitter
 from kdserve.distill.vocabulary import CLS, PAD, SEP
 
@@ -27,6 +26,8 @@ class TokenStore:
     ids: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
     splitter: TokenSplitter | None = None
+    key: str = ""
+    """SHA-256 (hex) of what the tokens depend on: texts, tokenizer and cut."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -75,10 +76,11 @@ def tokenize_corpus(
     `split` is the share of tokens that the store cuts, where it is asked to.
     """
     splitter = make_splitter(tokenizer, share=split, most=max_tokens) if split else None
-    key = hashlib.sha256(f"{tokenizer.to_str()}{max_tokens}{len(corpus.source_of)}".encode()).hexdigest()
+    key = digest_of(tokenizer.to_str(), max_tokens, corpus.digest)
     done = folder / "tokens.json"
     if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != key:
         folder.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)
         lengths: list[int] = []
         total = len(corpus.translations) + len(corpus.sources)
         with (folder / "ids.i32").open("wb") as file:
@@ -91,4 +93,4 @@ def tokenize_corpus(
         np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         done.write_text(json.dumps(key), encoding="utf-8")
     ids = np.memmap(folder / "ids.i32", dtype=np.int32, mode="r")
-    return TokenStore(ids=ids, offsets=np.load(folder / "offsets.npy"), splitter=splitter)
+    return TokenStore(ids=ids, offsets=np.load(folder / "offsets.npy"), splitter=splitter, key=key)

@@ -12,11 +12,11 @@ from typing import TypeVar
 
 from kdserve.datatypes import Embedder, Progress
 from kdserve.errors import DataError, FidelityError, FolderError
-from kdserve.manifest import sync_path, write_error
+from kdserve.manifest import folder_lock, sync_path, write_error
 from kdserve.search.choosing import settle
 from kdserve.search.documents import Document, Id, number_documents
 from kdserve.search.embedding import Embedded
-from kdserve.search.generation import IndexState, folder_name, publish, step, writer_lock
+from kdserve.search.generation import IndexState, folder_name, publish, step
 from kdserve.search.kinship import measure_kin
 from kdserve.search.segment import Segment, SegmentWriter
 from kdserve.search.vectors import encode_rows
@@ -65,7 +65,7 @@ def build_index(
     _refuse_existing(folder)
     try:
         staging.mkdir(parents=True, exist_ok=True)
-        with writer_lock(staging):
+        with folder_lock(staging):
             _refuse_existing(folder)
             try:
                 _fill(staging, documents, state, ingest, resume_key, query_encoder)

@@ -13,11 +13,9 @@ reads the pointer again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +26,7 @@ from kdserve.manifest import (
     MANIFEST_NAME,
     FileRecord,
     Manifest,
+    folder_lock,
     hash_file,
     read_manifest,
     replace_manifest,
@@ -42,7 +41,6 @@ from kdserve.search.segment import VECTORS, SegmentRecord
 from kdserve.search.vectors import Precision
 
 STATE = "index.json"
-LOCK = "writer.lock"
 Opened = TypeVar("Opened")
 
 
@@ -144,25 +142,6 @@ def publish(index: Path, state: IndexState, previous: Manifest | None) -> Manife
     return manifest
 
 
-@contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
-    """Be the one writer of a folder. The lock goes with the process, however that ends.
-
-    Raises:
-        FolderError: another process writes there, or the folder cannot be written.
-    """
-    try:
-        file = (folder / LOCK).open("a")
-    except OSError as error:
-        raise write_error(folder, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FolderError(f"another process is writing to {folder}; wait until it is done") from error
-        yield
-
-
 def change(index: Path, write: Callable[[Path, IndexState], IndexState], reopen: Callable[[Path], Opened]) -> Opened:
     """Commit one change: `write(folder, state)` fills the new generation's folder and returns the new state.
 
@@ -172,7 +151,7 @@ def change(index: Path, write: Callable[[Path, IndexState], IndexState], reopen:
         FolderError: another writer, a damaged index, a full disk. The index is then as it was.
     """
     read_manifest(index, kind="index")
-    with writer_lock(index):
+    with folder_lock(index):
         manifest, state = read_state(index)
         remove_garbage(index, state)
         fresh = index / folder_name(state.generation + 1)

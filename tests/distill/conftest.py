@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from kdserve import samples
 from kdserve.distill.vocabulary import train_unigram
 from kdserve.recipe import Recipe, load_recipe
 
@@ -42,8 +44,6 @@ permille = 150
 @pytest.fixture(scope="session")
 def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 120 sample sentences in German and Japanese, one file with a language column."""
-    from kdserve import samples
-
     folder = tmp_path_factory.mktemp("pairs")
     parallel = samples.parallel()
     lines = ["language\tenglish\tother"]
@@ -55,6 +55,17 @@ def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(folder / "vocabulary" / "tokenizer.json")
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def labelled_folder(pairs_folder: Path) -> Path:
+    """Files of labelled texts beside the pairs: sample sentences that end in a question mark, and others."""
+    for name, language in (("train.tsv", "en"), ("target.de.tsv", "de"), ("target.ja.tsv", "ja")):
+        english, own = samples.parallel()["en"][:120], samples.parallel()[language][:120]
+        rows = ["label\ttext"]
+        rows += [f"{'question' if e.endswith('?') else 'statement'}\t{o}" for e, o in zip(english, own, strict=True)]
+        (pairs_folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return pairs_folder
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +84,11 @@ def tiny_recipe(pairs_folder: Path):
         return load_recipe(path, overrides=overrides)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

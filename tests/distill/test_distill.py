@@ -29,14 +29,6 @@ from kdserve.manifest import verify_folder
 TEXTS = ["Der Kaffee ist kalt.", "駅はどこですか。", "Where is the station?", "", "word " * 60]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("family", "bits"), [("static", 8), ("transformer", 4)])
 def test_sentence_transformers_opens_the_student_with_the_same_vectors(
     tmp_path: Path, tiny_recipe, teacher_cache: Path, family: str, bits: int

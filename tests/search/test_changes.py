@@ -8,8 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from trigrams import TrigramEmbedder
 
 from kdserve.errors import DataError, FolderError
+from kdserve.manifest import folder_lock
 from kdserve.search import BuildOptions, Document, Retriever, changes, describe, verify_index
-from kdserve.search.generation import writer_lock
 
 EMBEDDER = TrigramEmbedder()
 
@@ -88,7 +88,7 @@ def test_an_emptied_index_finds_nothing_and_takes_documents_again(retriever):
 
 
 def test_a_second_writer_is_refused_while_readers_go_on(retriever, embedder):
-    with writer_lock(retriever.folder):
+    with folder_lock(retriever.folder):
         with pytest.raises(FolderError, match="another process is writing"):
             retriever.add([document(30)])
         assert ids(Retriever.open(retriever.folder, embedder).search("text number 5", 1)) == ["d5"]

@@ -6,8 +6,8 @@ import pytest
 
 from kdserve import samples
 from kdserve.errors import DataError, EncodeError, FolderError
+from kdserve.manifest import folder_lock
 from kdserve.search import BuildOptions, Document, Retriever, describe, verify_index
-from kdserve.search.generation import writer_lock
 
 TEXTS = ["red apples", "green apples", "a slow train", "green apples", "the night train", "zebra"]
 
@@ -165,7 +165,7 @@ def test_info_says_what_the_index_holds(retriever, embedder):
 
 def test_a_second_build_of_the_same_target_waits_for_nobody(tmp_path, embedder):
     (tmp_path / ".index.partial").mkdir()
-    with writer_lock(tmp_path / ".index.partial"), pytest.raises(FolderError, match="another process is writing"):
+    with folder_lock(tmp_path / ".index.partial"), pytest.raises(FolderError, match="another process is writing"):
         Retriever.build(tmp_path / "index", documents(), embedder)
 
 

@@ -18,7 +18,6 @@ from kdserve.distill.classifier.card import write_classifier_card
 from kdserve.distill.classifier.ingredients import ClassifierIngredients, gather_classifier, start_label_layers
 from kdserve.distill.classifier.training import ClassifierTrainer
 from kdserve.distill.corpus import SOURCE
-from kdserve.distill.hardware import best_device
 from kdserve.distill.student import save_student
 from kdserve.manifest import staged_folder, write_manifest
 from kdserve.recipe import Recipe, recipe_record
@@ -32,7 +31,7 @@ def distill_classifier(recipe: Recipe, out: Path, work: Path, *, cache: Path | N
     Raises:
         KdserveError: see the rooms; nothing is left at `out`.
     """
-    with PartialState(cpu=best_device() == "cpu").main_process_first():
+    with PartialState().main_process_first():
         made = gather_classifier(recipe, work, cache=cache, progress=progress)
     if recipe.classifier.mode == "zero-shot":
         recipe = replace(recipe, train=replace(recipe.train, steps=0))

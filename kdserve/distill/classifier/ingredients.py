@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from kdserve.distill.classifier.languages import language_lessons, start_languag
 from kdserve.distill.classifier.student import ClassifierStudent, run_over
 from kdserve.distill.classifier.teachers import HeadTeacher, LabelTeacher, Scores, SequenceTeacher
 from kdserve.distill.classifier.training import HardTexts, Lessons
-from kdserve.distill.corpus import Corpus
+from kdserve.distill.corpus import Corpus, digest_of
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import gather, gather_texts
 from kdserve.distill.layers import LayerDistillation
@@ -37,22 +35,25 @@ from kdserve.recipe import Recipe, recipe_record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierIngredients:
-    """What a classifier is made of; `parents` are the fingerprints of its teacher and the student it goes on from."""
+    """What a classifier is made of; `parents` are the fingerprints of its teacher and the student it goes on from.
+
+    `texts` are the labelled texts by role.
+    """
 
     tokenizer: Tokenizer
     data: TrainingData
     student: ClassifierStudent
     lessons: Lessons
     parents: Mapping[str, str]
+    texts: Mapping[str, LabelledTexts] = field(default_factory=dict)
     teacher: LabelTeacher | None = None
 
     def run_key(self, recipe: Recipe) -> str:
         """SHA-256 of what a checkpoint depends on: recipe, teacher, labels, corpus."""
         record = recipe_record(recipe)
         del record["name"]
-        num_hard = len(self.lessons.hard.label_N) if self.lessons.hard else 0
-        parts = [record, dict(self.parents), self.lessons.labels, num_hard, len(self.data.corpus.source_of)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        texts = {role: asdict(texts) for role, texts in self.texts.items()}
+        return digest_of(record, dict(self.parents), self.lessons.labels, texts, self.data.tokens.key)
 
 
 def gather_classifier(
@@ -86,6 +87,7 @@ def gather_classifier(
             ),
         ),
         parents={"teacher": teacher.fingerprint, **parent_students(recipe)},
+        texts=texts,
         teacher=teacher,
     )
 

@@ -1,0 +1,79 @@
+"""Two runs at once: one cache of teacher vectors, or one work folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdserve.distill import distill
+from kdserve.errors import FolderError
+from kdserve.manifest import folder_lock
+
+RUN = """
+import sys, time, hashlib
+from pathlib import Path
+import numpy as np
+from kdserve.distill.corpus import build_corpus
+from kdserve.distill.teacher import VectorCache
+from kdserve.recipe import load_recipe
+
+class Slow:
+    "A teacher that does not answer before it is told to."
+    dim, fingerprint = 8, "f" * 64
+
+    def encode_fast(self, texts):
+        Path(sys.argv[3]).touch()
+        while not Path(sys.argv[4]).exists():
+            time.sleep(0.02)
+        digests = [hashlib.sha256(text.encode()).digest()[:8] for text in texts]
+        return np.array([[1 + byte for byte in digest] for digest in digests], dtype=np.float16)
+
+corpus = build_corpus(load_recipe(Path(sys.argv[1])), Path(sys.argv[1] + ".corpus"))
+cache = VectorCache(Path(sys.argv[2]), teacher=Slow())
+cache.fill(corpus)
+expected = Slow().encode_fast(corpus.sources.select(range(len(corpus.sources))))
+print(len(corpus.sources), np.array_equal(cache.vectors[cache.rows_of(corpus)], expected))
+"""
+RECIPE = """
+name = "n"
+family = "static"
+data = [{path = "FILE", language = "de"}]
+"""
+
+
+def start(folder: Path, name: str) -> subprocess.Popen[str]:
+    files = [folder / f"{name}.toml", folder / "cache", folder / f"{name}.embeds", folder / "go"]
+    command = [sys.executable, "-c", RUN, *map(str, files)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_second_run_waits_and_both_have_their_own_vectors(tmp_path: Path):
+    for name, first in (("one", 0), ("two", 30)):  # some sentences in common
+        rows = [f"sentence {number}\tSatz {number}" for number in range(first, first + 50)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(rows), encoding="utf-8")
+        (tmp_path / f"{name}.toml").write_text(RECIPE.replace("FILE", f"{name}.tsv"), encoding="utf-8")
+    one = start(tmp_path, "one")
+    while not (tmp_path / "one.embeds").exists() and one.poll() is None:
+        time.sleep(0.02)
+    two = start(tmp_path, "two")
+    said = two.stderr.readline()
+    assert "another run is filling" in said
+    assert "waiting" in said
+    assert not (tmp_path / "two.embeds").exists()
+    (tmp_path / "go").touch()
+    for process in (one, two):
+        out, err = process.communicate(timeout=120)
+        assert (out, err) == ("50 True\n", "")
+    assert (next((tmp_path / "cache").iterdir()) / "keys.u64").stat().st_size == 80 * 8
+
+
+def test_one_work_folder_serves_one_run(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    (tmp_path / "student.work").mkdir()
+    with folder_lock(tmp_path / "student.work"), pytest.raises(FolderError, match="another process is writing to"):
+        distill(tiny_recipe("static", steps=0), tmp_path / "student", cache=teacher_cache)
+    distill(tiny_recipe("static", steps=0), tmp_path / "student", cache=teacher_cache)
+    assert not (tmp_path / "student.work").exists()
