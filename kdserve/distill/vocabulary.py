@@ -1,11 +1,13 @@
 """A vocabulary made for a set of languages: Unigram (Kudo 2018) by SentencePiece, and what it covers.
 
-Text is NFKC-normalised and lowercased, punctuation and digits stand alone; each of them and each word begins with "▁".
+Text is read as `kdserve.runtime.normalizer` says: what nobody sees is dropped, the rest NFKC-normalised and lowercased.
+Punctuation and digits stand alone; each of them and each word begins with "▁".
 Nothing is ever unknown: a character outside the vocabulary falls back to its UTF-8 bytes.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.corpus import SOURCE, Corpus
 from kdserve.distill.sampling import language_shares
 from kdserve.errors import DataError, FolderError
 from kdserve.recipe import Recipe, VocabularyRecipe
+from kdserve.runtime.library import open_normalizer, open_tokenizer
+from kdserve.runtime.normalizer import NORMALIZER, with_present_normalizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 PAD, UNK, CLS, SEP = range(4)
@@ -72,8 +76,9 @@ def read_vocabulary(folder: Path, *, key: str) -> Tokenizer:
     """
     path = folder / "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, Exception) as error:  # tokenizers raises bare Exception
+        spec = with_present_normalizer(json.loads(path.read_text(encoding="utf-8")))
+        tokenizer = open_tokenizer(json.dumps(spec))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise FolderError(f"{path} is no readable tokenizer ({error}); check {key}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -224,8 +229,7 @@ def _coverage(tokenizer: Tokenizer, texts: Sequence[str]) -> Coverage:
 
 def _empty_tokenizer(model: models.Unigram) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    spaces = normalizers.Replace(Regex(r"\s+"), " ")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), spaces])
+    tokenizer.normalizer = open_normalizer(NORMALIZER)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),

@@ -10,6 +10,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from kdserve.datatypes import Embeddings
 from kdserve.export.student import Student
+from kdserve.runtime.library import open_normalizer
+from kdserve.runtime.normalizer import NORMALIZER
 
 
 class Reference:
@@ -24,6 +26,9 @@ class Reference:
             body.tokenizer.enable_truncation(max_tokens)
         else:
             self._model.max_seq_length = max_tokens
+        tokenizer = getattr(body.tokenizer, "backend_tokenizer", body.tokenizer)
+        if student.tokenizer["normalizer"] == NORMALIZER:  # its own may be one that kdserve wrote before
+            tokenizer.normalizer = open_normalizer(NORMALIZER)
 
     @property
     def dim(self) -> int:

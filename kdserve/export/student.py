@@ -18,6 +18,7 @@ from kdserve.export.table import TableBits
 from kdserve.export.weights import Array, BertWeights, DenseWeights, Head, LinearWeights, Pooling, StaticWeights
 from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file, verify_folder
 from kdserve.runtime.bundle import Prompts
+from kdserve.runtime.normalizer import with_present_normalizer
 
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 _UNLIMITED = 1 << 20
@@ -67,7 +68,7 @@ def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
         (module["type"].rsplit(".", 1)[-1], folder / module["path"]) for module in read_json(folder / "modules.json")
     ]
     body = modules[0][1]
-    tokenizer = read_json(body / "tokenizer.json")
+    tokenizer = with_present_normalizer(read_json(body / "tokenizer.json"))
     settings = manifest.settings
     try:
         head = _head(modules)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-from kdserve.errors import FolderError
+from kdserve.errors import EncodeError, FolderError
+from kdserve.runtime.library import encode_texts, open_tokenizer
+from kdserve.runtime.normalizer import with_present_normalizer
 from kdserve.runtime.unigram import UnigramTokenizer, is_supported
+
+_CHARACTERS_PER_TOKEN = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,10 +32,10 @@ class TokenizedTexts:
 
 
 class TextTokenizer:
-    """A bundle's tokenizer. Unigram models start quickly and run here; all others, and the rare text that spells a
-    special token, go through the tokenizers library.
+    """A bundle's tokenizer. Unigram models start quickly and run here; all others run in the tokenizers library.
 
-    `max_tokens`, special tokens included, and `pad_id` come from the file.
+    `max_tokens`, special tokens included, and `pad_id` come from the file. Of a text no more than 256 characters for
+    each of `max_tokens` are looked at: a line of many megabytes takes bounded time and memory.
     """
 
     def __init__(self, path: Path, *, parallel: bool) -> None:
@@ -45,68 +48,71 @@ class TextTokenizer:
         self._library: Tokenizer | None = None
         self._unigram: UnigramTokenizer | None = None
         try:
-            spec: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            spec = with_present_normalizer(json.loads(path.read_text(encoding="utf-8")))
             self.pad_id: int = spec["padding"]["pad_id"] if spec.get("padding") else 0
             self.max_tokens: int = spec["truncation"]["max_length"]
+            if not all(isinstance(number, int) and number >= 0 for number in (self.pad_id, self.max_tokens)):
+                raise ValueError("its limit or its padding is no count")
             if is_supported(spec):
                 self._unigram = UnigramTokenizer(spec)
-                special = [re.escape(token["content"]) for token in spec["added_tokens"]]
-                self._special = re.compile("|".join(special) or r"(?!)")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            else:
+                self._library = _open_library(spec, self.max_tokens)
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise FolderError(f"{path} is no tokenizer ({error}); export the bundle again") from error
-        if self._unigram is None:
-            self._library = self._open_library()
+        self._most_characters = self.max_tokens * _CHARACTERS_PER_TOKEN
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Turn texts into token ids with special tokens, cut at the limit."""
-        if self._unigram is None:
-            return self._tokenize_with_library(texts)
-        ids: list[list[int]] = []
-        is_cut: list[bool] = []
-        before, after = self._unigram.frame
-        room = self.max_tokens - len(before) - len(after)
-        for text in texts:
-            if self._special.search(text):
-                spelled = self._tokenize_with_library([text])
-                ids += spelled.ids
-                is_cut += spelled.is_cut
-                continue
-            content = self._unigram.encode(text)
-            is_cut.append(len(content) > room)
-            ids.append([*before, *content[:room], *after])
-        return TokenizedTexts(ids=ids, is_cut=is_cut)
+        """Turn texts into token ids with special tokens, cut at the limit.
+
+        Raises:
+            EncodeError: the tokenizers library failed.
+        """
+        read = [text[: self._most_characters] for text in texts]
+        tokenized = self._tokenize_with_library(read) if self._unigram is None else self._tokenize(read, self._unigram)
+        for row, text in enumerate(texts):
+            tokenized.is_cut[row] |= len(text) > self._most_characters
+        return tokenized
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """The number of tokens of each text, special tokens included, before any cut."""
+        """The number of tokens of each text, special tokens included, before any cut. Raises as `tokenize`."""
+        if self._unigram is not None:
+            num_special = sum(map(len, self._unigram.frame))
+            return [len(self._unigram.encode(text)) + num_special for text in texts]
+        assert self._library is not None
+        num_special = self._library.num_special_tokens_to_add(False)
         counts = []
-        for text in texts:
-            if self._unigram is not None and not self._special.search(text):
-                counts.append(len(self._unigram.encode(text)) + sum(map(len, self._unigram.frame)))
-                continue
-            self._library = self._library or self._open_library()
-            encoding = self._library.encode(text)
+        for encoding in self._encode(texts):
             rest = [part.ids[: sum(part.attention_mask)] for part in encoding.overflowing]
-            num_special = self._library.num_special_tokens_to_add(False)
             counts.append(len(encoding.ids) + sum(len(ids) - num_special for ids in rest))
         return counts
 
+    def _tokenize(self, texts: Sequence[str], unigram: UnigramTokenizer) -> TokenizedTexts:
+        before, after = unigram.frame
+        room = self.max_tokens - len(before) - len(after)
+        ids: list[list[int]] = []
+        is_cut: list[bool] = []
+        for text in texts:
+            content = unigram.encode(text)
+            ids.append([*before, *content[:room], *after])
+            is_cut.append(len(content) > room)
+        return TokenizedTexts(ids=ids, is_cut=is_cut)
+
     def _tokenize_with_library(self, texts: Sequence[str]) -> TokenizedTexts:
-        if self._library is None:
-            self._library = self._open_library()
-        if self._parallel and len(texts) > 1:
-            encodings = self._library.encode_batch_fast(list(texts))
-        else:  # one by one stays on this thread, a batch of any size would not
-            encodings = [self._library.encode(text) for text in texts]
+        encodings = self._encode(texts)
         return TokenizedTexts(
             ids=[encoding.ids for encoding in encodings], is_cut=[bool(encoding.overflowing) for encoding in encodings]
         )
 
-    def _open_library(self) -> Tokenizer:
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        assert self._library is not None
         try:
-            tokenizer = Tokenizer.from_file(str(self._path))
-        except Exception as error:
-            # the tokenizers library raises nothing narrower than Exception itself
-            raise FolderError(f"{self._path} is no tokenizer ({error}); export the bundle again") from error
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(self.max_tokens)
-        return tokenizer
+            return encode_texts(self._library, texts, parallel=self._parallel)
+        except ValueError as error:
+            raise EncodeError(f"{self._path} cannot read a text ({error}); export the bundle again") from error
+
+
+def _open_library(spec: Mapping[str, Any], max_tokens: int) -> Tokenizer:
+    tokenizer = open_tokenizer(json.dumps(spec, ensure_ascii=False))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer

@@ -8,17 +8,23 @@ and splitting remain the library's own. Same tokens, id for id: the tests compar
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import Tokenizer
+from kdserve.runtime.library import open_tokenizer
+from kdserve.runtime.normalizer import INVISIBLE, MARKS, SPACES
 
 _UNKNOWN_PENALTY = 10.0  # tokenizers: K_UNK_PENALTY in models/unigram/model.rs
-_MAX_CACHED_WORDS = 50_000
+_MEMORY_BYTES = 16 << 20
+_ENTRY_BYTES = 100  # what a dictionary takes for an entry, about
+_LONGEST_REMEMBERED = 64
 _WORD_START = "▁"
 _BEGINNING = 3
 _LOCAL_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"}
-_SPACES = {"pattern": {"Regex": r"\s+"}, "content": " "}
+
+_Memory = dict[str, tuple[int, ...] | None]
 
 
 class UnigramTokenizer:
@@ -38,16 +44,30 @@ class UnigramTokenizer:
         self._unknown_score = min(self._scores.values()) - _UNKNOWN_PENALTY
         self.frame = _special_frame(spec) or ([], [])
         self._bytes = [self._ids.get(f"<0x{byte:02X}>") for byte in range(256)] if model["byte_fallback"] else []
+        special = sorted((token["content"] for token in spec["added_tokens"]), key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(map(re.escape, special))})" if special else r"(?!)")
+        self._special_ids: dict[str, int] = {token["content"]: token["id"] for token in spec["added_tokens"]}
         frame = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         frame["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["", 0.0]]}
-        library = Tokenizer.from_str(json.dumps(frame))
+        library = open_tokenizer(json.dumps(frame))
         self._normalize = library.normalizer.normalize_str
         self._split = library.pre_tokenizer.pre_tokenize_str
-        self._words: dict[str, list[int] | None] = {}
-        self._segments: dict[str, list[int]] = {}
+        self._words: _Memory = {}
+        self._segments: _Memory = {}
+        self._remembered_bytes = 0
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without special tokens and without a limit."""
+        """Return the ids of a text, without its frame and without a limit; what spells a special token is one."""
+        if not self._special.search(text):
+            return self._encode(text)
+        parts = (part for part in self._special.split(text) if part)
+        return [n for part in parts for n in self._special_part(part)]
+
+    def _special_part(self, part: str) -> list[int]:
+        number = self._special_ids.get(part)
+        return self._encode(part) if number is None else [number]
+
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         for word in text.split(" "):
             try:
@@ -59,15 +79,12 @@ class UnigramTokenizer:
             ids += word_ids
         return ids
 
-    def _encode_word(self, word: str) -> list[int] | None:
+    def _encode_word(self, word: str) -> tuple[int, ...] | None:
         """Return the ids of what stands between two spaces, or None where they depend on the neighbours."""
         normalized = self._normalize(word)
         alone = normalized.strip() == normalized != "" and _WORD_START not in (normalized[0], normalized[-1])
-        ids = self._encode_normalized(normalized) if alone else None
-        if len(self._words) >= _MAX_CACHED_WORDS:
-            self._words.clear()
-            self._segments.clear()
-        self._words[word] = ids
+        ids = tuple(self._encode_normalized(normalized)) if alone else None
+        self._remember(self._words, word, ids)
         return ids
 
     def _encode_normalized(self, normalized: str) -> list[int]:
@@ -75,9 +92,21 @@ class UnigramTokenizer:
         for segment, _ in self._split(normalized):
             segment_ids = self._segments.get(segment)
             if segment_ids is None:
-                segment_ids = self._segments[segment] = self._cut(segment)
+                segment_ids = tuple(self._cut(segment))
+                self._remember(self._segments, segment, segment_ids)
             ids += segment_ids
         return ids
+
+    def _remember(self, memory: _Memory, text: str, ids: tuple[int, ...] | None) -> None:
+        """Keep what is short; all is forgotten when it has grown to `_MEMORY_BYTES`."""
+        if len(text) > _LONGEST_REMEMBERED:
+            return
+        self._remembered_bytes += sys.getsizeof(text) + sys.getsizeof(ids) + _ENTRY_BYTES
+        if self._remembered_bytes > _MEMORY_BYTES:
+            self._words.clear()
+            self._segments.clear()
+            self._remembered_bytes = 0
+        memory[text] = ids
 
     def _cut(self, segment: str) -> list[int]:
         """Find the cut of highest total score; of equals, the one whose last piece starts first."""
@@ -129,7 +158,8 @@ def is_supported(spec: Mapping[str, Any]) -> bool:
     model = spec["model"]
     if model["type"] != "Unigram" or model["unk_id"] is None or _special_frame(spec) is None:
         return False
-    if any(token["normalized"] for token in spec["added_tokens"]):
+    plain = ("normalized", "single_word", "lstrip", "rstrip")
+    if any(token[flag] for token in spec["added_tokens"] for flag in plain):
         return False
     normalizers, splitters = _steps(spec, "normalizer", "normalizers"), _steps(spec, "pre_tokenizer", "pretokenizers")
     return all(map(_is_local_normalizer, normalizers)) and bool(normalizers) and _are_local_splitters(splitters)
@@ -157,9 +187,7 @@ def _steps(spec: Mapping[str, Any], name: str, plural: str) -> list[Mapping[str,
 
 
 def _is_local_normalizer(step: Mapping[str, Any]) -> bool:
-    if step["type"] == "Replace":
-        return {key: step[key] for key in _SPACES} == _SPACES
-    return step["type"] in _LOCAL_NORMALIZERS
+    return step["type"] in _LOCAL_NORMALIZERS or step in (SPACES, MARKS, *INVISIBLE)
 
 
 def _are_local_splitters(steps: list[Mapping[str, Any]]) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from kdserve.datatypes import Embeddings, Hit
 from kdserve.errors import DataError
+from kdserve.runtime.normalizer import is_blank
 from kdserve.search.lexical import fuse
 from kdserve.search.snapshot import Snapshot
 from kdserve.search.topk import Neighbours
@@ -44,7 +45,7 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, questi
     if question.lexical and not snapshot.state.lexical:
         raise DataError("this index was built without words; build it with lexical to search by them")
     answers: list[list[Hit]] = [[] for _ in texts]
-    pending, depth = [number for number, text in enumerate(texts) if text.strip()], question.k
+    pending, depth = [number for number, text in enumerate(texts) if not is_blank(text)], question.k
     while pending:
         some = [texts[number] for number in pending]
         ranked = _ranked(snapshot, some, vectors[pending], depth, question)

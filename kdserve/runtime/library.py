@@ -1,0 +1,46 @@
+"""The one door to the tokenizers library, whose failures have no kinds of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tokenizers import Encoding, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Normalizer
+
+
+def open_tokenizer(text: str) -> Tokenizer:
+    """Open the JSON of a tokenizer. Raises ValueError where the library cannot."""
+    with _as_value_errors():
+        return Tokenizer.from_str(text)
+
+
+def open_normalizer(spec: Mapping[str, Any]) -> Normalizer:
+    """Open the JSON of a normalizer alone. Raises as `open_tokenizer`."""
+    empty = json.loads(Tokenizer(WordLevel()).to_str())
+    normalizer: Normalizer = open_tokenizer(json.dumps({**empty, "normalizer": spec})).normalizer
+    return normalizer
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], *, parallel: bool) -> list[Encoding]:
+    """Encode texts, over the CPUs of this process or on this thread. Raises ValueError where the library cannot."""
+    with _as_value_errors():
+        if parallel and len(texts) > 1:
+            return list(tokenizer.encode_batch_fast(list(texts)))
+        return [tokenizer.encode(text) for text in texts]  # a batch of any size would take other threads
+
+
+@contextmanager
+def _as_value_errors() -> Iterator[None]:
+    """Turn what the library raises, Exception itself or a panic that is not even one, into ValueError."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(str(error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3 offers no name to import
+            raise
+        raise ValueError(str(error)) from error
