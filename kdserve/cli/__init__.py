@@ -18,7 +18,7 @@ try:
 except ImportError as missing:  # the console script of an install without the cli extra
     sys.exit(f"kdserve: {MissingExtraError(missing.name or 'typer', 'cli')}")
 
-from kdserve.cli import bench, catalogue, classify, distill, evaluate, grow
+from kdserve.cli import bench, catalogue, classify, distill, evaluate, grow, serve
 from kdserve.cli import export as export
 from kdserve.cli import index as index
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for room in (distill, grow, export, index, evaluate, classify, bench, catalogue):
+for room in (distill, grow, export, index, evaluate, classify, serve, bench, catalogue):
     room.register(app)
 
 

@@ -1,0 +1,163 @@
+"""The application: models, indexes and endpoints put together, for any ASGI server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kdserve.errors import KdserveError
+from kdserve.runtime.threads import available_threads
+from kdserve.serve.batching import Batcher
+from kdserve.serve.endpoint import HTML, Call, Endpoint, EndpointApp, Reply
+from kdserve.serve.guard import Guard
+from kdserve.serve.indexes import open_indexes
+from kdserve.serve.keys import Keys
+from kdserve.serve.metrics import Metrics
+from kdserve.serve.models import Models, open_classifier, open_encoder
+from kdserve.serve.openai import OpenAI
+from kdserve.serve.openapi import describe
+from kdserve.serve.probes import Probes
+from kdserve.serve.refusals import Kind, Refusal, as_openai
+from kdserve.serve.searching import Searching
+from kdserve.serve.settings import ServerSettings
+from kdserve.serve.tei import TextEmbeddingsInference
+from kdserve.serve.workers import Workers
+
+OPEN_PATIENCE_S = 600.0
+_PAGES = Path(__file__).parent
+_logger = logging.getLogger("kdserve.serve")
+
+
+class Application:
+    """Everything that a server serves, as an ASGI application.
+
+    `reload` and `drain` are for whoever handles signals.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """Open all models and indexes.
+
+        Raises:
+            KdserveError: one of them cannot be opened, or the settings do not fit together.
+        """
+        self.settings, limits = settings, settings.limits
+        self.keys = Keys.read(Path(settings.keys)) if settings.keys else Keys()
+        self.metrics = Metrics()
+        self.workers = Workers(settings.threads or available_threads(), patience_s=limits.timeout_s / 3)
+        batcher = Batcher(self.workers, limits, self.metrics)
+        open_ = partial(open_encoder, batcher=batcher)
+        encoders = [open_(name) for name in settings.bundles]
+        classifiers = [open_classifier(name, batcher) for name in settings.classifiers]
+        self.indexes = open_indexes(settings.indexes, encoders, open_)
+        self.models = Models(encoders, classifiers, settings.aliases)
+        self._refresher, self._refreshing = Workers(1, patience_s=OPEN_PATIENCE_S), asyncio.Lock()
+        self._searching = Searching(self.models, self.indexes, limits)
+        self.endpoints = [
+            *OpenAI(self.models, max_texts=limits.texts).endpoints(),
+            *TextEmbeddingsInference(self.models, limits, num_threads=self.workers.num_threads).endpoints(),
+            *self._searching.endpoints(),
+            *Probes(self.models, self.indexes, self.workers, self.metrics, self.is_draining).endpoints(),
+        ]
+        self._guard = Guard(self._routed(), self.metrics, log_requests=settings.log_requests)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self._guard(scope, receive, send)
+
+    def is_draining(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._guard.is_draining
+
+    def drain(self) -> None:
+        """Say that the server is about to stop: readiness is false, and replies close their connections."""
+        self._guard.is_draining = True
+
+    async def reload(self) -> None:
+        """Read the keys again, and look for a newer generation of each index. What does not fit is logged and left."""
+        if self.settings.keys:
+            try:
+                self.keys = Keys.read(Path(self.settings.keys))
+            except KdserveError as error:
+                _logger.error("the keys stay as they were", extra={"error": str(error)})
+        await self._refresh(force=True)
+
+    async def _refresh(self, *, force: bool) -> None:
+        async with self._refreshing:
+            for index in self.indexes.values():
+                await self._refresher.run(partial(index.refresh, force=force))
+
+    def _routed(self) -> ASGIApp:
+        pages = {
+            "/": (_PAGES / "page.html").read_bytes(),
+            "/docs": (_PAGES / "docs.html").read_bytes(),
+        }
+        document = msgspec.json.encode(describe(self.endpoints))
+        apps = [self._app_of(one) for one in self.endpoints]
+        apps += [self._app_of(_static(path, body, HTML)) for path, body in pages.items()]
+        apps.append(self._app_of(_static("/openapi.json", document, b"application/json")))
+        routed: ASGIApp = Starlette(
+            routes=[Route(app.endpoint.path, app, methods=[app.endpoint.method]) for app in apps],
+            exception_handlers={HTTPException: self._missing, Exception: _failed},
+            lifespan=self._lifespan,
+        )
+        if self.settings.origins:
+            routed = CORSMiddleware(
+                routed, allow_origins=self.settings.origins, allow_methods=["*"], allow_headers=["*"],
+                expose_headers=["x-request-id", "x-truncated", "x-index-generation", "retry-after", "retry-after-ms"],
+            )  # fmt: skip
+        return routed
+
+    def _app_of(self, endpoint: Endpoint) -> EndpointApp:
+        return EndpointApp(endpoint, lambda: self.keys, self.settings)
+
+    async def _missing(self, request: Request, error: Exception) -> Response:
+        """No such path, or not with this method: told as the other methods of the path tell errors."""
+        assert isinstance(error, HTTPException)
+        kind: Kind = "method" if error.status_code == 405 else "missing"
+        allowed = dict(error.headers or {}).get("Allow", "")
+        message = f"{request.url.path} takes {allowed}" if allowed else f"there is no {request.url.path}; see /docs"
+        dialect = next((one.dialect for one in self.endpoints if one.path == request.url.path), as_openai)
+        body = msgspec.json.encode(dialect(Refusal(kind, message)))
+        return Response(body, status_code=error.status_code, headers=error.headers, media_type="application/json")
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        threads = (self.workers, self._searching.writer, self._refresher)
+        for some in threads:
+            some.open()
+        watching = asyncio.create_task(self._watch_indexes())
+        yield
+        watching.cancel()
+        for some in threads:
+            some.close()
+
+    async def _watch_indexes(self) -> None:
+        while self.settings.reload_s and self.indexes:
+            await asyncio.sleep(self.settings.reload_s)
+            await self._refresh(force=False)
+
+
+def _static(path: str, body: bytes, content_type: bytes) -> Endpoint:
+    async def show(call: Call, request: None) -> Reply:
+        return Reply(body=body, content_type=content_type)
+
+    return Endpoint(method="GET", path=path, summary="", answer=show, needs="")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A fault of ours; its traceback is in the log."""
+    body = msgspec.json.encode(as_openai(Refusal("failed", "the server failed; its log says more")))
+    return Response(body, status_code=500, media_type="application/json")

@@ -1,0 +1,324 @@
+"""Batches without a timer: what waits when a thread is free runs together.
+
+Requests wait in turns. A free thread takes some texts of the first, then of the next, so that a large request cannot
+hold up a small one; what it takes is merged by canonical length, as always, so every vector is what it is alone. While
+little waits, it runs at once on the event loop: a hop to a thread costs more than a short text.
+
+N texts, W width of a row
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from kdserve.errors import EncodeError
+from kdserve.runtime.batches import canonical_length
+from kdserve.runtime.tokens import TokenizedTexts
+from kdserve.serve.metrics import Metrics
+from kdserve.serve.refusals import Refusal
+from kdserve.serve.settings import Limits
+from kdserve.serve.workers import Outcome, StuckError, Workers, attempt
+
+Ids = Sequence[Sequence[int]]
+Rows = npt.NDArray[np.float32]
+OnWait = Callable[[asyncio.Future[Any]], None]
+"""Told the future that a request waits for, so that it can be ended early."""
+Result = TypeVar("Result")
+JOB_TOKENS, LEAST_JOB_TOKENS, TURN_TOKENS = 1024, 128, 256
+INLINE_S = 0.001
+"""What may run on the event loop: everybody else waits so long."""
+INLINE_CHARACTERS = 2000
+LEAST_RETRY_S = 0.05
+MOST_READY = 512
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Engine:
+    """A model as the batcher sees it: token ids in, rows out, and those who wait for it.
+
+    `inline_tokens` and `tokens_per_s` are measured at the start.
+    """
+
+    name: str
+    width: int
+    run: Callable[[Ids], Rows]
+    inline_tokens: int = 0
+    tokens_per_s: float = 1.0
+    waiting: dict[Ticket, None] = field(default_factory=dict)
+    waiting_tokens: int = 0
+
+    def measure(self, ids: Ids) -> None:
+        """Run a few texts to learn how fast they go."""
+        num_tokens = sum(map(len, ids))
+        seconds = min(attempt(lambda: self.run(ids)).seconds for _ in range(4)) or INLINE_S
+        self.tokens_per_s = num_tokens / seconds
+        self.inline_tokens = min(JOB_TOKENS, int(self.tokens_per_s * INLINE_S))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """The rows (N, W) of a request's texts, the tokens read of each, and which were cut."""
+
+    rows: Rows
+    num_tokens: list[int]
+    is_cut: list[bool]
+
+
+class Ticket:
+    """A request's texts on their way: which are taken already, and the rows that came back."""
+
+    __slots__ = ("engine", "future", "ids", "num_missing", "num_taken", "on_wait", "order", "rows", "waiting_tokens")
+
+    def __init__(self, engine: Engine, ids: Ids, future: asyncio.Future[None], on_wait: OnWait) -> None:
+        self.engine, self.ids, self.future, self.on_wait = engine, ids, future, on_wait
+        self.rows = np.empty((len(ids), engine.width), np.float32)
+        self.num_taken, self.num_missing = 0, len(ids)
+        self.waiting_tokens = sum(map(len, ids))
+        # texts of one length run together, and come first when they are short
+        self.order = sorted(range(len(ids)), key=lambda n: canonical_length(len(ids[n]))) if len(ids) > 1 else [0]
+
+    def take(self, room: int) -> list[int]:
+        """The next texts that have no more than `room` tokens together, but at least one."""
+        first, total = self.num_taken, 0
+        while self.num_taken < len(self.order):
+            size = len(self.ids[self.order[self.num_taken]])
+            if total and total + size > room:
+                break
+            total += size
+            self.num_taken += 1
+        self.waiting_tokens -= total
+        self.engine.waiting_tokens -= total
+        return self.order[first : self.num_taken]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Some texts of one ticket, in a batch."""
+
+    ticket: Ticket
+    places: list[int]
+
+
+class Batcher:
+    """Runs the texts of all requests, for all models of a process."""
+
+    def __init__(self, workers: Workers, limits: Limits, metrics: Metrics) -> None:
+        self._workers, self._limits, self._metrics = workers, limits, metrics
+        self._engines: deque[Engine] = deque()
+        self._ready: deque[tuple[Callable[[], object], Callable[[Outcome], None]]] = deque()
+        self._fresh: list[Ticket] = []
+        self._flush_is_due = False
+
+    async def run(
+        self,
+        engine: Engine,
+        tokenize: Callable[[list[str]], TokenizedTexts],
+        texts: list[str],
+        *,
+        truncate: bool,
+        on_wait: OnWait,
+    ) -> Answer:
+        """Tokenize texts and run them. `on_wait` is only told of a future if there is a wait at all.
+
+        Raises:
+            Refusal: too much waits already, the texts are too many, too long or not valid, or their run failed.
+        """
+        self.require_room(engine)
+        tokenized = await self._tokenize(engine, tokenize, texts, on_wait)
+        self._require_size(tokenized, truncate=truncate)
+        if num_cut := sum(tokenized.is_cut):
+            self._metrics.cut(engine.name, num_cut)
+        answer = Answer(
+            rows=np.empty((0, engine.width), np.float32), num_tokens=tokenized.num_tokens, is_cut=tokenized.is_cut
+        )
+        if not texts:
+            return answer
+        ticket = Ticket(engine, tokenized.ids, asyncio.get_running_loop().create_future(), on_wait)
+        self._admit(ticket)
+        try:
+            await ticket.future
+        finally:
+            self._forget(ticket)
+        return Answer(rows=ticket.rows, num_tokens=answer.num_tokens, is_cut=answer.is_cut)
+
+    def require_room(self, engine: Engine) -> None:
+        """Refuse while more waits for a model than may; cheap, so that it can be asked before anything else.
+
+        Raises:
+            Refusal: too much waits.
+        """
+        if engine.waiting_tokens >= self._limits.waiting_tokens:
+            raise self._overloaded(engine)
+
+    def _overloaded(self, engine: Engine) -> Refusal:
+        wait_s = engine.waiting_tokens / (engine.tokens_per_s * self._workers.num_threads)
+        return Refusal(
+            "overloaded",
+            f"{engine.name} has {engine.waiting_tokens} tokens waiting; try again a little later",
+            retry_s=max(LEAST_RETRY_S, wait_s),
+        )
+
+    def _require_size(self, tokenized: TokenizedTexts, *, truncate: bool) -> None:
+        if not truncate and any(tokenized.is_cut):
+            place = tokenized.is_cut.index(True)
+            raise Refusal(
+                "too_large",
+                f"text {place} is longer than the model's {len(tokenized.ids[place])} tokens; shorten it, or let it be "
+                "cut with truncate",
+            )
+        if (total := sum(tokenized.num_tokens)) > self._limits.tokens:
+            raise Refusal(
+                "too_large", f"the texts have {total} tokens, {self._limits.tokens} are allowed; send fewer a request"
+            )
+
+    async def _tokenize(
+        self,
+        engine: Engine,
+        tokenize: Callable[[list[str]], TokenizedTexts],
+        texts: list[str],
+        on_wait: OnWait,
+    ) -> TokenizedTexts:
+        num_characters = sum(map(len, texts))
+        try:
+            if num_characters <= INLINE_CHARACTERS:
+                return tokenize(texts)
+            engine.waiting_tokens += num_characters // 4
+            try:
+                return await self.aside(lambda: tokenize(texts), on_wait)
+            finally:
+                engine.waiting_tokens -= num_characters // 4
+        except EncodeError as error:
+            raise Refusal("invalid", str(error), param="input") from error
+
+    async def aside(self, work: Callable[[], Result], on_wait: OnWait) -> Result:
+        """Do some work on a thread, when one is free.
+
+        Raises:
+            Refusal: too many wait for that, or it took too long.
+        """
+        if len(self._ready) >= MOST_READY:
+            raise Refusal("overloaded", f"{len(self._ready)} requests wait; try again a little later", retry_s=1.0)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        entry = (work, partial(self._hand_over, future))
+        self._ready.append(entry)
+        self._schedule()
+        on_wait(future)
+        try:
+            outcome = await future
+        finally:
+            if entry in self._ready:
+                self._ready.remove(entry)
+        if outcome.error is not None:
+            raise _told(outcome.error)
+        result: Result = outcome.result
+        return result
+
+    def _hand_over(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+        if not future.done():
+            future.set_result(outcome)
+        self._flush()
+
+    def _admit(self, ticket: Ticket) -> None:
+        engine = ticket.engine
+        if not engine.waiting:
+            self._engines.append(engine)
+        engine.waiting[ticket] = None
+        engine.waiting_tokens += ticket.waiting_tokens
+        self._fresh.append(ticket)
+        self._schedule()
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Free the place of a request that is answered, late, or whose client is gone."""
+        if ticket in ticket.engine.waiting:
+            del ticket.engine.waiting[ticket]
+            ticket.engine.waiting_tokens -= ticket.waiting_tokens
+            if not ticket.engine.waiting:
+                self._engines.remove(ticket.engine)
+
+    def _schedule(self) -> None:
+        """Look at who waits once all that is arriving at this moment has arrived."""
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        while self._ready and self._workers.num_idle:
+            self._workers.start(*self._ready.popleft())
+        for engine in list(self._engines):
+            if engine.waiting_tokens <= engine.inline_tokens:
+                parts = self._take(engine, engine.waiting_tokens)
+                self._settle(parts, attempt(partial(_run, parts)))
+        while self._engines and self._workers.num_idle:
+            engine = self._engines[0]
+            self._engines.rotate(-1)
+            share = max(LEAST_JOB_TOKENS, engine.waiting_tokens // self._workers.num_idle)
+            parts = self._take(engine, min(JOB_TOKENS, share))
+            self._workers.start(partial(_run, parts), partial(self._settle_and_go_on, parts))
+        fresh, self._fresh = self._fresh, []
+        for ticket in fresh:
+            if not ticket.future.done():
+                ticket.on_wait(ticket.future)
+
+    def _take(self, engine: Engine, room: int) -> list[Part]:
+        """The next batch for an engine: of each waiting request in turn some texts, until there is no more room."""
+        parts: list[Part] = []
+        num_tokens = 0
+        while engine.waiting and num_tokens < room:
+            ticket = next(iter(engine.waiting))
+            del engine.waiting[ticket]
+            before = ticket.waiting_tokens
+            parts.append(Part(ticket=ticket, places=ticket.take(min(room - num_tokens, TURN_TOKENS))))
+            num_tokens += before - ticket.waiting_tokens
+            if ticket.num_taken < len(ticket.order):
+                engine.waiting[ticket] = None
+        if not engine.waiting:
+            self._engines.remove(engine)
+        self._metrics.ran(
+            engine.name,
+            num_texts=sum(len(part.places) for part in parts),
+            num_tokens=num_tokens,
+            waiting_tokens=engine.waiting_tokens,
+        )
+        return parts
+
+    def _settle_and_go_on(self, parts: list[Part], outcome: Outcome) -> None:
+        self._settle(parts, outcome)
+        self._flush()  # now, before the replies are written: the thread is free
+
+    def _settle(self, parts: list[Part], outcome: Outcome) -> None:
+        """Give rows, or the error, to those whom they belong to."""
+        if outcome.error is not None and len({id(part.ticket) for part in parts}) > 1:
+            for part in parts:  # one of them is at fault: each runs again, alone
+                if not part.ticket.future.done():
+                    self._ready.append((partial(_run, [part]), partial(self._settle_and_go_on, [part])))
+            self._schedule()
+            return
+        start = 0
+        for part in parts:
+            stop, ticket = start + len(part.places), part.ticket
+            if not ticket.future.done():
+                if outcome.error is not None:
+                    ticket.future.set_exception(_told(outcome.error))
+                else:
+                    ticket.rows[part.places] = outcome.result[start:stop]
+                    ticket.num_missing -= len(part.places)
+                    if not ticket.num_missing:
+                        ticket.future.set_result(None)
+            start = stop
+
+
+def _run(parts: Sequence[Part]) -> Rows:
+    return parts[0].ticket.engine.run([part.ticket.ids[place] for part in parts for place in part.places])
+
+
+def _told(error: Exception) -> Exception:
+    return Refusal("late", "the texts took too long; send fewer") if isinstance(error, StuckError) else error

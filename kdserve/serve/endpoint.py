@@ -1,0 +1,217 @@
+"""One place of the API: a path, the types that go in and out, and the function between them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from kdserve.errors import DataError, EncodeError, FolderError
+from kdserve.serve.keys import Keys
+from kdserve.serve.refusals import Dialect, Headers, Refusal, as_openai
+from kdserve.serve.settings import ServerSettings
+
+Method = Literal["GET", "POST", "PUT", "DELETE"]
+JSON, TEXT, HTML = b"application/json", b"text/plain; charset=utf-8", b"text/html; charset=utf-8"
+MOST_LISTED, MOST_LOGGED = 100, 2000
+PATH = "endpoint"
+"""Where a request's state says which endpoint it met."""
+_encoder = msgspec.json.Encoder()
+_logger = logging.getLogger("kdserve.serve")
+
+
+class Call:
+    """A request as a handler sees it, beside its body. A client that hangs up, or a deadline, ends its wait."""
+
+    def __init__(self, scope: Scope, receive: Receive, *, timeout_s: float) -> None:
+        self.scope, self._receive, self._timeout_s = scope, receive, timeout_s
+        self._future: asyncio.Future[Any] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_gone = self.is_late = False
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """Read the body.
+
+        Raises:
+            Refusal: it is larger than allowed.
+            ClientGone: the client hung up.
+        """
+        message = await self._receive()
+        if not message.get("more_body") and message["type"] == "http.request":
+            body: bytes = message["body"]
+            if len(body) <= limit_bytes:
+                return body
+        parts, size = [], 0
+        while True:
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit_bytes:
+                raise body_too_large(limit_bytes)
+            if not message.get("more_body"):
+                return b"".join(parts)
+            message = await self._receive()
+
+    def wait(self, future: asyncio.Future[Any]) -> None:
+        """End `future` when the client hangs up or the time is over."""
+        self._future = future
+        if self._watch is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._timeout_s, self._end_late)
+            self._watch = loop.create_task(self._end_gone())
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None and self._timer is not None:
+            self._watch.cancel()
+            self._timer.cancel()
+
+    def _end_late(self) -> None:
+        self.is_late = True
+        self._end()
+
+    async def _end_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.is_gone = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.cancel()
+
+
+class ClientGone(Exception):
+    """The client hung up: nobody reads an answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What goes back: a struct to write as JSON, or bytes of another type."""
+
+    body: msgspec.Struct | list[Any] | dict[str, Any] | bytes
+    headers: Headers = field(default_factory=list)
+    content_type: bytes = JSON
+    status: int = 200
+
+
+Handler = Callable[[Call, Any], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """A path of the API. `takes` and `gives` are the types of its bodies, which also make the OpenAPI document.
+
+    `needs` is the role that a key must have; open endpoints ask for none.
+    """
+
+    method: Method
+    path: str
+    summary: str
+    answer: Handler
+    takes: Any = None
+    gives: Any = None
+    media: str = "application/json"
+    needs: Literal["", "read", "write"] = "read"
+    dialect: Dialect = as_openai
+    refuses: tuple[int, ...] = ()
+
+
+class EndpointApp:
+    """An endpoint as an ASGI application: asks for a key, decodes, answers, and tells errors in its dialect.
+
+    `keys` gives those that are valid at the moment.
+    """
+
+    def __init__(self, endpoint: Endpoint, keys: Callable[[], Keys], settings: ServerSettings) -> None:
+        self.endpoint, self._keys = endpoint, keys
+        self._body_bytes, self._timeout_s = settings.limits.body_bytes, settings.limits.timeout_s
+        self._log_texts = settings.log_texts
+        self._decode = msgspec.json.Decoder(endpoint.takes).decode if endpoint.takes is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        state = scope["state"]
+        state[PATH] = self.endpoint.path
+        call = Call(scope, receive, timeout_s=self._timeout_s)
+        try:
+            if self.endpoint.needs:
+                state["key"] = self._keys().require(self.endpoint.needs, scope["headers"])
+            reply = await self._reply(call)
+        except ClientGone:
+            state["outcome"] = "gone"
+            return
+        except Refusal as refusal:
+            state["outcome"] = refusal.kind
+            reply = refuse(refusal, self.endpoint.dialect)
+        finally:
+            call.close()
+        await send_reply(reply, send)
+
+    async def _reply(self, call: Call) -> Reply:
+        try:
+            request = None
+            if self._decode is not None:
+                async with asyncio.timeout(self._timeout_s):
+                    body = await call.body(self._body_bytes)
+                if self._log_texts:
+                    call.scope["state"]["body"] = body[:MOST_LOGGED].decode("utf-8", "replace")
+                request = self._decode(body)
+            return await self.endpoint.answer(call, request)
+        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+            raise Refusal("invalid", f"the body does not fit: {error}", param=_field_of(error)) from error
+        except UnicodeDecodeError as error:
+            raise Refusal("invalid", f"the body is no UTF-8 ({error.reason})") from error
+        except TimeoutError as error:
+            raise Refusal("late", f"the body did not arrive within {self._timeout_s:g} s") from error
+        except asyncio.CancelledError:
+            if call.is_gone:
+                raise ClientGone from None
+            if call.is_late:
+                raise Refusal("late", f"no answer within {self._timeout_s:g} s; send less, or later") from None
+            raise
+        except DataError as error:
+            raise Refusal("invalid", str(error)) from error
+        except (EncodeError, FolderError) as error:
+            _logger.exception("a request failed")
+            raise Refusal("failed", str(error)) from error
+
+
+def refuse(refusal: Refusal, dialect: Dialect) -> Reply:
+    """The reply that tells a refusal."""
+    return Reply(body=dialect(refusal), status=refusal.status, headers=refusal.headers)
+
+
+async def send_reply(reply: Reply, send: Send) -> None:
+    """Write a reply."""
+    body = reply.body if isinstance(reply.body, bytes) else _encoder.encode(reply.body)
+    headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(body)), *reply.headers]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def body_too_large(limit_bytes: int) -> Refusal:
+    """The refusal of a body that is too large; the connection closes, for the rest is not read."""
+    return Refusal("too_large", f"a body may have {limit_bytes} bytes; send less", headers=[(b"connection", b"close")])
+
+
+def cut_headers(is_cut: list[bool]) -> Headers:
+    """Say which texts were cut: `x-truncated: 0, 3`, with an ellipsis after the first hundred."""
+    if True not in is_cut:
+        return []
+    places = [place for place, cut in enumerate(is_cut) if cut]
+    listed = ", ".join(map(str, places[:MOST_LISTED])) + (", ..." if len(places) > MOST_LISTED else "")
+    return [(b"x-truncated", listed.encode())]
+
+
+def _field_of(error: Exception) -> str | None:
+    """The field that msgspec names: `Expected … - at `$.input[0]``."""
+    _, found, rest = str(error).partition("`$.")
+    return rest.rstrip("`") if found else None

@@ -1,0 +1,77 @@
+"""What stands around every endpoint: request ids, the count of who is inside, the log, the metrics."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kdserve.serve.endpoint import PATH
+from kdserve.serve.metrics import Metrics
+
+_logger = logging.getLogger("kdserve.serve.requests")
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_NOTES = ("key", "outcome", "body")
+GONE = 499
+"""What nginx calls a client that hung up; no reply has it."""
+
+
+class Guard:
+    """An ASGI application around another. While `is_draining`, replies close their connections."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, log_requests: bool) -> None:
+        self.is_draining, self.num_inside = False, 0
+        self._app, self._metrics, self._log_requests = app, metrics, log_requests
+        self._ids = itertools.count(1)
+        self._prefix = os.urandom(6).hex().encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = self._id(scope["headers"])
+        scope.setdefault("state", {})
+        status = GONE
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                if self.is_draining:
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        self.num_inside += 1
+        try:
+            await self._app(scope, receive, send_on)
+        finally:
+            self.num_inside -= 1
+            seconds = time.perf_counter() - began
+            self._metrics.replied(scope["state"].get(PATH, "other"), status, seconds)
+            if status >= 400 or self._log_requests:
+                self._log(scope, request_id, status, seconds)
+
+    def _id(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        for name, value in headers:
+            if name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
+                return value
+        return b"%s-%x" % (self._prefix, next(self._ids))
+
+    def _log(self, scope: Scope, request_id: bytes, status: int, seconds: float) -> None:
+        notes = {name: scope["state"][name] for name in _NOTES if name in scope["state"]}
+        entry = {
+            "request_id": request_id.decode(),
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "ms": round(seconds * 1000, 3),
+            "client": scope["client"][0] if scope.get("client") else "",
+        }
+        _logger.info("request", extra=entry | notes)

