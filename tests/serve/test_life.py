@@ -1,0 +1,203 @@
+"""How a server lives: limits, clients that hang up, signals, several processes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from serverprocess import BUNDLES, Answer, ServerProcess, served, until
+
+from kdserve import Encoder, Retriever
+from kdserve.search import Document
+
+STATIC = BUNDLES / "static"
+MANY = ["a long text of many words that take their time " * 4] * 2000
+
+
+def embed(server: ServerProcess, given: object, model: str = "tiny-static", **more: object) -> Answer:
+    return server.post("/v1/embeddings", {"input": given, "model": model}, **more)
+
+
+def send(server: ServerProcess, body: bytes, head: str = "") -> socket.socket:
+    """Send a request and leave it open."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    head = head or f"Content-Length: {len(body)}\r\n"
+    connection.sendall(f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + body)
+    return connection
+
+
+def test_limits_of_body_and_texts():
+    with served(STATIC, "--set", "limits.body_bytes=2000", "--set", "limits.texts=3") as server:
+        assert embed(server, ["a"] * 3).status == 200
+        assert embed(server, ["a"] * 4).status == 413
+        answer = embed(server, "a" * 3000)
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+        with send(server, b"9c4\r\n" + b"a" * 2500 + b"\r\n", "Transfer-Encoding: chunked\r\n") as connection:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_over_the_bound_429_and_a_client_that_hangs_up_frees_its_place():
+    limits = ["--set", "limits.waiting_tokens=1000", "--threads", "1"]
+    with served("kdserve-mini", STATIC, *limits) as server:
+        body = json.dumps({"input": MANY, "model": "kdserve-mini"}).encode()
+        with send(server, body):
+            until(lambda: embed(server, "a", "kdserve-mini").status == 429)
+            answer = embed(server, "a", "kdserve-mini")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert int(answer.headers["retry-after-ms"]) > 0
+            assert answer.json["error"]["type"] == "rate_limit_error"
+            assert server.post("/embed", {"inputs": "a"}).json["error_type"] == "overloaded"
+            assert embed(server, "a").status == 200
+        until(lambda: embed(server, "a", "kdserve-mini").status == 200)
+        gone = [line for line in server.log if line.get("status") == 499]
+        assert [line["outcome"] for line in gone] == ["gone"]
+
+
+def test_a_request_has_its_answer_in_time_or_a_504():
+    with served("kdserve-mini", "--threads", "1", "--set", "limits.timeout_s=0.5") as server:
+        answer = embed(server, MANY, "kdserve-mini")
+        assert (answer.status, answer.json["error"]["type"]) == (504, "timeout_error")
+        with send(server, b"{", "Content-Length: 1000\r\n") as connection:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 504 ")
+        assert embed(server, "a", "kdserve-mini").status == 200
+
+
+def test_the_log_has_no_texts_unless_it_is_told_to():
+    secret = {"input": ["secret words"], "model": "none"}
+    for told in (False, True):
+        with served(STATIC, "--set", f"log_texts={str(told).lower()}", "--set", "log_requests=true") as server:
+            server.post("/v1/embeddings", secret)
+            embed(server, "secret words")
+            server.stop()
+            assert ("secret words" in json.dumps(server.log)) == told
+            assert [line["status"] for line in server.log if line["message"] == "request"] == [404, 200]
+            assert all(line["request_id"] for line in server.log if line["message"] == "request")
+
+
+def test_metrics_count_what_was_done():
+    with served(STATIC) as server:
+        embed(server, ["a b c", "word " * 100])
+        embed(server, [])
+        text = server.get("/metrics").body.decode()
+    assert 'kdserve_requests_total{path="/v1/embeddings",status="200"} 1.0' in text
+    assert 'kdserve_requests_total{path="/v1/embeddings",status="400"} 1.0' in text
+    assert 'kdserve_texts_cut_total{model="tiny-static"} 1.0' in text
+    assert 'kdserve_batch_texts_sum{model="tiny-static"} 2.0' in text
+    assert 'kdserve_waiting_tokens{model="tiny-static"} 0.0' in text
+
+
+def test_browsers_of_other_origins_are_let_in_by_name_alone():
+    preflight = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    with served(STATIC) as server:
+        assert "access-control-allow-origin" not in server.get("/v1/models", headers=preflight).headers
+    with served(STATIC, "--set", 'origins=["https://shop.example"]') as server:
+        for origin, allowed in (("https://shop.example", True), ("https://other.example", False)):
+            answer = server.request("OPTIONS", "/v1/embeddings", headers=preflight | {"Origin": origin})
+            assert (answer.headers.get("access-control-allow-origin") == origin) == allowed
+
+
+def test_sigterm_answers_what_is_open_turns_readiness_off_and_ends_with_0():
+    with served(STATIC, "--set", "drain_s=1.5") as server:
+        idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        idle.request("GET", "/readyz")  # and the connection stays open
+        assert idle.getresponse().read()
+        answers: list[int] = []
+        threads = [threading.Thread(target=lambda: answers.append(embed(server, MANY[:300]).status)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("draining")
+        late = server.get("/readyz")
+        assert (late.status, late.headers["connection"]) == (503, "close")
+        assert server.get("/livez").status == 200
+        assert embed(server, "a").status == 200
+        assert server.process.wait(30) == 0
+        for thread in threads:
+            thread.join()
+        assert answers == [200] * 4
+        idle.close()
+
+
+def test_sigterm_ends_in_bounded_time_whatever_is_open():
+    with served("kdserve-mini", "--threads", "1", "--set", "stop_s=1") as server:
+        body = json.dumps({"input": MANY, "model": "kdserve-mini"}).encode()
+        with send(server, body), send(server, b"{", "Content-Length: 1000\r\n"):
+            time.sleep(0.5)
+            assert server.stop() == 0
+
+
+def test_sighup_takes_a_new_generation_and_new_keys_and_keeps_what_cannot_be_replaced(notes: Path, tmp_path: Path):
+    index = Path(shutil.copytree(notes, tmp_path / "notes.index"))
+    keys = tmp_path / "keys.toml"
+    entry = '[[key]]\nname = "a"\nkey = "{}-0123456789abcdef"\nrole = "read"\n'
+    keys.write_text(entry.format("old"))
+    with served("--index", index, "--keys", keys, "--set", "reload_s=0") as server:
+        asked = {"query": "a giraffe", "k": 1}
+        assert server.post("/search", asked, key="old-0123456789abcdef").json["generation"] == 1
+        Retriever.open(index, Encoder.load(STATIC)).add([Document(text="a giraffe", id="giraffe")])
+        keys.write_text(entry.format("new"))
+        assert server.post("/search", asked, key="old-0123456789abcdef").json["generation"] == 1
+        server.process.send_signal(signal.SIGHUP)
+        assert server.wait_for("took a new generation")["generation"] == 2
+        answer = server.post("/search", asked, key="new-0123456789abcdef").json
+        assert (answer["generation"], answer["hits"][0]["id"]) == (2, "giraffe")
+        assert server.post("/search", asked, key="old-0123456789abcdef").status == 401
+
+        (index / "kdserve.json").write_text("{}")
+        keys.write_text("[[")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("the newer state of an index cannot be opened; the old one stays")
+        assert server.post("/search", asked, key="new-0123456789abcdef").json["generation"] == 2
+
+
+def test_several_processes_answer_together_count_together_and_end_together():
+    with served(STATIC, "--processes", "2") as server:
+        server.wait_for("ready")
+        for _ in range(40):
+            assert embed(server, "a").status == 200
+        count = b'kdserve_requests_total{path="/v1/embeddings",status="200"} 40.0'
+        until(lambda: count in server.get("/metrics").body)
+        pids = {line["pid"] for line in server.log if line["message"] == "ready"}
+        assert len(pids) == 2
+        os.kill(pids.pop(), signal.SIGKILL)
+        server.wait_for("ready")
+        assert embed(server, "a").status == 200
+        assert server.stop() == 0
+
+
+def test_what_cannot_start_says_why_in_one_line(tmp_path: Path):
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kdserve.cli", "serve", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    for arguments in (["no-such-bundle", "--port", 0], ["no-such-bundle", "--port", 0, "--processes", 2]):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert "no-such-bundle" in done.stderr
+        assert "Traceback" not in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run(STATIC, "--port", taken.getsockname()[1])
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "cannot listen" in done.stderr
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_it_listens_on_loopback_alone_unless_told_otherwise():
+    with served(STATIC, "--host", "::1") as server:
+        url = next(line["url"] for line in server.log if line["message"] == "ready")
+        assert url == f"http://[::1]:{server.port}"
+        connection = http.client.HTTPConnection("::1", server.port, timeout=60)
+        connection.request("GET", "/readyz")
+        assert connection.getresponse().status == 200
+        connection.close()
