@@ -15,6 +15,8 @@ import numpy.typing as npt
 from kdserve.errors import EncodeError
 
 Scalar = str | int | float | bool | None
+Cell = Scalar | Sequence[Scalar]
+"""What a field of metadata holds."""
 Embeddings = npt.NDArray[np.float32]
 """(N, D) float32, every row of unit length."""
 Progress = Callable[[str, int, int], None]
@@ -44,7 +46,7 @@ class Hit:
     score: float
     text: str
     language: str | None = None
-    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    metadata: Mapping[str, Cell] = field(default_factory=dict)
     passage: tuple[int, int] | None = None
 
 

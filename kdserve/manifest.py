@@ -175,14 +175,20 @@ def read_manifest(folder: Path, *, kind: Kind) -> Manifest:
     """
     folder = Path(folder)
     path = folder / MANIFEST_NAME
-    if not folder.is_dir():
-        raise FolderError(f"there is no folder {folder}; check the path")
-    if not path.is_file():
-        raise FolderError(f"{folder} has no {MANIFEST_NAME}; it is no {kind} made by kdserve")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if folder.is_file():
+            raise FolderError(f"{folder} is a file; name the folder of a {kind}") from error
+        if not folder.is_dir():
+            raise FolderError(f"there is no folder {folder}; check the path") from error
+        raise FolderError(f"{folder} has no {MANIFEST_NAME}; it is no {kind} made by kdserve") from error
+    except OSError as error:
+        raise read_error(path, error) from error
+    try:
+        record = json.loads(content.decode())
         found_format, found_kind = record["format"], record["kind"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FolderError(f"{path} is damaged ({error}); make the {kind} again") from error
     if found_format != FORMAT_VERSION:
         raise FolderError(f"{path} has format {found_format!r}, this kdserve reads {FORMAT_VERSION}; update kdserve")
@@ -222,7 +228,7 @@ def verify_file(folder: Path, name: str, record: FileRecord) -> Path:
         if hash_file(path) != record.sha256:
             raise FolderError(f"{path} does not match its SHA-256 in {MANIFEST_NAME}; {advice}")
     except OSError as error:
-        raise FolderError(f"{path} cannot be read ({error.strerror}); {advice}") from error
+        raise read_error(path, error) from error
     return path
 
 
@@ -283,6 +289,17 @@ def write_error(target: Path, error: OSError) -> FolderError:
     if error.errno == errno.ENOSPC:
         return FolderError(f"no space left on the disk of {target}; nothing was written, free some space and try again")
     return FolderError(f"{target} cannot be written ({error.strerror or error}); nothing was left behind")
+
+
+def read_error(path: Path, error: OSError) -> FolderError:
+    """The error to raise when reading `path` failed for a reason that is no damage, or when it is not there."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return FolderError(f"{path} cannot be opened: too many files are open; close some, or raise `ulimit -n`")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return FolderError(f"{path} may not be read by this user; change its permissions")
+    if error.errno == errno.ENOENT:
+        return FolderError(f"{path} is missing; copy the folder again or make it again")
+    return FolderError(f"{path} cannot be read ({error.strerror or error}); check the disk")
 
 
 def _current_umask() -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import tomllib
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kdserve.errors import RecipeError
 
@@ -59,6 +61,14 @@ def build(kind: Any, record: Mapping[str, Any], *, where: str, key: str = "") ->
 
 def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        *others, last = (argument for argument in arguments if argument is not NoneType)
+        for other in others:
+            with contextlib.suppress(RecipeError):
+                return _convert(other, value, where=where, key=key)
+        return _convert(last, value, where=where, key=key)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise RecipeError(f"{where}: {key} must be a table")

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from kdserve.cli.console import say
+from kdserve.errors import DataError
 
 if TYPE_CHECKING:
-    from kdserve.search import Document, Format, Source
+    from kdserve.search import Document, Format, NewMetadata, Source
+
+Some = TypeVar("Some", bound="Document | NewMetadata")
 
 
 def open_source(texts: Path, format: Format | None, text_column: str, id_column: str, numbers: str) -> Source:
     """Describe a file, a folder or stdin, as the options say."""
     from kdserve.search import Columns, Source, format_of
 
-    columns = Columns(text=text_column, id=id_column, numbers=frozenset(filter(None, numbers.split(","))))
-    return Source(path=texts, format=format or format_of(texts), columns=columns)
+    named = frozenset(filter(None, (name.strip() for name in numbers.split(","))))
+    source = Source(
+        path=texts, format=format or format_of(texts), columns=Columns(text=text_column, id=id_column, numbers=named)
+    )
+    if source.columns != Columns() and source.files()[0] in ("txt", "folder"):
+        raise DataError(f"{texts} is plain text without columns; leave out --text-column, --id-column and --numbers")
+    return source
 
 
-def read_documents(source: Source, languages_by: str) -> Iterator[Document]:
-    """Read a source's documents; the classifier `languages_by`, if any, names the language of those without one."""
+def with_languages(documents: Iterator[Some], languages_by: str) -> Iterator[Some]:
+    """The documents; the classifier `languages_by`, if any, names the language of those without one."""
     from kdserve.runtime import Classifier
     from kdserve.search import name_languages
 
-    documents = source.read()
     return name_languages(documents, Classifier.load(languages_by)) if languages_by else documents
+
+
+def report_skipped(source: Source) -> None:
+    """Say how many files of a folder were no documents, and of which kinds."""
+    if source.skipped:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in source.skipped.most_common())
+        say(f"{sum(source.skipped.values())} files of {source.path} were skipped: {kinds}")

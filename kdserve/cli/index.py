@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +14,7 @@ import typer
 
 from kdserve.cli import mine
 from kdserve.cli.console import print_json, progress_bars, say
-from kdserve.cli.documents import open_source, read_documents
+from kdserve.cli.documents import open_source, report_skipped, with_languages
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Hit
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from kdserve.search.build import Embed
 
 DEFAULT_BUNDLE = "kdserve-static"
+QUERIES_AT_ONCE = 256
 IndexFolder = Annotated[Path, typer.Argument(help="An index folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Texts = Annotated[
@@ -37,7 +40,9 @@ Kind = Annotated[
     Literal["auto", "exact", "flat", "hnsw", "ivf-sq8", "rabitq", "ivf-pq"],
     typer.Option(help="exact: numpy; flat: FAISS, exact; the others approximate; auto chooses by size and wishes."),
 ]
-Recall = Annotated[float, typer.Option(help="Recall that an approximate kind must reach, like 0.99; it is measured.")]
+Recall = Annotated[
+    float, typer.Option(min=0, max=1, help="Recall that an approximate kind must reach, like 0.99; it is measured.")
+]
 Memory = Annotated[str, typer.Option(help="Memory that the searched vectors may take, like 200MB or 2GB.")]
 LanguagesBy = Annotated[
     str, typer.Option(help="A classifier that names the language of documents without one, like kdserve-langid.")
@@ -100,9 +105,13 @@ def build(
         total=source.count(),
         resume_key=resume_key(source, encoder.fingerprint, precision, f"{passage_tokens} {lexical} {languages_by}"),
     )
+    existed = out.exists()
     with progress_bars() as progress:
-        documents = read_documents(source, languages_by)
+        documents = with_languages(source.read(), languages_by)
         Retriever.build(out, documents, encoder, query_encoder=query_encoder, options=options, progress=progress)
+    report_skipped(source)
+    if existed:
+        say(f"{out} was built from the same files before, and is left as it is")
     _report(out)
     _report_cut(encoder)
     say(f'ask it: kdserve search {out} "your question"')
@@ -146,7 +155,7 @@ def delete(
     """Delete documents by id; if one is not there, nothing is deleted."""
     from kdserve.search import delete_documents
 
-    snapshot = delete_documents(folder, _known_ids(folder, _lines_of_stdin() if ids == ["-"] else ids))
+    snapshot = delete_documents(folder, _known_ids(folder, list(_lines_of_stdin()) if ids == ["-"] else ids))
     say(f"{folder}: {snapshot.num_documents} documents")
 
 
@@ -170,6 +179,7 @@ def info(folder: IndexFolder, json: AsJson = False) -> None:
     if json:
         print_json(facts)
         return
+    facts["fields"] = tuple(f"{name} ({kinds})" for name, kinds in facts.pop("field_types").items())
     facts["queries_of"] = tuple(f"{kin['encoder'][:12]} (recall {kin['recall']:.3f})" for kin in facts.pop("kin"))
     for name, value in {**facts, **(facts.pop("tuning") or {})}.items():
         shown = ", ".join(value) if isinstance(value, tuple) else value
@@ -187,7 +197,7 @@ def verify(folder: IndexFolder) -> None:
 def search(
     folder: IndexFolder,
     query: Annotated[str, typer.Argument(help="What to look for, in any of the encoder's languages; - reads lines.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 5,
+    k: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of hits.")] = 5,
     where: Annotated[
         str, typer.Option(help="Only documents whose metadata fit: 'lang == \"de\" and year >= 2000'.")
     ] = "",
@@ -199,15 +209,16 @@ def search(
 ) -> None:
     """Find the documents that mean what the query says."""
     retriever = _open(folder, bundle)
-    queries = _lines_of_stdin() if query == "-" else [query]
-    answers = retriever.search_batch(
-        queries, k, where=where, min_score=min_score, lexical=lexical, per_language=per_language
-    )
-    for text, hits in zip(queries, answers, strict=True):
-        if json:
-            print_json({"query": text, "hits": [asdict(hit) for hit in hits]})
-        else:
-            _print_hits(text if query == "-" else None, hits)
+    queries = _lines_of_stdin() if query == "-" else iter([query])
+    while some := list(islice(queries, QUERIES_AT_ONCE)):
+        answers = retriever.search_batch(
+            some, k, where=where, min_score=min_score, lexical=lexical, per_language=per_language
+        )
+        for text, hits in zip(some, answers, strict=True):
+            if json:
+                print_json({"query": text, "hits": [asdict(hit) for hit in hits]})
+            else:
+                _print_hits(text if query == "-" else None, hits)
 
 
 def _open(folder: Path, bundle: str) -> Retriever:
@@ -227,18 +238,24 @@ def _embed_on_ray(bundle: str, num_workers: int) -> Embed:
 def _add(folder: Path, source: Source, bundle: str, languages_by: str, *, update: bool) -> None:
     retriever = _open(folder, bundle)
     with progress_bars() as progress:
-        change = retriever.update if update else retriever.add
-        change(read_documents(source, languages_by), total=source.count(), progress=progress)
+        total = source.count()
+        if update:
+            retriever.update(with_languages(source.read_updates(), languages_by), total=total, progress=progress)
+        else:
+            retriever.add(with_languages(source.read(), languages_by), total=total, progress=progress)
+    report_skipped(source)
     say(f"{folder}: {len(retriever)} documents")
     _report_cut(retriever.encoder)
 
 
 def _known_ids(folder: Path, given: list[str]) -> list[Id]:
-    """Ids as the index knows them: what looks like a number and is no str there is meant as an int."""
-    from kdserve.search import open_snapshot
+    """Ids as the index knows them: a str, or the int of which it is the canonical form, if only that is there."""
+    from kdserve.search import ids_as_typed, open_snapshot
 
-    texts = {document.id for _, document in open_snapshot(folder, exact=True).find(given)}
-    return [int(id_) if id_ not in texts and id_.lstrip("-").isdecimal() else id_ for id_ in given]
+    meanings = ids_as_typed(given)
+    asked = [id_ for some in meanings for id_ in some]
+    known = {document.id for _, document in open_snapshot(folder, exact=True).find(asked)}
+    return [next((id_ for id_ in some if id_ in known), some[0]) for some in meanings]
 
 
 def _report(folder: Path) -> None:
@@ -285,9 +302,11 @@ def _print_hits(query: str | None, hits: list[Hit]) -> None:
         say("nothing found")
 
 
-def _lines_of_stdin() -> list[str]:
-    lines = typer.get_text_stream("stdin", encoding="utf-8").read().splitlines()
-    return [line for line in lines if line.strip()]
+def _lines_of_stdin() -> Iterator[str]:
+    from kdserve.runtime.normalizer import is_blank
+    from kdserve.search import STDIN, read_lines
+
+    return (line for _, line in read_lines(STDIN) if not is_blank(line))
 
 
 def _lasting_name(bundle: str) -> str:

@@ -32,6 +32,8 @@ class Question:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise DataError(f"k is {self.k}; ask for 1 hit or more")
+        if np.isnan(self.min_score):
+            raise DataError("min_score is NaN, which no score reaches; give a number")
         if self.per_language < 0:
             raise DataError(f"per_language is {self.per_language}; ask for 1 hit of a language or more, or 0 for any")
 
@@ -45,16 +47,17 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, questi
     if question.lexical and not snapshot.state.lexical:
         raise DataError("this index was built without words; build it with lexical to search by them")
     answers: list[list[Hit]] = [[] for _ in texts]
-    pending, depth = [number for number, text in enumerate(texts) if not is_blank(text)], question.k
+    pending = [number for number, text in enumerate(texts) if not is_blank(text)]
+    depth = min(question.k, snapshot.num_rows)
     while pending:
         some = [texts[number] for number in pending]
         ranked = _ranked(snapshot, some, vectors[pending], depth, question)
         unsettled = []
         for number, hits in zip(pending, ranked, strict=True):
             answers[number] = spread(hits, question)
-            if len(answers[number]) < question.k and len(hits) >= depth:
+            if len(answers[number]) < question.k and depth <= len(hits) and depth < snapshot.num_rows:
                 unsettled.append(number)
-        pending, depth = unsettled, depth * 4
+        pending, depth = unsettled, min(depth * 4, snapshot.num_rows)
     return answers
 
 

@@ -12,11 +12,11 @@ from typing import TypeVar
 
 from kdserve.datatypes import Embedder, Progress
 from kdserve.errors import DataError, FidelityError, FolderError
-from kdserve.manifest import folder_lock, sync_path, write_error
+from kdserve.manifest import MANIFEST_NAME, folder_lock, sync_path, write_error
 from kdserve.search.choosing import settle
 from kdserve.search.documents import Document, Id, number_documents
 from kdserve.search.embedding import Embedded
-from kdserve.search.generation import IndexState, folder_name, publish, step
+from kdserve.search.generation import IndexState, folder_name, publish, read_state, step
 from kdserve.search.kinship import measure_kin
 from kdserve.search.segment import Segment, SegmentWriter
 from kdserve.search.vectors import encode_rows
@@ -53,7 +53,8 @@ def build_index(
     """Write a new index; `state` is its settings, still without a segment.
 
     The work is done in a folder beside the target. With a `resume_key`, which stands for the same documents in the
-    same order and the same settings, a build that was killed goes on from its last checkpoint. The recall of a
+    same order and the same settings, a build that was killed goes on from its last checkpoint, and one that was done is
+    left as it is. The recall of a
     `query_encoder`, kin of the encoder, is measured at the end.
 
     Raises:
@@ -62,6 +63,8 @@ def build_index(
         FidelityError: the recall was not reached. A build with a resume key keeps what it embedded.
     """
     staging = folder.parent / f".{folder.name}.partial"
+    if _is_built(folder, state, resume_key, query_encoder):
+        return
     _refuse_existing(folder)
     try:
         staging.mkdir(parents=True, exist_ok=True)
@@ -161,6 +164,19 @@ def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWri
         return writer, next_id
     writer.close()
     return None
+
+
+def _is_built(folder: Path, state: IndexState, resume_key: str, query_encoder: Embedder | None) -> bool:
+    """Whether there is an index already that this build would give, and that was not changed since."""
+    if not resume_key or not (folder / MANIFEST_NAME).is_file():
+        return False
+    there = read_state(folder)[1]
+    chosen = {name: getattr(there, name) for name in ("kind", "next_id", "segments", "kin", "tuning", "reason")}
+    if replace(state, **chosen) != there or len(there.segments) != 1:
+        return False
+    wanted = () if query_encoder is None else (query_encoder.fingerprint,)
+    rows = Segment(folder, there.segments[0], dim=there.dim, precision=there.precision).rows
+    return tuple(kin.encoder for kin in there.kin) == wanted and rows.state().get(RESUME_KEY) == resume_key
 
 
 def _refuse_existing(folder: Path) -> None:

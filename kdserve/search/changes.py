@@ -7,9 +7,10 @@ when their segment is next rewritten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
 from kdserve.search.build import Ingest, append_documents, chunks
 from kdserve.search.choosing import settle
-from kdserve.search.documents import Document, Id
+from kdserve.search.documents import Document, Id, NewMetadata, require_id
 from kdserve.search.generation import IndexState, change, files_of, step
 from kdserve.search.kinds import Wish
 from kdserve.search.rows import StoredDocument
@@ -33,12 +34,19 @@ Reopen = Callable[[Path], Snapshot]
 
 
 def add_documents(
-    index: Path, documents: Iterable[Document], ingest: Ingest, *, update: bool, reopen: Reopen = open_snapshot
+    index: Path,
+    documents: Iterable[Document | NewMetadata],
+    ingest: Ingest,
+    *,
+    update: bool,
+    reopen: Reopen = open_snapshot,
 ) -> Snapshot:
     """Add documents; those with an id that is in the index replace it (`update`) or are an error.
 
+    New metadata, which only an update may have, makes a document of the old text and vectors.
+
     Raises:
-        DataError: no documents, or an id twice.
+        DataError: no documents, an id twice, or new metadata for an id that is not in the index.
         FolderError: another writer, another encoder, a damaged index, or a full disk. The index is then as it was.
     """
 
@@ -57,7 +65,7 @@ def add_documents(
 
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         try:
-            embedded = ingest.embed(documents, state.window)
+            embedded = ingest.embed(_whole_ones(index, documents, snapshot, writer, replaced), state.window)
             next_id = append_documents(writer, embedded, state.next_id, ingest, taken=taken)
             if not writer.num_documents:
                 raise DataError(f"there are no documents to add; {index} was left as it was")
@@ -73,12 +81,15 @@ def add_documents(
 
 
 def delete_documents(index: Path, ids: Sequence[Id], *, reopen: Reopen = open_snapshot) -> Snapshot:
-    """Delete the documents with these ids.
+    """Delete the documents with these ids; all of them may be.
 
     Raises:
-        DataError: an id that is not in the index; nothing is deleted then.
+        DataError: what is no id, or is not in the index; nothing is deleted then.
         FolderError: another writer, a damaged index, or a full disk. The index is then as it was.
     """
+
+    for id_ in ids:
+        require_id(id_)
 
     def write(fresh: Path, state: IndexState) -> IndexState:
         snapshot = open_snapshot(index, exact=True)
@@ -111,6 +122,38 @@ def compact_index(
         return settle(index, record, state, progress) if record else replace(state, segments=())
 
     return change(index, write, reopen)
+
+
+def _whole_ones(
+    index: Path,
+    documents: Iterable[Document | NewMetadata],
+    snapshot: Snapshot,
+    writer: SegmentWriter,
+    replaced: list[tuple[int, StoredDocument]],
+) -> Iterator[Document]:
+    """The documents; those of which only the metadata is new are written on the way, and counted as replaced."""
+    new: dict[Id, NewMetadata] = {}
+
+    def write() -> None:
+        found = snapshot.find(list(new))
+        if absent := new.keys() - {stored.id for _, stored in found}:
+            raise DataError(f"{index} has no document {min(absent, key=str)!r}, and no text for it came; give its text")
+        for number, segment in enumerate(snapshot.segments):
+            if some := [stored for place, stored in found if place == number]:
+                _copy(segment, some, writer, new)
+        replaced.extend(found)
+        new.clear()
+
+    for document in documents:
+        if isinstance(document, Document):
+            yield document
+            continue
+        if document.id in new:
+            raise DataError(f"id {document.id!r} occurs twice; ids must be unique, mend the texts")
+        new[document.id] = document
+        if len(new) >= COPY_DOCUMENTS:
+            write()
+    write()
 
 
 def _mark_deleted(fresh: Path, segments: Sequence[Segment], found: Found) -> list[SegmentRecord]:
@@ -180,12 +223,22 @@ def _live_documents(segment: Segment) -> Iterator[StoredDocument]:
     return (document for document in segment.rows.scan() if segment.is_live(document))
 
 
-def _copy(segment: Segment, documents: Sequence[StoredDocument], writer: SegmentWriter) -> None:
+def _copy(
+    segment: Segment,
+    documents: Sequence[StoredDocument],
+    writer: SegmentWriter,
+    new: Mapping[Id, NewMetadata] = MappingProxyType({}),
+) -> None:
+    """Append documents of a segment, with the new metadata of those ids that have some."""
     ranges = [range(document.first_row, document.first_row + document.num_rows) for document in documents]
     rows = np.concatenate([np.arange(some.start, some.stop) for some in ranges])
     spans = [segment.passages[some.start : some.stop, 1:].tolist() for some in ranges]
-    copies = [
-        Document(text=stored.text, id=stored.id, language=stored.language, metadata=stored.metadata)
-        for stored in documents
-    ]
+    copies = []
+    for stored in documents:
+        language, metadata = stored.language, stored.metadata
+        if stored.id in new:
+            language = new[stored.id].language or language
+            changed = {**metadata, **new[stored.id].metadata}
+            metadata = {name: value for name, value in changed.items() if value is not None}
+        copies.append(Document(text=stored.text, id=stored.id, language=language, metadata=metadata))
     writer.append(copies, spans, segment.vectors.encoded(rows))

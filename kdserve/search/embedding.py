@@ -12,6 +12,8 @@ from kdserve.search.vectors import require_unit_rows
 
 CHUNK_DOCUMENTS = 2048
 CHUNK_CHARACTERS = 1_000_000
+STRETCH_CHARACTERS = 200_000
+"""Longer documents are cut into stretches before they are split, so that memory stays small."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,5 +59,23 @@ def chunks_by_size(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _spans(text: str, encoder: Embedder, window: int) -> list[Span]:
     if window and isinstance(encoder, TokenCounter):
-        return split_text(text, encoder.count_tokens, window)
+        return [
+            (begin + start, begin + end)
+            for begin, stretch in _stretches(text)
+            for start, end in split_text(stretch, encoder.count_tokens, window)
+        ]
     return [(0, len(text))]
+
+
+def _stretches(text: str) -> Iterator[tuple[int, str]]:
+    """Parts of a text that are not blank, and where they begin; they end at a line or a word where there is one."""
+    start = 0
+    while start < len(text):
+        stop = start + STRETCH_CHARACTERS
+        if stop < len(text):
+            half = start + STRETCH_CHARACTERS // 2
+            ends = (text.rfind(end, half, stop) + 1 for end in ("\n", " "))
+            stop = next(filter(None, ends), stop)
+        if text[start:stop].strip():
+            yield start, text[start:stop]
+        start = stop

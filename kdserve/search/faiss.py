@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from kdserve.datatypes import Embeddings, Progress
 from kdserve.errors import FolderError, MissingExtraError
 from kdserve.search.exact import CHUNK_ROWS, ExactSearcher
+from kdserve.search.faiss_file import Plan, require_layout
 from kdserve.search.kinds import IndexKind, factory, num_lists
 from kdserve.search.topk import Mask, Scores
 from kdserve.search.vectors import Rows, VectorFile
@@ -27,7 +26,6 @@ GRAPH_BREADTH = 100
 TRAIN_ROWS_PER_LIST = 64
 MAPPED_BYTES = 128_000_000
 """Larger files are mapped; smaller ones are read, as lists in private memory are searched 7 % faster."""
-_LIMITS = Lock()
 
 
 class FlatSearcher:
@@ -62,7 +60,7 @@ class ApproximateSearcher:
         self.effort, self.candidates = effort, candidates
         self.scored = vectors.precision == "float32"
         self._kind, self._vectors = kind, vectors
-        self._index = _read(path, vectors)
+        self._index = _read(path, vectors, kind)
 
     def propose(self, queries: Embeddings, count: int, allowed: Mask | None) -> tuple[Scores, Rows]:
         """See `Searcher.propose`. What compressed search leaves empty is filled by exact search."""
@@ -126,34 +124,19 @@ def _write(index: Any, write: Callable[[bytes], int]) -> None:
         raise
 
 
-def _read(path: Path, vectors: VectorFile) -> Any:
-    """Read an index, refusing sizes inside the file that its size on disk cannot hold."""
+def _read(path: Path, vectors: VectorFile, kind: IndexKind) -> Any:
+    """Read an index that is laid out as one of this kind over these vectors."""
+    empty = faiss.index_factory(vectors.dim, factory(kind, vectors.dim, vectors.num_rows), faiss.METRIC_INNER_PRODUCT)
+    plan = Plan(kind=kind, dim=vectors.dim, num_rows=vectors.num_rows, empty=empty)
     try:
-        # FAISS also counts a table of 64 bytes for each list and sub-vector, although inner products need none
-        table_bytes = 16 * vectors.dim * num_lists(vectors.num_rows)
-        with _read_limits(path.stat().st_size + table_bytes, vectors.num_rows):
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if path.stat().st_size > MAPPED_BYTES else 0)
-    except RuntimeError as error:
+        data = np.memmap(path, np.uint8, mode="r")
+        require_layout(data, plan)
+        if len(data) <= MAPPED_BYTES:
+            return faiss.deserialize_index(data)
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except (ValueError, RuntimeError) as error:
         reason = str(error).rsplit("Error: ", 1)[-1]
-        raise FolderError(
-            f"{path} cannot be read by FAISS {faiss.__version__} ({reason}); compact the index"
-        ) from error
-    if index.ntotal != vectors.num_rows or index.d != vectors.dim:
-        raise FolderError(f"{path} holds {index.ntotal} vectors, its segment {vectors.num_rows}; compact the index")
-    return index
-
-
-@contextmanager
-def _read_limits(vector_bytes: int, num_rows: int) -> Iterator[None]:
-    with _LIMITS:  # they belong to the process
-        before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
-        faiss.set_deserialization_vector_byte_limit(vector_bytes)
-        faiss.set_deserialization_loop_limit(max(num_rows, 65_536))
-        try:
-            yield
-        finally:
-            faiss.set_deserialization_vector_byte_limit(before[0])
-            faiss.set_deserialization_loop_limit(before[1])
+        raise FolderError(f"{path} is no {kind} index of kdserve ({reason}); compact the index") from error
 
 
 def _scores_of(queries: Embeddings, vectors: VectorFile, rows: Rows) -> Scores:

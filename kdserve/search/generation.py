@@ -18,10 +18,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import kdserve
-from kdserve.errors import FolderError
+from kdserve.errors import FolderError, RecipeError
 from kdserve.manifest import (
     MANIFEST_NAME,
     FileRecord,
@@ -35,12 +35,14 @@ from kdserve.manifest import (
     verify_file,
     write_error,
 )
-from kdserve.search.kinds import IndexKind, Tuning, Wish
+from kdserve.search.kinds import APPROXIMATE, IndexKind, Tuning, Wish
 from kdserve.search.kinship import Kin
 from kdserve.search.segment import VECTORS, SegmentRecord
 from kdserve.search.vectors import Precision
+from kdserve.toml import build
 
 STATE = "index.json"
+MAX_COUNT = 2**31
 Opened = TypeVar("Opened")
 
 
@@ -86,7 +88,7 @@ def read_state(index: Path) -> tuple[Manifest, IndexState]:
     path = verify_file(index, name, manifest.files[name])
     try:
         state = _parse_state(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, RecursionError, RecipeError) as error:
         raise FolderError(f"{path} cannot be read ({error}); restore the index or update kdserve") from error
     if state.encoder != manifest.parents.get("encoder"):
         raise FolderError(f"{index / MANIFEST_NAME} is damaged: its encoder is not that of {name}; restore the index")
@@ -188,13 +190,18 @@ def _record(path: Path) -> FileRecord:
     return FileRecord(size_bytes=path.stat().st_size, sha256=hash_file(path))
 
 
-def _parse_state(record: dict[str, Any]) -> IndexState:
-    segments = tuple(SegmentRecord(**segment) for segment in record.pop("segments"))
-    tuning = record.pop("tuning")
-    return IndexState(
-        segments=segments,
-        asked=Wish(**record.pop("asked")),
-        kin=tuple(Kin(**kin) for kin in record.pop("kin")),
-        tuning=Tuning(**tuning) if tuning is not None else None,
-        **record,
-    )
+def _parse_state(record: object) -> IndexState:
+    """Raises RecipeError or ValueError where it is none."""
+    if not isinstance(record, dict):
+        raise ValueError("it is no object")
+    state: IndexState = build(IndexState, record, where=STATE)
+    counts = [state.generation, state.dim, *(segment.num_documents for segment in state.segments)]
+    if state.tuning:
+        counts += [state.tuning.effort, state.tuning.candidates]
+    if min(counts) < 1 or max(state.dim, state.next_id, *counts) > MAX_COUNT or min(state.next_id, state.window) < 0:
+        raise ValueError("a number in it is out of range")
+    if any(not segment.num_documents <= segment.num_rows <= MAX_COUNT for segment in state.segments):
+        raise ValueError("a segment has fewer rows than documents")
+    if any(segment.approximate for segment in state.segments) and state.kind not in APPROXIMATE:
+        raise ValueError(f"an index of kind {state.kind} has no compressed vectors")
+    return state

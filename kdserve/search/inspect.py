@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdserve.errors import FolderError
-from kdserve.manifest import verify_folder
-from kdserve.search.generation import read_state
+from kdserve.manifest import Manifest, verify_file
+from kdserve.search.fields import field_kinds
+from kdserve.search.generation import IndexState
 from kdserve.search.kinds import Tuning
 from kdserve.search.kinship import Kin
-from kdserve.search.snapshot import Snapshot, open_snapshot
+from kdserve.search.snapshot import Snapshot, read_current
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexInfo:
     """The facts that `kdserve index info` prints.
 
-    `deleted_rows` still take space, and rows added to an approximate index are searched exactly, until it is compacted.
+    `field_types` says what each field of the metadata holds: text, number or list, or several. `deleted_rows` still
+    take space, and rows added to an approximate index are searched exactly, until it is compacted.
     """
 
     folder: str
@@ -36,6 +39,7 @@ class IndexInfo:
     kin: tuple[Kin, ...]
     size_bytes: int
     fields: tuple[str, ...]
+    field_types: Mapping[str, str]
 
 
 def describe(folder: str | Path) -> IndexInfo:
@@ -45,9 +49,13 @@ def describe(folder: str | Path) -> IndexInfo:
         FolderError: no index there, or a damaged one.
     """
     folder = Path(folder)
-    snapshot = open_snapshot(folder, exact=True)
-    state, segments = snapshot.state, snapshot.segments
-    fields = {name for segment in segments for name in segment.rows.field_names()}
+    return read_current(folder, lambda manifest, state: _describe(folder, manifest, state))
+
+
+def _describe(folder: Path, manifest: Manifest, state: IndexState) -> IndexInfo:
+    snapshot = Snapshot(folder, manifest, state, exact=True)
+    segments = snapshot.segments
+    types = field_kinds(segments)
     return IndexInfo(
         folder=str(folder),
         kind=state.kind,
@@ -63,8 +71,9 @@ def describe(folder: str | Path) -> IndexInfo:
         encoder=state.encoder,
         encoder_name=state.encoder_name,
         kin=state.kin,
-        size_bytes=sum(record.size_bytes for record in read_state(folder)[0].files.values()),
-        fields=tuple(sorted(fields)),
+        size_bytes=sum(record.size_bytes for record in manifest.files.values()),
+        fields=tuple(types),
+        field_types=types,
     )
 
 
@@ -74,7 +83,7 @@ def encoder_name(folder: str | Path) -> str:
     Raises:
         FolderError: no index there, or a damaged one, or one built in Python without a name.
     """
-    name = read_state(Path(folder))[1].encoder_name
+    name = read_current(Path(folder), lambda manifest, state: state.encoder_name)
     if not name:
         raise FolderError(f"{folder} does not say which bundle it was built with; name it with --bundle")
     return name
@@ -87,8 +96,12 @@ def verify_index(folder: str | Path) -> int:
         FolderError: what is wrong, at the first thing that is.
     """
     folder = Path(folder)
-    manifest = verify_folder(folder, kind="index")
-    manifest, state = read_state(folder)
+    return read_current(folder, lambda manifest, state: _verify(folder, manifest, state))
+
+
+def _verify(folder: Path, manifest: Manifest, state: IndexState) -> int:
+    for name, record in manifest.files.items():
+        verify_file(folder, name, record)
     snapshot = Snapshot(folder, manifest, state, exact=True)
     for segment in snapshot.segments:
         segment.vectors.slice(0, segment.num_rows)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from kdserve.errors import DataError
 from kdserve.search.documents import Id
-from kdserve.search.filters import ID, LANGUAGE, Compare, Condition, Junction, Missing, Not, OneOf, Sign
+from kdserve.search.filters import ID, LANGUAGE, Compare, Condition, Contains, Junction, Missing, Not, OneOf, Sign
 
 OPPOSITE: Mapping[Sign, Sign] = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
@@ -31,6 +31,10 @@ def as_milvus(condition: Condition, *, negated: bool = False) -> str:
         equal = " or ".join(f"{field} == {value}" for value in values) or "start < 0"
         unequal = " and ".join(f"{field} != {value}" for value in values) or "start >= 0"
         body = equal if condition.negated == negated else unequal
+    elif isinstance(condition, Contains):
+        value = _literal(Compare(name=condition.name, sign="==", value=condition.value))
+        body = f"json_contains({field}, {value})"
+        body = f"not {body}" if condition.negated != negated else body
     else:
         body = _opposite(field, condition) if negated else f"{field} {condition.sign} {_literal(condition)}"
     return f"({absent} or ({body}))" if negated else f"({there} and ({body}))"

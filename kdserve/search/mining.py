@@ -19,6 +19,7 @@ import numpy as np
 
 from kdserve.datatypes import Embedder, Embeddings, Progress, no_progress
 from kdserve.errors import DataError
+from kdserve.runtime.normalizer import is_blank
 from kdserve.search.build import chunks
 from kdserve.search.kinds import num_lists
 from kdserve.search.topk import Scores, Searcher, Source, nearest
@@ -29,6 +30,8 @@ QUERIES_AT_ONCE = 1024
 EXACT_ROWS = 200_000
 """Larger sides are searched through an ivf-sq8 index that reads a thirty-second of its lists."""
 READ_SHARE = 32
+MOST_NEIGHBOURS = 1024
+"""Margins over more would need memory of the square of the sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +55,7 @@ def mine(
     """Find translation pairs, best first. Blank lines and repeated sentences are skipped.
 
     Raises:
-        DataError: a side without sentences, or `k` below 1.
+        DataError: a side without sentences, or a `k` below 1 or beyond 1,024 on sides that have so many.
     """
     if k < 1:
         raise DataError(f"k is {k}; margins need 1 neighbour or more")
@@ -120,7 +123,7 @@ def _different(texts: Iterable[str]) -> Iterator[str]:
     seen: set[int] = set()
     for text in texts:
         text = " ".join(text.split())
-        if text and hash(text) not in seen:
+        if not is_blank(text) and hash(text) not in seen:
             seen.add(hash(text))
             yield text
 
@@ -132,6 +135,8 @@ def _embed(texts: list[str], encoder: Embedder) -> Embeddings:
 def _neighbours(side: _Side, other: _Side, k: int, what: str, progress: Progress) -> tuple[Scores, Rows]:
     """Scores and rows (N, k) of the nearest sentences of the other side."""
     count = min(k, other.num_rows)
+    if count > MOST_NEIGHBOURS:
+        raise DataError(f"k is {k}; margins look at {MOST_NEIGHBOURS} neighbours at most, the default is 4")
     scores = np.empty((side.num_rows, count), np.float32)
     rows = np.empty((side.num_rows, count), np.int64)
     source = Source(

@@ -1,45 +1,41 @@
-"""Documents from files: text, TSV, CSV, JSON Lines, Parquet, a folder of texts, or standard input.
+"""Documents from files: text, TSV, CSV, JSON Lines, Parquet, a folder, or standard input.
 
 txt       one document a line; blank lines are skipped
 tsv, csv  a header line; the text column is a document, `id`, `lang` or `language` its own, the others its metadata
 jsonl     one object a line with `text`, and the same names; an object under `metadata` is taken apart
 parquet   columns as in a table
-folder    one document for each .txt or .md file below it; the id is the path
+folder    one document for each .txt or .md file below it, the id is the path; in a folder without such files, the
+          tables of the one format that it holds, as data sets are published in parts
 
-Text files may be gzipped. What cannot be read is an error that names the line.
+Text files may be gzipped. Lines end with \\n, \\r\\n or \\r. What cannot be read is an error that names the line.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Literal, cast, get_args
 
-from kdserve.errors import DataError, MissingExtraError
-from kdserve.search.documents import Document
+from kdserve.errors import DataError
+from kdserve.manifest import MANIFEST_NAME
+from kdserve.runtime.normalizer import is_blank
+from kdserve.search.documents import MAX_TEXT_BYTES, Document, NewMetadata
+from kdserve.search.lines import STDIN, opened, read_lines, show
+from kdserve.search.records import Columns, documents_from
+from kdserve.search.tables import Record, count_parquet, read_csv, read_jsonl, read_parquet, read_tsv
 
 Format = Literal["txt", "tsv", "csv", "jsonl", "parquet", "folder"]
-STDIN = Path("-")
 SUFFIXES: Mapping[str, Format] = {
     ".txt": "txt", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"
 }  # fmt: skip
-LANGUAGE_NAMES = ("lang", "language")
-PARQUET_ROWS = 1024
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Columns:
-    """Which column of a table is what. The cells of `numbers` are read as numbers, all others as they are."""
-
-    text: str = "text"
-    id: str = "id"
-    numbers: frozenset[str] = frozenset()
+WHOLE_TEXTS = (".txt", ".md")
+TABLES: Mapping[Format, Callable[[Path], Iterator[tuple[int, Record]]]] = {
+    "tsv": read_tsv, "csv": read_csv, "jsonl": read_jsonl, "parquet": read_parquet
+}  # fmt: skip
 
 
 def format_of(path: Path) -> Format:
@@ -52,21 +48,24 @@ def format_of(path: Path) -> Format:
         return "txt"
     if path.is_dir():
         return "folder"
-    name = path.with_suffix("") if path.suffix == ".gz" else path
-    if name.suffix.lower() not in SUFFIXES:
+    if _ending(path) not in SUFFIXES:
         raise DataError(
             f"{path} does not tell its format by its name; give --format, one of {', '.join(get_args(Format))}"
         )
-    return SUFFIXES[name.suffix.lower()]
+    return SUFFIXES[_ending(path)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Documents in a file, a folder, or standard input."""
+    """Documents in a file, a folder, or standard input.
+
+    `skipped` counts what a folder holds beside them, by what it is; it fills while they are read.
+    """
 
     path: Path
     format: Format
     columns: Columns = field(default_factory=Columns)
+    skipped: Counter[str] = field(default_factory=Counter, compare=False)
 
     def read(self) -> Iterator[Document]:
         """Read documents one by one, holding no more than a few.
@@ -74,171 +73,114 @@ class Source:
         Raises:
             DataError: a missing, empty or damaged file, text that is not UTF-8, a ragged row, a row without a text.
         """
-        if self.format == "folder":
-            return _read_folder(self.path)
-        if self.format == "txt":
-            return (Document(text=line) for _, line in _lines(self.path) if line.strip())
-        read = {"tsv": _read_tsv, "csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}[self.format]
-        return _from_records(self.path, read(self.path), self.columns)
+        return cast(Iterator[Document], self._read(update=False))
+
+    def read_updates(self) -> Iterator[Document | NewMetadata]:
+        """Read documents, and new metadata where a record has an id but no text; raises as `read`."""
+        return self._read(update=True)
 
     def count(self) -> int:
-        """About how many documents there are, for progress; 0 where that is unknown."""
-        if self.path == STDIN:
-            return 0
-        if self.format == "folder":
-            return sum(1 for _ in _text_files(self.path))
-        if self.format == "parquet":
-            return int(_parquet_file(self.path).metadata.num_rows)
-        with _opened(self.path) as file:
-            num_lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-        return max(0, num_lines - (self.format in ("tsv", "csv")))
+        """About how many documents there are, for progress; 0 where that is unknown, as for a pipe."""
+        format, files = self.files()
+        if format == "folder":
+            return len(files)
+        return sum(_count(file, format) for file in files)
 
+    def _read(self, *, update: bool) -> Iterator[Document | NewMetadata]:
+        format, files = self.files()
+        self.skipped.clear()
+        others = set(_files_below(self.path)) - set(files) if self.path.is_dir() else set()
+        self.skipped.update(_ending(file) or "without an ending" for file in sorted(others))
+        for file in files:
+            if file.is_file() and not file.stat().st_size:
+                if not self.path.is_dir():
+                    raise DataError(f"{file} is empty; give texts")
+                self.skipped["empty"] += 1
+            elif format == "folder":
+                yield from self._whole_text(file)
+            elif format == "txt":
+                yield from (Document(text=line) for _, line in read_lines(file) if not is_blank(line))
+            else:
+                yield from documents_from(file, TABLES[format](file), self.columns, update=update)
 
-def _from_records(path: Path, records: Iterable[tuple[int, dict[str, Any]]], columns: Columns) -> Iterator[Document]:
-    for number, record in records:
-        try:
-            yield _document(record, columns)
-        except DataError as error:
-            raise DataError(f"{path} line {number}: {error}") from error
+    def _whole_text(self, file: Path) -> Iterator[Document]:
+        lines, size = [], 0
+        for _, line in read_lines(file):
+            lines.append(line)
+            size += len(line.encode()) + 1
+            if size > MAX_TEXT_BYTES:
+                raise DataError(f"{file} is longer than {MAX_TEXT_BYTES // 1_000_000} MB, the limit of a text; cut it")
+        if not is_blank(text := "\n".join(lines)):
+            yield Document(text=text, id=file.relative_to(self.path).as_posix())
+        else:
+            self.skipped["blank"] += 1
 
-
-def _document(record: dict[str, Any], columns: Columns) -> Document:
-    if columns.text not in record:
-        raise DataError(f"there is no {columns.text!r} among {', '.join(map(repr, record)) or 'no fields'}")
-    nested = record.pop("metadata", {})
-    if not isinstance(nested, dict):
-        record["metadata"], nested = nested, {}
-    text, id_ = record.pop(columns.text), record.pop(columns.id, None)
-    language = None
-    for name in LANGUAGE_NAMES:
-        language = record.pop(name, None) or language
-    metadata = {**record, **nested}
-    for name in columns.numbers & metadata.keys():
-        metadata[name] = _number(name, metadata[name])
-    return Document(text=text, id=id_, language=language, metadata=metadata)
-
-
-def _number(name: str, cell: object) -> int | float | None:
-    if cell is None or cell == "":
-        return None
-    for kind in (int, float):
-        try:
-            return kind(str(cell))
-        except ValueError:
-            continue
-    raise DataError(f"{name!r} is {cell!r}, not a number; mend it, or leave {name!r} out of the numbers")
-
-
-def _read_tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    header: list[str] | None = None
-    for number, line in _lines(path):
-        cells = line.split("\t")
-        if header is None:
-            header = cells
-        elif line.strip():
-            yield number, _row(path, number, header, cells)
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    rows = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
-    header: list[str] | None = None
-    try:
-        for cells in rows:
-            if header is None:
-                header = cells
-            elif cells:
-                yield rows.line_num, _row(path, rows.line_num, header, cells)
-    except csv.Error as error:
-        raise DataError(f"{path} line {rows.line_num} is no CSV ({error}); mend it") from error
-
-
-def _row(path: Path, number: int, header: list[str], cells: list[str]) -> dict[str, Any]:
-    if len(cells) != len(header):
-        raise DataError(f"{path} line {number} has {len(cells)} columns, its header has {len(header)}; mend the line")
-    return dict(zip(header, cells, strict=True))
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} line {number} is no JSON ({error}); mend the line") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{path} line {number} is no JSON object; write one object a line")
-        yield number, record
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 0
-    for batch in _parquet_file(path).iter_batches(batch_size=PARQUET_ROWS):
-        for record in batch.to_pylist():
-            number += 1
-            yield number, record
-
-
-def _parquet_file(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as missing:
-        raise MissingExtraError("pyarrow", "parquet") from missing
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}); check the path and the format") from error
-
-
-def _read_folder(path: Path) -> Iterator[Document]:
-    for file in _text_files(path):
-        text = "\n".join(line for _, line in _lines(file))
-        if text.strip():
-            yield Document(text=text, id=file.relative_to(path).as_posix())
-
-
-def _text_files(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        raise DataError(f"there is no folder {path}; check the path")
-    return (file for file in sorted(path.rglob("*")) if file.suffix.lower() in (".txt", ".md") and file.is_file())
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a UTF-8 file, without their ends."""
-    empty = True
-    with _opened(path) as file:
-        try:
-            for number, line in enumerate(file, 1):
-                empty = False
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} line {number} is not UTF-8 ({error.reason}); convert the file") from error
-        except (OSError, EOFError) as error:
-            raise DataError(f"{path} cannot be read to its end ({error}); restore the file") from error
-    if empty:
-        raise DataError(f"{path} is empty; give texts")
-
-
-def _opened(path: Path) -> IO[bytes]:
-    if path == STDIN:
-        return sys.stdin.buffer
-    try:
-        return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-    except FileNotFoundError as error:
-        raise DataError(f"there is no file {path}; check the path") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    def files(self) -> tuple[Format, list[Path]]:
+        """The format, and the files that are in it: the one that was named, or those of a folder."""
+        if not self.path.is_dir():
+            if self.format == "folder":
+                what = "is a file, not a folder" if self.path.exists() else "is not there"
+                raise DataError(f"{show(self.path)} {what}; check the path and --format")
+            return self.format, [self.path]
+        there = _files_below(self.path)
+        format = self.format if self.format != "folder" else _format_in(self.path, there)
+        endings = WHOLE_TEXTS if format == "folder" else [name for name, told in SUFFIXES.items() if told == format]
+        wanted = [file for file in there if _ending(file) in endings and file.is_file()]
+        if not wanted:
+            raise DataError(f"{self.path} holds no {' or '.join(endings)} file; {_told(there)}")
+        return format, wanted
 
 
 def resume_key(source: Source, *settings: str) -> str:
-    """What stands for the same documents with the same settings, so that a killed build may go on; "" for stdin.
+    """What stands for the same documents with the same settings, so that a killed build may go on; "" for a pipe.
 
     Files are known by size and time of change: any edit starts the build afresh.
     """
-    if source.path == STDIN:
+    format, files = source.files()
+    if not all(file.is_file() for file in files):
         return ""
-    files = list(_text_files(source.path)) if source.path.is_dir() else [source.path]
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     columns = (source.columns.text, source.columns.id, sorted(source.columns.numbers))
-    return hashlib.sha256(repr((known, source.format, columns, settings)).encode()).hexdigest()
+    return hashlib.sha256(repr((known, format, columns, settings)).encode()).hexdigest()
+
+
+def _format_in(folder: Path, files: list[Path]) -> Format:
+    """What a folder is of: whole texts, if it holds any, else the one format of its tables."""
+    endings = {_ending(file) for file in files}
+    if endings & set(WHOLE_TEXTS):
+        return "folder"
+    if (folder / MANIFEST_NAME).is_file():
+        raise DataError(f"{folder} is a folder that kdserve made, not one of texts; check the path")
+    formats = sorted({SUFFIXES[ending] for ending in endings if ending in SUFFIXES})
+    if len(formats) > 1:
+        raise DataError(f"{folder} holds tables of several formats; choose one with --format: {', '.join(formats)}")
+    return formats[0] if formats else "folder"
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Everything below a folder that is no folder, in order."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
+
+    return sorted(Path(where) / name for where, _, names in os.walk(folder, onerror=refuse) for name in names)
+
+
+def _ending(path: Path) -> str:
+    """How a file's name ends, without .gz and in small letters."""
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _told(files: list[Path]) -> str:
+    kinds = Counter(_ending(file) or "without an ending" for file in files)
+    return "it is empty" if not kinds else "there are " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
+
+
+def _count(file: Path, format: Format) -> int:
+    if format == "parquet":
+        return count_parquet(file)
+    if file == STDIN or (file.exists() and not file.is_file()):
+        return 0
+    with opened(file) as lines:
+        num_lines = sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
+    return max(0, num_lines - (format in ("tsv", "csv")))

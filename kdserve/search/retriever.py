@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress
+from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress, require_texts
 from kdserve.search.asking import Question, answer
 from kdserve.search.build import Embed, Ingest, build_index
 from kdserve.search.changes import add_documents, compact_index, delete_documents
-from kdserve.search.documents import Document, Id
+from kdserve.search.documents import Document, Id, NewMetadata
 from kdserve.search.embedding import embed_documents
 from kdserve.search.generation import IndexState
 from kdserve.search.kinds import IndexKind, Wish
@@ -33,7 +33,8 @@ class BuildOptions:
     and an encoder that cannot count tokens leaves them whole. A document is found by its best passage.
     `lexical` also keeps the words of the documents, for search by meaning and words together.
     `encoder_name` is recorded, so that `kdserve search` finds the encoder again: a published name or a bundle folder.
-    `resume_key` stands for the same documents in the same order; a killed build with the same key goes on.
+    `resume_key` stands for the same documents in the same order; a killed build with the same key goes on, and one
+    that was done stays as it is.
     `total` is the number of documents, 0 where unknown; it only serves the progress.
     """
 
@@ -76,7 +77,7 @@ class Retriever:
         `embed` does the embedding elsewhere, as `cluster.embed_on_ray` does; else `encoder` does it here.
 
         Raises:
-            FolderError: the folder exists, or cannot be written.
+            FolderError: the folder exists and is not what this would build, or cannot be written.
             DataError: no documents, two with the same id, or no kind that fits into the memory.
             FidelityError: no kind that fits reaches the recall.
             EncodeError: the encoder gave a vector that is no unit vector.
@@ -136,7 +137,9 @@ class Retriever:
         `per_language` takes at most so many documents of each language.
 
         Raises:
-            DataError: `k` is below 1, `where` cannot be read or names an unknown field, or the index has no words.
+            DataError: `k` is below 1, the index has no words, or `where` cannot be read, names an unknown field or asks
+                a field for what it never holds.
+            FolderError: a file of the index is damaged, or was overwritten in its place.
         """
         return self.search_batch(
             [query], k, where=where, min_score=min_score, lexical=lexical, per_language=per_language
@@ -144,7 +147,7 @@ class Retriever:
 
     def search_batch(
         self,
-        queries: Sequence[str],
+        queries: Iterable[str],
         k: int = 10,
         *,
         where: str = "",
@@ -159,8 +162,9 @@ class Retriever:
             DataError: as `search`.
         """
         question = Question(k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language)
-        vectors = require_unit_rows(self.encoder.encode_query(queries), len(queries), self.encoder.dim)
-        return answer(self._snapshot, queries, vectors, question)
+        texts = require_texts(queries)
+        vectors = require_unit_rows(self.encoder.encode_query(texts), len(texts), self.encoder.dim)
+        return answer(self._snapshot, texts, vectors, question)
 
     def search_vectors(
         self, vectors: Embeddings, k: int = 10, *, where: str = "", min_score: float = -np.inf
@@ -178,11 +182,15 @@ class Retriever:
         """
         self._change(documents, update=False, total=total, progress=progress)
 
-    def update(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
+    def update(
+        self, documents: Iterable[Document | NewMetadata], *, total: int = 0, progress: Progress = no_progress
+    ) -> None:
         """Put documents in the place of those with the same ids, in one commit; the others are added.
 
+        New metadata changes the fields that it names of the document with its id, whose text and vectors stay.
+
         Raises:
-            DataError: no documents, or an id twice; the index is then as it was.
+            DataError: no documents, an id twice, or new metadata for none; the index is then as it was.
             FolderError: another process is writing, or the folder cannot be written.
         """
         self._change(documents, update=True, total=total, progress=progress)
@@ -211,7 +219,9 @@ class Retriever:
             self._snapshot = snapshot
         return newer
 
-    def _change(self, documents: Iterable[Document], *, update: bool, total: int, progress: Progress) -> None:
+    def _change(
+        self, documents: Iterable[Document | NewMetadata], *, update: bool, total: int, progress: Progress
+    ) -> None:
         ingest = Ingest(encoder=self.encoder, embed=_embed_here(self.encoder), total=total, progress=progress)
         self._snapshot = add_documents(self.folder, documents, ingest, update=update, reopen=self._reopen)
 

@@ -4,7 +4,8 @@ SQLite is in Python's standard library, keeps memory flat whatever the size, com
 transactions are the checkpoints of a long build. A finished file never changes: it is opened immutable.
 
     documents  doc (0, 1, …), id, text, language, metadata (JSON), first_row, num_rows
-    fields     doc, id, language, and one column for each metadata name, without affinity: 1 is not '1'
+    fields     doc, id, language, and one column for each metadata name, without affinity: 1 is not '1'; a list is a
+               blob of JSON
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +23,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from kdserve.datatypes import Scalar
+from kdserve.datatypes import Cell, Scalar
 from kdserve.errors import DataError, FolderError
+from kdserve.manifest import read_error
 from kdserve.search import lexical
 from kdserve.search.documents import Document, Id
-from kdserve.search.sql import field_column
+from kdserve.search.sql import field_column, field_name
 from kdserve.search.vectors import Rows
 
 SCHEMA = """
@@ -47,7 +50,7 @@ class StoredDocument:
     id: Id
     text: str
     language: str | None
-    metadata: Mapping[str, Scalar]
+    metadata: Mapping[str, Cell]
     first_row: int
     num_rows: int
 
@@ -111,7 +114,7 @@ class RowWriter:
             self._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         except sqlite3.IntegrityError as error:
             raise DataError(f"id {document.id!r} occurs twice; ids must be unique, mend the texts") from error
-        values = {name: value for name, value in document.metadata.items() if value is not None}
+        values = {name: _as_value(value) for name, value in document.metadata.items() if value is not None}
         names = ["doc", "id", "language", *(self._column(name) for name in values)]
         marks = ", ".join("?" * len(names))
         statement = f"INSERT INTO fields ({', '.join(names)}) VALUES ({marks})"
@@ -132,18 +135,44 @@ class RowWriter:
 
 
 class RowFile:
-    """The documents of one finished segment, read-only."""
+    """The documents of one finished segment, read-only. The file is closed as soon as nothing refers to this.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Raises, everywhere:
+        FolderError: the file cannot be read, or holds what no `RowWriter` writes.
+    """
+
+    def __init__(self, path: Path, *, num_documents: int, num_rows: int) -> None:
+        self.path, self._num_documents, self._num_rows = path, num_documents, num_rows
         uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
         with self._reading():
             self._database = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            self.columns = {row[1] for row in self._database.execute("PRAGMA table_info(fields)")}
+            weakref.finalize(self, self._database.close)  # its cache of statements is a cycle, so it would linger
+            self._database.execute("PRAGMA trusted_schema = OFF")
+            tables = {row[0] for row in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            columns = {row[1] for row in self._database.execute("PRAGMA table_info(fields)")}
+            if not {"documents", "fields"} <= tables or not {"doc", "id", "language"} <= columns:
+                raise self._damaged("it has not the tables of documents and fields")
+            self.fields = frozenset(field_name(column) for column in columns - {"doc", "id", "language"})
 
     def field_names(self) -> list[str]:
         """The metadata names that filters can ask for."""
-        return sorted(bytes.fromhex(column[1:]).decode() for column in self.columns - {"doc", "id", "language"})
+        return sorted(self.fields)
+
+    def state(self) -> dict[str, Scalar]:
+        """The named values of the last checkpoint."""
+        with self._reading():
+            return dict(self._database.execute("SELECT name, value FROM state"))
+
+    def kinds(self, column: str) -> set[str]:
+        """What a column of the fields holds: "text", "number", "list"."""
+        kinds = {"text": "'text'", "number": "'integer', 'real'", "list": "'blob'"}
+        found = set()
+        with self._reading():
+            for kind, types in kinds.items():
+                statement = f"SELECT 1 FROM fields WHERE typeof({column}) IN ({types}) LIMIT 1"
+                if self._database.execute(statement).fetchone():
+                    found.add(kind)
+        return found
 
     def documents(self, docs: Sequence[int]) -> dict[int, StoredDocument]:
         """The documents with the given numbers."""
@@ -152,6 +181,8 @@ class RowFile:
             some = docs[start : start + FETCH]
             where = f"doc IN ({', '.join('?' * len(some))})"
             found.update((document.doc, document) for document in self._select(where, some))
+        if len(found) < len(set(docs)):
+            raise self._damaged("documents are missing")
         return found
 
     def find(self, ids: Sequence[Id]) -> dict[Id, StoredDocument]:
@@ -171,7 +202,10 @@ class RowFile:
         """The numbers of the documents that fulfil an SQL condition over the table of fields."""
         statement = f"SELECT doc FROM fields WHERE {condition} ORDER BY doc"
         with self._reading():
-            return np.fromiter(chain.from_iterable(self._database.execute(statement, parameters)), np.int64)
+            docs = np.fromiter(chain.from_iterable(self._database.execute(statement, parameters)), np.int64)
+            if len(docs) and not 0 <= docs[0] <= docs[-1] < self._num_documents:
+                raise self._damaged("its fields are of other documents")
+            return docs
 
     def ranked(self, query: str) -> Iterator[tuple[int, float]]:
         """Documents that share a word with the query and their BM25 score, best first."""
@@ -181,25 +215,47 @@ class RowFile:
     def _select(self, where: str, parameters: Iterable[Id]) -> Iterator[StoredDocument]:
         statement = f"SELECT doc, id, text, language, metadata, first_row, num_rows FROM documents WHERE {where}"
         with self._reading():
-            for doc, id_, text, language, metadata, first_row, num_rows in self._database.execute(
-                statement, tuple(parameters)
-            ):
-                yield StoredDocument(
-                    doc=doc,
-                    id=id_,
-                    text=text,
-                    language=language,
-                    metadata=json.loads(metadata) if metadata else {},
-                    first_row=first_row,
-                    num_rows=num_rows,
-                )
+            for row in self._database.execute(statement, tuple(parameters)):
+                yield self._stored(*row)
+
+    def _stored(
+        self, doc: object, id_: object, text: object, language: object, metadata: object, first: object, rows: object
+    ) -> StoredDocument:
+        kept = json.loads(metadata) if isinstance(metadata, str) else {}
+        if not (
+            isinstance(doc, int)
+            and isinstance(id_, str | int)
+            and isinstance(text, str)
+            and (language is None or isinstance(language, str))
+            and isinstance(kept, dict)
+            and isinstance(first, int)
+            and isinstance(rows, int)
+            and 0 <= doc < self._num_documents
+            and 0 <= first < first + rows <= self._num_rows
+        ):
+            raise self._damaged(f"document {doc!r} has not what a document has")
+        return StoredDocument(
+            doc=doc, id=id_, text=text, language=language, metadata=kept, first_row=first, num_rows=rows
+        )
+
+    def _damaged(self, what: str) -> FolderError:
+        return FolderError(f"{self.path} is damaged: {what}; restore the index or build it again")
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, OverflowError, TypeError, RecursionError) as error:
+            try:
+                self.path.open("rb").close()  # SQLite does not say why a file does not open
+            except OSError as reason:
+                raise read_error(self.path, reason) from error
             raise FolderError(f"{self.path} cannot be read ({error}); restore the index or build it again") from error
+
+
+def _as_value(cell: Cell) -> Scalar | bytes:
+    """A cell as the table of fields holds it."""
+    return json.dumps(list(cell), ensure_ascii=False).encode() if isinstance(cell, list | tuple) else cell  # type: ignore[return-value]
 
 
 @contextmanager

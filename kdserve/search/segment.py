@@ -111,7 +111,7 @@ class Segment:
     def __init__(self, index: Path, record: SegmentRecord, *, dim: int, precision: Precision) -> None:
         self.folder = folder = index / record.folder
         self.record, self.num_rows = record, record.num_rows
-        self.rows = RowFile(folder / ROWS)
+        self.rows = RowFile(folder / ROWS, num_documents=record.num_documents, num_rows=record.num_rows)
         self.vectors = VectorFile(
             folder / VECTORS, folder / SUMS, precision=precision, dim=dim, num_rows=record.num_rows
         )
@@ -120,9 +120,18 @@ class Segment:
             raise FolderError(f"{passages} does not fit its {record.num_rows} rows; restore the index")
         self.passages: npt.NDArray[np.int32] = np.memmap(passages, "<i4", mode="r", shape=(record.num_rows, 3))
         self.has_split_documents = record.num_rows > record.num_documents
+        self._require_order(passages)
         self.live: npt.NDArray[np.bool_] | None = None
         if record.deleted is not None:
             self.live = ~read_bits(index / record.deleted, record.num_rows)
+
+    def _require_order(self, path: Path) -> None:
+        """Passages belong to the documents in order, and to every one."""
+        docs, starts, ends = self.passages.T
+        steps = np.diff(docs, prepend=np.int32(-1))
+        in_order = steps.min() >= 0 and steps.max() <= 1 and docs[0] == 0 and docs[-1] == self.record.num_documents - 1
+        if not in_order or starts.min() < 0 or (starts > ends).any():
+            raise FolderError(f"{path} is damaged: its passages are out of order; restore the index")
 
     def first_by_words(self, text: str, k: int, allowed: Mask | None) -> list[tuple[float, StoredDocument]]:
         """The `k` documents that BM25 ranks first among the allowed ones, with their scores."""

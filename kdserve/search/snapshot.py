@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 
 from kdserve.datatypes import Embeddings, Hit
-from kdserve.errors import DataError, FolderError
-from kdserve.manifest import MANIFEST_NAME, Manifest
+from kdserve.errors import FolderError
+from kdserve.manifest import MANIFEST_NAME, Manifest, read_error
 from kdserve.search.documents import Id
 from kdserve.search.exact import ExactSearcher
-from kdserve.search.filters import ID, LANGUAGE, leaves_of, parse_filter
+from kdserve.search.fields import require_fields
+from kdserve.search.filters import parse_filter
 from kdserve.search.generation import IndexState, read_state, verify_quick
 from kdserve.search.rows import StoredDocument
 from kdserve.search.segment import APPROXIMATE, Segment
@@ -25,14 +28,16 @@ Passage = tuple[StoredDocument, int, int]
 MASKS_KEPT = 32
 """Filters whose rows are remembered; each takes a byte a row."""
 FILTERED_EXACT_ROWS = 50_000
-OPEN_ATTEMPTS = 5
-"""How often the pointer may change under a reader that is just opening."""
+OPEN_S = 30.0
+"""How long the pointer may go on changing under a reader that is just opening."""
+Read = TypeVar("Read")
 
 
 class Snapshot:
     """The segments of one generation with their searchers. Every file is verified, vectors when first touched."""
 
     def __init__(self, index: Path, manifest: Manifest, state: IndexState, *, exact: bool) -> None:
+        self._opened = {index / name: _state_of(index / name) for name in manifest.files}
         verify_quick(index, manifest)
         self.state = state
         self.segments = [Segment(index, record, dim=state.dim, precision=state.precision) for record in state.segments]
@@ -40,6 +45,11 @@ class Snapshot:
         self._lock = Lock()
         self._masks: dict[str, list[Mask]] = {}
         self._first_rows = np.cumsum([0, *(segment.num_rows for segment in self.segments)])
+
+    @property
+    def num_rows(self) -> int:
+        """Passages, deleted ones too."""
+        return int(self._first_rows[-1])
 
     @property
     def num_documents(self) -> int:
@@ -54,6 +64,7 @@ class Snapshot:
 
     def neighbours(self, queries: Embeddings, k: int, *, min_score: float, where: str) -> Neighbours:
         """The best rows for each query, numbered through all segments, among those that `where` lets pass."""
+        self._require_untouched()
         allowed = self._allowed(where) if where else [segment.live for segment in self.segments]
         sources = [
             Source(
@@ -121,20 +132,25 @@ class Snapshot:
         if known_masks is not None:
             return known_masks
         condition = parse_filter(where)
-        names = [set(segment.rows.field_names()) for segment in self.segments]
-        for leaf in leaves_of(condition):
-            if self.segments and not any(leaf.name in {ID, LANGUAGE, *known} for known in names):
-                there = ", ".join(sorted(set().union(*names))) or "none"
-                raise DataError(f"no document has a field {leaf.name!r}; there are: id, language, {there}")
+        require_fields(condition, self.segments)
         masks = []
-        for segment, known in zip(self.segments, names, strict=True):
-            mask = segment.rows_of(segment.rows.select(*as_sql(condition, known)))
+        for segment in self.segments:
+            mask = segment.rows_of(segment.rows.select(*as_sql(condition, segment.rows.fields)))
             masks.append(mask if segment.live is None else mask & segment.live)
         with self._lock:
             if len(self._masks) >= MASKS_KEPT:
                 self._masks.pop(next(iter(self._masks)))
             self._masks[where] = masks
         return masks
+
+    def _require_untouched(self) -> None:
+        """Refuse to answer from a file that was written to after it was opened; its size is checked before its map."""
+        for path, known in self._opened.items():
+            now = _state_of(path)
+            if now != known and now[0] == known[0]:
+                raise FolderError(
+                    f"{path} was overwritten while it was open; restore the index, and replace files by renaming"
+                )
 
 
 def open_snapshot(index: Path, *, exact: bool = False) -> Snapshot:
@@ -143,19 +159,42 @@ def open_snapshot(index: Path, *, exact: bool = False) -> Snapshot:
     Raises:
         FolderError: no index there, or a damaged one.
     """
-    for _ in range(OPEN_ATTEMPTS):
+    return read_current(index, lambda manifest, state: Snapshot(index, manifest, state, exact=exact))
+
+
+def read_current(index: Path, read: Callable[[Manifest, IndexState], Read]) -> Read:
+    """What `read` makes of the current generation; if another one is committed meanwhile, of that one.
+
+    Raises:
+        FolderError: no index there, a damaged one, files that cannot be read, or no moment without a commit.
+    """
+    until = time.monotonic() + OPEN_S
+    while True:
         pointer = _pointer(index)
         try:
-            return Snapshot(index, *read_state(index), exact=exact)
-        except (FolderError, FileNotFoundError):
-            if _pointer(index) == pointer:
-                raise
-    raise FolderError(f"{index} changed {OPEN_ATTEMPTS} times while it was opened; try again")
+            return read(*read_state(index))
+        except (FolderError, OSError) as error:
+            if _pointer(index) != pointer and time.monotonic() < until:
+                continue
+            if isinstance(error, OSError):
+                raise read_error(Path(error.filename or index), error) from error
+            raise
 
 
 def _pointer(index: Path) -> bytes:
-    path = index / MANIFEST_NAME
-    return path.read_bytes() if path.is_file() else b""
+    try:
+        return (index / MANIFEST_NAME).read_bytes()
+    except OSError:
+        return b""
+
+
+def _state_of(path: Path) -> tuple[int, int, int]:
+    """Inode, size and time of change; zeros for a file that is gone, which a map outlives."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _searcher(segment: Segment, state: IndexState, *, exact: bool) -> Searcher:

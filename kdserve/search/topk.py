@@ -69,14 +69,19 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbours:
-    """The answer: (B, k) scores and rows, best first, row -1 and score -inf where there are fewer."""
+    """The answer: (B, K) scores and rows, K at most k, best first, row -1 and score -inf where there are fewer."""
 
     scores: Scores
     rows: Rows
 
 
 def nearest(queries: Embeddings, sources: list[Source], k: int, *, min_score: float = -np.inf) -> Neighbours:
-    """The `k` best rows of each query over all sources, one row a document, ordered by score and then by row."""
+    """The `k` best rows of each query over all sources, one row a document, ordered by score and then by row.
+
+    There are as many columns as rows if those are fewer than `k`.
+    """
+    num_rows = sum(source.num_rows for source in sources)
+    k = min(k, num_rows)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
     pending = np.arange(len(queries))
@@ -91,7 +96,7 @@ def nearest(queries: Embeddings, sources: list[Source], k: int, *, min_score: fl
             settled = (some_scores[:, -1] > beyond) | (beyond < min_score) | (beyond == -np.inf)
             unsettled.append(some[~settled])
         pending = np.concatenate(unsettled)
-        count *= 4
+        count = min(count * 4, num_rows)
     rows[scores < min_score] = -1
     scores[scores < min_score] = -np.inf
     return Neighbours(scores=scores, rows=rows)

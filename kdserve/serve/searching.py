@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from kdserve.datatypes import Hit, Scalar
+from kdserve.datatypes import Cell, Hit
 from kdserve.search import Document
 from kdserve.search.asking import Question
 from kdserve.search.snippets import make_snippet
@@ -53,7 +53,7 @@ class HitBody(msgspec.Struct):
     score: float
     text: str
     language: str | None
-    metadata: Mapping[str, Scalar]
+    metadata: Mapping[str, Cell]
     passage: tuple[int, int] | None
     snippet: SnippetBody | None
 
@@ -74,7 +74,7 @@ class DocumentBody(msgspec.Struct, forbid_unknown_fields=True):
     text: str
     id: str | int | None = None
     language: str | None = None
-    metadata: dict[str, Scalar] = {}
+    metadata: dict[str, Cell] = {}
 
 
 class AddRequest(msgspec.Struct, forbid_unknown_fields=True):

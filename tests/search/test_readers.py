@@ -1,5 +1,7 @@
 import gzip
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,7 @@ def test_a_gzipped_file_reads_like_the_plain_one(tmp_path):
         ("a.jsonl", '{"text": "a"}\n{"text": ', "a.jsonl line 2 is no JSON"),
         ("a.jsonl", "[1]\n", "a.jsonl line 1 is no JSON object"),
         ("a.jsonl", '{"text": 5}\n', "a.jsonl line 1: document None has int for a text"),
-        ("a.jsonl", '{"text": "a", "tags": ["x"]}\n', "field 'tags' is list; metadata is flat"),
+        ("a.jsonl", '{"text": "a", "tags": [["x"]]}\n', "field 'tags' is list; metadata is flat"),
         ("a.jsonl", '{"text": "a", "p": NaN}\n', "field 'p' is nan"),
         ("a.jsonl", '{"text": "a\\ud800"}\n', "field 'text' is no valid Unicode"),
         ("a.jsonl", '{"text": "a", "id": true}\n', "id True is bool"),
@@ -130,3 +132,51 @@ def test_a_resume_key_stands_for_the_files_as_they_are(tmp_path):
     written(tmp_path, "a.txt", "eins\nzwei\n")
     assert resume_key(source, "encoder") != key
     assert resume_key(Source(path=Path("-"), format="txt")) == ""
+
+
+def test_empty_and_foreign_files_of_a_folder_are_skipped_and_counted(tmp_path):
+    for name, content in (
+        ("a.txt", "bread"),
+        ("empty.txt", ""),
+        ("blank.md", " \n"),
+        ("b.md.gz", gzip.compress(b"rye")),
+    ):
+        written(tmp_path, name, content)
+    for name in ("1.png", "2.png", "no-ending"):
+        written(tmp_path, name, b"\x89")
+    source = Source(path=tmp_path, format="folder")
+    assert [document.text for document in source.read()] == ["bread", "rye"]
+    assert source.skipped == {".png": 2, "without an ending": 1, "empty": 1, "blank": 1}
+
+
+def test_a_folder_of_tables_is_read_as_one_table(tmp_path):
+    (tmp_path / "data").mkdir()
+    for n in range(3):
+        written(tmp_path / "data", f"part-{n}.jsonl", f'{{"text": "text {n}"}}\n')
+    written(tmp_path, "empty.jsonl", "")
+    for format in ("folder", "jsonl"):
+        source = Source(path=tmp_path, format=format)
+        assert [document.text for document in source.read()] == ["text 0", "text 1", "text 2"]
+        assert (source.count(), source.skipped) == (3, {"empty": 1})
+    written(tmp_path, "other.csv", "text\nx\n")
+    with pytest.raises(DataError, match="tables of several formats; choose one with --format: csv, jsonl"):
+        list(Source(path=tmp_path, format="folder").read())
+
+
+def test_a_folder_without_texts_says_what_it_holds(tmp_path):
+    written(tmp_path, "1.png", b"\x89")
+    with pytest.raises(DataError, match=r"holds no .txt or .md file; there are 1 .png"):
+        list(Source(path=tmp_path, format="folder").read())
+    with pytest.raises(DataError, match="is a file, not a folder"):
+        list(Source(path=tmp_path / "1.png", format="folder").read())
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    source = Source(path=pipe, format="txt")
+    assert (source.count(), resume_key(source)) == (0, "")
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"one\ntwo\n",))
+    writer.start()
+    assert [document.text for document in source.read()] == ["one", "two"]
+    writer.join()
