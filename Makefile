@@ -5,6 +5,7 @@
 # make edge    Node and Chromium give Python's vectors
 # make interop sentence-transformers, fastembed and transformers.js open a bundle unchanged
 # make cluster Ray and Milvus
+# make adapters LangChain, LlamaIndex and Haystack search with the embedders of examples/adapters
 # TORCH=…      what pip installs as torch; for a CPU build name its index: TORCH="torch --index-url …"
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ DEV = "pytest>=8.4" "hypothesis>=6.130" "ruff>=0.14,<0.18" "mypy>=1.18,<3" "impo
 NODE_MODULES = examples/edge/node_modules
 NPM := $(shell command -v npm)
 
-.PHONY: demo test check optimum edge interop cluster environments clean
+.PHONY: demo test check optimum edge interop cluster adapters environments clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
@@ -52,8 +53,11 @@ interop: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-interop/ready
 cluster: $(VENV)-cluster/ready
 	$(VENV)-cluster/bin/python -m pytest --no-skips tests/search/test_cluster.py tests/search/test_milvus.py
 
+adapters: $(VENV)-adapters/ready
+	$(VENV)-adapters/bin/python -m pytest --no-skips tests/adapters
+
 # What all of these run in, and no test yet.
-environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready
+environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready $(VENV)-adapters/ready
 environments: $(if $(NPM),$(NODE_MODULES)/ready $(VENV)-interop/ready)
 
 # optimum-onnx holds transformers below 5, and sentence-transformers opens a bundle through it: an environment of its own.
@@ -70,6 +74,13 @@ $(VENV)-cluster/ready: pyproject.toml
 	$(VENV)-cluster/bin/pip install --quiet -e ".[cpu,search,cli,parquet,cluster,milvus]" "pytest>=8.4" "hypothesis>=6.130"
 	touch $@
 
+$(VENV)-adapters/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-adapters
+	$(VENV)-adapters/bin/pip install --quiet --upgrade pip
+	$(VENV)-adapters/bin/pip install --quiet -e ".[cpu]" "pytest>=8.4" \
+		"langchain-core>=1.8,<2" "llama-index-core>=0.14,<0.15" "haystack-ai>=3.4,<4"
+	touch $@
+
 $(NODE_MODULES)/ready: examples/edge/package.json examples/edge/.npmrc | npm
 	cd examples/edge && npm install
 	touch $@
@@ -83,4 +94,4 @@ npm:
 	@$(if $(NPM),,echo "there is no npm here; install Node 20 or newer with npm (Debian: apt-get install nodejs npm)" >&2; exit 1)
 
 clean:
-	rm -rf $(VENV) $(VENV)-optimum $(VENV)-cluster $(VENV)-interop $(NODE_MODULES) out
+	rm -rf $(VENV) $(VENV)-optimum $(VENV)-cluster $(VENV)-adapters $(VENV)-interop $(NODE_MODULES) out
