@@ -236,7 +236,7 @@ def train_sentence_transformers(work: Path, lap: Lap, *, steps: int, precision: 
     )
 
     class Laps(TrainerCallback):
-        def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        def on_step_end(self, _args: object, state: TrainerState, _control: object, **_: object) -> None:
             lap.step(state.global_step, steps)
 
     trainer = SentenceTransformerTrainer(

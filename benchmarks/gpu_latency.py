@@ -121,7 +121,7 @@ def torch_cells(name: str, device: str, texts: Sequence[str], batches: Sequence[
                     batch=batch,
                     tokens=num_tokens(features),
                     encode=encoding(model, list(texts[:batch])),
-                    forward=forwarding(model, features, device),
+                    forward=forwarding(model, features),
                 )
             )
     return cells
@@ -136,7 +136,7 @@ def compiled_cells(name: str, device: str, texts: Sequence[str], batches: Sequen
     cells = []
     for batch in batches:
         features = to_device(model.preprocess(list(texts[:batch])), device)
-        forward = forwarding(model, features, device)
+        forward = forwarding(model, features)
         for _ in range(3):  # compiles, then records the graph
             forward()
         cells.append(
@@ -189,7 +189,7 @@ def encoding(model: SentenceTransformer, texts: list[str]) -> Callable[[], np.nd
     return encode
 
 
-def forwarding(model: SentenceTransformer, features: dict[str, torch.Tensor], device: str) -> Callable[[], object]:
+def forwarding(model: SentenceTransformer, features: dict[str, torch.Tensor]) -> Callable[[], object]:
     def forward() -> np.ndarray:
         with torch.inference_mode():
             vectors = model(dict(features))["sentence_embedding"].float().cpu()  # the copy waits for the device

@@ -239,7 +239,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(record, tmp_path):
 def test_a_report_that_cannot_be_written_stops_the_command_before_it_measures(tmp_path, monkeypatch):
     with pytest.raises(FolderError, match="exists already"):
         require_reportable(tmp_path)
-    monkeypatch.setattr("kdserve.bench.report.find_spec", lambda name: None)
+    monkeypatch.setattr("kdserve.bench.report.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'kdserve\[report\]'"):
         require_reportable(tmp_path / "report")
 

@@ -153,7 +153,7 @@ def faiss_flat(vectors: Embeddings, arguments: argparse.Namespace) -> tuple[Sear
     return lambda queries: index.search(queries, K)[1], None, faiss.serialize_index(index).nbytes
 
 
-def faiss_hnsw(vectors: Embeddings, arguments: argparse.Namespace) -> tuple[Search, Callable[[int], None], int]:
+def faiss_hnsw(vectors: Embeddings, _arguments: argparse.Namespace) -> tuple[Search, Callable[[int], None], int]:
     import faiss
 
     index = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
@@ -166,7 +166,7 @@ def faiss_hnsw(vectors: Embeddings, arguments: argparse.Namespace) -> tuple[Sear
     return lambda queries: index.search(queries, K)[1], set_effort, faiss.serialize_index(index).nbytes
 
 
-def faiss_ivf(vectors: Embeddings, arguments: argparse.Namespace) -> tuple[Search, Callable[[int], None], int]:
+def faiss_ivf(vectors: Embeddings, _arguments: argparse.Namespace) -> tuple[Search, Callable[[int], None], int]:
     import faiss
 
     lists = max(8, round(4 * len(vectors) ** 0.5 / 8) * 8 // 2)

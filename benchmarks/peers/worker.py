@@ -169,7 +169,7 @@ def openvino_int8(work: Path, threads: int) -> Encode:
     return openvino_graph(work, threads, file="openvino/int8.xml")
 
 
-def model2vec(work: Path, threads: int) -> Encode:
+def model2vec(work: Path, _threads: int) -> Encode:
     from model2vec import StaticModel
 
     model = StaticModel.from_pretrained(str(work / "model2vec"))

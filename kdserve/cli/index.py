@@ -107,8 +107,15 @@ def build(
     )
     existed = out.exists()
     with progress_bars() as progress:
-        documents = with_languages(source.read(), languages_by)
-        Retriever.build(out, documents, encoder, query_encoder=query_encoder, options=options, progress=progress)
+        Retriever.build(
+            out,
+            with_languages(source.read(), languages_by),
+            encoder,
+            query_encoder=query_encoder,
+            embed=_embed_on_ray(bundle, ray_workers) if ray_workers else None,
+            options=options,
+            progress=progress,
+        )
     report_skipped(source)
     if existed:
         say(f"{out} was built from the same files before, and is left as it is")
@@ -232,7 +239,9 @@ def _embed_on_ray(bundle: str, num_workers: int) -> Embed:
     from kdserve.loading import open_model
     from kdserve.search.cluster import embed_on_ray
 
-    return embed_on_ray(partial(open_model, _lasting_name(bundle)), num_workers=num_workers)
+    embed = embed_on_ray(partial(open_model, _lasting_name(bundle)), num_workers=num_workers)
+    say(f"embedding on {num_workers} Ray workers")
+    return embed
 
 
 def _add(folder: Path, source: Source, bundle: str, languages_by: str, *, update: bool) -> None:

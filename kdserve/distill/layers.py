@@ -257,7 +257,7 @@ class _Recorder:
 
 
 def _keep(states: dict[str, Tensor], part: str) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
         states[part] = output
 
     return hook

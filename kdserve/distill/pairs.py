@@ -141,7 +141,7 @@ def _tsv_rows(file: TextIO, path: Path, data: DataRecipe) -> Iterator[tuple[int,
         yield number, dict(zip(header, fields, strict=True))
 
 
-def _json_lines(file: TextIO, path: Path, data: DataRecipe) -> Iterator[tuple[int, Row]]:
+def _json_lines(file: TextIO, path: Path, _data: DataRecipe) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(file, start=1):
         if line.strip():
             try:

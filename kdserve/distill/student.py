@@ -87,7 +87,13 @@ class StaticStudent(Student):
             means_BD = means_BD if self.expand is None else means_BD @ self.expand
         return Encoding(vectors_BD=functional.normalize(means_BD.float(), dim=-1))
 
-    def modules_for_saving(self, tokenizer: Tokenizer, folder: Path, *, max_tokens: int) -> list[Any]:
+    def modules_for_saving(  # the table is all there is: no body to write into `folder`
+        self,
+        tokenizer: Tokenizer,
+        folder: Path,
+        *,
+        max_tokens: int,  # noqa: ARG002
+    ) -> list[Any]:
         """Return StaticEmbedding and Normalize."""
         from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 

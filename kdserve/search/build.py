@@ -90,7 +90,7 @@ def append_documents(
     next_id: int,
     ingest: Ingest,
     *,
-    taken: Callable[[Sequence[Id]], Iterable[Id]] = lambda ids: (),
+    taken: Callable[[Sequence[Id]], Iterable[Id]] = lambda _: (),
     resume_key: str = "",
 ) -> int:
     """Append documents to a segment and return the id counter after them; checkpoints when there is a resume key.

@@ -8,6 +8,7 @@ came, and come back with their vectors. Ray starts on this machine where no clus
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,8 @@ def embed_on_ray(load: Callable[[], Embedder], *, num_workers: int) -> Embed:
 
     def embed(documents: Iterable[Document], window: int) -> Iterator[Embedded]:
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its own progress would stand in the middle of ours
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False

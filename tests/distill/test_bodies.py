@@ -96,9 +96,7 @@ def test_bodies_that_cannot_be_are_refused(tiny_recipe):
         tiny_recipe("transformer", overrides=[*OWN, "student.start=folder"])
 
 
-def test_a_t5_encoder_teaches_a_student_that_takes_its_layers(
-    tmp_path: Path, tiny_recipe, pairs_folder: Path, t5_teacher: Path
-):
+def test_a_t5_encoder_teaches_a_student_that_takes_its_layers(tmp_path: Path, tiny_recipe, t5_teacher: Path):
     overrides = [f"teacher.model={t5_teacher}", "student.layers=[1, 2]", "layers.map=[[0, 1], [1, 2]]"]
     overrides += ["layers.hidden=0.1", "layers.relations=0.1", "layers.relation_heads=4"]
     recipe = tiny_recipe("transformer", bits=8, steps=6, overrides=overrides)

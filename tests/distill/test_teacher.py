@@ -33,7 +33,7 @@ def test_the_cache_survives_a_stop_at_any_byte(tmp_path: Path, tiny_recipe, teac
 def test_a_second_run_embeds_nothing(tmp_path: Path, tiny_recipe, teacher: Teacher, monkeypatch):
     corpus = build_corpus(tiny_recipe("static"), tmp_path / "corpus")
     VectorCache(tmp_path / "c", teacher=teacher).fill(corpus)
-    monkeypatch.setattr(teacher, "encode_fast", lambda texts: pytest.fail("embedded again"))
+    monkeypatch.setattr(teacher, "encode_fast", lambda _: pytest.fail("embedded again"))
     VectorCache(tmp_path / "c", teacher=teacher).fill(corpus)
 
 

@@ -113,7 +113,7 @@ def test_adding_one_by_one_keeps_few_segments(tmp_path, embedder):
     assert sum(path.is_dir() for path in retriever.folder.iterdir()) == describe(retriever.folder).segments
 
 
-def test_a_full_disk_leaves_the_index_as_it_was(retriever, embedder, file_size_limit):
+def test_a_full_disk_leaves_the_index_as_it_was(retriever, file_size_limit):
     before = describe(retriever.folder)
     many = [document(n) for n in range(100, 2000)]
     with file_size_limit(30_000), pytest.raises(FolderError, match="cannot be written"):

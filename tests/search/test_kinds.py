@@ -109,7 +109,7 @@ def test_too_little_memory_is_an_error_that_says_how_much_it_takes(tmp_path, doc
     assert not any(tmp_path.iterdir())
 
 
-def test_a_recall_that_is_not_reached_names_the_best_and_keeps_the_work(tmp_path, documents, embedder):
+def test_a_recall_that_is_not_reached_names_the_best_and_keeps_the_work(tmp_path, documents):
     class Counting(TrigramEmbedder):
         num_texts = 0
 

@@ -143,9 +143,7 @@ def sequence_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_any_sequence_classifier_can_teach(
-    tmp_path: Path, classifier_recipe, teacher_cache: Path, sequence_folder: Path
-):
+def test_any_sequence_classifier_can_teach(tmp_path: Path, classifier_recipe, sequence_folder: Path):
     teacher = SequenceTeacher(sequence_folder, batch_size=2)
     texts = ["Where is it?", "A longer sentence than the others stands here.", "No."]
     together, alone = teacher.score(texts), np.concatenate([teacher.score([text]) for text in texts])
