@@ -90,9 +90,9 @@ class StaticStudent(Student):
     def modules_for_saving(  # the table is all there is: no body to write into `folder`
         self,
         tokenizer: Tokenizer,
-        folder: Path,
+        folder: Path,  # noqa: ARG002
         *,
-        max_tokens: int,  # noqa: ARG002
+        max_tokens: int,
     ) -> list[Any]:
         """Return StaticEmbedding and Normalize."""
         from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding

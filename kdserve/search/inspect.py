@@ -83,7 +83,7 @@ def encoder_name(folder: str | Path) -> str:
     Raises:
         FolderError: no index there, or a damaged one, or one built in Python without a name.
     """
-    name = read_current(Path(folder), lambda manifest, state: state.encoder_name)
+    name = read_current(Path(folder), lambda _, state: state.encoder_name)
     if not name:
         raise FolderError(f"{folder} does not say which bundle it was built with; name it with --bundle")
     return name

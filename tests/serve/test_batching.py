@@ -240,7 +240,7 @@ def test_lost_threads_are_replaced_counted_and_forgiven_when_they_come_back():
         for _ in range(8):
             while not workers.num_idle:
                 await asyncio.sleep(0.01)
-            workers.start(release.wait, lambda outcome: None)
+            workers.start(release.wait, lambda _: None)
         while workers.num_lost < 8:
             await asyncio.sleep(0.01)
         assert not workers.is_well
