@@ -2,6 +2,7 @@
 # make test    the tests that need nothing but Python
 # make check   lint, types, import rules, tables against their records
 # make optimum an environment for kdserve export --exporter optimum, and its test
+# make wheel   what pip installs, outside the checkout and without torch
 # make edge    Node and Chromium give Python's vectors
 # make interop sentence-transformers, fastembed and transformers.js open a bundle unchanged
 # make cluster Ray and Milvus
@@ -16,7 +17,7 @@ DEV = "pytest>=8.4" "hypothesis>=6.130" "ruff>=0.14,<0.18" "mypy>=1.18,<3" "impo
 NODE_MODULES = examples/edge/node_modules
 NPM := $(shell command -v npm)
 
-.PHONY: demo test check optimum edge interop cluster adapters environments clean
+.PHONY: demo test check optimum wheel edge interop cluster adapters environments clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
@@ -43,6 +44,9 @@ $(VENV)/ready: pyproject.toml
 optimum: $(VENV)/ready $(VENV)-optimum/ready
 	KDSERVE_OPTIMUM_PYTHON=$(CURDIR)/$(VENV)-optimum/bin/python $(BIN)/python -m pytest --no-skips tests/export/test_optimum.py
 
+wheel: $(VENV)/ready $(VENV)-wheel/ready
+	KDSERVE_WHEEL_PYTHON=$(CURDIR)/$(VENV)-wheel/bin/python $(BIN)/python -m pytest --no-skips tests/test_wheel.py
+
 edge: $(VENV)/ready $(NODE_MODULES)/ready
 	KDSERVE_NODE_MODULES=$(CURDIR)/$(NODE_MODULES) $(BIN)/python -m pytest --no-skips tests/edge/test_javascript.py
 
@@ -57,7 +61,7 @@ adapters: $(VENV)-adapters/ready
 	$(VENV)-adapters/bin/python -m pytest --no-skips tests/adapters
 
 # What all of these run in, and no test yet.
-environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready $(VENV)-adapters/ready
+environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready $(VENV)-adapters/ready $(VENV)-wheel/ready
 environments: $(if $(NPM),$(NODE_MODULES)/ready $(VENV)-interop/ready)
 
 # optimum-onnx holds transformers below 5, and sentence-transformers opens a bundle through it: an environment of its own.
@@ -81,6 +85,14 @@ $(VENV)-adapters/ready: pyproject.toml
 		"langchain-core>=1.8,<2" "llama-index-core>=0.14,<0.15" "haystack-ai>=3.4,<4"
 	touch $@
 
+# It holds a copy, not this checkout: made anew whenever a file that goes into the wheel has changed.
+$(VENV)-wheel/ready: pyproject.toml $(shell find kdserve models -type f -not -name "*.pyc")
+	rm -rf $(VENV)-wheel
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/pip install --quiet --upgrade pip
+	$(VENV)-wheel/bin/pip install --quiet ".[cpu,search,cli]"
+	touch $@
+
 $(NODE_MODULES)/ready: examples/edge/package.json examples/edge/.npmrc | npm
 	cd examples/edge && npm install
 	touch $@
@@ -94,4 +106,4 @@ npm:
 	@$(if $(NPM),,echo "there is no npm here; install Node 20 or newer with npm (Debian: apt-get install nodejs npm)" >&2; exit 1)
 
 clean:
-	rm -rf $(VENV) $(VENV)-optimum $(VENV)-cluster $(VENV)-adapters $(VENV)-interop $(NODE_MODULES) out
+	rm -rf $(VENV) $(VENV)-optimum $(VENV)-wheel $(VENV)-cluster $(VENV)-adapters $(VENV)-interop $(NODE_MODULES) out
