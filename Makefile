@@ -3,7 +3,7 @@
 # make check   lint, types, import rules, tables against their records
 # make optimum an environment for kdserve export --exporter optimum, and its test
 # make wheel   what pip installs, outside the checkout and without torch
-# make edge    Node and Chromium give Python's vectors
+# make edge    the edge example: Node and Chromium give Python's vectors
 # make interop sentence-transformers, fastembed and transformers.js open a bundle unchanged
 # make cluster Ray and Milvus
 # make adapters LangChain, LlamaIndex and Haystack search with the embedders of examples/adapters
@@ -48,7 +48,7 @@ wheel: $(VENV)/ready $(VENV)-wheel/ready
 	KDSERVE_WHEEL_PYTHON=$(CURDIR)/$(VENV)-wheel/bin/python $(BIN)/python -m pytest --no-skips tests/test_wheel.py
 
 edge: $(VENV)/ready $(NODE_MODULES)/ready
-	KDSERVE_NODE_MODULES=$(CURDIR)/$(NODE_MODULES) $(BIN)/python -m pytest --no-skips tests/edge/test_javascript.py
+	KDSERVE_NODE_MODULES=$(CURDIR)/$(NODE_MODULES) $(BIN)/python -m pytest --no-skips tests/edge/test_javascript.py tests/edge/test_python_search.py
 
 interop: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-interop/ready
 	KDSERVE_INTEROP_PYTHON=$(CURDIR)/$(VENV)-optimum/bin/python \
