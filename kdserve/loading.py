@@ -10,7 +10,9 @@ from kdserve.errors import EncodeError, FolderError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME, kind_of
 from kdserve.runtime.published import published_names
 
-DEFAULT_TEACHER = "all-MiniLM-L6-v2"
+PACKAGED_TEACHERS = ("all-MiniLM-L6-v2", "multilingual-e5-small")
+"""Teachers whose weights come as a Python package."""
+DEFAULT_TEACHER = PACKAGED_TEACHERS[0]
 Device = Literal["cpu", "cuda"]
 Origin = Literal["bundle", "sentence-transformers"]
 
@@ -25,8 +27,8 @@ def origin_of(model: str) -> Origin:
     if model in published_names():
         return "bundle"
     if not folder.exists():
-        is_hub_name = model == DEFAULT_TEACHER or "/" in model
-        return "sentence-transformers" if is_hub_name else "bundle"
+        is_teacher = model in PACKAGED_TEACHERS or "/" in model
+        return "sentence-transformers" if is_teacher else "bundle"
     if (folder / "modules.json").is_file() and kind_of(folder) != "bundle":
         return "sentence-transformers"
     if (folder / MANIFEST_NAME).is_file():
@@ -58,3 +60,18 @@ def open_model(model: str, *, device: Device = "cpu", num_threads: int | None = 
         torch.set_num_threads(num_threads)
     # on a CPU padding costs most, so texts sorted by length go in small batches, as is that library's default
     return load_teacher(model, device=device, batch_size=32 if device == "cpu" else 256)
+
+
+def find_student(model: str) -> Path:
+    """Return the sentence-transformers folder of a student, or of a packaged teacher by its name.
+
+    Raises:
+        MissingExtraError: the packages that hold or unpack the teacher are not installed.
+    """
+    if model not in PACKAGED_TEACHERS:
+        return Path(model)
+    try:
+        from kdserve.distill.teacher import find_teacher
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "sentence-transformers", "distill") from error
+    return find_teacher(model)

@@ -118,7 +118,9 @@ def _export_classifier(
 
 
 def trim(
-    model: Annotated[Path, typer.Argument(help="Student folder, or any sentence-transformers folder.")],
+    model: Annotated[
+        str, typer.Argument(help="Student folder, any sentence-transformers folder, or the name of a packaged teacher.")
+    ],
     out: Annotated[Path, typer.Option(help="Student folder to write; must not exist.")],
     texts: Annotated[Path, typer.Option(help="`language<TAB>text` lines whose tokens are to stay.")],
     languages: Annotated[str, typer.Option(help="Which of the texts' languages to keep: de,ja; default: all.")] = "",
@@ -127,12 +129,18 @@ def trim(
 ) -> None:
     """Drop the tokens that some languages do not need, with their rows of the token table."""
     from kdserve.cli.console import print_json, progress_bars, say
+    from kdserve.cli.models import find_student
     from kdserve.export import read_gate_texts, trim_vocabulary
 
     codes = [code for code in languages.split(",") if code]
     with progress_bars() as progress:
         report = trim_vocabulary(
-            model, out, texts=read_gate_texts(texts), languages=codes, min_count=min_count, progress=progress
+            find_student(model),
+            out,
+            texts=read_gate_texts(texts),
+            languages=codes,
+            min_count=min_count,
+            progress=progress,
         )
     if json:
         print_json(asdict(report))

