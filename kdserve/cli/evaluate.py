@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +14,7 @@ from kdserve.errors import DataError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kdserve.evaluate import SampleFigures, Section, Summary
+    from kdserve.evaluate import AnswerFigures, SampleFigures, Section, Summary
 
 Groups = dict[str, list[str]]
 
@@ -30,6 +31,9 @@ def evaluate(
     pairs: Annotated[
         Path | None, typer.Option(help="TSV with columns language, source, target and, if wanted, domain.")
     ] = None,
+    qa: Annotated[
+        Path | None, typer.Option(help="Folder of <language>.jsonl(.gz): questions, sentences, paragraphs.")
+    ] = None,
     languages: Annotated[str, typer.Option(help="Only these languages, by commas: de,fr,zh.")] = "",
     group: Annotated[list[str] | None, typer.Option(help="Also the mean of a named group: main=de,fr,es.")] = None,
     split: Annotated[Literal["dev", "test"], typer.Option(help="Split of the similarity files.")] = "test",
@@ -37,14 +41,17 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model; default: all there are.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Measure a model: translation retrieval, sentence similarity; with no files, on the built-in sample corpus."""
+    """Measure a model: translations, similarity, question answering; with no files, on the built-in sample corpus."""
     from kdserve.cli.console import print_json, progress_bars
     from kdserve.evaluate import (
         Remembering,
+        answer_sections,
         evaluate_samples,
         evaluate_sts,
         evaluate_translation,
+        measure_answers,
         read_pairs,
+        read_questions,
         read_sts,
         read_tatoeba,
     )
@@ -55,20 +62,23 @@ def evaluate(
     translations = [*(read_tatoeba(tatoeba, languages=chosen).values() if tatoeba else [])]
     translations += read_pairs(pairs, languages=chosen) if pairs else []
     similarity = read_sts(sts, split=split, languages=_with_english(chosen)) if sts else {}
-    if tatoeba or pairs or sts:
-        _require({one.language for one in translations} | similarity.keys(), chosen)
+    questions = read_questions(qa, languages=chosen) if qa else {}
+    if tatoeba or pairs or sts or qa:
+        _require({one.language for one in translations} | similarity.keys() | questions.keys(), chosen)
     with progress_bars() as progress:
         embedder = Remembering(open_model(model, device=device, num_threads=threads), progress=progress)
         sections = evaluate_translation(embedder, translations, progress=progress)
         if similarity:
             sections += evaluate_sts(embedder, similarity, progress=progress)
+        answers = measure_answers(embedder, questions, progress=progress) if questions else []
+        sections += [section for figures in answers for section in answer_sections(figures)]
         samples = evaluate_samples(embedder, languages=chosen) if not sections else None
     if samples:
         sections = [samples.translation]
     if json:
-        print_json(_record(model, embedder, sections, groups, samples))
+        print_json(_record(model, embedder, sections, groups, answers, samples))
     else:
-        _print(model, sections, groups, samples)
+        _print(model, sections, groups, answers, samples)
 
 
 def _codes(text: str) -> list[str]:
@@ -102,7 +112,12 @@ def _summaries(section: Section, groups: Groups) -> dict[str, Summary]:
 
 
 def _record(
-    model: str, embedder: Any, sections: list[Section], groups: Groups, samples: SampleFigures | None
+    model: str,
+    embedder: Any,
+    sections: list[Section],
+    groups: Groups,
+    answers: list[AnswerFigures],
+    samples: SampleFigures | None,
 ) -> dict[str, object]:
     record: dict[str, object] = {
         "model": model,
@@ -113,18 +128,32 @@ def _record(
             for section in sections
         ],
     }
+    if answers:
+        record["answers"] = [asdict(figures) for figures in answers]
     if samples:
         record |= {"retrieval": asdict(samples.retrieval), "language_bias": asdict(samples.bias)}
     return record
 
 
-def _print(model: str, sections: list[Section], groups: Groups, samples: SampleFigures | None) -> None:
+def _print(
+    model: str,
+    sections: list[Section],
+    groups: Groups,
+    answers: list[AnswerFigures],
+    samples: SampleFigures | None,
+) -> None:
     from rich.console import Console
 
     console = Console()
     for section in sections:
         console.print(_language_table(section))
     console.print(_summary_table(model, sections, groups))
+    for figures in answers:
+        console.print(
+            f"{sum(figures.num_candidates.values())} {figures.unit}s of {len(figures.num_candidates)} languages in one "
+            f"pool, an answer in each: mean average precision {figures.pooled:.3f}.",
+            highlight=False,
+        )
     if samples:
         found, bias = samples.retrieval, samples.bias
         console.print(
@@ -140,9 +169,8 @@ def _language_table(section: Section) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    is_share = bool(section.columns) and "to English" in section.columns
-    show = _percent if is_share else _correlation
-    title = f"{section.name} ({'accuracy in %' if is_share else 'Spearman'})"
+    show = _show(section)
+    title = f"{section.name} ({'Spearman' if show is _correlation else 'accuracy in %'})"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("language")
     for name in ("pairs", *section.columns, "mean" if section.columns else "figure"):
@@ -166,13 +194,17 @@ def _summary_table(model: str, sections: list[Section], groups: Groups) -> Table
     table.add_column("mean", justify="right", style="bold")
     table.add_column("worst", justify="right", style="bold red")
     for section in sections:
-        show = _percent if "to English" in section.columns else _correlation
+        show = _show(section)
         for name, summary in _summaries(section, groups).items():
             count = f"{name} ({summary.num_languages})"
             if summary.missing:
                 count += f", without {' '.join(summary.missing)}"
             table.add_row(section.name, count, show(summary.mean), f"{summary.worst_language} {show(summary.worst)}")
     return table
+
+
+def _show(section: Section) -> Callable[[float], str]:
+    return _correlation if section.name.startswith("sts") else _percent
 
 
 def _percent(share: float) -> str:

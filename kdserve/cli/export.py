@@ -129,8 +129,8 @@ def trim(
 ) -> None:
     """Drop the tokens that some languages do not need, with their rows of the token table."""
     from kdserve.cli.console import print_json, progress_bars, say
-    from kdserve.cli.models import find_student
     from kdserve.export import read_gate_texts, trim_vocabulary
+    from kdserve.loading import find_student
 
     codes = [code for code in languages.split(",") if code]
     with progress_bars() as progress:

@@ -9,6 +9,7 @@ from kdserve import samples
 from kdserve.datatypes import Embedder, Progress, no_progress
 from kdserve.errors import DataError
 from kdserve.evaluate.bias import LanguageBias, language_bias
+from kdserve.evaluate.questions import AnswerFigures
 from kdserve.evaluate.retrieval import Document, Query, Retrieval, retrieval
 from kdserve.evaluate.similarity import StsPair, cross_lingual, sts_spearman
 from kdserve.evaluate.summary import Summary, summarise
@@ -78,6 +79,18 @@ def evaluate_sts(
             "English second": {language: figures[1] for language, figures in both.items()},
         }
         sections.append(Section(name="sts cross-lingual", figures=across, columns=columns, num_pairs=counts))
+    return sections
+
+
+def answer_sections(figures: AnswerFigures) -> list[Section]:
+    """Recall@1 of questions within each language and, where there are several, between each and the others."""
+    counts = dict.fromkeys(figures.within, figures.num_questions)
+    name = f"question to {figures.unit}"
+    sections = [Section(name=name, figures=figures.within, num_pairs=counts)]
+    if len(counts) > 1:
+        columns = {"asked in it": figures.asked, "answered in it": figures.answered}
+        both = {language: (figures.asked[language] + figures.answered[language]) / 2 for language in counts}
+        sections.append(Section(name=f"{name}, across", figures=both, columns=columns, num_pairs=counts))
     return sections
 
 

@@ -32,12 +32,12 @@ def read_tatoeba(folder: Path, *, languages: Collection[str] | None = None) -> d
         DataError: no such folder or files, none in `languages`, a missing side, sides of different length.
     """
     found = {}
-    for path in _files(folder, "tatoeba.*-eng.eng"):
+    for path in files_of(folder, "tatoeba.*-eng.eng"):
         if match := _TATOEBA_NAME.fullmatch(path.name):
             language = short_code(match[1])
             if languages is None or language in languages:
                 found[language] = _tatoeba_pairs(path, language, match[1])
-    return _at_least_one(found, folder, languages)
+    return require_found(found, folder, languages)
 
 
 def read_sts(
@@ -51,11 +51,11 @@ def read_sts(
         DataError: no such folder or files, none in `languages`, or a row that does not have that form.
     """
     found = {}
-    for path in _files(folder, f"stsb-*-{split}.csv"):
+    for path in files_of(folder, f"stsb-*-{split}.csv"):
         match = _STS_NAME.fullmatch(path.name)
         if match and (languages is None or match[1] in languages):
             found[match[1]] = _sts_pairs(path)
-    return _at_least_one(found, folder, languages)
+    return require_found(found, folder, languages)
 
 
 def read_pairs(path: Path, *, languages: Collection[str] | None = None) -> list[TranslationPairs]:
@@ -91,7 +91,8 @@ def read_pairs(path: Path, *, languages: Collection[str] | None = None) -> list[
     ]
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
+def files_of(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that have such a name, at least one."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; check the path")
     paths = sorted(folder.glob(pattern))
@@ -100,7 +101,8 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return paths
 
 
-def _at_least_one(found: dict[str, T], folder: Path, languages: Collection[str] | None) -> dict[str, T]:
+def require_found(found: dict[str, T], folder: Path, languages: Collection[str] | None) -> dict[str, T]:
+    """Return what was found of `languages`, which must be something."""
     if not found:
         raise DataError(f"{folder} has no evaluation file{_of(languages)}; check the path and the languages")
     return found
@@ -112,7 +114,7 @@ def _of(languages: Collection[str] | None) -> str:
 
 def _tatoeba_pairs(english: Path, language: str, code: str) -> TranslationPairs:
     other = english.with_name(f"tatoeba.{code}-eng.{code}")
-    sources, targets = list(_lines(other)), list(_lines(english))
+    sources, targets = list(lines_of(other)), list(lines_of(english))
     if len(sources) != len(targets):
         raise DataError(f"{other} has {len(sources)} lines, {english.name} has {len(targets)}; they must match")
     return TranslationPairs(language=language, domain="tatoeba", sources=sources, targets=targets)
@@ -120,7 +122,7 @@ def _tatoeba_pairs(english: Path, language: str, code: str) -> TranslationPairs:
 
 def _sts_pairs(path: Path) -> list[StsPair]:
     pairs = []
-    reader = csv.reader(_lines(path, keep_ends=True), strict=True)
+    reader = csv.reader(lines_of(path, keep_ends=True), strict=True)
     try:
         for number, row in enumerate(reader, start=1):
             if number == 1 and row == ["sentence1", "sentence2", "score"]:
@@ -145,11 +147,11 @@ def _is_number(cell: str) -> bool:
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         yield number, line.split("\t")
 
 
-def _lines(path: Path, *, keep_ends: bool = False) -> Iterator[str]:
+def lines_of(path: Path, *, keep_ends: bool = False) -> Iterator[str]:
     """Lines of a UTF-8 file, gzip where it is named so; only the newline ends one, as U+2028 does in str.splitlines."""
     number = 0
     try:
