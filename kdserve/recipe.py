@@ -21,7 +21,7 @@ from kdserve.toml import apply_override, build, merge
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherRecipe:
-    """The teacher: "all-MiniLM-L6-v2" (embedded), a sentence-transformers folder, or a hub name with its revision."""
+    """The teacher: "all-MiniLM-L6-v2", "multilingual-e5-small" (packages), a folder, a hub name with a revision."""
 
     model: str = "all-MiniLM-L6-v2"
     revision: str = ""
@@ -35,7 +35,8 @@ class DataRecipe:
     `path` is relative to `data_dir`; `{language}` in it stands for a language code, so that one entry names a file a
     pair. "sample" is the corpus that ships with kdserve, "hub:NAME" or "hub:NAME#CONFIG" a data set of the hub.
     Columns are header names, or numbers from 0 in TSV files without a header. Without `translation` the file holds
-    source sentences only. `exclude` drops domains ("multi30k"), or domains of one language ("bible:tr").
+    source sentences only. `exclude` drops domains ("multi30k"), or domains of one language ("bible:tr"). `most` > 0
+    keeps so many pairs of each language: of the same source sentences in all, where they have them.
     """
 
     path: str
@@ -47,6 +48,7 @@ class DataRecipe:
     domain: str = ""
     split: str = "train"
     exclude: tuple[str, ...] = ()
+    most: int = 0
     weights: dict[str, float] = field(default_factory=dict)
     weight: float = 1.0
     hold_out: bool = True
@@ -59,6 +61,9 @@ class VocabularyRecipe:
     `teacher_words` gives every word of the teacher's own vocabulary a token, in the place of the rarest pieces, so that
     the student reads words of the teacher's language that the parallel text does not have. A `folder` with a
     tokenizer.json takes its place.
+
+    `of_teacher` takes a multilingual teacher's own vocabulary instead, cut to the `size` tokens that the drawn
+    sentences have most, and the student keeps their rows of its table.
     """
 
     size: int = 32_000
@@ -66,6 +71,7 @@ class VocabularyRecipe:
     temperature: float = 0.5
     source_share: float = 0.08
     teacher_words: bool = False
+    of_teacher: bool = False
     folder: str = ""
 
 
@@ -89,6 +95,7 @@ class StudentRecipe:
 
     `start` is a student's folder to go on from, as it is or grown: its body, token table and vocabulary.
     `table_bits` trains the token table on the integer grid that it will be stored in; `table_rank` > 0 factorises it.
+    With `train.table_rate` 0 it stays as it starts.
     """
 
     start: str = ""
@@ -118,6 +125,27 @@ class AlignRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TargetsRecipe:
+    """What a text is to be embedded as: a weighted mean of the teacher's vectors.
+
+    `source` weighs that of its source sentence, `own` that of the text itself, which a multilingual teacher reads,
+    `partner` that of another wording of the source sentence, which is then drawn into the batch beside each text. The
+    last two need `vocabulary.of_teacher`: the teacher runs on the student's tokens while it is trained. Then texts
+    stand under the teacher's prompts, a share of `queries` under that of queries, and the student keeps the prompts.
+    """
+
+    source: float = 1.0
+    own: float = 0.0
+    partner: float = 0.0
+    queries: float = 0.0
+
+    @property
+    def live(self) -> bool:
+        """Whether the teacher runs beside the student."""
+        return self.own + self.partner > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveRecipe:
     """Weights of the objectives (0 = off); see kdserve.distill.objectives for what each of them is.
 
@@ -140,9 +168,14 @@ class ObjectiveRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerRecipe:
-    """Distilling inside the body: `map` pairs [student layer, teacher layer]; the others are weights (0 = off)."""
+    """Distilling inside the body: `map` pairs [student layer, teacher layer]; the others are weights (0 = off).
+
+    `states` compares tokens, in every text of the batch, where the student has the teacher's own (`targets.own`); the
+    other three compare words, in source sentences.
+    """
 
     map: tuple[tuple[int, ...], ...] = ()
+    states: float = 0.0
     hidden: float = 0.0
     attention: float = 0.0
     relations: float = 0.0
@@ -218,6 +251,7 @@ class Recipe:
     teacher: TeacherRecipe = TeacherRecipe()
     vocabulary: VocabularyRecipe = VocabularyRecipe()
     student: StudentRecipe = StudentRecipe()
+    targets: TargetsRecipe = TargetsRecipe()
     align: AlignRecipe = AlignRecipe()
     objective: ObjectiveRecipe = ObjectiveRecipe()
     layers: LayerRecipe = LayerRecipe()
@@ -267,6 +301,38 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
     return record
 
 
+def _target_rules(recipe: Recipe) -> list[tuple[str, bool, str]]:
+    """What must hold where the teacher runs beside the student."""
+    targets, vocabulary, live = recipe.targets, recipe.vocabulary, recipe.targets.live
+    weights = (targets.source, targets.own, targets.partner)
+    takes_layers = recipe.family == "transformer" and not recipe.student.body.width and not recipe.student.start
+    return [
+        ("targets", min(weights) >= 0 and sum(weights) > 0, "must be weights of 0 and more, one of them above 0"),
+        ("targets.queries", 0 <= targets.queries <= 1, "must be in [0, 1]"),
+        ("targets.queries", live or not targets.queries, "needs targets.own or targets.partner"),
+        ("targets.source", not (live and targets.source), "must be 0 beside targets.own and targets.partner"),
+        ("targets.own", vocabulary.of_teacher or not live, "needs vocabulary.of_teacher"),
+        ("layers.states", live or not recipe.layers.states, "needs targets.own or targets.partner"),
+        ("objective.negatives", not (live and recipe.objective.negatives), "needs targets.source"),
+        (
+            "train.batch_size",
+            not targets.partner or recipe.train.batch_size % 2 == 0,
+            "must be even",
+        ),
+        ("vocabulary.of_teacher", takes_layers or not vocabulary.of_teacher, "needs layers of the teacher"),
+        (
+            "vocabulary.of_teacher",
+            not (vocabulary.of_teacher and (vocabulary.folder or vocabulary.teacher_words)),
+            "is a vocabulary already; remove vocabulary.folder and teacher_words",
+        ),
+        (
+            "align.body_steps",
+            not (vocabulary.of_teacher and recipe.align.body_steps),
+            "must be 0 with vocabulary.of_teacher, whose table needs no solve; layers.states settles the body",
+        ),
+    ]
+
+
 def _check(recipe: Recipe, *, where: str) -> None:
     """Refuse values that no training could use."""
     train, objective, layers, body = recipe.train, recipe.objective, recipe.layers, recipe.student.body
@@ -299,7 +365,12 @@ def _check(recipe: Recipe, *, where: str) -> None:
             "must be a multiple of 32 for 4 bits",
         ),
         ("layers.map", all(len(pair) == 2 for pair in layers.map), "must hold pairs [student, teacher]"),
-        ("layers.map", bool(layers.map) or not layers.hidden + layers.attention + layers.relations, "is missing"),
+        (
+            "layers.map",
+            bool(layers.map) or not layers.states + layers.hidden + layers.attention + layers.relations,
+            "is missing",
+        ),
+        *_target_rules(recipe),
         (
             "layers",
             recipe.classifier.mode != "language" or layers == LayerRecipe(),

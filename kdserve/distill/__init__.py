@@ -19,7 +19,7 @@ from kdserve.distill.guide import start_guide
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, gather
 from kdserve.distill.reopen import parent_students
-from kdserve.distill.start import start_layers, start_student
+from kdserve.distill.start import start_layers, start_live, start_student
 from kdserve.distill.student import Student, save_student
 from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.training import Trainer
@@ -77,9 +77,10 @@ def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress
         made = gather(recipe, work, cache=cache, progress=progress)
     student = start_student(recipe, made, work, progress=progress)
     layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
+    live = start_live(recipe, student, teacher=made.teacher)
     guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
     key = made.run_key(recipe)
-    trainer = Trainer(recipe, made.data, student, work / "train", key=key, layers=layers, guide=guide)
+    trainer = Trainer(recipe, made.data, student, work / "train", key=key, layers=layers, guide=guide, live=live)
     accuracy = trainer.run(progress=progress)
     outcome = Outcome(
         recipe=recipe,
@@ -99,7 +100,8 @@ def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress
 def _save(made: Ingredients, student: Student, outcome: Outcome, log: Path, out: Path) -> None:
     recipe = outcome.recipe
     with staged_folder(out) as folder:
-        save_student(student, made.tokenizer, folder, max_tokens=recipe.student.max_tokens)
+        prompts = made.teacher.prompts if recipe.targets.live else ("", "")
+        save_student(student, made.tokenizer, folder, max_tokens=recipe.student.max_tokens, prompts=prompts)
         draw_curve(log, folder / "curve.png", title=recipe.name)
         write_card(outcome, folder / "README.md")
         languages = sorted(set(recipe.languages) or {language for language in made.corpus.languages if language})

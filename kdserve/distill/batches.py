@@ -35,13 +35,16 @@ class TrainingData:
 class LoadedBatch:
     """A batch on its way to the student: ids and mask (B, T), teacher vectors (B, D), source numbers (B,).
 
-    `negatives_ND` and `negative_N` are the teacher's vectors and the numbers of sources drawn beside the batch.
+    Where the teacher runs beside the student, `teacher_BD` is empty, and `partner_B` numbers each text's partner in the
+    batch, where it has one. `negatives_ND` and `negative_N` are the teacher's vectors and the numbers of sources drawn
+    beside the batch.
     """
 
     ids_BT: Tensor
     mask_BT: Tensor
     teacher_BD: Tensor
     target_B: Tensor
+    partner_B: Tensor | None = None
     source_ids_BT: Tensor | None = None
     source_mask_BT: Tensor | None = None
     negatives_ND: Tensor | None = None

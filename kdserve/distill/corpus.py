@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdserve.datatypes import Progress, no_progress
-from kdserve.distill.pairs import Pair, digest_files, read_pairs
+from kdserve.distill.pairs import Pair, digest_files, hash_text, read_pairs
 from kdserve.errors import DataError
 from kdserve.recipe import Recipe
 
@@ -91,11 +91,6 @@ def build_corpus(recipe: Recipe, folder: Path, *, progress: Progress = no_progre
 def digest_of(*parts: object) -> str:
     """SHA-256 (hex) of JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def hash_text(text: str) -> int:
-    """64-bit key of a text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def iter_texts(store: TextStore, numbers: Sequence[int] | None = None, *, chunk: int = 10_000) -> Iterator[list[str]]:

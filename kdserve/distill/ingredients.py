@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.adopt import adopt_vocabulary
 from kdserve.distill.batches import TrainingData
 from kdserve.distill.corpus import Corpus, build_corpus, digest_of
 from kdserve.distill.overlap import refuse_overlap
 from kdserve.distill.reopen import parent_students
 from kdserve.distill.teacher import Teacher, VectorCache, load_teacher
 from kdserve.distill.tokens import TokenStore, tokenize_corpus
-from kdserve.distill.vocabulary import make_vocabulary
+from kdserve.distill.vocabulary import draw_sentences, make_vocabulary
 from kdserve.recipe import Recipe, recipe_record
 
 
@@ -61,8 +62,11 @@ def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: P
     """Make everything below `work`, or open what stands there; `cache` keeps the teacher's vectors for other runs."""
     settings = recipe.teacher
     teacher = load_teacher(settings.model, revision=settings.revision, batch_size=settings.batch_size)
-    words = teacher.words() if recipe.vocabulary.teacher_words else ()
-    corpus, tokenizer, tokens = gather_texts(recipe, work, words=words, progress=progress)
+    corpus, tokenizer, tokens = gather_texts(recipe, work, teacher=teacher, progress=progress)
+    if recipe.targets.live:
+        nothing = np.zeros((0, teacher.dim), dtype=np.float16)
+        data = TrainingData(corpus=corpus, tokens=tokens, vectors=nothing, row_of=np.zeros(0, dtype=np.int64))
+        return Ingredients(teacher=teacher, tokenizer=tokenizer, data=data)
     vectors = VectorCache(cache or work / "teacher", teacher=teacher)
     vectors.fill(corpus, progress=progress)
     data = TrainingData(corpus=corpus, tokens=tokens, vectors=vectors.vectors, row_of=vectors.rows_of(corpus))
@@ -70,12 +74,12 @@ def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: P
 
 
 def gather_texts(
-    recipe: Recipe, work: Path, *, words: Sequence[str] = (), progress: Progress = no_progress
+    recipe: Recipe, work: Path, *, teacher: Teacher | None = None, progress: Progress = no_progress
 ) -> tuple[Corpus, Tokenizer, TokenStore]:
-    """Make corpus, vocabulary (with these words in it) and tokens below `work`, or open what stands there."""
+    """Make corpus, vocabulary (with what it has of the teacher) and tokens below `work`, or open what stands there."""
     corpus = build_corpus(recipe, work / "corpus", progress=progress)
     refuse_overlap(corpus, recipe, progress=progress)
-    tokenizer = _keep_vocabulary(corpus, recipe, work / "vocabulary.json", words, progress)
+    tokenizer = _keep_vocabulary(corpus, recipe, work / "vocabulary.json", teacher, progress)
     edges = 2 if recipe.family == "transformer" else 0
     tokens = tokenize_corpus(
         corpus,
@@ -83,6 +87,7 @@ def gather_texts(
         work / "tokens",
         max_tokens=recipe.student.max_tokens - edges,
         split=recipe.train.split_tokens,
+        prompts=teacher.prompts if teacher and recipe.targets.live else ("", ""),
         progress=progress,
     )
     return corpus, tokenizer, tokens
@@ -93,16 +98,25 @@ def solves_vectors(recipe: Recipe) -> bool:
     return recipe.family == "static" or recipe.student.body.width > 0
 
 
-def _keep_vocabulary(corpus: Corpus, recipe: Recipe, path: Path, words: Sequence[str], progress: Progress) -> Tokenizer:
-    """Train the vocabulary once for this corpus and these settings; one that is there already is read where it is."""
-    if recipe.student.start or recipe.vocabulary.folder:
+def _keep_vocabulary(
+    corpus: Corpus, recipe: Recipe, path: Path, teacher: Teacher | None, progress: Progress
+) -> Tokenizer:
+    """Make the vocabulary once for this corpus and these settings; one that is there already is read where it is."""
+    settings = recipe.vocabulary
+    if recipe.student.start or settings.folder:
         return make_vocabulary(corpus, recipe)
-    key = digest_of(asdict(recipe.vocabulary), recipe.seed, corpus.digest, *words)
+    words = teacher.words() if teacher and settings.teacher_words else []
+    adopted = teacher.fingerprint if teacher and settings.of_teacher else ""
+    key = digest_of(asdict(settings), recipe.seed, corpus.digest, adopted, *words)
     if path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["key"] == key:
             return Tokenizer.from_str(record["tokenizer"])
-    tokenizer = make_vocabulary(corpus, recipe, words=words, progress=progress)
+    if teacher and adopted:
+        drawn = draw_sentences(corpus, settings, seed=recipe.seed)
+        tokenizer = adopt_vocabulary(teacher.body_tokenizer, drawn, settings.size, progress=progress)
+    else:
+        tokenizer = make_vocabulary(corpus, recipe, words=words, progress=progress)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({"key": key, "tokenizer": tokenizer.to_str()}), encoding="utf-8")
     partial.replace(path)

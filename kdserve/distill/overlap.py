@@ -12,7 +12,8 @@ import unicodedata
 from pathlib import Path
 
 from kdserve.datatypes import Progress, no_progress
-from kdserve.distill.corpus import Corpus, hash_text, iter_texts
+from kdserve.distill.corpus import Corpus, iter_texts
+from kdserve.distill.pairs import hash_text
 from kdserve.errors import DataError
 from kdserve.recipe import Recipe
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import gzip
 import hashlib
+import heapq
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -36,17 +37,43 @@ def read_pairs(data: DataRecipe, *, data_dir: Path, languages: frozenset[str]) -
         DataError: a missing or empty file, a ragged row, wrong encoding, a missing column; names file and line.
     """
     count = 0
+    for pair in _choose(_wanted(data, data_dir, languages), most=data.most):
+        count += 1
+        yield pair
+    if count == 0:
+        raise DataError(f"{data.path} gave no pair; check the path, the languages and `exclude`")
+
+
+def _wanted(data: DataRecipe, data_dir: Path, languages: frozenset[str]) -> Iterator[Pair]:
     for where, language, row in _rows(data, data_dir):
         if languages and language and language not in languages:
             continue
         pair = _to_pair(data, row, language, where)
         excluded = pair.domain in data.exclude or f"{pair.domain}:{pair.language}" in data.exclude
-        if excluded or (languages and pair.language and pair.language not in languages):
-            continue
-        count += 1
-        yield pair
-    if count == 0:
-        raise DataError(f"{data.path} gave no pair; check the path, the languages and `exclude`")
+        if not excluded and (not languages or not pair.language or pair.language in languages):
+            yield pair
+
+
+def _choose(pairs: Iterator[Pair], *, most: int) -> Iterator[Pair]:
+    """Yield all pairs, or of each language the `most` whose source sentences have the lowest hashes."""
+    if not most:
+        yield from pairs
+        return
+    lowest: dict[str, list[tuple[int, int, Pair]]] = {}
+    for number, pair in enumerate(pairs):
+        kept = lowest.setdefault(pair.language, [])
+        entry = (-hash_text(pair.source), -number, pair)
+        if len(kept) < most:
+            heapq.heappush(kept, entry)
+        else:
+            heapq.heappushpop(kept, entry)
+    for kept in lowest.values():
+        yield from (pair for _, _, pair in sorted(kept, key=lambda entry: -entry[1]))
+
+
+def hash_text(text: str) -> int:
+    """64-bit key of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 Row = Mapping[str, Any]

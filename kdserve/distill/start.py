@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.adopt import adopted_table
 from kdserve.distill.bodies import copy_special_rows, draw_body, take_body, teacher_dense, teacher_input_table
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.guide import require_dim
@@ -24,10 +26,12 @@ from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, solves_vectors
 from kdserve.distill.inherit import encode_sources, settle_body, teacher_rows
 from kdserve.distill.layers import LayerDistillation, TeacherBody
+from kdserve.distill.live import LiveTeacher
 from kdserve.distill.reopen import open_student
 from kdserve.distill.ridge import solve_ridge, token_pull
 from kdserve.distill.sampling import text_shares
 from kdserve.distill.student import StaticStudent, Student, TransformerStudent
+from kdserve.distill.teacher import Teacher
 from kdserve.distill.vocabulary import CLS, SEP, UNK
 from kdserve.errors import RecipeError
 from kdserve.recipe import Recipe
@@ -41,7 +45,7 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
     """Return the student before its first training step; the solved table is kept in `work`.
 
     The table of a static student and of a body of one's own is solved onto the teacher's vectors, the one under the
-    teacher's layers onto the mean of the teacher's input rows.
+    teacher's layers onto the mean of the teacher's input rows, or has the teacher's rows where it has its vocabulary.
     """
     settings = recipe.student
     if settings.start:
@@ -55,6 +59,8 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
         own = work / f"body-{made.body_key(recipe)[:16]}"
         settled = settle_body(recipe, made, own, body=body, dense=dense, progress=progress)
         body, dense = settled.body, list(settled.dense)
+    if recipe.vocabulary.of_teacher:
+        return _start_of_teacher(adopted_table(made.tokenizer, made.teacher), recipe, body=body, dense=dense)
     table = _keep_table(recipe, made, work, progress)
     if recipe.family == "static":
         return StaticStudent(table, settings)
@@ -62,6 +68,18 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
         return _start_own_body(table, recipe, made)
     copy_special_rows(table, made.teacher)
     return TransformerStudent(table, settings, body=body, dense=dense)
+
+
+def start_live(recipe: Recipe, student: Student, *, teacher: Teacher) -> LiveTeacher | None:
+    """Return the teacher that runs beside the student, if the recipe wants it."""
+    return LiveTeacher(recipe, teacher, student.whole_table()) if recipe.targets.live else None
+
+
+def _start_of_teacher(table_VW: Tensor, recipe: Recipe, *, body: Any, dense: list[Any]) -> TransformerStudent:
+    """Put the teacher's own rows under its layers; they are not trained at a rate of 0."""
+    student = TransformerStudent(table_VW, recipe.student, body=body, dense=dense)
+    student.table.requires_grad_(recipe.train.table_rate > 0)
+    return student
 
 
 def _go_on(recipe: Recipe, made: Ingredients) -> Student:

@@ -60,13 +60,18 @@ class Student(nn.Module, ABC):
         rows = functional.embedding(ids_BT, self.table)
         if self.expand is not None:
             rows = rows @ self.expand
-        return snap_straight_through(rows, bits=self.bits) if self.bits else rows
+        return snap_straight_through(rows, bits=self.bits) if self._snaps else rows
 
     @torch.no_grad()
     def whole_table(self) -> Tensor:
         """Return the table (V, W) as it is stored."""
         table = self.table if self.expand is None else self.table @ self.expand
-        return snap(table, bits=self.bits) if self.bits else table.detach()
+        return snap(table, bits=self.bits) if self._snaps else table.detach()
+
+    @property
+    def _snaps(self) -> bool:
+        """A table that is not trained stays as it is: a teacher's may lie on a grid of its own already."""
+        return self.bits > 0 and self.table.requires_grad
 
     @abstractmethod
     def modules_for_saving(self, tokenizer: Tokenizer, folder: Path, *, max_tokens: int) -> list[Any]:
@@ -148,15 +153,19 @@ class TransformerStudent(Student):
         return [transformer, Pooling(table.shape[1], pooling_mode="mean"), *dense, Normalize()]
 
 
-def save_student(student: Student, tokenizer: Tokenizer, folder: Path, *, max_tokens: int) -> None:
-    """Write a student into a folder that SentenceTransformer opens."""
+def save_student(
+    student: Student, tokenizer: Tokenizer, folder: Path, *, max_tokens: int, prompts: tuple[str, str] = ("", "")
+) -> None:
+    """Write a student into a folder that SentenceTransformer opens; `prompts` stand before documents and queries."""
     from sentence_transformers import SentenceTransformer
 
     body = folder / ".body"
     body.mkdir()
     with quiet_transformers():
         modules = student.modules_for_saving(tokenizer, body, max_tokens=max_tokens)
-        SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+        named = dict(zip(("document", "query"), prompts, strict=True)) if any(prompts) else None
+        model = SentenceTransformer(modules=modules, device="cpu", prompts=named)
+        model.save(str(folder), create_model_card=False)
     shutil.rmtree(body)
 
 

@@ -65,6 +65,12 @@ class Teacher:
         tokenizer: Tokenizer = self.model.tokenizer.backend_tokenizer
         return tokenizer
 
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """What stands before a document and before a query."""
+        known = self.model.prompts
+        return known.get("document") or known.get("passage") or "", known.get("query") or ""
+
     def words(self) -> list[str]:
         """Return the words of two letters and more in the model's own vocabulary, in lower case."""
         vocabulary = self.model.tokenizer.get_vocab()

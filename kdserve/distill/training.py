@@ -28,6 +28,7 @@ from kdserve.distill.checkpoint import (
 from kdserve.distill.guide import Guide
 from kdserve.distill.hardware import best_device, supports_bf16
 from kdserve.distill.layers import LayerDistillation
+from kdserve.distill.live import LiveTeacher, Partners
 from kdserve.distill.means import Means
 from kdserve.distill.objectives import Batch, total_loss
 from kdserve.distill.prefetch import prefetch
@@ -56,12 +57,14 @@ class Trainer:
         key: str,
         layers: LayerDistillation | None = None,
         guide: Guide | None = None,
+        live: LiveTeacher | None = None,
     ) -> None:
         self.recipe, self.data, self.work, self.key = recipe, data, work, key
         precision = "bf16" if _use_bf16(recipe.train) else "no"
         self.accelerator = Accelerator(cpu=best_device() == "cpu", mixed_precision=precision)
         self.student = student.to(self.accelerator.device)
         self.layers, self.guide = layers, guide
+        self.live = live.to(self.accelerator.device) if live else None
         modules: list[torch.nn.Module] = [self.student]
         modules += [layers.to(self.accelerator.device)] if layers else []
         self.optimizer = torch.optim.AdamW(self.parameter_groups(modules), betas=(0.9, 0.98), fused=True)
@@ -120,7 +123,8 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self.student.parameters(), train.clip)
         self.optimizer.step()
         if train.average:
-            _blend(self.average, self.student.state_dict(), min(train.average, (1 + self.step) / (10 + self.step)))
+            weights = {name: value for name, value in self.student.named_parameters() if value.requires_grad}
+            _blend(self.average, weights, min(train.average, (1 + self.step) / (10 + self.step)))
         return {"loss": loss.detach(), **values}
 
     def loss_of(self, loaded: LoadedBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -131,11 +135,17 @@ class Trainer:
             if loaded.source_ids_BT is not None:
                 source = self.model(loaded.source_ids_BT, loaded.source_mask_BT).vectors_BD.float()
             more = self.layers(self.student, loaded.target_B) if self.layers else {}
+            teacher = loaded.teacher_BD
+            if self.live:
+                taught = self.live.teach(loaded.ids_BT, loaded.mask_BT)
+                teacher = self.live.targets(taught.vectors_BD, loaded.partner_B)
+                more |= self.live.losses(encoding, taught, loaded.mask_BT)
+                source = encoding.vectors_BD.float()[loaded.partner_B] if loaded.partner_B is not None else source
             if self.guide:
                 more |= self.guide.losses(loaded.ids_BT, loaded.mask_BT, encoding.vectors_BD.float(), step=self.step)
         batch = Batch(
             student_BD=encoding.vectors_BD.float(),
-            teacher_BD=loaded.teacher_BD,
+            teacher_BD=teacher,
             target_B=loaded.target_B,
             source_BD=source,
             negatives_ND=loaded.negatives_ND,
@@ -148,10 +158,13 @@ class Trainer:
 
     def load_batches(self) -> Iterator[LoadedBatch]:
         """Yield the batches from this step on: a pure function of seed and step."""
-        sampler = make_sampler(self.data.corpus, self.data.tokens.lengths, self.recipe.train, seed=self.recipe.seed)
+        targets, train = self.recipe.targets, self.recipe.train
+        partners = Partners(self.data.corpus) if targets.partner else None
+        train = replace(train, batch_size=train.batch_size // 2) if partners else train
+        sampler = make_sampler(self.data.corpus, self.data.tokens.lengths, train, seed=self.recipe.seed)
         stride, offset = self.accelerator.num_processes, self.accelerator.process_index
         num_pairs = len(self.data.corpus.source_of)
-        needs_source = self.recipe.objective.translation > 0
+        needs_source = self.recipe.objective.translation > 0 and not partners
         drawn = self.recipe.objective.negatives if self.recipe.objective.contrastive else 0
         trained = np.flatnonzero(~self.data.corpus.held_out)
 
@@ -160,13 +173,22 @@ class Trainer:
 
         numbers = itertools.count(self.step * stride + offset, stride)
         for number, texts in zip(numbers, sampler.batches(start=self.step, stride=stride, offset=offset), strict=False):
+            rng, partner, queries = np.random.default_rng([self.recipe.seed, 9, number]), None, None
+            if partners:
+                partner = move(torch.arange(2 * len(texts)).roll(len(texts)))
+                texts = np.concatenate([texts, partners.draw(texts, rng)])
+            if targets.live:
+                queries = rng.random(len(texts)) < targets.queries
             target = self.data.corpus.sources_of(texts)
-            ids, mask = self.data.tokens.padded(texts, wrap=self.student.wraps, splits=self.splits(number))
+            ids, mask = self.data.tokens.padded(
+                texts, wrap=self.student.wraps, splits=self.splits(number), queries_B=queries
+            )
             loaded = LoadedBatch(
                 ids_BT=move(ids),
                 mask_BT=move(mask),
-                teacher_BD=move(self.data.targets(target)),
+                teacher_BD=move(torch.zeros(0) if targets.live else self.data.targets(target)),
                 target_B=move(torch.from_numpy(target)),
+                partner_B=partner,
             )
             if needs_source:
                 ids, mask = self.data.tokens.padded(target + num_pairs, wrap=self.student.wraps)
@@ -307,7 +329,7 @@ def _schedule(step: int, steps: int, warmup: float) -> float:
 @torch.no_grad()
 def _blend(average: Tensors, weights: Tensors, decay: float) -> None:
     """Move the average towards the weights."""
-    names = [name for name, value in average.items() if value.is_floating_point()]
+    names = [name for name, value in weights.items() if value.is_floating_point()]
     torch._foreach_lerp_([average[n] for n in names], [weights[n] for n in names], 1 - decay)
 
 

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 from kdserve.datatypes import Progress
 from kdserve.distill.classifier.head import Head
 from kdserve.distill.classifier.training import Lessons
-from kdserve.distill.corpus import SOURCE, Corpus, hash_text, iter_texts
+from kdserve.distill.corpus import SOURCE, Corpus, iter_texts
 from kdserve.distill.overlap import comparison_form
+from kdserve.distill.pairs import hash_text
 from kdserve.distill.student import StaticStudent
 from kdserve.distill.tokens import TokenStore
 from kdserve.distill.validation import Validation
