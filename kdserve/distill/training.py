@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -327,7 +327,7 @@ def _schedule(step: int, steps: int, warmup: float) -> float:
 
 
 @torch.no_grad()
-def _blend(average: Tensors, weights: Tensors, decay: float) -> None:
+def _blend(average: Tensors, weights: Mapping[str, Tensor], decay: float) -> None:
     """Move the average towards the weights."""
     names = [name for name, value in weights.items() if value.is_floating_point()]
     torch._foreach_lerp_([average[n] for n in names], [weights[n] for n in names], 1 - decay)
