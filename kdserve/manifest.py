@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -204,13 +204,47 @@ def verify_folder(folder: Path, *, kind: Kind) -> Manifest:
     """Read the manifest and check size and SHA-256 of every file that it lists.
 
     Raises:
-        FolderError: as `read_manifest`, or a file is missing, is a link, or has other bytes than recorded.
+        FolderError: as `read_manifest`, or a file is missing, is a link, has other bytes than recorded, or is there
+            and not in the manifest (in an index it may be).
     """
     folder = Path(folder)
     manifest = read_manifest(folder, kind=kind)
     for name, record in manifest.files.items():
         verify_file(folder, name, record)
+    if kind != "index":  # where a change may be under way
+        _refuse_unlisted(folder, manifest)
     return manifest
+
+
+def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Refuse a file that the manifest does not list: what reads the folder could draw on it unverified."""
+    for path in sorted(folder.rglob("*")):
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and path.name != MANIFEST_NAME and path.relative_to(folder).as_posix() not in manifest.files:
+            raise FolderError(f"{path} is not in the manifest of {folder}; remove it or make the {manifest.kind} again")
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Verify and use a folder inside this block: what was verified is then what was used.
+
+    Raises:
+        FolderError: a file of the folder changed meanwhile, came or went.
+    """
+    before = _marks(folder)
+    yield
+    if _marks(folder) != before:
+        raise FolderError(f"{folder} changed while it was opened; open it again")
+
+
+def _marks(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """What no file keeps when it is replaced or written to."""
+    marks: dict[Path, tuple[int, ...]] = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            marks[path] = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return marks
 
 
 def verify_file(folder: Path, name: str, record: FileRecord) -> Path:

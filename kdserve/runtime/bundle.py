@@ -97,9 +97,6 @@ def open_bundle(folder: Path) -> Bundle:
     for name in (MODEL_NAME, TOKENIZER_NAME, PROMPTS_NAME):
         if name not in manifest.files:
             raise FolderError(f"{folder} lists no {name} in its manifest; export the bundle again")
-    strangers = sorted(path.name for path in folder.glob(f"{MODEL_NAME}*") if path.name not in manifest.files)
-    if strangers:  # a graph could draw weights from a file that nobody verified
-        raise FolderError(f"{folder / strangers[0]} is not in the manifest; remove it or export the bundle again")
     settings = BundleSettings.from_manifest(manifest, folder)
     if _read_prompts(folder / PROMPTS_NAME) != settings.prompts:  # the checksums cover files, not settings
         raise FolderError(f"{folder / PROMPTS_NAME} has other prompts than the manifest; export the bundle again")

@@ -5,7 +5,7 @@ N texts, K labels
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from kdserve.datatypes import Progress, no_progress, require_texts
 from kdserve.errors import EncodeError, FolderError
-from kdserve.manifest import MANIFEST_NAME, Manifest, verify_folder
+from kdserve.manifest import MANIFEST_NAME, Manifest, unchanged, verify_folder
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
-from kdserve.runtime.published import find_bundle
+from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
 from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
@@ -76,12 +76,14 @@ class Prediction:
 class Classifier:
     """A classifier bundle, opened. One text has one answer: alone, in any batch, with any number of threads.
 
-    Safe to call from several threads. `fingerprint` is the SHA-256 (hex) over the bundle's files.
+    Safe to call from several threads, and pickled as an `Encoder` is. `fingerprint` is the SHA-256 (hex) over the
+    bundle's files.
     """
 
     def __init__(
         self, folder: Path, settings: ClassifierSettings, *, fingerprint: str, device: Device, num_threads: int
     ) -> None:
+        self.folder = folder
         self.settings = settings
         self.fingerprint = fingerprint
         self._runner = Runner(
@@ -99,25 +101,30 @@ class Classifier:
         """Open a classifier's folder, or a published one by name.
 
         Raises:
-            FolderError: no such classifier, or one whose files are not those that its manifest lists.
+            FolderError: no such classifier, or one whose files are not those that its manifest lists, or change
+                meanwhile.
             EncodeError: the device is not there, or `num_threads` is below 1.
             MissingExtraError: onnxruntime is not installed.
         """
         if num_threads is not None and num_threads < 1:
             raise EncodeError(f"num_threads is {num_threads}; give 1 or more")
         folder = find_bundle(folder_or_name, kind="classifier")
-        manifest = verify_folder(folder, kind="classifier")
-        for name in (MODEL_NAME, TOKENIZER_NAME):
-            if name not in manifest.files:
-                raise FolderError(f"{folder} lists no {name} in its manifest; export the classifier again")
-        settings = ClassifierSettings.from_manifest(manifest, folder)
-        return cls(
-            folder,
-            settings,
-            fingerprint=manifest.fingerprint,
-            device=device,
-            num_threads=num_threads or available_threads(),
-        )
+        with unchanged(folder):
+            manifest = verify_folder(folder, kind="classifier")
+            for name in (MODEL_NAME, TOKENIZER_NAME):
+                if name not in manifest.files:
+                    raise FolderError(f"{folder} lists no {name} in its manifest; export the classifier again")
+            return cls(
+                folder,
+                ClassifierSettings.from_manifest(manifest, folder),
+                fingerprint=manifest.fingerprint,
+                device=device,
+                num_threads=num_threads or available_threads(),
+            )
+
+    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[str, str, Device, int]]:
+        source = lasting_name(self.folder, self.settings.name)
+        return _reopen, (source, self.fingerprint, self._runner.device, self._runner.num_threads)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -164,3 +171,9 @@ class Classifier:
             Prediction(label=self.labels[place], probability=float(row[place]))
             for row, place in zip(rows, best, strict=True)
         ]
+
+
+def _reopen(source: str, fingerprint: str, device: Device, num_threads: int) -> Classifier:
+    classifier = Classifier.load(source, device=device, num_threads=num_threads)
+    require_fingerprint(classifier.fingerprint, fingerprint, source)
+    return classifier

@@ -5,14 +5,15 @@ N texts, D width of an embedding
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from kdserve.datatypes import Embeddings, Progress, no_progress, require_texts
 from kdserve.errors import EncodeError
+from kdserve.manifest import unchanged
 from kdserve.runtime.bundle import Bundle, BundleSettings, open_bundle
-from kdserve.runtime.published import find_bundle
+from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
 from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
@@ -24,7 +25,8 @@ Role = Literal["query", "document"]
 class Encoder:
     """A bundle, opened. One text has one vector: alone, in any batch, at any position, with any number of threads.
 
-    Safe to call from several threads.
+    Safe to call from several threads. Pickled or copied, it is opened again from its folder or published name, and must
+    have the same fingerprint there.
     """
 
     def __init__(self, bundle: Bundle, *, device: Device, num_threads: int) -> None:
@@ -47,14 +49,19 @@ class Encoder:
         `num_threads` defaults to the CPUs that this process really has, container quotas included.
 
         Raises:
-            FolderError: no such bundle, or one whose files are not those that its manifest lists.
+            FolderError: no such bundle, or one whose files are not those that its manifest lists, or change meanwhile.
             EncodeError: the device is not there, or `num_threads` is below 1.
             MissingExtraError: onnxruntime is not installed.
         """
         if num_threads is not None and num_threads < 1:
             raise EncodeError(f"num_threads is {num_threads}; give 1 or more")
-        bundle = open_bundle(find_bundle(folder_or_name))
-        return cls(bundle, device=device, num_threads=num_threads or available_threads())
+        folder = find_bundle(folder_or_name)
+        with unchanged(folder):
+            return cls(open_bundle(folder), device=device, num_threads=num_threads or available_threads())
+
+    def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[str, str, Device, int]]:
+        source = lasting_name(self.bundle.folder, self.settings.name)
+        return _reopen, (source, self.fingerprint, self.device, self.num_threads)
 
     @property
     def settings(self) -> BundleSettings:
@@ -129,3 +136,9 @@ class Encoder:
     def _prompted(self, texts: Iterable[str], role: Role) -> list[str]:
         prompt = self.settings.prompts.query if role == "query" else self.settings.prompts.document
         return [prompt + text for text in require_texts(texts)]
+
+
+def _reopen(source: str, fingerprint: str, device: Device, num_threads: int) -> Encoder:
+    encoder = Encoder.load(source, device=device, num_threads=num_threads)
+    require_fingerprint(encoder.fingerprint, fingerprint, source)
+    return encoder

@@ -15,10 +15,28 @@ from pathlib import Path
 from kdserve.errors import FolderError
 
 _SMALLEST = 1 << 16
-# Numbers of fields in onnx.proto: ModelProto.graph, GraphProto.initializer, and four of TensorProto.
+# Numbers of fields in onnx.proto: ModelProto.graph, GraphProto.initializer, and three of TensorProto.
 _GRAPH, _INITIALIZER = 7, 5
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_TENSOR = "TensorProto"
+_HOLDERS = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "GraphProto": {1: "NodeProto", 5: _TENSOR, 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        5: _TENSOR,
+        6: "GraphProto",
+        10: _TENSOR,
+        11: "GraphProto",
+        22: "SparseTensorProto",
+        23: "SparseTensorProto",
+    },
+    "SparseTensorProto": {1: _TENSOR, 2: _TENSOR},
+}
+"""Which fields of which messages lead to a tensor, by number: everywhere that a model can hold one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +50,36 @@ class _Field:
     end: int
 
 
-def graph_over_file(model: Path) -> bytes | None:
-    """Return the graph of a model's file with its large tensors left there, or None where the file is no protobuf.
+def graph_over_file(model: Path) -> bytes:
+    """Return the graph of a model's file with its large tensors left there.
 
     Raises:
-        FolderError: the graph draws weights from other files, which nobody verified.
+        FolderError: the file is no ONNX graph, or the graph draws weights from other files, which nobody verified.
     """
-    with model.open("rb") as file:
-        if not model.stat().st_size:
-            return None
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            try:
-                return _rewrite_model(data, model)
-            except (IndexError, ValueError):
-                return None
+    try:
+        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if _draws_from_elsewhere(data):
+                raise FolderError(f"{model} draws weights from another file, which is refused; export the bundle again")
+            return _rewrite_model(data, model)
+    except (IndexError, ValueError) as error:  # an empty file cannot be mapped
+        raise FolderError(f"{model} is no ONNX graph ({error}); export the bundle again") from error
+    except OSError as error:
+        raise FolderError(f"{model} cannot be read ({error.strerror}); export the bundle again") from error
+
+
+def _draws_from_elsewhere(data: mmap.mmap) -> bool:
+    """Look at every tensor, wherever it is nested: initializers, attributes, branches, functions, training."""
+    pending = [("ModelProto", 0, len(data))]
+    while pending:
+        message, start, end = pending.pop()
+        for field in _fields(data, start, end):
+            if message == _TENSOR:
+                moved = field.number == _DATA_LOCATION and data[field.content : field.end] != b"\0"
+                if moved or field.number == _EXTERNAL_DATA:
+                    return True
+            elif field.kind == _BYTES and (inner := _HOLDERS[message].get(field.number)):
+                pending.append((inner, field.content, field.end))
+    return False
 
 
 def _rewrite_model(data: mmap.mmap, model: Path) -> bytes:
@@ -64,12 +98,10 @@ def _rewrite_model(data: mmap.mmap, model: Path) -> bytes:
 
 def _rewrite_tensor(data: mmap.mmap, tensor: _Field, model: Path) -> bytes:
     fields = list(_fields(data, tensor.content, tensor.end))
-    elsewhere = (f for f in fields if f.number == _DATA_LOCATION and _read_varint(data, f.content)[0])
-    if any(f.number == _EXTERNAL_DATA for f in fields) or any(elsewhere):
-        raise FolderError(f"{model} draws weights from another file, which is refused; export the bundle again")
-    large = next((f for f in fields if f.number == _RAW_DATA and f.end - f.content >= _SMALLEST), None)
-    if large is None:
+    raw = [field for field in fields if field.number == _RAW_DATA]
+    if len(raw) != 1 or raw[0].kind != _BYTES or raw[0].end - raw[0].content < _SMALLEST:
         return data[tensor.start : tensor.end]
+    large = raw[0]
     place = {"location": model.name, "offset": str(large.content), "length": str(large.end - large.content)}
     entries = [
         _message(_EXTERNAL_DATA, _message(1, key.encode()) + _message(2, value.encode()))
@@ -81,7 +113,10 @@ def _rewrite_tensor(data: mmap.mmap, tensor: _Field, model: Path) -> bytes:
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
-    """Go through the fields of the message at [start, end). Raises IndexError or ValueError where it is none."""
+    """Go through the fields of the message at [start, end). Raises IndexError or ValueError where it is none.
+
+    Groups, which no version of ONNX has, are no fields here: a parser could skip over what this walk would not see.
+    """
     while start < end:
         tag, content = _read_varint(data, start)
         kind, length = tag & 7, 0

@@ -29,8 +29,7 @@ def find_bundle(folder_or_name: str | Path, *, kind: Published = "bundle") -> Pa
         FolderError: neither a folder nor a published name.
     """
     if isinstance(folder_or_name, str) and _NAME.fullmatch(folder_or_name):
-        installed, checkout = _homes()
-        for folder in (installed / folder_or_name, checkout / folder_or_name / "bundle"):
+        for folder in _folders(folder_or_name):
             if (folder / MANIFEST_NAME).is_file():
                 return folder
     if not Path(folder_or_name).is_dir():
@@ -38,6 +37,30 @@ def find_bundle(folder_or_name: str | Path, *, kind: Published = "bundle") -> Pa
         what = "student" if kind == "bundle" else kind
         raise FolderError(f"there is no folder {folder_or_name}, nor a published {what} of that name ({names})")
     return Path(folder_or_name)
+
+
+def lasting_name(folder: Path, name: str) -> str:
+    """Return what finds a bundle from another process or machine: its published name, else its absolute path."""
+    if _NAME.fullmatch(name) and any(folder == home for home in _folders(name)):
+        return name
+    return str(folder.resolve())
+
+
+def require_fingerprint(found: str, expected: str, source: str) -> None:
+    """Refuse a bundle that is another than the one pickled.
+
+    Raises:
+        FolderError: its fingerprint is another.
+    """
+    if found != expected:
+        raise FolderError(
+            f"{source} is {found[:12]} here, the one pickled was {expected[:12]}; install the same version everywhere"
+        )
+
+
+def _folders(name: str) -> tuple[Path, Path]:
+    installed, checkout = _homes()
+    return installed / name, checkout / name / "bundle"
 
 
 def _homes() -> tuple[Path, Path]:

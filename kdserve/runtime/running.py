@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kdserve.datatypes import Progress, TokenBatch, no_progress
-from kdserve.errors import FolderError
+from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime.batches import make_batches
 from kdserve.runtime.session import Device, Output, Session
 from kdserve.runtime.tokens import TextTokenizer, TokenizedTexts
 
 _logger = logging.getLogger("kdserve")
 _WINDOW_TEXTS = 4096
+_TOLERANCE = 0.01
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 
 
@@ -61,6 +62,7 @@ class Runner:
         self.device, self.num_threads = device, num_threads
         self.num_cut = 0
         self._counting = threading.Lock()
+        self._output = output
         with ThreadPoolExecutor(1) as aside:  # both take most of a start, and onnxruntime lets go of the GIL
             session = aside.submit(Session, model, device=device, output=output)
             self._tokenizer = TextTokenizer(tokenizer, parallel=num_threads > 1)
@@ -80,7 +82,11 @@ class Runner:
         return tokenized
 
     def run_tokens(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """Return the row of each tokenized text, on as many threads as allowed: (N, W) float32."""
+        """Return the row of each tokenized text, on as many threads as allowed: (N, W) float32.
+
+        Raises:
+            EncodeError: a row is no unit vector, or no probabilities that sum to 1.
+        """
         rows = np.empty((len(ids), self.width), dtype=np.float32)
         batches = list(make_batches(ids, max_batch_tokens=_BATCH_TOKENS[self.device], pad_id=self._tokenizer.pad_id))
 
@@ -98,7 +104,20 @@ class Runner:
             with ThreadPoolExecutor(min(self.num_threads, max(1, len(batches)))) as pool:
                 for future in [pool.submit(run, places, batch) for places, batch in reversed(batches)]:
                     future.result()
+        self._require_sound(rows, ids)
         return rows
+
+    def _require_sound(self, rows: npt.NDArray[np.float32], ids: Sequence[Sequence[int]]) -> None:
+        """Refuse rows that cannot be right. A text of no token but special ones may have the zero vector."""
+        with np.errstate(all="ignore"):
+            is_vector = self._output == "sentence_embedding"
+            sizes = np.linalg.norm(rows, axis=1) if is_vector else rows.sum(axis=1)
+            wrong = np.flatnonzero(~(np.abs(sizes - 1) <= _TOLERANCE))  # NaN is wrong too
+        for place in wrong.tolist():
+            if is_vector and not sizes[place] and self._tokenizer.special_ids.issuperset(ids[place]):
+                continue
+            size = "vectors of length" if is_vector else "probabilities that sum to"
+            raise EncodeError(f"{self.model} gives {size} {sizes[place]:.3g}, not 1; export the bundle again")
 
     def run(self, texts: Sequence[str], *, what: str, progress: Progress = no_progress) -> Rows:
         """Tokenize texts and run them, some thousands at a time; say how many were cut."""

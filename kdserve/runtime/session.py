@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Device = Literal["cpu", "cuda"]
 Output = Literal["sentence_embedding", "probabilities"]
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_INPUTS = ("input_ids", "attention_mask")
 _FATAL_ONLY = 4
 _INTEGER_PRODUCT = b"MatMulInteger"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -41,10 +42,15 @@ class Session:
         """
         self._output = output
         self._session = open_graph(model, device=device)
-        self._inputs = sorted(node.name for node in self._session.get_inputs())
-        outputs = [node.name for node in self._session.get_outputs()]
-        if self._inputs != ["attention_mask", "input_ids"] or output not in outputs:
-            raise FolderError(f"{model} has inputs {self._inputs} and outputs {outputs}; export the bundle again")
+        try:
+            inputs = {node.name: node.type for node in self._session.get_inputs()}
+            outputs = {node.name: node.type for node in self._session.get_outputs()}
+        except _failures() as error:
+            raise FolderError(
+                f"{model} has unreadable names ({_first_line(error)}); export the bundle again"
+            ) from error
+        if inputs != dict.fromkeys(_INPUTS, "tensor(int64)") or outputs.get(output) != "tensor(float)":
+            raise FolderError(f"{model} has inputs {inputs} and outputs {outputs}; export the bundle again")
 
     def run(self, batch: TokenBatch) -> Embeddings:
         """Embed one batch: (B, D) float32.
@@ -84,11 +90,11 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_mem_pattern = False  # patterns are kept for every shape ever seen: memory that only grows
     options.log_severity_level = _FATAL_ONLY  # failures arrive as exceptions
-    source = model if isinstance(model, bytes) else str(model)
-    if isinstance(model, Path) and (graph := graph_over_file(model)) is not None:
-        source = graph
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # no other is walked for its weights
+    source = model if isinstance(model, bytes) else graph_over_file(model)
+    if isinstance(model, Path):
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(model.parent))
-    if isinstance(source, bytes) and _INTEGER_PRODUCT in source and integer_products_saturate():
+    if _INTEGER_PRODUCT in source and integer_products_saturate():
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:

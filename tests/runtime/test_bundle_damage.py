@@ -12,6 +12,7 @@ import pytest
 from kdserve.errors import FolderError, KdserveError
 from kdserve.manifest import read_manifest, write_manifest
 from kdserve.runtime import Encoder
+from kdserve.runtime.bundle import Bundle, open_bundle
 
 FILES = ["model.onnx", "tokenizer.json", "README.md", "kdserve.json"]
 
@@ -93,9 +94,30 @@ def test_a_linked_file_is_refused(copied_bundle: Path, tmp_path: Path) -> None:
         Encoder.load(copied_bundle)
 
 
-def test_weights_that_nobody_verified_are_refused(copied_bundle: Path) -> None:
-    (copied_bundle / "model.onnx_data").write_bytes(b"\0" * 16)
-    with pytest.raises(FolderError, match="not in the manifest"):
+@pytest.mark.parametrize("name", ["model.onnx_data", "weights", "1_Pooling/extra.json", ".hidden"])
+def test_a_file_that_the_manifest_does_not_list_is_refused(copied_bundle: Path, name: str) -> None:
+    (copied_bundle / name).write_bytes(b"\0" * 16)
+    with pytest.raises(FolderError, match=f"{name} is not in the manifest"):
+        Encoder.load(copied_bundle)
+
+
+def test_a_dangling_link_is_refused(copied_bundle: Path) -> None:
+    (copied_bundle / "later").symlink_to("nowhere")
+    with pytest.raises(FolderError, match="later is not in the manifest"):
+        Encoder.load(copied_bundle)
+
+
+def test_a_folder_that_changes_between_its_verification_and_its_use_is_refused(
+    copied_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify_then_replace(folder: Path) -> Bundle:
+        bundle, model = open_bundle(folder), folder / "model.onnx"
+        (folder / "aside").write_bytes(model.read_bytes())
+        (folder / "aside").replace(model)
+        return bundle
+
+    monkeypatch.setattr("kdserve.runtime.encoder.open_bundle", verify_then_replace)
+    with pytest.raises(FolderError, match="changed while it was opened"):
         Encoder.load(copied_bundle)
 
 
