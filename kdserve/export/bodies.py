@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from kdserve.export.distances import bucketed_bias
-from kdserve.export.pre_norm import is_modernbert, is_t5, read_modernbert, read_t5
+from kdserve.export.pre_norm import (
+    T5_FAMILIES,
+    modernbert_without_graph,
+    read_modernbert,
+    read_t5,
+    t5_without_graph,
+)
 from kdserve.export.weights import (
     Activation,
     Array,
@@ -25,6 +31,8 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "FastGelu",
     "gelu_fast": "FastGelu",
     "gelu_pytorch_tanh": "FastGelu",
+    "gelu_python": "Gelu",
+    "relu": "Relu",
 }
 
 
@@ -87,39 +95,47 @@ _FAMILIES = {
     "distilbert": _DISTILBERT,
     "mpnet": _MPNET,
 }
+_PREFIXES = {"bert", "roberta", "distilbert", "mpnet"}  # XLM-R and CamemBERT say roberta, too
 POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 _MPNET_PADDING, _MPNET_BUCKETS, _MPNET_DISTANCE = 1, 32, 128  # constants of its code, whatever the configuration says
 
 
-def can_read_body(config: Mapping[str, Any]) -> bool:
-    """Say whether a body can be written from its weights: a known family, with options that all are known."""
-    return is_t5(config) or is_modernbert(config) or _is_bert_like(config)
+def body_without_graph(config: Mapping[str, Any]) -> str:
+    """Say what of a body is not known here, or nothing: a known family, with options that all are known."""
+    family = config.get("model_type")
+    if config.get("quantization_config"):
+        return "a body with quantised weights (quantization_config)"
+    if family in T5_FAMILIES:
+        return t5_without_graph(config)
+    if family == "modernbert":
+        return modernbert_without_graph(config)
+    names = _FAMILIES.get(str(family))
+    if names is None:
+        return f"a body of the family {family}"
+    if (activation := config.get(names.activation)) not in _ACTIVATIONS:
+        return f"a {family} body with the activation {activation}"
+    if (kind := config.get("position_embedding_type") or "absolute") != "absolute":
+        return f"a {family} body with {kind} positions"
+    return f"a {family} body that is a decoder" if config.get("is_decoder") else ""
 
 
 def read_body(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
-    """Arrange the tensors of a checkpoint for which `can_read_body` holds.
+    """Arrange the tensors of a checkpoint without objection by `body_without_graph`.
 
     Raises:
         KeyError: a tensor or a setting is missing.
     """
-    if is_t5(config):
+    if config["model_type"] in T5_FAMILIES:
         return read_t5(tensors, config)
-    if is_modernbert(config):
+    if config["model_type"] == "modernbert":
         return read_modernbert(tensors, config)
     return _read_bert_like(tensors, config)
-
-
-def _is_bert_like(config: Mapping[str, Any]) -> bool:
-    names = _FAMILIES.get(config.get("model_type", ""))
-    if names is None or config.get(names.activation) not in _ACTIVATIONS:
-        return False
-    return config.get("position_embedding_type", "absolute") == "absolute" and not config.get("is_decoder", False)
 
 
 def _read_bert_like(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
     family = config["model_type"]
     names = _FAMILIES[family]
-    tensors = {name.removeprefix(f"{family.replace('-', '_')}."): value for name, value in tensors.items()}
+    tensors = {_plain_name(name): value for name, value in tensors.items()}
     epsilon = config.get("layer_norm_eps", 1e-12)
 
     def linear(name: str) -> LinearWeights:
@@ -160,3 +176,10 @@ def _read_bert_like(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> 
         activation=_ACTIVATIONS[config[names.activation]],
         attention_positions=biases,
     )
+
+
+def _plain_name(name: str) -> str:
+    """Undo the prefix of a checkpoint with a head of its own, and the names of norms from TensorFlow."""
+    prefix, _, rest = name.partition(".")
+    name = rest if prefix in _PREFIXES else name
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

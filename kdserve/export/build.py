@@ -32,16 +32,13 @@ def build_graph(
     Raises:
         FolderError: the student is of a family that has no hand-written graph.
     """
+    require_graph(student, optimum_python=optimum_python)
     if optimum_python:
         return optimum_graph(student, optimum_python)
     weights, bits = student.weights, _table_bits(student, precision)
     if isinstance(weights, StaticWeights):
         return static_graph(weights, table_bits=bits, half=precision == "fp16")
-    if weights is None:
-        raise FolderError(
-            f"{student.folder} is of a family that has no graph here; BERT, RoBERTa, XLM-R, DistilBERT, MPNet, "
-            f"ModernBERT and T5 encoders have one; --exporter optimum knows others"
-        )
+    assert weights is not None
     if precision == "int8":
         return _int8_graph(student, weights, bits, tokenizer)
     arithmetic: Arithmetic = Float32()
@@ -50,6 +47,21 @@ def build_graph(
     elif precision == "w8" or precision == "int4":
         arithmetic = BlockWeights(bits=4 if precision == "int4" else 8)
     return bert_graph(weights, arithmetic, table_bits=bits, half=precision == "fp16")
+
+
+def require_graph(student: Student, *, optimum_python: Path | None = None) -> None:
+    """Refuse a student that no bundle can follow, and say of a body without a graph what it is.
+
+    Raises:
+        FolderError: with the part of the folder that is not known.
+    """
+    if student.refusal:
+        raise FolderError(f"{student.folder} cannot be exported: it has {student.refusal}")
+    if student.no_graph and optimum_python is None:
+        raise FolderError(
+            f"{student.folder} cannot be exported: {student.no_graph} has no graph here; BERT, RoBERTa, XLM-R, "
+            f"DistilBERT, MPNet, ModernBERT and T5 encoders have one; --exporter optimum knows others"
+        )
 
 
 def _table_bits(student: Student, precision: Precision) -> TableBits:

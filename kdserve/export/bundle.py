@@ -11,7 +11,7 @@ import numpy as np
 
 from kdserve.datatypes import Embeddings, Progress, no_progress
 from kdserve.errors import FidelityError
-from kdserve.export.build import build_graph
+from kdserve.export.build import build_graph, require_graph
 from kdserve.export.card import bundle_card
 from kdserve.export.evaluated import Evaluate, Evaluation, compare_evaluations
 from kdserve.export.gate import FidelityReport, check_fidelity, measure_fidelity
@@ -66,6 +66,7 @@ def export_bundle(
     """
     with staged_folder(out) as folder:
         student = read_student(student_folder, languages=settings.languages)
+        require_graph(student, optimum_python=settings.optimum_python)
         write_layout(student, folder)
         judged = texts or sample_gate_texts(student.languages)
         target = _measure_student(student, judged, evaluate, progress)

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import FidelityError, FolderError
-from kdserve.export.build import build_graph
+from kdserve.export.build import build_graph, require_graph
 from kdserve.export.classifier_card import Agreement, classifier_card
 from kdserve.export.layout import write_tokenizer
 from kdserve.export.reference import Reference
@@ -81,6 +81,7 @@ def export_classifier(
     """
     with staged_folder(out) as folder:
         student = read_student(student_folder)
+        require_graph(student, optimum_python=settings.optimum_python)
         head = _read_head(student)
         write_tokenizer(student, folder)
         judged = texts or sample_gate_texts(student.languages)

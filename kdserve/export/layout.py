@@ -12,7 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdserve.export.student import Student, read_json
+from kdserve.export.json_files import read_object
+from kdserve.export.modules import POOLING_FLAGS, read_modules
+from kdserve.export.student import Student
 from kdserve.export.weights import Head
 from kdserve.runtime.bundle import PROMPTS_NAME, TOKENIZER_NAME
 
@@ -20,7 +22,9 @@ from kdserve.runtime.bundle import PROMPTS_NAME, TOKENIZER_NAME
 def write_layout(student: Student, folder: Path) -> None:
     """Write everything but the graph, the card and the manifest."""
     prompts = {"query": student.prompts.query, "document": student.prompts.document}
-    record = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    record: dict[str, Any] = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    if student.head and student.head.truncate_dim:
+        record["truncate_dim"] = student.head.truncate_dim
     _write_json(folder / PROMPTS_NAME, record)
     write_tokenizer(student, folder)
     if student.head is not None:
@@ -35,35 +39,32 @@ def write_tokenizer(student: Student, folder: Path) -> None:
 
 def _write_body(student: Student, folder: Path) -> None:
     """Write what transformers looks for; every reader finds the limit under a name of its own."""
-    body = student.folder / read_json(student.folder / "modules.json")[0]["path"]
-    shutil.copyfile(body / "config.json", folder / "config.json")
-    path = body / "tokenizer_config.json"
-    known = read_json(path) if path.is_file() else {}
+    shutil.copyfile(student.body / "config.json", folder / "config.json")
+    path = student.body / "tokenizer_config.json"
+    known = read_object(path) if path.is_file() else {}
+    side = {} if student.tokenizer.truncation_side == "right" else {"truncation_side": "left"}
     limits = {"model_max_length": student.max_tokens, "max_length": student.max_tokens}
     special = {name: value for name, value in known.items() if name.endswith("_token") and isinstance(value, str)}
-    if student.pad_token:
-        special["pad_token"] = student.pad_token
-    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special, **limits})
+    if student.tokenizer.pad_token:
+        special["pad_token"] = student.tokenizer.pad_token
+    record = {"tokenizer_class": "PreTrainedTokenizerFast", **special, **limits, **side}
+    _write_json(folder / "tokenizer_config.json", record)
     _write_json(folder / "special_tokens_map.json", special)
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_tokens, "do_lower_case": False})
 
 
 def _write_modules(student: Student, head: Head, folder: Path) -> None:
+    sources = read_modules(student.folder)[2:]
+    while sources and sources[-1].kind == "Normalize":
+        sources.pop()
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    dense = [
-        module["path"] for module in read_json(student.folder / "modules.json") if module["type"].endswith("Dense")
-    ]
-    for source in dense:
-        modules.append(("Dense", f"{len(modules)}_Dense"))
-        shutil.copytree(student.folder / source, folder / modules[-1][1])
+    for source in sources:
+        modules.append((source.kind, f"{len(modules)}_{source.kind}"))
+        if source.folder.is_dir():
+            shutil.copytree(source.folder, folder / modules[-1][1])
     modules.append(("Normalize", f"{len(modules)}_Normalize"))
-    (folder / modules[-1][1]).mkdir()
-    (folder / "1_Pooling").mkdir()
-    flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "lasttoken": "last"}
-    pooling = {f"pooling_mode_{flag}": head.pooling == mode for flag, mode in flags.items()}
-    width = head.dense[0].linear.weight.shape[0] if head.dense else student.dim
-    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **pooling})
     _write_json(folder / modules[-1][1] / "config.json", {})
+    _write_json(folder / "1_Pooling" / "config.json", _pooling(head, student.width))
     records = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for number, (kind, path) in enumerate(modules)
@@ -71,25 +72,33 @@ def _write_modules(student: Student, head: Head, folder: Path) -> None:
     _write_json(folder / "modules.json", records)
 
 
+def _pooling(head: Head, width: int) -> dict[str, Any]:
+    """Write one flag for each way to pool, and the names where they stand side by side, for their order."""
+    config: dict[str, Any] = {"word_embedding_dimension": width}
+    config |= {f"pooling_mode_{flag}": mode in head.pooling for flag, mode in POOLING_FLAGS.items()}
+    return config | ({"pooling_mode": list(head.pooling)} if len(head.pooling) > 1 else {})
+
+
 def _tokenizer(student: Student) -> dict[str, Any]:
-    tokenizer = dict(student.tokenizer)
+    tokenizer, pad_token = dict(student.tokenizer.spec), student.tokenizer.pad_token
     tokenizer["truncation"] = {
-        "direction": "Right",
+        "direction": student.tokenizer.truncation_side.capitalize(),
         "max_length": student.max_tokens,
         "strategy": "LongestFirst",
         "stride": 0,
     }
     added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    tokenizer["padding"] = student.pad_token and {
+    tokenizer["padding"] = pad_token and {
         "strategy": "BatchLongest",
         "direction": "Right",
         "pad_to_multiple_of": None,
-        "pad_id": added[student.pad_token],
+        "pad_id": added[pad_token],
         "pad_type_id": 0,
-        "pad_token": student.pad_token,
+        "pad_token": pad_token,
     }
     return tokenizer
 
 
 def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")

@@ -17,7 +17,9 @@ import onnxruntime
 from kdserve.errors import FolderError, RecipeError
 from kdserve.export.graph import MICROSOFT, GraphBuilder
 from kdserve.export.head import sentence_embedding
-from kdserve.export.student import Student, read_json
+from kdserve.export.json_files import read_object
+from kdserve.export.student import Student
+from kdserve.export.tensors import INDEX_NAME, weight_files
 
 _SCRIPT = Path(__file__).with_name("optimum_body.py")
 _STATES = "last_hidden_state"
@@ -35,17 +37,17 @@ def optimum_graph(student: Student, python: Path) -> onnx.ModelProto:
         FolderError: the body or what follows it cannot be exported, or brings code of its own.
     """
     if student.head is None:
-        raise FolderError(f"{student.folder} pools in a way that has no graph here; mean, cls and last token have one")
-    body = student.folder / read_json(student.folder / "modules.json")[0]["path"]
-    if "auto_map" in read_json(body / "config.json"):
+        raise FolderError(f"{student.folder} is no transformer; optimum exports those alone")
+    body = student.body
+    if "auto_map" in read_object(body / "config.json"):
         raise FolderError(f"{body / 'config.json'} names code of its own, which is never run")
     with tempfile.TemporaryDirectory() as scratch:
         given, made = Path(scratch) / "body", Path(scratch) / "onnx"
         given.mkdir()
-        for name in ("config.json", "model.safetensors"):  # nothing else: no pickle, no code
-            if not (body / name).is_file():
-                raise FolderError(f"{body} has no {name}; convert its weights to safetensors first")
-            shutil.copyfile(body / name, given / name)
+        for path in (body / "config.json", *weight_files(body)):  # nothing else: no pickle, no code
+            shutil.copyfile(path, given / path.name)
+        if (body / INDEX_NAME).is_file():
+            shutil.copyfile(body / INDEX_NAME, given / INDEX_NAME)
         _run(python, given, made)
         return _finish(onnx.load(_fuse(made / "model.onnx")), student)
 

@@ -19,16 +19,18 @@ from kdserve.export.weights import (
     NormWeights,
 )
 
+T5_FAMILIES = {"t5", "mt5", "umt5"}
 _T5_ACTIVATIONS: dict[str, Activation] = {"relu": "Relu", "gated-gelu": "FastGelu"}
 
 
-def is_t5(config: Mapping[str, Any]) -> bool:
-    """Say whether a body is a T5-like encoder with a known feed-forward part."""
-    return config.get("model_type") in {"t5", "mt5", "umt5"} and config.get("feed_forward_proj") in _T5_ACTIVATIONS
+def t5_without_graph(config: Mapping[str, Any]) -> str:
+    """Say what of a T5-like encoder is not known here, or nothing."""
+    kind = config.get("feed_forward_proj")
+    return "" if kind in _T5_ACTIVATIONS else f"a {config['model_type']} body with the feed-forward part {kind}"
 
 
 def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
-    """Arrange the encoder of a checkpoint for which `is_t5` holds. Raises KeyError where a tensor is missing."""
+    """Arrange the encoder of a checkpoint without objection by `t5_without_graph`. Raises KeyError for a lack."""
 
     def norm(name: str) -> NormWeights:
         return NormWeights(gain=tensors[name], shift=None, epsilon=config["layer_norm_epsilon"], centred=False)
@@ -70,18 +72,17 @@ def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeig
     )
 
 
-def is_modernbert(config: Mapping[str, Any]) -> bool:
-    """Say whether a body is a ModernBERT with plain rotation and GELU."""
+def modernbert_without_graph(config: Mapping[str, Any]) -> str:
+    """Say what of a ModernBERT is not known here, or nothing: rotation must be plain, the activation GELU."""
+    if (activation := config.get("hidden_activation")) != "gelu":
+        return f"a modernbert body with the activation {activation}"
     rotations = (config.get("rope_parameters") or {}).values()
     plain = all(rotation.get("rope_type", "default") == "default" for rotation in rotations)
-    scaled = config.get("rope_scaling") is not None
-    return (
-        config.get("model_type") == "modernbert" and config.get("hidden_activation") == "gelu" and plain and not scaled
-    )
+    return "" if plain and not config.get("rope_scaling") else "a modernbert body with scaled rotation"
 
 
 def read_modernbert(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
-    """Arrange a checkpoint for which `is_modernbert` holds. Raises KeyError where a tensor is missing."""
+    """Arrange a checkpoint without objection by `modernbert_without_graph`. Raises KeyError for a lack."""
     tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
 
     def norm(name: str) -> NormWeights:

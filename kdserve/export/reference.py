@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from kdserve.datatypes import Embeddings
+from kdserve.export.foreign import opening
 from kdserve.export.student import Student
 from kdserve.runtime.library import open_normalizer
 from kdserve.runtime.normalizer import NORMALIZER
@@ -19,16 +21,17 @@ class Reference:
 
     def __init__(self, student: Student) -> None:
         self._student, max_tokens = student, student.max_tokens
-        self._model = SentenceTransformer(str(student.folder), device="cpu", local_files_only=True)
-        self._model.default_prompt_name = None  # the caller writes prompts into the texts
+        with opening(student.folder, "sentence-transformers"):
+            self._model = SentenceTransformer(str(student.folder), device="cpu", local_files_only=True).float()
         body = self._model[0]
-        if isinstance(body, StaticEmbedding):  # it has no limit of its own
-            body.tokenizer.enable_truncation(max_tokens)
-        else:
-            self._model.max_seq_length = max_tokens
         tokenizer = getattr(body.tokenizer, "backend_tokenizer", body.tokenizer)
-        if student.tokenizer["normalizer"] == NORMALIZER:  # its own may be one that kdserve wrote before
+        if student.tokenizer.spec["normalizer"] == NORMALIZER:  # its own may be one that kdserve wrote before
             tokenizer.normalizer = open_normalizer(NORMALIZER)
+        if isinstance(body, StaticEmbedding):  # it has no limit of its own
+            body.tokenizer.enable_truncation(max_tokens, direction=student.tokenizer.truncation_side)
+            return
+        body.tokenizer.padding_side = "right"  # on the left, the positions of some bodies depend on the batch
+        self._model.max_seq_length = min(self._model.max_seq_length, max_tokens)  # beyond its table it fails
 
     @property
     def dim(self) -> int:
@@ -42,13 +45,12 @@ class Reference:
 
     def encode_query(self, texts: Sequence[str]) -> Embeddings:
         """Embed queries: (N, D) float32 unit rows."""
-        return self._embed(texts, self._student.prompts.query)
+        return self._embed(self._model.encode_query, texts)
 
     def encode_document(self, texts: Sequence[str]) -> Embeddings:
         """Embed documents, as `encode_query`."""
-        return self._embed(texts, self._student.prompts.document)
+        return self._embed(self._model.encode_document, texts)
 
-    def _embed(self, texts: Sequence[str], prompt: str) -> Embeddings:
-        texts = [prompt + text for text in texts]
-        vectors = self._model.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+    def _embed(self, method: Any, texts: Sequence[str]) -> Embeddings:
+        vectors = method(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)

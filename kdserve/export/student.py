@@ -1,55 +1,72 @@
-"""Read a student folder, or any sentence-transformers folder: configuration and weights as arrays, no torch."""
+"""Read a student folder, or any sentence-transformers folder: configuration and weights as arrays."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
 from kdserve.errors import FolderError
-from kdserve.export.bodies import can_read_body, read_body
+from kdserve.export.bodies import body_without_graph, read_body
+from kdserve.export.foreign import opening
+from kdserve.export.json_files import read_object
+from kdserve.export.modules import Module, read_head, read_modules
+from kdserve.export.static import read_table
 from kdserve.export.table import TableBits
-from kdserve.export.weights import Array, BertWeights, DenseWeights, Head, LinearWeights, Pooling, StaticWeights
+from kdserve.export.tensors import read_tensors
+from kdserve.export.tokenizer import OpenedTokenizer, open_static_tokenizer, open_tokenizer, require_rows
+from kdserve.export.transformer_settings import read_transformer_settings
+from kdserve.export.weights import BertWeights, Head, StaticWeights
 from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file, verify_folder
-from kdserve.runtime.bundle import Prompts
-from kdserve.runtime.normalizer import with_present_normalizer
+from kdserve.runtime.bundle import PROMPTS_NAME, Prompts
 
-_POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 _UNLIMITED = 1 << 20
-_LIMITS = (
-    ("config.json", "max_position_embeddings"),
-    ("sentence_bert_config.json", "max_seq_length"),
-    ("tokenizer_config.json", "model_max_length"),
-)
+_DEFAULT_TOKENS, _DEFAULT_STATIC_TOKENS = 512, 8192  # sentence-transformers has no limit where a folder names none
+_OTHER_DOCUMENTS = ("passage", "corpus")
+_DAMAGE = (IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Student:
-    """A folder, read. `weights` is None where the body is of a family that has no graph here, `head` where what
-    follows it has none, and for static students. `labels` are those of a classifier, whose own head stands beside.
+    """A folder, read; `body` is where the tokenizer and the table lie. `labels` are those of a classifier.
+
+    `refusal` says what of the folder no bundle can follow, `no_graph` what of its body has no hand-written graph; both
+    are empty for most. `weights` is None where one of them is not, `head` where there is a refusal, or no body.
     """
 
     folder: Path
+    body: Path
     fingerprint: str
     parents: Mapping[str, str]
     name: str
     weights: BertWeights | StaticWeights | None
     head: Head | None
+    refusal: str
+    no_graph: str
+    width: int
     dim: int
-    tokenizer: dict[str, Any]
-    pad_token: str | None
+    tokenizer: OpenedTokenizer
     max_tokens: int
     table_bits: TableBits
     languages: tuple[str, ...]
     weak_languages: tuple[str, ...]
     prompts: Prompts
     labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pipeline:
+    """What the modules say, as in `Student`."""
+
+    weights: BertWeights | StaticWeights | None
+    head: Head | None = None
+    refusal: str = ""
+    no_graph: str = ""
+    width: int
+    dim: int
+    tokenizer: OpenedTokenizer
+    max_tokens: int
 
 
 def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
@@ -64,53 +81,47 @@ def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
         manifest = verify_folder(folder, kind="student")
     else:
         manifest = _plain_manifest(folder, languages)
-    modules = [
-        (module["type"].rsplit(".", 1)[-1], folder / module["path"]) for module in read_json(folder / "modules.json")
-    ]
-    body = modules[0][1]
-    tokenizer = with_present_normalizer(read_json(body / "tokenizer.json"))
-    settings = manifest.settings
     try:
-        head = _head(modules)
-        weights = _read_weights(modules, head)
-        if isinstance(weights, StaticWeights):
-            tokenizer["post_processor"] = None  # StaticEmbedding adds no special tokens
-        return Student(
-            folder=folder,
-            fingerprint=manifest.fingerprint,
-            parents=manifest.parents,
-            name=settings["name"],
-            weights=weights,
-            head=head,
-            dim=weights.dim if weights else _dim(body, head),
-            tokenizer=tokenizer,
-            pad_token=_pad_token(tokenizer),
-            max_tokens=settings.get("max_tokens") or _max_tokens(body, weights),
-            table_bits=settings["table_bits"] or 32,
-            languages=tuple(settings["languages"]),
-            weak_languages=tuple(settings["weak_languages"]),
-            prompts=_prompts(folder),
-            labels=tuple(settings.get("labels", ())),
-        )
+        return _read(folder, manifest)
     except KeyError as error:
         raise FolderError(f"{folder} lacks {error}; distil or download it again") from error
+    except _DAMAGE as error:
+        raise FolderError(f"{folder} does not fit together ({error}); distil or download it again") from error
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file of a folder.
-
-    Raises:
-        FolderError: missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path} cannot be read ({error}); make or download the folder again") from error
+def _read(folder: Path, manifest: Manifest) -> Student:
+    modules = read_modules(folder)
+    path = folder / PROMPTS_NAME
+    record = read_object(path) if path.is_file() else {}
+    kinds = [module.kind for module in modules if module.kind not in {"Normalize", "Dropout"}]
+    pipeline = _read_static(modules[0], record) if kinds == ["StaticEmbedding"] else _read_transformer(modules, record)
+    settings = manifest.settings
+    return Student(
+        folder=folder,
+        body=modules[0].folder,
+        fingerprint=manifest.fingerprint,
+        parents=manifest.parents,
+        name=settings["name"],
+        weights=pipeline.weights,
+        head=pipeline.head,
+        refusal=pipeline.refusal or _ignored_by_bundles(record, modules),
+        no_graph=pipeline.no_graph,
+        width=pipeline.width,
+        dim=pipeline.dim,
+        tokenizer=pipeline.tokenizer,
+        max_tokens=settings.get("max_tokens") or pipeline.max_tokens,
+        table_bits=settings["table_bits"] or 32,
+        languages=tuple(settings["languages"]),
+        weak_languages=tuple(settings["weak_languages"]),
+        prompts=_prompts(record),
+        labels=tuple(settings.get("labels", ())),
+    )
 
 
 def _plain_manifest(folder: Path, languages: Sequence[str]) -> Manifest:
     if not folder.is_dir():
-        raise FolderError(f"there is no folder {folder}; check the path")
+        what = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
+        raise FolderError(f"{what}; name a student folder or a sentence-transformers folder")
     if not (folder / "modules.json").is_file():
         raise FolderError(f"{folder} is neither a student nor a sentence-transformers folder (no modules.json)")
     files = {
@@ -122,90 +133,76 @@ def _plain_manifest(folder: Path, languages: Sequence[str]) -> Manifest:
     return Manifest(kind="student", made_by="sentence-transformers", settings=settings, files=files)
 
 
-def _read_weights(modules: list[tuple[str, Path]], head: Head | None) -> BertWeights | StaticWeights | None:
-    """Return the weights of a whole pipeline, or None where a part of it has no hand-written graph."""
-    if [kind for kind, _ in modules if kind != "Normalize"] == ["StaticEmbedding"]:
-        tensors = _tensors(modules[0][1])
-        return StaticWeights(table=tensors["embedding.weight"])
-    if head is None:
-        return None
-    config = read_json(modules[0][1] / "config.json")
-    if not can_read_body(config):
-        return None
-    return replace(read_body(_tensors(modules[0][1]), config), head=head)
+def _read_static(module: Module, record: Mapping[str, Any]) -> _Pipeline:
+    table, tokenizer = read_table(module.folder), open_static_tokenizer(module.folder)
+    require_rows(tokenizer.spec, len(table), module.folder)
+    weights = StaticWeights(table=table[:, : record.get("truncate_dim")])
+    max_tokens = tokenizer.max_tokens or _DEFAULT_STATIC_TOKENS
+    return _Pipeline(weights=weights, width=table.shape[1], dim=weights.dim, tokenizer=tokenizer, max_tokens=max_tokens)
 
 
-def _head(modules: list[tuple[str, Path]]) -> Head | None:
-    """Read what follows a transformer, or None where it is no transformer or a part of it has no graph."""
-    kinds = [kind for kind, _ in modules if kind != "Normalize"]  # bundles always normalise
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense"}:
-        return None
-    pooling = _pooling(read_json(modules[1][1] / "config.json"))
-    dense = [_dense(path) for kind, path in modules if kind == "Dense"]
-    if pooling is None or None in dense:
-        return None
-    return Head(pooling=pooling, dense=tuple(layer for layer in dense if layer is not None))
+def _read_transformer(modules: list[Module], record: Mapping[str, Any]) -> _Pipeline:
+    """Read the weights of a whole pipeline as far as it has a hand-written graph."""
+    body = modules[0].folder
+    if modules[0].kind != "Transformer":
+        raise FolderError(f"{body} is {modules[0].kind}; a pipeline starts with Transformer or StaticEmbedding here")
+    told = read_transformer_settings(body)
+    config = _config(body)
+    tokenizer = open_tokenizer(body, lowercase=told.lowercase, arguments=told.tokenizer_arguments)
+    head = told.refusal or read_head(modules, record)
+    no_graph = body_without_graph(config)
+    weights = None
+    limits = [told.max_seq_length or min(tokenizer.max_tokens or _UNLIMITED, _positions(config))]
+    if isinstance(head, Head) and not no_graph:
+        weights = replace(read_body(read_tensors(body), config), head=head)
+        require_rows(tokenizer.spec, len(weights.table), body)
+        limits += [] if weights.positions is None else [len(weights.positions)]
+    width = next((int(config[name]) for name in ("hidden_size", "dim", "d_model") if name in config), 0)
+    return _Pipeline(
+        weights=weights,
+        head=head if isinstance(head, Head) else None,
+        refusal=head if isinstance(head, str) else "",
+        no_graph=no_graph,
+        width=width,
+        dim=head.dim(width) if isinstance(head, Head) else 0,
+        tokenizer=tokenizer,
+        max_tokens=min(limits) if min(limits) < _UNLIMITED else _DEFAULT_TOKENS,
+    )
 
 
-def _dim(body: Path, head: Head | None) -> int:
-    """Return the vectors' width from the last dense layer or, under one of its names, the configuration; 0: unknown."""
-    if head and head.dense:
-        return int(head.dense[-1].linear.weight.shape[1])
-    config = read_json(body / "config.json")
-    return int(next((config[name] for name in ("hidden_size", "dim", "d_model") if name in config), 0))
+def _config(body: Path) -> dict[str, Any]:
+    """Return a transformer's configuration with all defaults."""
+    with opening(body / "config.json", "transformers"):
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(str(body), local_files_only=True, trust_remote_code=False)
+        settings: dict[str, Any] = config.to_dict()
+    return settings
 
 
-def _pooling(config: Mapping[str, Any]) -> Pooling | None:
-    """Read a pooling's mode: one name since sentence-transformers 6, one flag for each mode before."""
-    if "pooling_mode" in config:
-        return _POOLINGS.get(config["pooling_mode"])
-    prefix = "pooling_mode_"
-    chosen = [name.removeprefix(prefix) for name, value in config.items() if name.startswith(prefix) and value is True]
-    names: dict[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
-    return names.get(chosen[0]) if len(chosen) == 1 else None
+def _positions(config: Mapping[str, Any]) -> int:
+    """Return how many positions a configuration names; XLNet writes -1 for any number."""
+    number = config.get("max_position_embeddings") or -1
+    return _UNLIMITED if number == -1 else int(number)
 
 
-def _dense(folder: Path) -> DenseWeights | None:
-    config = read_json(folder / "config.json")
-    activation = config.get("activation_function", "Identity").rsplit(".", 1)[-1]
-    if activation not in {"Identity", "Tanh"}:
-        return None
-    tensors = _tensors(folder)
-    weight = np.ascontiguousarray(tensors["linear.weight"].T)
-    return DenseWeights(linear=LinearWeights(weight=weight, bias=tensors.get("linear.bias")), tanh=activation == "Tanh")
+def _prompts(record: Mapping[str, Any]) -> Prompts:
+    prompts = record.get("prompts") or {}
+    return Prompts(query=prompts.get("query") or "", document=prompts.get("document") or "")
 
 
-def _tensors(folder: Path) -> dict[str, Array]:
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise FolderError(f"{folder} has no model.safetensors; pickled weights are never read, convert them first")
-    try:
-        tensors = {name: value.astype(np.float32) for name, value in load_file(path).items()}
-    except (SafetensorError, OSError) as error:
-        raise FolderError(f"{path} cannot be read ({error}); make or download the folder again") from error
-    if broken := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
-        raise FolderError(f"{path} holds NaN or infinity in {broken[0]}; make or download the folder again")
-    return tensors
-
-
-def _max_tokens(body: Path, weights: BertWeights | StaticWeights | None) -> int:
-    """Return the limit of a plain folder: the lowest that its files name, never beyond its position table."""
-    table = weights.positions if isinstance(weights, BertWeights) else None
-    limits = [] if table is None else [len(table)]
-    for name, key in _LIMITS:
-        value = read_json(body / name).get(key) if (body / name).is_file() else None
-        if value and value < _UNLIMITED:
-            limits.append(int(value))
-    return min(limits, default=512)
-
-
-def _prompts(folder: Path) -> Prompts:
-    """Return the prompts of a folder; `passage` is another word for `document`."""
-    path = folder / "config_sentence_transformers.json"
-    prompts = (read_json(path) if path.is_file() else {}).get("prompts", {})
-    return Prompts(query=prompts.get("query", ""), document=prompts.get("document") or prompts.get("passage", ""))
-
-
-def _pad_token(tokenizer: Mapping[str, Any]) -> str | None:
-    added = [token["content"] for token in tokenizer["added_tokens"]]
-    return next((token for token in ("[PAD]", "<pad>", "<|padding|>") if token in added), None)
+def _ignored_by_bundles(record: Mapping[str, Any], modules: Sequence[Module]) -> str:
+    """Name the first setting of `config_sentence_transformers.json` that a bundle would not follow."""
+    prompts, similarity = record.get("prompts") or {}, record.get("similarity_fn_name") or "cosine"
+    for name in _OTHER_DOCUMENTS:  # sentence-transformers 6 looks at "document" first, which is always there
+        if prompts.get(name) and not prompts.get("document"):
+            return f"the prompt {name!r} without one named 'document', which encode_document takes; name it so"
+    default = record.get("default_prompt_name")
+    if prompts.get(default) and default not in {"query", "document"}:
+        return f"the default prompt {default!r}, which neither queries nor documents get; name it query or document"
+    if similarity != "cosine" and modules[-1].kind != "Normalize":
+        return (
+            f"similarity_fn_name {similarity} over vectors of any length; bundles give unit vectors, compared by "
+            f"cosine: set it to cosine in {PROMPTS_NAME} if that will do"
+        )
+    return ""

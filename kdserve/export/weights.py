@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 Activation = Literal["Gelu", "FastGelu", "Relu"]
-Pooling = Literal["mean", "cls", "last"]
+Pooling = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+DenseActivation = Literal["Identity", "Tanh", "ReLU", "GELU", "Sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,18 +72,33 @@ class LayerWeights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenseWeights:
-    """A layer after pooling, with tanh or nothing behind it."""
+    """A layer after pooling, and what torch calls the function behind it."""
 
     linear: LinearWeights
-    tanh: bool
+    activation: DenseActivation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitLength:
+    """A layer that brings vectors to unit length, where others follow it."""
+
+
+HeadLayer = DenseWeights | NormWeights | UnitLength
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """What follows a body: pooling, then dense layers."""
+    """What follows a body: pooling, several ways side by side, then layers, then the first `truncate_dim` numbers."""
 
-    pooling: Pooling = "mean"
-    dense: tuple[DenseWeights, ...] = ()
+    pooling: tuple[Pooling, ...] = ("mean",)
+    layers: tuple[HeadLayer, ...] = ()
+    truncate_dim: int | None = None
+
+    def dim(self, width: int) -> int:
+        """Width of the vectors over a body of that width."""
+        dense = [layer.linear.weight.shape[1] for layer in self.layers if isinstance(layer, DenseWeights)]
+        full = int(dense[-1]) if dense else width * len(self.pooling)
+        return min(full, self.truncate_dim or full)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +125,7 @@ class BertWeights:
     @property
     def dim(self) -> int:
         """Width of the vectors."""
-        return int((self.head.dense[-1].linear.weight if self.head.dense else self.table).shape[1])
+        return self.head.dim(int(self.table.shape[1]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,8 +34,9 @@ class TokenizedTexts:
 class TextTokenizer:
     """A bundle's tokenizer. Unigram models start quickly and run here; all others run in the tokenizers library.
 
-    `max_tokens`, special tokens included, `pad_id` and `special_ids` come from the file. Of a text no more than 256
-    characters for each of `max_tokens` are looked at: a line of many megabytes takes bounded time and memory.
+    `max_tokens`, special tokens included, the end that is cut, `pad_id` and `special_ids` come from the file. Of a text
+    no more than 256 characters for each of `max_tokens` are looked at: a line of many megabytes takes bounded time and
+    memory.
     """
 
     def __init__(self, path: Path, *, parallel: bool) -> None:
@@ -54,10 +55,11 @@ class TextTokenizer:
             if not all(isinstance(number, int) and number >= 0 for number in (self.pad_id, self.max_tokens)):
                 raise ValueError("its limit or its padding is no count")
             self.special_ids = frozenset(int(token["id"]) for token in spec["added_tokens"] if token["special"])
+            self._cuts_left: bool = spec["truncation"].get("direction") == "Left"
             if is_supported(spec):
                 self._unigram = UnigramTokenizer(spec)
             else:
-                self._library = _open_library(spec, self.max_tokens)
+                self._library = _open_library(spec, self.max_tokens, cuts_left=self._cuts_left)
         except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise FolderError(f"{path} is no tokenizer ({error}); export the bundle again") from error
         self._most_characters = self.max_tokens * _CHARACTERS_PER_TOKEN
@@ -68,7 +70,8 @@ class TextTokenizer:
         Raises:
             EncodeError: the tokenizers library failed.
         """
-        read = [text[: self._most_characters] for text in texts]
+        looked_at = slice(-self._most_characters, None) if self._cuts_left else slice(self._most_characters)
+        read = [text[looked_at] for text in texts]
         tokenized = self._tokenize_with_library(read) if self._unigram is None else self._tokenize(read, self._unigram)
         for row, text in enumerate(texts):
             tokenized.is_cut[row] |= len(text) > self._most_characters
@@ -94,7 +97,8 @@ class TextTokenizer:
         is_cut: list[bool] = []
         for text in texts:
             content = unigram.encode(text)
-            ids.append([*before, *content[:room], *after])
+            kept = content[max(0, len(content) - room) :] if self._cuts_left else content[:room]
+            ids.append([*before, *kept, *after])
             is_cut.append(len(content) > room)
         return TokenizedTexts(ids=ids, is_cut=is_cut)
 
@@ -112,8 +116,8 @@ class TextTokenizer:
             raise EncodeError(f"{self._path} cannot read a text ({error}); export the bundle again") from error
 
 
-def _open_library(spec: Mapping[str, Any], max_tokens: int) -> Tokenizer:
+def _open_library(spec: Mapping[str, Any], max_tokens: int, *, cuts_left: bool) -> Tokenizer:
     tokenizer = open_tokenizer(json.dumps(spec, ensure_ascii=False))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    tokenizer.enable_truncation(max_tokens, direction="left" if cuts_left else "right")
     return tokenizer
