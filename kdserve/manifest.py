@@ -8,26 +8,24 @@ no dates, sorted keys.
 from __future__ import annotations
 
 import errno
-import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from kdserve.errors import FolderError
+from kdserve.locks import folder_in_use
 
 MANIFEST_NAME = "kdserve.json"
-LOCK_NAME = "writer.lock"
 FORMAT_VERSION = 1
 Kind = Literal["student", "bundle", "classifier", "index", "corpus"]
-_POLL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +62,8 @@ class Manifest:
 def staged_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that becomes `target` if the block ends well, and vanishes if not.
 
-    The block must leave a manifest there (`write_manifest`).
+    The block must leave a manifest there (`write_manifest`). What a process that was killed left of the same target
+    vanishes too.
 
     Raises:
         FolderError: `target` exists, its parent cannot be written, or the disk is full.
@@ -74,49 +73,32 @@ def staged_folder(target: Path) -> Iterator[Path]:
         raise FolderError(f"{target} exists already; choose another name or remove it first")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        _remove_abandoned(target)
+        staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+        staging.mkdir()
     except OSError as error:
         raise write_error(target, error) from error
     try:
-        staging.chmod(0o777 & ~_current_umask())  # mkdtemp makes 0700: unreadable to other users once published
-        yield staging
-        if not (staging / MANIFEST_NAME).is_file():
-            raise AssertionError(f"{target} was staged without a manifest")
-        sync_tree(staging)
-        if target.exists():
-            raise FolderError(f"{target} appeared meanwhile; it was left alone, choose another name")
-        staging.rename(target)
-        sync_path(target.parent)
+        with folder_in_use(staging):
+            yield staging
+            if not (staging / MANIFEST_NAME).is_file():
+                raise AssertionError(f"{target} was staged without a manifest")
+            sync_tree(staging)
+            if target.exists():
+                raise FolderError(f"{target} appeared meanwhile; it was left alone, choose another name")
+            staging.rename(target)
+            sync_path(target.parent)
     except OSError as error:
         raise write_error(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-@contextmanager
-def folder_lock(folder: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Be the one writer of a folder. The lock goes with the process, however that ends.
-
-    Where another process writes there, `waiting` is called ever again until that is done; without it that is an error.
-
-    Raises:
-        FolderError: another process writes there, or the folder cannot be written.
-    """
-    try:
-        file = (folder / LOCK_NAME).open("a")
-    except OSError as error:
-        raise write_error(folder, error) from error
-    with file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if waiting is None:
-                    raise FolderError(f"another process is writing to {folder}; wait until it is done") from error
-                waiting()
-                time.sleep(_POLL_S)
-        yield
+def _remove_abandoned(target: Path) -> None:
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        with suppress(OSError), folder_in_use(left) as is_free:
+            if is_free:
+                shutil.rmtree(left)
 
 
 def write_manifest(
@@ -273,8 +255,10 @@ def hash_file(path: Path) -> str:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush every file and folder below `folder` to disk."""
+    """Flush every file and folder below `folder` to disk, each with the mode that the umask left `folder` itself."""
+    mode = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & 0o666)  # some libraries write 0600, as into a temporary file
         sync_path(path)
     sync_path(folder)
 
@@ -334,9 +318,3 @@ def read_error(path: Path, error: OSError) -> FolderError:
     if error.errno == errno.ENOENT:
         return FolderError(f"{path} is missing; copy the folder again or make it again")
     return FolderError(f"{path} cannot be read ({error.strerror or error}); check the disk")
-
-
-def _current_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

@@ -30,6 +30,23 @@ def test_a_folder_commits_whole_and_verifies(tmp_path: Path):
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) & 0o055 == 0o055
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_every_file_follows_the_umask(tmp_path: Path, umask: int):
+    before = os.umask(umask)
+    try:
+        with staged_folder(tmp_path / "s") as folder:
+            (folder / "sub").mkdir(mode=0o700)
+            for name in ("weights.safetensors", "sub/b.txt"):
+                (folder / name).write_text("one")
+                (folder / name).chmod(0o600)  # as safetensors writes
+            write_manifest(folder, kind="student")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "s", *(tmp_path / "s").rglob("*")]}
+    assert modes.pop("s") == modes.pop("sub") == 0o777 & ~umask
+    assert set(modes.values()) == {0o666 & ~umask}
+
+
 def test_a_failed_or_unmanifested_block_leaves_nothing(tmp_path: Path):
     with pytest.raises(ValueError, match="half way"), staged_folder(tmp_path / "s") as folder:
         (folder / "a.txt").write_text("one")

@@ -25,7 +25,8 @@ from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.training import Trainer
 from kdserve.distill.vocabulary import measure_coverage, sentences_by_language
 from kdserve.errors import DataError, FolderError, MissingExtraError, RecipeError
-from kdserve.manifest import folder_lock, staged_folder, write_manifest
+from kdserve.locks import folder_lock
+from kdserve.manifest import staged_folder, write_manifest
 from kdserve.recipe import Recipe, recipe_record
 
 __all__ = ["Teacher", "distill", "load_teacher"]

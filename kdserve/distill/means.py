@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kdserve.errors import TrainingError
@@ -20,6 +21,15 @@ class Means:
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self.count += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps, so that a run that goes on reports the same means."""
+        return {"count": torch.tensor(self.count), **{f"sums.{name}": value for name, value in self.sums.items()}}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state, on the device where it is; from an empty one, anew."""
+        self.count = int(state.get("count", 0))
+        self.sums = {name.removeprefix("sums."): value for name, value in state.items() if name != "count"}
 
     def take(self, step: int) -> dict[str, float]:
         """Return the means and start anew.

@@ -19,7 +19,8 @@ from kdserve.distill.hardware import best_device, supports_bf16
 from kdserve.distill.multilingual import MULTILINGUAL_TEACHER, open_multilingual
 from kdserve.distill.quiet import quiet_transformers
 from kdserve.errors import DataError, FolderError, MissingExtraError
-from kdserve.manifest import folder_lock, hash_file
+from kdserve.locks import folder_lock
+from kdserve.manifest import hash_file
 
 _logger = logging.getLogger("kdserve")
 EMBEDDED_TEACHER = "all-MiniLM-L6-v2"

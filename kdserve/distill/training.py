@@ -75,6 +75,7 @@ class Trainer:
         validation = recipe.validation
         self.validation = Validation(data.corpus, data.tokens, max_pairs=validation.max_pairs, seed=recipe.seed)
         self.step, self.best, self.best_step = 0, -1.0, 0
+        self.means = Means()
 
     def run(self, *, progress: Progress = no_progress) -> Accuracy:
         """Train to the recipe's last step, resuming where the work folder's checkpoint is.
@@ -87,10 +88,10 @@ class Trainer:
         if self.step == 0 and self.best < 0:
             self._evaluate({})
         batches = prefetch(self.load_batches(), depth=4)
-        started, seen, sums = time.monotonic(), self.step, Means()
+        started, seen = time.monotonic(), self.step
         self.student.train()
         while self.step < train.steps:
-            sums.add(self._step(next(batches)))
+            self.means.add(self._step(next(batches)))
             self.step += 1
             if self.step % 20 == 0 or self.step == train.steps:
                 progress(self.what, self.step, train.steps)
@@ -101,7 +102,7 @@ class Trainer:
             if ends or self.step % train.evaluate_every == 0:
                 elapsed = max(1e-9, time.monotonic() - started)
                 speed = (self.step - seen) * train.batch_size * self.accelerator.num_processes / elapsed
-                self._evaluate({**sums.take(self.step), "texts_per_second": round(speed, 1)})
+                self._evaluate({**self.means.take(self.step), "texts_per_second": round(speed, 1)})
             if self.step % train.checkpoint_every == 0 or self.step == train.steps:
                 self._save("last.safetensors")
         batches.close()
@@ -287,6 +288,7 @@ class Trainer:
                 {name: value.to(device) for name, value in _strip(tensors, prefix).items()}
                 for prefix in ("average.", "ends.")
             )
+            self.means.load_state({name: value.to(device) for name, value in _strip(tensors, "means.").items()})
             if self.layers:
                 self.layers.load_state_dict(_strip(tensors, "layers."))
             restore_optimizer(self.optimizer, tensors)
@@ -302,6 +304,7 @@ class Trainer:
                 **{f"average.{k}": v for k, v in self.average.items() if self.recipe.train.average},
                 **{f"ends.{k}": v for k, v in self.ends.items() if self.recipe.train.cycles > 1},
                 **{f"layers.{k}": v for k, v in layers.items()},
+                **{f"means.{k}": v for k, v in self.means.state().items()},
                 **optimizer_tensors(self.optimizer),
             }
             save_checkpoint(self.work / name, tensors, self._progressed())

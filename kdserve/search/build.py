@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from kdserve.datatypes import Embedder, Progress
 from kdserve.errors import DataError, FidelityError, FolderError
-from kdserve.manifest import MANIFEST_NAME, folder_lock, sync_path, write_error
+from kdserve.locks import folder_lock
+from kdserve.manifest import MANIFEST_NAME, sync_path, write_error
 from kdserve.search.choosing import settle
 from kdserve.search.documents import Document, Id, number_documents
 from kdserve.search.embedding import Embedded

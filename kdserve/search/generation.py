@@ -22,11 +22,11 @@ from typing import TypeVar
 
 import kdserve
 from kdserve.errors import FolderError, RecipeError
+from kdserve.locks import folder_lock
 from kdserve.manifest import (
     MANIFEST_NAME,
     FileRecord,
     Manifest,
-    folder_lock,
     hash_file,
     read_manifest,
     replace_manifest,

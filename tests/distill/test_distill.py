@@ -78,6 +78,9 @@ def test_a_killed_run_resumes_to_the_same_student(phase: str, tmp_path: Path, ti
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    first, second = (verify_folder(tmp_path / name, kind="student") for name in ("whole", "killed"))
+    assert {name for name in first.files if first.files[name] != second.files.get(name)} == set()
+    assert first.fingerprint == second.fingerprint
 
 
 @pytest.mark.parametrize("starts", [False, True])

@@ -11,7 +11,7 @@ import pytest
 
 from kdserve.distill import distill
 from kdserve.errors import FolderError
-from kdserve.manifest import folder_lock
+from kdserve.locks import folder_lock
 
 RUN = """
 import sys, time, hashlib

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from trigrams import TrigramEmbedder
 
 from kdserve.errors import DataError, FolderError
-from kdserve.manifest import folder_lock
+from kdserve.locks import folder_lock
 from kdserve.search import BuildOptions, Document, Retriever, changes, describe, verify_index
 
 EMBEDDER = TrigramEmbedder()

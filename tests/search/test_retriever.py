@@ -6,7 +6,7 @@ import pytest
 
 from kdserve import samples
 from kdserve.errors import DataError, EncodeError, FolderError
-from kdserve.manifest import folder_lock
+from kdserve.locks import folder_lock
 from kdserve.search import BuildOptions, Document, Retriever, describe, verify_index
 
 TEXTS = ["red apples", "green apples", "a slow train", "green apples", "the night train", "zebra"]

