@@ -7,17 +7,20 @@
 # make interop sentence-transformers, fastembed and transformers.js open a bundle unchanged
 # make cluster Ray and Milvus
 # make adapters LangChain, LlamaIndex and Haystack search with the embedders of examples/adapters
+# make clients an environment with the clients of kdserve serve, each the real package, and their tests
 # TORCH=…      what pip installs as torch; for a CPU build name its index: TORCH="torch --index-url …"
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
+CLIENTS = openai langchain-openai llama-index-embeddings-openai llama-index-embeddings-text-embeddings-inference \
+  haystack-ai huggingface_hub litellm schemathesis
 DEV = "pytest>=8.4" "hypothesis>=6.130" "ruff>=0.14,<0.18" "mypy>=1.18,<3" "import-linter>=2.5,<3" "psutil>=6"
 NODE_MODULES = examples/edge/node_modules
 NPM := $(shell command -v npm)
 
-.PHONY: demo test check optimum wheel edge interop cluster adapters environments clean
+.PHONY: demo test check optimum wheel edge interop cluster adapters clients environments clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
@@ -60,9 +63,12 @@ cluster: $(VENV)-cluster/ready
 adapters: $(VENV)-adapters/ready
 	$(VENV)-adapters/bin/python -m pytest --no-skips tests/adapters
 
+clients: $(VENV)-clients/ready | npm
+	KDSERVE_CLIENTS_NODE=$(CURDIR)/$(VENV)-clients/node_modules $(VENV)-clients/bin/python -m pytest --no-skips tests/clients
+
 # What all of these run in, and no test yet.
 environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready $(VENV)-adapters/ready $(VENV)-wheel/ready
-environments: $(if $(NPM),$(NODE_MODULES)/ready $(VENV)-interop/ready)
+environments: $(if $(NPM),$(NODE_MODULES)/ready $(VENV)-interop/ready $(VENV)-clients/ready)
 
 # optimum-onnx holds transformers below 5, and sentence-transformers opens a bundle through it: an environment of its own.
 $(VENV)-optimum/ready: pyproject.toml
@@ -83,6 +89,13 @@ $(VENV)-adapters/ready: pyproject.toml
 	$(VENV)-adapters/bin/pip install --quiet --upgrade pip
 	$(VENV)-adapters/bin/pip install --quiet -e ".[cpu]" "pytest>=8.4" \
 		"langchain-core>=1.8,<2" "llama-index-core>=0.14,<0.15" "haystack-ai>=3.4,<4"
+	touch $@
+
+$(VENV)-clients/ready: pyproject.toml Makefile | npm
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/pip install --quiet --upgrade pip
+	$(VENV)-clients/bin/pip install --quiet -e ".[cpu,search,serve,cli,tiktoken,telemetry]" "pytest>=8.4" $(CLIENTS)
+	npm install --prefix $(VENV)-clients --ignore-scripts --no-package-lock "openai@^6" "playwright-core@^1.50"
 	touch $@
 
 # It holds a copy, not this checkout: made anew whenever a file that goes into the wheel has changed.
@@ -106,4 +119,4 @@ npm:
 	@$(if $(NPM),,echo "there is no npm here; install Node 20 or newer with npm (Debian: apt-get install nodejs npm)" >&2; exit 1)
 
 clean:
-	rm -rf $(VENV) $(VENV)-optimum $(VENV)-wheel $(VENV)-cluster $(VENV)-adapters $(VENV)-interop $(NODE_MODULES) out
+	rm -rf $(VENV) $(VENV)-optimum $(VENV)-wheel $(VENV)-cluster $(VENV)-adapters $(VENV)-clients $(VENV)-interop $(NODE_MODULES) out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kdserve.errors import KdserveError
 from kdserve.runtime.threads import available_threads
 from kdserve.serve.batching import Batcher
-from kdserve.serve.endpoint import HTML, Call, Endpoint, EndpointApp, Reply
+from kdserve.serve.endpoint import Call, Endpoint, EndpointApp, Reply
 from kdserve.serve.guard import Guard
 from kdserve.serve.indexes import open_indexes
 from kdserve.serve.keys import Keys
@@ -34,6 +34,7 @@ from kdserve.serve.refusals import Kind, Refusal, as_openai
 from kdserve.serve.searching import Searching
 from kdserve.serve.settings import ServerSettings
 from kdserve.serve.tei import TextEmbeddingsInference
+from kdserve.serve.telemetry import traced
 from kdserve.serve.workers import Workers
 
 OPEN_PATIENCE_S = 600.0
@@ -71,7 +72,11 @@ class Application:
             *self._searching.endpoints(),
             *Probes(self.models, self.indexes, self.workers, self.metrics, self.is_draining).endpoints(),
         ]
-        self._guard = Guard(self._routed(), self.metrics, log_requests=settings.log_requests)
+        self.send_last_spans: Callable[[], None] | None = None
+        routed = self._routed()
+        if settings.telemetry:
+            routed, self.send_last_spans = traced(routed)
+        self._guard = Guard(routed, self.metrics, log_requests=settings.log_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -100,16 +105,17 @@ class Application:
                 await self._refresher.run(partial(index.refresh, force=force))
 
     def _routed(self) -> ASGIApp:
-        pages = {
-            "/": (_PAGES / "page.html").read_bytes(),
-            "/docs": (_PAGES / "docs.html").read_bytes(),
-        }
+        self.endpoints += [
+            _static("/", "A page to try it in", (_PAGES / "page.html").read_bytes()),
+            _static("/docs", "A page that shows this document", (_PAGES / "docs.html").read_bytes()),
+        ]
         document = msgspec.json.encode(describe(self.endpoints))
-        apps = [self._app_of(one) for one in self.endpoints]
-        apps += [self._app_of(_static(path, body, HTML)) for path, body in pages.items()]
-        apps.append(self._app_of(_static("/openapi.json", document, b"application/json")))
+        self.endpoints.append(_static("/openapi.json", "This document", document, media="application/json"))
+        paths: dict[str, dict[str, ASGIApp]] = {}
+        for one in self.endpoints:
+            paths.setdefault(one.path, {})[one.method] = EndpointApp(one, lambda: self.keys, self.settings)
         routed: ASGIApp = Starlette(
-            routes=[Route(app.endpoint.path, app, methods=[app.endpoint.method]) for app in apps],
+            routes=[Route(path, _ByMethod(apps), methods=list(apps)) for path, apps in paths.items()],
             exception_handlers={HTTPException: self._missing, Exception: _failed},
             lifespan=self._lifespan,
         )
@@ -119,9 +125,6 @@ class Application:
                 expose_headers=["x-request-id", "x-truncated", "x-index-generation", "retry-after", "retry-after-ms"],
             )  # fmt: skip
         return routed
-
-    def _app_of(self, endpoint: Endpoint) -> EndpointApp:
-        return EndpointApp(endpoint, lambda: self.keys, self.settings)
 
     async def _missing(self, request: Request, error: Exception) -> Response:
         """No such path, or not with this method: told as the other methods of the path tell errors."""
@@ -150,11 +153,23 @@ class Application:
             await self._refresh(force=False)
 
 
-def _static(path: str, body: bytes, content_type: bytes) -> Endpoint:
-    async def show(call: Call, request: None) -> Reply:
-        return Reply(body=body, content_type=content_type)
+class _ByMethod:
+    """The endpoints of one path."""
 
-    return Endpoint(method="GET", path=path, summary="", answer=show, needs="")
+    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
+        self._apps = apps
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on to the endpoint of the method; HEAD is a GET whose body stays here."""
+        method = scope["method"]
+        await self._apps["GET" if method == "HEAD" else method](scope, receive, send)
+
+
+def _static(path: str, summary: str, body: bytes, *, media: str = "text/html") -> Endpoint:
+    async def show(call: Call, request: None) -> Reply:
+        return Reply(body=body, content_type=f"{media}; charset=utf-8".encode())
+
+    return Endpoint(method="GET", path=path, summary=summary, answer=show, media=media, needs="")
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ from kdserve.serve.refusals import Dialect, Headers, Refusal, as_openai
 from kdserve.serve.settings import ServerSettings
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
-JSON, TEXT, HTML = b"application/json", b"text/plain; charset=utf-8", b"text/html; charset=utf-8"
+JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
 MOST_LISTED, MOST_LOGGED = 100, 2000
 PATH = "endpoint"
 """Where a request's state says which endpoint it met."""

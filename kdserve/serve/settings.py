@@ -38,7 +38,7 @@ class ServerSettings:
     there are. `origins` may call from browsers (CORS). `reload_s` is how often indexes are looked at for a newer
     generation; 0 leaves that to SIGHUP. After SIGTERM a server answers for `drain_s` more, with readiness false, so
     that a balancer can turn away, then waits for open requests for at most `stop_s`. `log_requests` logs
-    every request, not only those that failed; `log_texts` adds their texts.
+    every request, not only those that failed; `log_texts` adds their texts. `telemetry` sends traces (OpenTelemetry).
     """
 
     bundles: tuple[str, ...] = ()

@@ -3,16 +3,17 @@ encoder and the first classifier."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
 import kdserve
+from kdserve.runtime.encoder import Role
 from kdserve.serve.endpoint import TEXT, Call, Endpoint, Reply, cut_headers
 from kdserve.serve.models import Models, ServedClassifier, ServedEncoder
-from kdserve.serve.openai import as_texts, require_number
+from kdserve.serve.openai import Given, Width, as_texts, require_number
 from kdserve.serve.refusals import Refusal, as_tei
 from kdserve.serve.settings import Limits
 
@@ -23,17 +24,17 @@ class _Options(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What may be asked beside the texts. Texts are cut on the right, and vectors are of unit length."""
 
     truncate: bool | None = None
-    truncation_direction: Literal["right", "left", "Right", "Left"] | None = None
-    prompt_name: str | None = None
+    truncation_direction: Literal["right", "Right"] | None = None
+    prompt_name: Role | None = None
     normalize: bool | None = None
-    dimensions: int | None = None
+    dimensions: Width | None = None
     encoding_format: Literal["float"] | None = None
 
 
 class EmbedRequest(_Options, forbid_unknown_fields=True, kw_only=True):
     """Texts to embed."""
 
-    inputs: str | list[str | int | list[int]]
+    inputs: Given
     model: str | None = None
 
 
@@ -54,9 +55,9 @@ class SimilarityRequest(msgspec.Struct, forbid_unknown_fields=True):
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Texts to classify: one, or a list of lists with one text each."""
 
-    inputs: str | list[str | list[str]]
+    inputs: str | Annotated[list[str | list[str]], msgspec.Meta(min_length=1)]
     truncate: bool | None = None
-    truncation_direction: Literal["right", "left", "Right", "Left"] | None = None
+    truncation_direction: Literal["right", "Right"] | None = None
     raw_scores: bool = False
 
 
@@ -70,9 +71,9 @@ class Prediction(msgspec.Struct):
 class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Texts to cut into tokens."""
 
-    inputs: str | list[str]
+    inputs: str | Annotated[list[str], msgspec.Meta(min_length=1)]
     add_special_tokens: bool = True
-    prompt_name: str | None = None
+    prompt_name: Role | None = None
 
 
 class Token(msgspec.Struct):
@@ -140,7 +141,7 @@ class TextEmbeddingsInference:
         model = self._models.encoder(request.model)
         texts = as_texts(request.inputs)
         require_number(len(texts), self._limits.texts)
-        role = _role(model, request)
+        role = _role(request)
         answer = await model.embed(texts, role=role, truncate=request.truncate is not False, on_wait=call.wait)
         rows = model.shortened(answer.rows, request.dimensions)
         return Reply(body=rows.tolist(), headers=cut_headers(answer.is_cut))
@@ -149,7 +150,7 @@ class TextEmbeddingsInference:
         """Answer POST /similarity."""
         model = self._models.encoder(None)
         options = request.parameters or _Options()
-        role = _role(model, options)
+        role = _role(options)
         texts = [request.inputs.source_sentence, *request.inputs.sentences]
         require_number(len(texts), self._limits.texts)
         answer = await model.embed(texts, role=role, truncate=options.truncate is not False, on_wait=call.wait)
@@ -161,7 +162,6 @@ class TextEmbeddingsInference:
         model = self._models.classifier(None)
         if request.raw_scores:
             raise Refusal("invalid", "raw_scores are not kept, a classifier gives probabilities; leave it out")
-        _require_right(request.truncation_direction)
         texts, is_one = _single_texts(request.inputs)
         require_number(len(texts), self._limits.texts)
         answer = await model.classify(texts, truncate=request.truncate is not False, on_wait=call.wait)
@@ -173,7 +173,8 @@ class TextEmbeddingsInference:
         model = self._models.encoder(None)
         texts = as_texts(request.inputs)
         require_number(len(texts), self._limits.texts)
-        prompt = _prompt(model, request.prompt_name)
+        prompts = model.encoder.settings.prompts
+        prompt = prompts.query if request.prompt_name == "query" else prompts.document
         special = request.add_special_tokens
         work = lambda: [self._tokens(model, prompt + text, special) for text in texts]  # noqa: E731
         return Reply(body=await model.batcher.aside(work, call.wait))
@@ -228,26 +229,10 @@ def predictions(model: ServedClassifier, rows: np.ndarray[Any, np.dtype[np.float
     ]
 
 
-def _role(model: ServedEncoder, options: _Options) -> Literal["query", "document"]:
+def _role(options: _Options) -> Role:
     if options.normalize is False:
         raise Refusal("invalid", "vectors come normalised out of the graph; leave normalize out", param="normalize")
-    _require_right(options.truncation_direction)
-    if options.prompt_name is None:
-        return "document"
-    _prompt(model, options.prompt_name)
-    return "query" if options.prompt_name == "query" else "document"
-
-
-def _prompt(model: ServedEncoder, name: str | None) -> str:
-    prompts = model.encoder.settings.prompts
-    if name not in (None, "query", "document"):
-        raise Refusal("invalid", f"there is no prompt {name!r}; choose query or document", param="prompt_name")
-    return prompts.query if name == "query" else prompts.document
-
-
-def _require_right(direction: str | None) -> None:
-    if direction in ("left", "Left"):
-        raise Refusal("invalid", "texts are cut on the right; leave truncation_direction out")
+    return options.prompt_name or "document"
 
 
 def _single_texts(inputs: str | list[str | list[str]]) -> tuple[list[str], bool]:
@@ -258,7 +243,7 @@ def _single_texts(inputs: str | list[str | list[str]]) -> tuple[list[str], bool]
     if len(inputs) == 1 and isinstance(inputs[0], str):
         return [inputs[0]], True
     texts = [item[0] for item in inputs if isinstance(item, list) and len(item) == 1]
-    if not inputs or len(texts) != len(inputs):
+    if len(texts) != len(inputs):
         raise Refusal(
             "invalid", "inputs is no list of lists with one text each; pairs of texts are not read", param="inputs"
         )

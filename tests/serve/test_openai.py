@@ -102,7 +102,7 @@ def test_the_native_width_may_be_asked_for_and_no_other(server: ServerProcess):
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"input": [], "model": "tiny-static"}, 400, "empty"),
+        ({"input": [], "model": "tiny-static"}, 400, "length >= 1"),
         ({"input": "a"}, 400, "model"),
         ({"input": "a", "model": "gpt"}, 404, "no model 'gpt' here embeds; there is: tiny-static"),
         ({"input": ["a", 3], "model": "tiny-static"}, 400, "mixes"),
@@ -148,3 +148,5 @@ def test_a_path_that_is_not_there_and_a_method_that_is_not(server: ServerProcess
     answer = server.get("/v1/embeddings")
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
     assert json.loads(answer.body)["error"]["code"] == "method"
+    assert set(server.request("PATCH", "/documents").headers["allow"].split(", ")) == {"POST", "PUT", "DELETE"}
+    assert server.request("HEAD", "/readyz").status == 200

@@ -68,10 +68,10 @@ def test_info_and_health(server: ServerProcess, encoder: Encoder):
     ("path", "body", "part"),
     [
         ("/embed", {"inputs": 3}, "inputs"),
-        ("/embed", {"inputs": []}, "empty"),
+        ("/embed", {"inputs": []}, "length >= 1"),
         ("/embed", {"inputs": "a", "normalize": False}, "normalize"),
         ("/embed", {"inputs": "a", "prompt_name": "poem"}, "poem"),
-        ("/embed", {"inputs": "a", "truncation_direction": "left"}, "right"),
+        ("/embed", {"inputs": "a", "truncation_direction": "left"}, "left"),
         ("/embed", {"inputs": "a", "dimensions": 3}, "dimensions"),
         ("/predict", {"inputs": ["a", "b"]}, "pairs"),
         ("/predict", {"inputs": "a", "raw_scores": True}, "raw_scores"),
