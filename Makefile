@@ -41,7 +41,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet -e ".[cpu,search,serve,cli,distill,export,teacher]" $(DEV)
+	$(BIN)/pip install --quiet -e ".[cpu,search,serve,cli,distill,export,teacher,teacher-multilingual]" $(DEV)
 	touch $@
 
 optimum: $(VENV)/ready $(VENV)-optimum/ready
