@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from kdserve.export.graph import GraphBuilder
+from kdserve.export.pairs import quantize_columns
 from kdserve.export.table import BLOCK, quantize_blocks, quantize_rows
 from kdserve.export.weights import Array, LinearWeights
 
@@ -108,7 +109,8 @@ class PerTokenInt8:
 
 
 class DynamicInt8:
-    """onnxruntime's standard dynamic int8: one scale for all activations of a batch, found as the graph runs.
+    """onnxruntime's standard dynamic int8, but for weights that cannot saturate: one scale for all activations of a
+    batch, found as the graph runs.
 
     A text's vector changes with its neighbours. Here to be compared with, not to be used.
     """
@@ -125,9 +127,8 @@ class DynamicInt8:
 
 def _multiply_int8(graph: GraphBuilder, operand: Operand, scale: str, name: str, linear: LinearWeights) -> str:
     """Multiply by weights rounded to int8 with a scale for each output channel; `scale` is that of the left side."""
-    weight = linear.weight
-    scales_N = np.maximum(np.abs(weight).max(axis=0) / np.float32(127), np.float32(1e-20))
-    rounded = graph.constant(name, np.rint(weight / scales_N).astype(np.int8))
+    levels_KN, scales_N = quantize_columns(linear.weight)
+    rounded = graph.constant(name, levels_KN)
     scales = graph.constant(f"{name}.scales", scales_N * np.float32(operand.step))
     inputs = [operand.values, rounded, scale, scales, operand.zero]
     if linear.bias is not None:

@@ -16,6 +16,7 @@ from kdserve.export.card import bundle_card
 from kdserve.export.evaluated import Evaluate, Evaluation, compare_evaluations
 from kdserve.export.gate import FidelityReport, check_fidelity, measure_fidelity
 from kdserve.export.layout import write_layout
+from kdserve.export.pairs import require_exact_products
 from kdserve.export.reference import Reference
 from kdserve.export.settings import AUTO, ExportSettings, Precision
 from kdserve.export.student import Student, read_student
@@ -120,6 +121,7 @@ def _attempt(
     progress(f"write {precision}", 0, 1)
     path = folder / f"{precision}.onnx"
     graph = build_graph(student, precision, folder / TOKENIZER_NAME, optimum_python=settings.optimum_python)
+    require_exact_products(graph)
     path.write_bytes(graph.SerializeToString(deterministic=True))
     path.rename(folder / MODEL_NAME)  # an Encoder opens what has the final name
     described = _describe(student, precision, target.dim)

@@ -22,6 +22,7 @@ from kdserve.errors import FidelityError, FolderError
 from kdserve.export.build import build_graph, require_graph
 from kdserve.export.classifier_card import Agreement, classifier_card
 from kdserve.export.layout import write_tokenizer
+from kdserve.export.pairs import require_exact_products
 from kdserve.export.reference import Reference
 from kdserve.export.settings import AUTO, ExportSettings, Precision
 from kdserve.export.student import Student, read_student
@@ -146,6 +147,7 @@ def _read_head(student: Student) -> _Head:
 def _write_graph(student: Student, head: _Head, precision: Precision, folder: Path, settings: ExportSettings) -> None:
     model = build_graph(student, precision, folder / TOKENIZER_NAME, optimum_python=settings.optimum_python)
     model = add_head(model, head.weight_DK, head.bias_K)
+    require_exact_products(model)
     (folder / MODEL_NAME).write_bytes(model.SerializeToString(deterministic=True))
 
 

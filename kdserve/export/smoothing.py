@@ -2,7 +2,8 @@
 
 SmoothQuant (Xiao et al. 2023, arXiv:2211.10438): a left side's channel k is divided by
 s_k = max|x_k|^alpha / max|w_k|^(1 - alpha), the weights' row k multiplied by it. The feed-forward's second product
-keeps its left side as it is: smoothing there cost fidelity on every exponent, and a pass over the widest tensor.
+keeps its left side as it is: smoothing there cost fidelity on every exponent, and a pass over the widest tensor. Some
+factors are negative, for the sake of pairs of weights (`pairs`).
 
 K input width
 """
@@ -20,6 +21,7 @@ from onnx import helper
 from kdserve.datatypes import Embeddings, TokenBatch
 from kdserve.export.arithmetic import Float32, PerTokenInt8
 from kdserve.export.bert import bert_graph
+from kdserve.export.pairs import order_channels, pair_signs
 from kdserve.export.table import TableBits
 from kdserve.export.weights import BertWeights, LayerWeights, LinearWeights, NormWeights
 from kdserve.runtime.session import open_graph
@@ -42,6 +44,7 @@ def smoothed_int8_graph(
     weights: BertWeights, *, ranges: list[TokenBatch], development: list[TokenBatch], table_bits: TableBits
 ) -> SmoothedGraph:
     """Write the per-token int8 graph, its smoothing exponent chosen on the development texts."""
+    weights = order_channels(weights)
     arithmetic = Float32()
     reference = bert_graph(weights, arithmetic, table_bits=32)
     largest = _largest_magnitudes(reference, arithmetic.probes, ranges)
@@ -77,7 +80,7 @@ def smooth(
         up = _scales(largest[f"{name}.up_input"], raised, alpha)
         layer = _move(layer, attention=attention, context=context, up=up)
         for left, scales in {"attention_input": attention, "up_input": up}.items():
-            bounds[f"{name}.{left}"] = float((np.maximum(largest[f"{name}.{left}"], _SMALLEST) / scales).max())
+            bounds[f"{name}.{left}"] = float((np.maximum(largest[f"{name}.{left}"], _SMALLEST) / np.abs(scales)).max())
         if weights.norm_first and layer.attention_norm is not None:
             layer = replace(layer, attention_norm=_divide(layer.attention_norm, attention))
         else:
@@ -93,7 +96,8 @@ def smooth(
 def _scales(largest_K: Array, products: tuple[LinearWeights, ...], alpha: float) -> Array:
     heaviest_K = np.max([np.abs(product.weight).max(axis=1) for product in products], axis=0)
     scales = np.maximum(largest_K, _SMALLEST) ** alpha / np.maximum(heaviest_K, _SMALLEST) ** (1 - alpha)
-    return np.asarray(scales, dtype=np.float32)
+    rows = np.concatenate([product.weight for product in products], axis=1) * scales[:, None]
+    return np.asarray(scales * pair_signs(rows), dtype=np.float32)
 
 
 def _move(layer: LayerWeights, *, attention: Array, context: Array, up: Array) -> LayerWeights:

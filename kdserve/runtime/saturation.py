@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from functools import cache
 
+EXACT_MARK = "kdserve_exact_products"
+"""A key among a graph's properties: its export checked that no integer product can exceed 16 bits on the way."""
 _EXACT = 2 * 255 * 127
 # An ONNX model: y = MatMulInteger(a, b), where a (1, 2) is 255 as uint8 throughout and b (2, 1) is 127 as int8.
 _PRODUCT = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from kdserve.datatypes import Embeddings, TokenBatch
 from kdserve.errors import EncodeError, FolderError, MissingExtraError
 from kdserve.runtime.mapped import graph_over_file
-from kdserve.runtime.saturation import integer_products_saturate
+from kdserve.runtime.saturation import EXACT_MARK, integer_products_saturate
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -73,7 +73,8 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
 
     Graphs arrive here already fused and folded, so nothing is optimised at load: a quicker start, and no rewriting
     that could change a vector between versions of onnxruntime. The exception are integer products on a CPU where they
-    saturate: there onnxruntime turns int8 weights into uint8, whose products are exact.
+    saturate, in graphs that were not made for it: there onnxruntime turns int8 weights into uint8, whose products are
+    exact, and slower.
     """
     try:
         import onnxruntime
@@ -94,7 +95,7 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
     source = model if isinstance(model, bytes) else graph_over_file(model)
     if isinstance(model, Path):
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(model.parent))
-    if _INTEGER_PRODUCT in source and integer_products_saturate():
+    if _may_saturate(source):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
@@ -105,6 +106,10 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
     if provider not in session.get_providers():  # onnxruntime falls back to the CPU with a mere log line
         raise EncodeError(f"{device} did not start on this machine; check the driver and CUDA, or load on device='cpu'")
     return session
+
+
+def _may_saturate(graph: bytes) -> bool:
+    return _INTEGER_PRODUCT in graph and EXACT_MARK.encode() not in graph and integer_products_saturate()
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -7,6 +7,7 @@ from onnx import helper
 
 from kdserve.export.arithmetic import Arithmetic, BlockWeights, DynamicInt8, Float32, PerTokenInt8
 from kdserve.export.graph import GraphBuilder
+from kdserve.export.pairs import quantize_columns
 from kdserve.export.table import quantize_blocks, quantize_rows
 from kdserve.export.weights import LinearWeights
 from kdserve.runtime.session import open_graph
@@ -39,22 +40,23 @@ def test_each_arithmetic_is_the_matrix_product(arithmetic: Arithmetic, tolerance
 def test_int8_is_the_product_of_the_rounded_sides() -> None:
     x = RNG.standard_normal((2, 3, 32)).astype(np.float32)
     row = np.abs(x).max(axis=-1, keepdims=True) / 127
-    column = np.abs(WEIGHT).max(axis=0) / 127
-    expected = (np.rint(x / row) @ np.rint(WEIGHT / column)) * row * column + BIAS
+    levels, column = quantize_columns(WEIGHT)
+    expected = (np.rint(x / row) @ levels) * row * column + BIAS
     np.testing.assert_allclose(product(PerTokenInt8(), x), expected, rtol=1e-4, atol=2e-2)
 
 
 def test_a_lower_bound_gives_the_positive_side_more_levels() -> None:
     x = np.maximum(RNG.standard_normal((4, 32)) * 4, -0.17).astype(np.float32)[None]
     row = x.max(axis=-1, keepdims=True) / 223
-    column = np.abs(WEIGHT).max(axis=0) / 127
-    expected = (np.rint(x / row) @ np.rint(WEIGHT / column)) * row * column + BIAS
+    levels, column = quantize_columns(WEIGHT)
+    expected = (np.rint(x / row) @ levels) * row * column + BIAS
     np.testing.assert_allclose(product(PerTokenInt8(), x, lowest=-0.17), expected, rtol=1e-4, atol=5e-2)
 
 
 def test_values_at_the_lower_bound_alone_are_not_lost() -> None:
     x = np.full((1, 1, 32), -0.17, dtype=np.float32)
-    np.testing.assert_allclose(product(PerTokenInt8(), x, lowest=-0.17), x @ WEIGHT + BIAS, atol=2e-2)
+    levels, column = quantize_columns(WEIGHT)
+    np.testing.assert_allclose(product(PerTokenInt8(), x, lowest=-0.17), x @ (levels * column) + BIAS, atol=2e-2)
 
 
 def test_a_token_does_not_see_its_neighbours() -> None:
@@ -67,8 +69,8 @@ def test_a_token_does_not_see_its_neighbours() -> None:
 def test_a_bounded_side_has_one_scale_for_all_tokens() -> None:
     x = RNG.uniform(-2, 2, (1, 3, 32)).astype(np.float32)
     x[0, 0, 0] = 9  # beyond the bound
-    column = np.abs(WEIGHT).max(axis=0) / 127
-    expected = (np.clip(np.rint(x * 127 / 2), -128, 127) @ np.rint(WEIGHT / column)) * (2 / 127) * column + BIAS
+    levels, column = quantize_columns(WEIGHT)
+    expected = (np.clip(np.rint(x * 127 / 2), -128, 127) @ levels) * (2 / 127) * column + BIAS
     np.testing.assert_allclose(product(PerTokenInt8(bounds={"x": 2.0}), x), expected, rtol=1e-4, atol=2e-2)
 
 

