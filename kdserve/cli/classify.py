@@ -44,7 +44,8 @@ def classify(
         say(f"{texts} holds no text, so there is no label; give a file with a text a line")
     if classifier.num_cut:
         say(
-            f"{classifier.num_cut} texts were longer than the model's {classifier.max_tokens} tokens and were cut there"
+            f"{classifier.num_cut} of {num_texts} texts are longer than the {classifier.max_tokens} tokens that the "
+            f"classifier reads; their labels tell of their beginnings"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from kdserve.manifest import MANIFEST_NAME, Manifest, verify_folder
 MODEL_NAME = "model.onnx"
 PROMPTS_NAME = "config_sentence_transformers.json"
 TOKENIZER_NAME = "tokenizer.json"
+_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,13 +59,26 @@ class BundleSettings:
             for name in ("languages", "weak_languages"):
                 settings[name] = tuple(settings[name])
             parsed = cls(**settings)
-            if not all(isinstance(value, int) and value > 0 for value in (parsed.dim, parsed.max_tokens)):
-                raise TypeError("dim and max_tokens must be positive integers")
-            if not all(isinstance(prompt, str) for prompt in (parsed.prompts.query, parsed.prompts.document)):
-                raise TypeError("prompts must be strings")
+            require_size("dim", parsed.dim)
+            require_size("max_tokens", parsed.max_tokens)
+            require_strings("name, family, precision", (parsed.name, parsed.family, parsed.precision))
+            require_strings("languages", (*parsed.languages, *parsed.weak_languages))
+            require_strings("prompts", (parsed.prompts.query, parsed.prompts.document))
         except (KeyError, TypeError) as error:
             raise FolderError(f"the settings in {folder / MANIFEST_NAME} do not fit ({error}); export again") from error
         return parsed
+
+
+def require_size(name: str, value: object) -> None:
+    """Raise TypeError unless a setting is a positive integer that an array can be made of."""
+    if type(value) is not int or not 0 < value <= _LARGEST:
+        raise TypeError(f"{name} must be a positive integer of at most {_LARGEST}")
+
+
+def require_strings(name: str, values: Sequence[object]) -> None:
+    """Raise TypeError unless all values of a setting are strings."""
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{name} must be strings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,5 +121,5 @@ def _read_prompts(path: Path) -> Prompts:
     try:
         prompts = json.loads(path.read_text(encoding="utf-8"))["prompts"]
         return Prompts(query=prompts["query"], document=prompts["document"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FolderError(f"{path} is damaged ({error}); export the bundle again") from error

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from kdserve.datatypes import Progress, no_progress, require_texts
 from kdserve.errors import EncodeError, FolderError
 from kdserve.manifest import MANIFEST_NAME, Manifest, unchanged, verify_folder
-from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
+from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME, require_size, require_strings
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
 from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
@@ -56,10 +56,11 @@ class ClassifierSettings:
             for name in ("labels", "languages", "weak_languages"):
                 settings[name] = tuple(settings[name])
             parsed = cls(**settings)
-            if not isinstance(parsed.max_tokens, int) or parsed.max_tokens < 1:
-                raise TypeError("max_tokens must be a positive integer")
-            if len(parsed.labels) < 2 or not all(isinstance(label, str) for label in parsed.labels):
-                raise TypeError("labels must be two or more strings")
+            require_size("max_tokens", parsed.max_tokens)
+            require_strings("name, family, precision", (parsed.name, parsed.family, parsed.precision))
+            require_strings("labels and languages", (*parsed.labels, *parsed.languages, *parsed.weak_languages))
+            if len(parsed.labels) < 2:
+                raise TypeError("labels must be two or more")
         except (KeyError, TypeError) as error:
             raise FolderError(f"the settings in {folder / MANIFEST_NAME} do not fit ({error}); export again") from error
         return parsed

@@ -131,7 +131,7 @@ class Runner:
             num_tokens += tokenized.num_tokens
             is_cut += tokenized.is_cut
             progress(what, stop, len(texts))
-        if num_cut := sum(is_cut):
+        if (num_cut := sum(is_cut)) and self._output == "sentence_embedding":  # a label is told by a beginning too
             _logger.warning("%d of %d texts were cut at %d tokens", num_cut, len(texts), self.max_tokens)
         return Rows(rows=rows, num_tokens=num_tokens, is_cut=is_cut)
 

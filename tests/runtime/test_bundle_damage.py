@@ -124,8 +124,12 @@ def test_a_folder_that_changes_between_its_verification_and_its_use_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dim": "64"}, "positive integers"),
-        ({"max_tokens": 0}, "positive integers"),
+        ({"dim": "64"}, "positive integer"),
+        ({"dim": 10**12}, "positive integer"),
+        ({"dim": True}, "positive integer"),
+        ({"max_tokens": 0}, "positive integer"),
+        ({"name": 3}, "must be strings"),
+        ({"languages": [["de"]]}, "must be strings"),
         ({"prompts": {"query": 1, "document": ""}}, "must be strings"),
         ({"surprise": 1}, "surprise"),
         ({"max_tokens": 32}, "cuts at 64 tokens, the manifest says 32"),

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import random
+import string
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,50 @@ def test_a_full_memory_for_words_changes_nothing(monkeypatch: pytest.MonkeyPatch
     expected = make(TOKENIZER).tokenize(texts)
     monkeypatch.setattr("kdserve.runtime.unigram._MEMORY_BYTES", 800)
     assert make(TOKENIZER).tokenize(texts) == expected
+
+
+def random_texts(characters: str, *, length: int, count: int) -> list[str]:
+    rng = random.Random(5)
+    return ["".join(rng.choices(characters, k=length)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        random_texts(string.ascii_letters + string.digits + "+/", length=12_000, count=40),
+        random_texts("".join(map(chr, range(0x4E00, 0x5A00))) + "，。", length=2_000, count=40),
+        random_texts("abcdef", length=12, count=4_000),
+    ],
+    ids=["base64", "Chinese", "words"],
+)
+def test_the_memory_for_words_is_bounded_by_bytes(
+    texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 200_000
+    monkeypatch.setattr("kdserve.runtime.unigram._MEMORY_BYTES", most)
+    tokenizer = make(variant(tmp_path))
+    unigram = tokenizer._unigram
+    assert unigram is not None
+    for text in texts:
+        tokenizer.tokenize([text])
+        kept = [item for memory in (unigram._words, unigram._segments) for pair in memory.items() for item in pair]
+        assert sum(map(sys.getsizeof, kept)) <= most
+    assert max(map(len, [*unigram._words, *unigram._segments])) <= 64
+    assert tokenizer.tokenize(texts[:5]).ids == [
+        encoding.ids for encoding in reference(TOKENIZER, max_tokens=4000).encode_batch(texts[:5])
+    ]
+
+
+@pytest.mark.parametrize("unit", ["a", "家", "\ue123", "word ", "a  ", "a,", "\u200f"])
+@pytest.mark.parametrize("changes", [{}, {"pre_tokenizer": {"type": "Whitespace"}}], ids=["here", "library"])
+def test_of_a_line_of_many_megabytes_a_bounded_beginning_is_read(
+    tmp_path: Path, unit: str, changes: dict[str, object]
+) -> None:
+    tokenizer = make(variant(tmp_path, max_tokens=16, **changes))
+    beginning = (unit * 4096)[: 16 * 256]
+    found = tokenizer.tokenize([unit * 3_000_000, beginning])
+    assert found.ids[0] == found.ids[1]
+    assert found.is_cut[0]
 
 
 SPLITTERS = [
