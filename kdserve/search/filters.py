@@ -163,7 +163,7 @@ def _comparison(left: ast.expr, operator: ast.cmpop, right: ast.expr) -> Conditi
         values = tuple(_value(item) for item in right.elts)
         return OneOf(name=_name(left), values=values, negated=isinstance(operator, ast.NotIn))
     sign = SIGNS[type(operator)]
-    if not _is_field(left):
+    if _is_field(right) and not _is_field(left):
         left, right, sign = right, left, MIRRORED[sign]
     return Compare(name=_name(left), sign=sign, value=_value(right))
 

@@ -126,4 +126,6 @@ class VectorFile:
             if hashlib.sha256(rows.tobytes()).digest() != self._sums[block * 32 : (block + 1) * 32]:
                 first = block * BLOCK_ROWS
                 raise FolderError(f"{self.path} is damaged near row {first}; restore the index or build it again")
+            if not (np.abs(decode_rows(rows)) <= 1 + UNIT_TOLERANCE).all():  # so that NaN counts as wrong
+                raise FolderError(f"{self.path} holds no unit vectors near row {block * BLOCK_ROWS}; build it again")
             self._trusted[block] = True

@@ -9,7 +9,7 @@ from trigrams import TrigramEmbedder
 
 from kdserve.errors import DataError, FolderError
 from kdserve.locks import folder_lock
-from kdserve.search import BuildOptions, Document, Retriever, changes, describe, verify_index
+from kdserve.search import BuildOptions, Document, NewMetadata, Retriever, changes, describe, verify_index
 
 EMBEDDER = TrigramEmbedder()
 
@@ -68,6 +68,47 @@ def test_an_id_that_is_taken_leaves_the_index_as_it_was(retriever):
         retriever.add([document(50), document(7)])
     assert describe(retriever.folder) == before
     assert sorted(path.name for path in retriever.folder.iterdir()) == ["gen-000001", "kdserve.json", "writer.lock"]
+
+
+@pytest.mark.parametrize("id_", [True, 1.5, None, 2**63, -(2**70), "\ud800", b"d1", np.int64(1)])
+def test_what_is_no_id_deletes_nothing(retriever, id_):
+    with pytest.raises(DataError, match=r"use a str or an int|beyond 64 bits|no valid Unicode"):
+        retriever.delete(["d1", id_])
+    assert len(retriever) == 20
+
+
+def test_all_documents_can_be_deleted_and_new_ones_added(retriever):
+    retriever.delete([f"d{n}" for n in range(20)])
+    assert (len(retriever), retriever.search("text", 5), retriever.search("text", where="n == 3")) == (0, [], [])
+    retriever.add([document(3, "giraffe")])
+    assert ids(retriever.search("giraffe", 5)) == ["d3"]
+
+
+def test_new_metadata_leaves_text_and_vector(retriever):
+    before = retriever.search("text number 3", 1)[0]
+    retriever.update(
+        [
+            NewMetadata(id="d3", metadata={"year": 2021, "n": None}),
+            document(4, "zebra"),
+            NewMetadata(id="d5", language="de"),
+        ]
+    )
+    after = retriever.search("text number 3", 1, where="year == 2021")[0]
+    assert (after.text, after.score, after.language) == (before.text, before.score, "en")
+    assert after.metadata == {"year": 2021}
+    assert [hit.metadata for hit in retriever.search("text number 5", 9, where='lang == "de"')] == [{"n": 5}]
+    assert (len(retriever), ids(retriever.search("zebra", 1))) == (20, ["d4"])
+
+
+def test_new_metadata_for_no_document_or_twice_leaves_the_index_as_it_was(retriever):
+    for new, message in (
+        ([NewMetadata(id="d1", metadata={"a": 1}), NewMetadata(id="d77")], "has no document 'd77'"),
+        ([NewMetadata(id="d1", metadata={"a": 1})] * 2, "id 'd1' occurs twice"),
+        ([NewMetadata(id="d1", metadata={"a": 1}), document(1)], "id 'd1' occurs twice"),
+    ):
+        with pytest.raises(DataError, match=message):
+            retriever.update(new)
+    assert describe(retriever.folder).fields == ("n",)
 
 
 def test_deleting_what_is_not_there_deletes_nothing(retriever):

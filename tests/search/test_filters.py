@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdserve.errors import DataError
-from kdserve.search import BuildOptions, Document, Retriever
+from kdserve.search import BuildOptions, Document, Retriever, describe
 
 NAMES = ["n", "s", "mixed", "my name", "N"]
 VALUES = [0, 1, -1, 2**53, 2**53 + 1, 2.5, float(2**53), 1.0, "", "a", "b", "10", "9", "é", "z\u0000", "A", True, None]
@@ -106,6 +106,11 @@ def test_filtered_search_equals_brute_force(corpus, expression, k):
         ("n in " + repr(list(range(2000))), "900 values"),
         ("(" * 500 + "n == 1" + ")" * 500, "cannot be read"),
         ("n == b'x'", "is no text or number"),
+        ('class == "a"', r'cannot be read \(invalid syntax\); a field of that name is written field\["class"\]'),
+        ("my-name == 1", r'`my - name` is no field; .* field\["my name"\]'),
+        ('field["\\ud800"] == 1', "cannot be read"),
+        ('s == "\\ud800"', "cannot be read"),
+        ("(" * 40 + "n == 1" + " and (n == 2 or n == 3))" * 40, "more than 25 deep"),
     ],
 )
 def test_a_filter_that_cannot_be_meant_is_one_clear_error(corpus, where, message):
@@ -115,3 +120,73 @@ def test_a_filter_that_cannot_be_meant_is_one_clear_error(corpus, where, message
 
 def test_ids_are_a_field(corpus):
     assert sorted(hit.id for hit in corpus[0].search("text", 9, where="id in [5, 6, 11]")) == [5, 6]
+
+
+def test_deep_nots_and_junctions_mean_what_they_say(corpus):
+    everything = corpus[0].search("text", 200)
+    with_one = corpus[0].search("text", 200, where="n == 1")
+    assert corpus[0].search("text", 200, where="not " * 80 + "n == 1") == with_one
+    without = corpus[0].search("text", 200, where="not " * 81 + "(n == 1)")
+    assert sorted(hit.id for hit in [*with_one, *without]) == sorted(hit.id for hit in everything)
+    nested = "n == 1"
+    for _ in range(11):
+        nested = f"(n == 1 and (n == 5 or {nested}))"
+    assert corpus[0].search("text", 200, where=nested) == with_one
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory, embedder):
+    metadata = [
+        {"year": "1999", "size": 1, "tags": ["a", 1]},
+        {"year": "2001", "size": 2.5, "tags": ["b"]},
+        {"e\u0301t\u00e9": 3, "x\u00b2": 4, "mixed": 1},
+        {"mixed": "one", "tags": []},
+    ]
+    documents = [Document(text=f"text {n}", id=f"d{n}", metadata=one) for n, one in enumerate(metadata)]
+    return Retriever.build(tmp_path_factory.mktemp("typed") / "index", documents, embedder)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("year >= 2000", "'year' holds text everywhere, never a number; index it as numbers"),
+        ("not year == 2000", "'year' holds text everywhere"),
+        ('size in ["1", "2"]', "'size' holds number everywhere, never a text; compare it with a number"),
+        ('tags == "a"', '"a text" in tags'),
+        ('"a" in year', "'year' holds text everywhere, never a list"),
+        ("id == 3", "'id' holds text everywhere"),
+        ("lang > 3", "'language' holds text everywhere"),
+    ],
+)
+def test_a_comparison_that_can_hold_nowhere_says_why(typed, where, message):
+    with pytest.raises(DataError, match=message):
+        typed.search("text", where=where)
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ('"a" in tags', ["d0"]),
+        ("1 in tags", ["d0"]),
+        ('"1" in tags', []),
+        ('"a" not in tags', ["d1", "d3"]),
+        ('not "a" in tags', ["d1", "d2", "d3"]),
+        ("mixed == 1", ["d2"]),
+        ('mixed == "one"', ["d3"]),
+        ("size != 'x'", ["d0", "d1"]),
+        ("e\u0301t\u00e9 == 3", ["d2"]),
+        ("\u00e9t\u00e9 == 3", ["d2"]),
+        ('field["e\u0301te\u0301"] == 3', ["d2"]),
+        ('field["x\u00b2"] == 4', ["d2"]),
+    ],
+)
+def test_lists_and_names_in_any_form_are_found(typed, where, found):
+    assert sorted(hit.id for hit in typed.search("text", where=where)) == found
+
+
+def test_the_types_of_fields_are_told(typed):
+    types = describe(typed.folder).field_types
+    assert types == {
+        "mixed": "text and number", "size": "number", "tags": "list", "x\u00b2": "number", "year": "text",
+        "\u00e9t\u00e9": "number",
+    }  # fmt: skip
