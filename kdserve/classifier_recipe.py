@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kdserve.toml import require
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierRecipe:
@@ -38,6 +40,17 @@ class ClassifierRecipe:
     head_rate: float = 1e-2
     head_only: bool = False
 
+    def __post_init__(self) -> None:
+        require(
+            self,
+            per_class="[1, inf)",
+            temperature="(0, inf)",
+            alpha="[0, 1]",
+            label_share="[0, 1)",
+            confidence="[0, inf)",
+            head_rate="[0, inf)",
+        )
+
 
 def classifier_rules(made: ClassifierRecipe) -> list[tuple[str, bool, str]]:
     """Return what the section must hold: key, whether it does, and the rule."""
@@ -51,10 +64,5 @@ def classifier_rules(made: ClassifierRecipe) -> list[tuple[str, bool, str]]:
         ("classifier.target", bool(made.target) or not wants_target, f"is missing, which {made.mode} learns from"),
         ("classifier.target", not made.target or "{language}" in made.target, "needs {language} in its name"),
         ("classifier.mode", not (by_language and files), "language takes no teacher, files or labels; remove them"),
-        ("classifier.temperature", made.temperature > 0, "must be positive"),
-        ("classifier.alpha", 0 <= made.alpha <= 1, "must be in [0, 1]"),
-        ("classifier.label_share", 0 <= made.label_share < 1, "must be in [0, 1)"),
-        ("classifier.confidence", made.confidence >= 0, "must not be negative"),
-        ("classifier.per_class", made.per_class > 0, "must be positive"),
         ("classifier.labels", len(set(made.labels)) == len(made.labels), "names a label twice"),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from types import NoneType, UnionType
@@ -22,6 +23,8 @@ def apply_override(record: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except RecursionError as error:
+        raise RecipeError(f"--set {dotted} is nested too deep; write a plain value") from error
     *parents, last = dotted.split(".")
     table = record
     for parent in parents:
@@ -44,7 +47,7 @@ def build(kind: Any, record: Mapping[str, Any], *, where: str, key: str = "") ->
     """Make a dataclass of a record, tables inside it likewise.
 
     Raises:
-        RecipeError: unknown or missing key, wrong type, or a value outside a Literal; names the dotted key and `where`.
+        RecipeError: unknown or missing key, wrong type, or a value not allowed; names the dotted key and `where`.
     """
     hints = get_type_hints(kind)
     for name in record:
@@ -56,7 +59,27 @@ def build(kind: Any, record: Mapping[str, Any], *, where: str, key: str = "") ->
         required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
         if required and entry.name not in values:
             raise RecipeError(f"{where}: the key {key}{entry.name} is missing")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {key}{error}") from error
+
+
+def require(section: object, **ranges: str) -> None:
+    """Refuse numbers of a dataclass that lie outside their range, like `steps="[0, inf)"`; in lists and tables, each.
+
+    Raises:
+        ValueError: names key, value and range.
+    """
+    for key, allowed in ranges.items():
+        value = getattr(section, key)
+        many = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+        low, high = map(float, allowed[1:-1].split(", "))
+        for number in many:
+            above = number > low if allowed[0] == "(" else number >= low
+            below = number < high if allowed[-1] == ")" else number <= high
+            if not (above and below):
+                raise ValueError(f"{key} is {number!r}; it must lie in {allowed}")
 
 
 def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
@@ -87,7 +110,11 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
             raise RecipeError(f"{where}: {key} must be a table")
         return {name: _convert(arguments[1], item, where=where, key=f"{key}.{name}") for name, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{where}: {key} is {value}; it must be a finite number")
+    if isinstance(value, str) and "\0" in value:
+        raise RecipeError(f"{where}: {key} is {value!r}; it must hold no NUL")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise RecipeError(f"{where}: {key} is {value!r}, which is no {hint.__name__}")
     return value

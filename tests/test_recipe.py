@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from kdserve.errors import RecipeError
-from kdserve.recipe import load_recipe, recipe_record
+from kdserve.recipe import DataRecipe, Recipe, load_recipe, recipe_record
 
 GOOD = 'name = "x"\nfamily = "static"\n[[data]]\npath = "sample"\n'
 
@@ -31,7 +32,7 @@ def test_a_recipe_loads_with_defaults_and_overrides(tmp_path: Path):
         (GOOD + '[train]\nsteps = "many"\n', r"train\.steps is 'many', which is no int"),
         (GOOD + "[train]\nsteps = true\n", r"train\.steps is True"),
         (GOOD + "[student]\ntable_bits = 5\n", r"student\.table_bits is 5; choose one of 0, 4, 8"),
-        (GOOD + "[train]\nbatch_size = 1\n", r"train\.batch_size must be at least 2"),
+        (GOOD + "[train]\nbatch_size = 1\n", r"train\.batch_size is 1; it must lie in \[2, inf\)"),
         (GOOD + "data_dir = 3", r"unknown key data\[0\]\.data_dir"),
         ('name = "x"\nfamily = "static"\n', "the key data is missing"),
         ('name = "x"\n[[data]]\npath = "sample"\n', "the key family is missing"),
@@ -46,6 +47,59 @@ def test_a_wrong_recipe_is_refused_by_key_and_file(tmp_path: Path, text: str, me
         load_recipe(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value) or "TOML" in message
+
+
+DEFAULTS = Recipe(name="x", family="static", data=(DataRecipe(path="sample"),))
+NUMBERS = [("seed", "int")] + [
+    (f"{section.name}.{entry.name}", entry.type)
+    for section in dataclasses.fields(DEFAULTS)
+    if dataclasses.is_dataclass(getattr(DEFAULTS, section.name))
+    for entry in dataclasses.fields(getattr(DEFAULTS, section.name))
+    if entry.type in ("int", "float")
+]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
+@pytest.mark.parametrize("key", [key for key, kind in NUMBERS if kind == "float"])
+def test_no_float_is_infinite_or_none(tmp_path: Path, key: str, value: str):
+    with pytest.raises(RecipeError, match=rf"{key} is -?(nan|inf); it must be a finite number"):
+        load_recipe(write(tmp_path, GOOD), overrides=[f"{key}={value}"])
+
+
+@pytest.mark.parametrize(("key", "kind"), NUMBERS)
+def test_every_number_has_a_range_and_says_it(tmp_path: Path, key: str, kind: str):
+    value = "-1.0" if kind == "float" else "-1"
+    with pytest.raises(RecipeError, match=rf"recipe\.toml: {key} is {value}; it must lie in [\[(]"):
+        load_recipe(write(tmp_path, GOOD), overrides=[f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("validation.permille=5000", r"validation\.permille is 5000; it must lie in \[0, 1000\)"),
+        ("train.temperature=0", r"train\.temperature is 0\.0; it must lie in \(0, 1\]"),
+        ("vocabulary.temperature=0", r"vocabulary\.temperature is 0\.0; it must lie in \(0, 1\]"),
+        ("student.layers=[0, -1]", r"student\.layers is -1; it must lie in \[0, inf\)"),
+        ("data=[{path='sample', weights={web=-1}}]", r"data\[0\]\.weights is -1\.0; it must lie in \[0, inf\)"),
+        ("data=[{path='sample', weights={web=nan}}]", r"data\[0\]\.weights\.web is nan"),
+        ("train.cycles=7", r"train\.cycles is 7; it must divide steps, 1000"),
+        ("name=" + "[" * 20_000, "is nested too deep"),
+        ('student.start="a\\u0000b"', "it must hold no NUL"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_key_value_and_range(tmp_path: Path, override: str, message: str):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path, GOOD), overrides=[override])
+
+
+def test_a_recipe_that_cannot_be_read_is_one_line(tmp_path: Path):
+    for text in (GOOD + "x = " + "[" * 20_000, GOOD + "x = " + "{a = " * 20_000):
+        with pytest.raises(RecipeError, match="no readable TOML"):
+            load_recipe(write(tmp_path, text))
+    for path in (tmp_path, tmp_path / ("x" * 300)):
+        with pytest.raises(RecipeError, match=r"cannot be read \(\w") as caught:
+            load_recipe(path)
+        assert "Errno" not in str(caught.value)
 
 
 def test_a_recipe_says_only_what_it_changes_of_its_base(tmp_path: Path):
