@@ -1,15 +1,18 @@
 """Kill, starve and damage indexes on purpose, and see whether they ever lie.
 
-    python benchmarks/crash_trials.py --kills 500 --full 100 --disk 100 --flips 2000
+    python benchmarks/crash_trials.py --kills 500 --terms 300 --full 100 --disk 100 --flips 2000
 
 - kills: a child process is killed with SIGKILL in the middle of build, add, update, delete or compact, at each named
   step in turn and at random moments between;
+- terms: the same with SIGTERM, which the child takes as the command line does: it cleans up and ends with 143;
 - full: the same changes while no file may grow beyond a random size, so that some write is short and the next fails;
 - disk: the same on a small file system of its own that is really full (where `unshare` may make one);
 - flips: one byte of one file is changed, or the file is cut, and the index is opened and searched.
 
 After a kill or a full disk the index must answer exactly as before the change or exactly as after it, every byte must
-be verified, and the next change must succeed. After a flip it must answer as before or raise a FolderError.
+be verified, and the next change must succeed. Meanwhile two readers open, search, describe and verify the index over
+and over (reads): each time it must be whole, and answer as before or after. After a flip it must answer as before or
+raise a FolderError.
 Prints one line of JSON; exit 1 if anything else ever happened.
 """
 
@@ -30,7 +33,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,12 +45,24 @@ from records import Table, write_record
 from kdserve.bench.machine import describe_machine
 from kdserve.datatypes import Embeddings
 from kdserve.errors import FolderError, KdserveError
-from kdserve.search import BuildOptions, Document, Retriever, Wish, build, changes, embedding, generation, verify_index
+from kdserve.search import (
+    BuildOptions,
+    Document,
+    Retriever,
+    Wish,
+    build,
+    changes,
+    describe,
+    embedding,
+    generation,
+    verify_index,
+)
 
 NUM_DOCUMENTS = 200
 QUERIES = [f"text number {n}" for n in (0, 7, 77, 199, 1234)]
 KINDS = ("exact", "flat", "hnsw", "ivf-sq8", "rabitq", "ivf-pq")
 Change = Callable[[Retriever], None]
+STOPPED = 143
 
 
 class HashEmbedder:
@@ -103,30 +119,74 @@ def build_all(folder: Path) -> None:
 
 
 def run_child(
-    folder: Path, name: str, *, kill_at_step: int, kill_after_s: float, max_file_bytes: int, steps: Path
+    folder: Path, name: str, *, by: int, kill_at_step: int, kill_after_s: float, max_file_bytes: int, steps: Path
 ) -> None:
     """Make one change in this process, which may not live to see its end. Writes the steps that it passes."""
+    signal.signal(signal.SIGTERM, _stop)
     embedding.CHUNK_DOCUMENTS, build.CHECKPOINT_S, changes.COPY_DOCUMENTS = 32, 0.0, 64
     passed: list[str] = []
 
     def step(what: str) -> None:
         passed.append(what)
         if len(passed) == kill_at_step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
 
     for module in (generation, build, changes):
         module.step = step
     if kill_after_s:
-        threading.Timer(kill_after_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        threading.Timer(kill_after_s, os.kill, (os.getpid(), by)).start()
     if max_file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, resource.RLIM_INFINITY))
     try:
         build_all(folder) if name == "build" else CHANGES[name](Retriever.open(folder, EMBEDDER))
     except KdserveError:
         os._exit(3)
+    except BaseException:  # libraries turn the interrupt into whatever they like
+        if not _stopped:
+            raise
+        os._exit(STOPPED)
     if not max_file_bytes:
         steps.write_text(json.dumps(passed))
     os._exit(0)
+
+
+_stopped: list[int] = []
+
+
+def _stop(number: int, _frame: object) -> None:
+    _stopped.append(number)
+    raise KeyboardInterrupt
+
+
+class Readers:
+    """Threads that read an index over and over while a child changes it; `outcomes` counts what they met."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._done = threading.Event()
+
+    @contextmanager
+    def beside(self, folder: Path, allowed: set[str]) -> Iterator[None]:
+        self._done.clear()
+        threads = [threading.Thread(target=self._read, args=(folder, allowed)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            for thread in threads:
+                thread.join()
+
+    def _read(self, folder: Path, allowed: set[str]) -> None:
+        while not self._done.is_set():
+            try:
+                told = "whole" if answers(folder, exact=True) in allowed else "WRONG ANSWERS"
+                describe(folder)
+                verify_index(folder)
+            except Exception as error:  # whatever it is, a reader must not meet it
+                told = f"{type(error).__name__} {str(error).replace(':', ' ')}"
+            self.outcomes[told] += 1
 
 
 class Trials:
@@ -136,6 +196,7 @@ class Trials:
         self.folder, self.chance = folder, random.Random(seed)
         self.processes = multiprocessing.get_context("forkserver")
         self.processes.set_forkserver_preload(["kdserve.search.faiss", "kdserve.search.retriever"])
+        self.readers = Readers()
         self.base = folder / "base"
         build_base(self.base)
         self.before = answers(self.base, exact=True)
@@ -145,16 +206,17 @@ class Trials:
         for name in ("build", *CHANGES):
             self._rehearse(name)
 
-    def kill(self, number: int) -> str:
+    def kill(self, number: int, by: int = signal.SIGKILL) -> str:
         """Kill one change: at each named step of each, then at every other step, then at random moments."""
         places = [(name, step + 1) for name, steps in self.steps.items() for step in range(len(steps))]
         random.Random(0).shuffle(places)
         places.sort(key=lambda place: self.steps[place[0]][place[1] - 1] in self.steps[place[0]][: place[1] - 1])
         if number < len(places):
             name, step = places[number]
-            return f"{name}: {self._trial(name, kill_at_step=step)}"
+            return f"{name}: {self._trial(name, by=by, kill_at_step=step)}"
         name = self.chance.choice(list(self.steps))
-        return f"{name}: {self._trial(name, kill_after_s=self.chance.uniform(0.001, 1.1 * self.seconds[name]))}"
+        after_s = self.chance.uniform(0.001, 1.1 * self.seconds[name])
+        return f"{name}: {self._trial(name, by=by, kill_after_s=after_s)}"
 
     def fill(self, number: int) -> str:
         """One change while no file may grow beyond a random size."""
@@ -179,6 +241,7 @@ class Trials:
         self,
         name: str,
         *,
+        by: int = signal.SIGKILL,
         kill_at_step: int = 0,
         kill_after_s: float = 0.0,
         max_file_bytes: int = 0,
@@ -188,9 +251,12 @@ class Trials:
         filler = self.folder / "filler"
         if free_bytes:
             filler.write_bytes(bytes(max(0, shutil.disk_usage(self.folder).free - free_bytes)))
-        code = self._run(target, name, kill_at_step, kill_after_s, max_file_bytes)
+        options = {"by": by, "kill_at_step": kill_at_step, "kill_after_s": kill_after_s}
+        beside = nullcontext() if name == "build" else self.readers.beside(target, {self.before, self.after[name]})
+        with beside:
+            code = self._run(target, name, **options, max_file_bytes=max_file_bytes)
         filler.unlink(missing_ok=True)
-        if code not in (0, 3, -signal.SIGKILL):
+        if code not in (0, 3, STOPPED, -signal.SIGKILL):
             return f"EXIT {code}"
         if name == "build":
             return self._judge_build(target, code)
@@ -226,8 +292,18 @@ class Trials:
             shutil.copytree(self.base, work / "index")
         return work / "index"
 
-    def _run(self, target: Path, name: str, step: int = 0, after_s: float = 0.0, max_bytes: int = 0) -> int:
-        options = {"kill_at_step": step, "kill_after_s": after_s, "max_file_bytes": max_bytes}
+    def _run(
+        self,
+        target: Path,
+        name: str,
+        *,
+        by: int = signal.SIGKILL,
+        kill_at_step: int = 0,
+        kill_after_s: float = 0.0,
+        max_file_bytes: int = 0,
+    ) -> int:
+        options = {"by": by, "kill_at_step": kill_at_step, "kill_after_s": kill_after_s}
+        options["max_file_bytes"] = max_file_bytes
         child = self.processes.Process(
             target=run_child, args=(target, name), kwargs={**options, "steps": self.folder / "steps"}
         )
@@ -288,6 +364,7 @@ def fill_disk(num_trials: int, seed: int) -> dict[str, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--terms", type=int, default=300)
     parser.add_argument("--full", type=int, default=100)
     parser.add_argument("--flips", type=int, default=2000)
     parser.add_argument("--disk", type=int, default=100)
@@ -303,6 +380,7 @@ def main() -> int:
         folder = Path(name)
         trials = Trials(folder, options.seed)
         killed = Counter(trials.kill(number) for number in range(options.kills))
+        stopped = Counter(trials.kill(number, by=signal.SIGTERM) for number in range(options.terms))
         filled = Counter(trials.fill(number) for number in range(options.full))
         result = folder / "flips.json"
         child = trials.processes.Process(target=flip_in_child, args=(folder, options.flips, options.seed, result))
@@ -311,20 +389,24 @@ def main() -> int:
         flipped = Counter(json.loads(result.read_text())) if child.exitcode == 0 else Counter({"CRASHED": 1})
     disk = Counter(fill_disk(options.disk, options.seed) if options.disk else {})
     steps = {name: sorted(set(passed)) for name, passed in trials.steps.items()}
-    report = {"kills": killed, "full": filled, "disk": disk, "flips": flipped, "steps": steps}
+    told = {"kills": killed, "terms": stopped, "full": filled, "disk": disk, "flips": flipped}
+    report = {**told, "reads": trials.readers.outcomes, "steps": steps}
     print(json.dumps(report, sort_keys=True))
     if options.record:
         write_record("crash-trials", report, table=make_table(report), machine=describe_machine())
-    good = {"old", "new", "unchanged", "error"}
-    return 0 if {what.split(": ")[-1] for what in [*killed, *filled, *disk, *flipped]} <= good else 1
+    good = {"old", "new", "unchanged", "error", "whole"}
+    outcomes = {what.split(": ")[-1] for some in (*told.values(), trials.readers.outcomes) for what in some}
+    return 0 if outcomes <= good else 1
 
 
 def make_table(report: dict[str, dict[str, int]]) -> Table:
     rows = []
     for what, told in (
         ("kills", "killed with SIGKILL at every named step and at random moments"),
+        ("terms", "stopped with SIGTERM at the same places"),
         ("full", "no file may grow beyond a random size: short writes, then errors"),
         ("disk", "a file system that is really full"),
+        ("reads", "opened, searched, described and verified while all this happened"),
         ("flips", "one byte changed, or a file cut"),
     ):
         outcomes = Counter[str]()

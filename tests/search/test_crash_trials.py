@@ -9,10 +9,13 @@ TRIALS = Path(__file__).parents[2] / "benchmarks" / "crash_trials.py"
 
 
 def test_killed_starved_and_damaged_indexes_are_old_or_new_or_an_error():
-    arguments = ["--kills", "20", "--full", "6", "--disk", "0", "--flips", "150"]
+    arguments = ["--kills", "20", "--terms", "12", "--full", "6", "--disk", "0", "--flips", "150"]
     done = subprocess.run([sys.executable, TRIALS, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     outcomes = json.loads(done.stdout)
     assert sum(outcomes["kills"].values()) == 20
-    assert {what.split(": ")[-1] for what in [*outcomes["kills"], *outcomes["full"]]} == {"old", "new"}
+    assert sum(outcomes["terms"].values()) == 12
+    changes = [*outcomes["kills"], *outcomes["terms"], *outcomes["full"]]
+    assert {what.split(": ")[-1] for what in changes} == {"old", "new"}
+    assert set(outcomes["reads"]) == {"whole"}
     assert set(outcomes["flips"]) == {"error", "unchanged"}
