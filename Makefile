@@ -60,15 +60,15 @@ interop: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-interop/ready
 cluster: $(VENV)-cluster/ready
 	$(VENV)-cluster/bin/python -m pytest --no-skips tests/search/test_cluster.py tests/search/test_milvus.py
 
-adapters: $(VENV)-adapters/ready
-	$(VENV)-adapters/bin/python -m pytest --no-skips tests/adapters
+adapters: $(VENV)-clients/ready
+	$(VENV)-clients/bin/python -m pytest --no-skips tests/adapters
 
-clients: $(VENV)-clients/ready | npm
+clients: $(VENV)-clients/ready $(VENV)-clients/node_modules/ready
 	KDSERVE_CLIENTS_NODE=$(CURDIR)/$(VENV)-clients/node_modules $(VENV)-clients/bin/python -m pytest --no-skips tests/clients
 
 # What all of these run in, and no test yet.
-environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready $(VENV)-adapters/ready $(VENV)-wheel/ready
-environments: $(if $(NPM),$(NODE_MODULES)/ready $(VENV)-interop/ready $(VENV)-clients/ready)
+environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready $(VENV)-clients/ready $(VENV)-wheel/ready
+environments: $(if $(NPM),$(NODE_MODULES)/ready $(VENV)-interop/ready $(VENV)-clients/node_modules/ready)
 
 # optimum-onnx holds transformers below 5, and sentence-transformers opens a bundle through it: an environment of its own.
 $(VENV)-optimum/ready: pyproject.toml
@@ -84,17 +84,13 @@ $(VENV)-cluster/ready: pyproject.toml
 	$(VENV)-cluster/bin/pip install --quiet -e ".[cpu,search,cli,parquet,cluster,milvus]" "pytest>=8.4" "hypothesis>=6.130"
 	touch $@
 
-$(VENV)-adapters/ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)-adapters
-	$(VENV)-adapters/bin/pip install --quiet --upgrade pip
-	$(VENV)-adapters/bin/pip install --quiet -e ".[cpu]" "pytest>=8.4" \
-		"langchain-core>=1.8,<2" "llama-index-core>=0.14,<0.15" "haystack-ai>=3.4,<4"
-	touch $@
-
-$(VENV)-clients/ready: pyproject.toml Makefile | npm
+$(VENV)-clients/ready: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)-clients
 	$(VENV)-clients/bin/pip install --quiet --upgrade pip
 	$(VENV)-clients/bin/pip install --quiet -e ".[cpu,search,serve,cli,tiktoken,telemetry]" "pytest>=8.4" $(CLIENTS)
+	touch $@
+
+$(VENV)-clients/node_modules/ready: Makefile | npm
 	npm install --prefix $(VENV)-clients --ignore-scripts --no-package-lock "openai@^6" "playwright-core@^1.50"
 	touch $@
 
@@ -119,4 +115,4 @@ npm:
 	@$(if $(NPM),,echo "there is no npm here; install Node 20 or newer with npm (Debian: apt-get install nodejs npm)" >&2; exit 1)
 
 clean:
-	rm -rf $(VENV) $(VENV)-optimum $(VENV)-wheel $(VENV)-cluster $(VENV)-adapters $(VENV)-clients $(VENV)-interop $(NODE_MODULES) out
+	rm -rf $(VENV) $(VENV)-optimum $(VENV)-wheel $(VENV)-cluster $(VENV)-clients $(VENV)-interop $(NODE_MODULES) out
