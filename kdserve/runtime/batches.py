@@ -32,6 +32,9 @@ def make_batches(
 
     Yields (positions (B,) in `ids`, batch (B, T)), shortest texts first.
     """
+    if len(ids) == 1:  # one text a call is common, and sorting it would take longer than small graphs do
+        yield np.zeros(1, np.int64), _pad(ids, canonical_length(len(ids[0])), pad_id)
+        return
     lengths = np.fromiter((canonical_length(len(text)) for text in ids), dtype=np.int64, count=len(ids))
     order = np.argsort(lengths, kind="stable")
     starts = np.flatnonzero(np.diff(lengths[order], prepend=-1))

@@ -58,7 +58,7 @@ class Application:
         self.keys = Keys.read(Path(settings.keys)) if settings.keys else Keys()
         self.metrics = Metrics()
         self.workers = Workers(settings.threads or available_threads(), patience_s=limits.timeout_s / 3)
-        batcher = Batcher(self.workers, limits, self.metrics)
+        self.batcher = batcher = Batcher(self.workers, limits, self.metrics)
         open_ = partial(open_encoder, batcher=batcher)
         encoders = [open_(name) for name in settings.bundles]
         classifiers = [open_classifier(name, batcher) for name in settings.classifiers]

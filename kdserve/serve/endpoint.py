@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ MOST_LISTED, MOST_LOGGED = 100, 2000
 PATH = "endpoint"
 """Where a request's state says which endpoint it met."""
 _encoder = msgspec.json.Encoder()
+_no_limit = contextlib.nullcontext()
 _logger = logging.getLogger("kdserve.serve")
 
 
@@ -41,23 +43,21 @@ class Call:
         Raises:
             Refusal: it is larger than allowed.
             ClientGone: the client hung up.
+            TimeoutError: it began, and did not end in time.
         """
         message = await self._receive()
-        if not message.get("more_body") and message["type"] == "http.request":
-            body: bytes = message["body"]
-            if len(body) <= limit_bytes:
-                return body
         parts, size = [], 0
-        while True:
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > limit_bytes:
-                raise body_too_large(limit_bytes)
-            if not message.get("more_body"):
-                return b"".join(parts)
-            message = await self._receive()
+        async with asyncio.timeout(self._timeout_s) if message.get("more_body") else _no_limit:
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit_bytes:
+                    raise body_too_large(limit_bytes)
+                if not message.get("more_body"):
+                    return b"".join(parts)
+                message = await self._receive()
 
     def wait(self, future: asyncio.Future[Any]) -> None:
         """End `future` when the client hangs up or the time is over."""
@@ -159,8 +159,7 @@ class EndpointApp:
         try:
             request = None
             if self._decode is not None:
-                async with asyncio.timeout(self._timeout_s):
-                    body = await call.body(self._body_bytes)
+                body = await call.body(self._body_bytes)
                 if self._log_texts:
                     call.scope["state"]["body"] = body[:MOST_LOGGED].decode("utf-8", "replace")
                 request = self._decode(body)

@@ -44,6 +44,8 @@ class Metrics:
             "kdserve_index_generation", "The generation that is searched; the least of all processes.", ["index"],
             registry=registry, multiprocess_mode="livemin",
         )  # fmt: skip
+        # looking a label up costs more than counting
+        self._by_model: dict[str, tuple[Counter, Histogram, Gauge]] = {}
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def replied(self, path: str, status: int, seconds: float) -> None:
@@ -57,9 +59,14 @@ class Metrics:
 
     def ran(self, model: str, *, num_texts: int, num_tokens: int, waiting_tokens: int) -> None:
         """Count a batch that was taken, and what still waits behind it."""
-        self._tokens.labels(model).inc(num_tokens)
-        self._batch_texts.labels(model).observe(num_texts)
-        self._waiting.labels(model).set(waiting_tokens)
+        if model not in self._by_model:
+            self._by_model[model] = (
+                self._tokens.labels(model), self._batch_texts.labels(model), self._waiting.labels(model),
+            )  # fmt: skip
+        tokens, texts, waiting = self._by_model[model]
+        tokens.inc(num_tokens)
+        texts.observe(num_texts)
+        waiting.set(waiting_tokens)
 
     def cut(self, model: str, num_texts: int) -> None:
         """Count texts that were cut."""

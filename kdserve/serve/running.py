@@ -49,6 +49,8 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(app.settings.stop_s)),
             )
         )
+        tasks = self.server_state.tasks
+        app.batcher.is_alone = lambda: len(tasks) == 1
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the doors, and say where they are."""
