@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from kdserve.runtime import Encoder
 from kdserve.samples import parallel
 
-BUNDLE = Path(__file__).parents[1] / "runtime" / "bundles" / "transformer"
 TEXTS = [text for sentences in parallel().values() for text in sentences[:8]]
+TEXTS += ["شَدّ", "שָׁלוֹם", "\u200fi\u00adn\u200e \ufeffa\u200bbox"]  # marks and what nobody sees
 
 SENTENCE_TRANSFORMERS = """
 import json, sys
@@ -57,16 +57,17 @@ console.log(JSON.stringify(vectors));
 
 
 @pytest.mark.parametrize("script", [SENTENCE_TRANSFORMERS, FASTEMBED], ids=["sentence-transformers", "fastembed"])
-def test_other_python_software_gives_the_same_vectors(script: str, tmp_path: Path) -> None:
+def test_other_python_software_gives_the_same_vectors(script: str, bundles: Path, tmp_path: Path) -> None:
     python = os.environ.get("KDSERVE_INTEROP_PYTHON")
     if not python:
         pytest.skip("needs KDSERVE_INTEROP_PYTHON, which has sentence-transformers and fastembed: make interop")
     (tmp_path / "open.py").write_text(script, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    assert_same(run([python, "open.py", str(BUNDLE)], TEXTS, tmp_path, environment), TEXTS)
+    bundle = bundles / "transformer"
+    assert_same(bundle, run([python, "open.py", str(bundle)], TEXTS, tmp_path, environment), TEXTS)
 
 
-def test_transformers_js_gives_the_same_vectors_where_it_gives_the_same_tokens(tmp_path: Path) -> None:
+def test_transformers_js_gives_the_same_vectors_where_it_gives_the_same_tokens(bundles: Path, tmp_path: Path) -> None:
     """It knows no byte fallback and joins marks of punctuation: encoder.mjs in examples/edge mends both."""
     node_modules = os.environ.get("KDSERVE_NODE_MODULES")
     if not node_modules or not (Path(node_modules) / "@huggingface" / "transformers").is_dir():
@@ -75,10 +76,11 @@ def test_transformers_js_gives_the_same_vectors_where_it_gives_the_same_tokens(t
         pytest.skip("needs Node")
     (tmp_path / "open.mjs").write_text(TRANSFORMERS_JS, encoding="utf-8")
     (tmp_path / "node_modules").symlink_to(node_modules)
-    tokenizer = Tokenizer.from_file(str(BUNDLE / "tokenizer.json"))
+    bundle = bundles / "transformer"
+    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     texts = [text for text in TEXTS if not any(token.startswith("<0x") for token in tokenizer.encode(text).tokens)]
     assert len(texts) > 20
-    assert_same(run(["node", "open.mjs", str(BUNDLE)], texts, tmp_path, dict(os.environ)), texts)
+    assert_same(bundle, run(["node", "open.mjs", str(bundle)], texts, tmp_path, dict(os.environ)), texts)
 
 
 def run(command: list[str], texts: list[str], folder: Path, environment: dict[str, str]) -> np.ndarray:
@@ -89,6 +91,6 @@ def run(command: list[str], texts: list[str], folder: Path, environment: dict[st
     return np.array(json.loads(done.stdout.splitlines()[-1]))
 
 
-def assert_same(vectors: np.ndarray, texts: list[str]) -> None:
-    expected = Encoder.load(BUNDLE).encode_document(texts)
+def assert_same(bundle: Path, vectors: np.ndarray, texts: list[str]) -> None:
+    expected = Encoder.load(bundle).encode_document(texts)
     assert np.sum(vectors * expected, axis=1).min() >= 0.9999

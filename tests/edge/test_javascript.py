@@ -70,11 +70,11 @@ def test_node_gives_pythons_vectors(name: str, node_modules: Path, tmp_path: Pat
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
 
 
-def test_the_page_gives_pythons_vectors_in_a_browser(node_modules: Path, tmp_path: Path) -> None:
+def test_the_page_gives_pythons_vectors_in_a_browser(bundles: Path, node_modules: Path, tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("needs Chromium (Debian: apt-get install chromium)")
     site = tmp_path / "site"
-    assemble_page(BUNDLES / "transformer", node_modules, site)
+    assemble_page(bundles / "transformer", node_modules, site)
     page = site / "index.html"
     page.write_text(page.read_text(encoding="utf-8").replace("<h1>", f"{REPORT}<h1>"), encoding="utf-8")
     with serve(site) as (address, report):
@@ -86,7 +86,7 @@ def test_the_page_gives_pythons_vectors_in_a_browser(node_modules: Path, tmp_pat
             browser.terminate()
             browser.wait()
     assert "error" not in report.record, report.record
-    expected = Encoder.load(BUNDLES / "transformer").encode_document([document.text for document in documents()])
+    expected = Encoder.load(bundles / "transformer").encode_document([document.text for document in documents()])
     assert np.sum(np.array(report.record["vectors"]) * expected, axis=1).min() >= 0.9999
 
 
