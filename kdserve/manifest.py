@@ -161,7 +161,7 @@ def read_manifest(folder: Path, *, kind: Kind) -> Manifest:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         if folder.is_file():
-            raise FolderError(f"{folder} is a file; name the folder of a {kind}") from error
+            raise FolderError(f"{folder} is a file; name a folder made by kdserve ({kind})") from error
         if not folder.is_dir():
             raise FolderError(f"there is no folder {folder}; check the path") from error
         raise FolderError(f"{folder} has no {MANIFEST_NAME}; it is no {kind} made by kdserve") from error

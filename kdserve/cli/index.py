@@ -105,7 +105,6 @@ def build(
         total=source.count(),
         resume_key=resume_key(source, encoder.fingerprint, precision, f"{passage_tokens} {lexical} {languages_by}"),
     )
-    existed = out.exists()
     with progress_bars() as progress:
         Retriever.build(
             out,
@@ -117,8 +116,6 @@ def build(
             progress=progress,
         )
     report_skipped(source)
-    if existed:
-        say(f"{out} was built from the same files before, and is left as it is")
     _report(out)
     _report_cut(encoder)
     say(f'ask it: kdserve search {out} "your question"')

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def mine(
-    source: Annotated[Path, typer.Argument(help="Sentences, one a line; .gz too.")],
+    source: Annotated[Path, typer.Argument(help="Sentences, one a line; .gz too, - for stdin.")],
     target: Annotated[Path, typer.Argument(help="Sentences of the other language, one a line, in any order.")],
     out: Annotated[Path | None, typer.Option(help="The TSV to write; without it, pairs go to standard output.")] = None,
     bundle: Annotated[str, typer.Option(help="Bundle folder, or a published student's name.")] = DEFAULT_BUNDLE,
@@ -31,10 +31,12 @@ def mine(
     """Find translation pairs: source, target and margin by tabs, best first; `kdserve distill` reads the file."""
     from kdserve.errors import DataError
     from kdserve.runtime import Encoder
-    from kdserve.search import Source
+    from kdserve.search import STDIN, Source
     from kdserve.search import mine as mine_pairs
 
     sides = [Source(path=path, format="txt") for path in (source, target)]
+    if source == target == STDIN:
+        raise DataError("only one side can come through standard input; name a file for the other")
     if out is not None and out.exists():
         raise DataError(f"{out} exists already; choose another name or remove it first")
     encoder = Encoder.load(bundle)

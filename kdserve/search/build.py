@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from kdserve.search.kinship import measure_kin
 from kdserve.search.segment import Segment, SegmentWriter
 from kdserve.search.vectors import encode_rows
 
+_logger = logging.getLogger("kdserve")
 CHECKPOINT_S = 10.0
 RESUME_KEY = "resume key"
 NEXT_ID = "next id"
@@ -64,10 +66,11 @@ def build_index(
         FidelityError: the recall was not reached. A build with a resume key keeps what it embedded.
     """
     staging = folder.parent / f".{folder.name}.partial"
-    if _is_built(folder, state, resume_key, query_encoder):
-        return
-    _refuse_existing(folder)
     try:
+        if _is_built(folder, state, resume_key, query_encoder):
+            _logger.warning("%s was built from the same files before, and is left as it is", folder)
+            return
+        _refuse_existing(folder)
         staging.mkdir(parents=True, exist_ok=True)
         with folder_lock(staging):
             _refuse_existing(folder)

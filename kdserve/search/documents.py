@@ -92,7 +92,14 @@ def require_id(id_: object) -> None:
 
 
 def ids_as_typed(typed: Iterable[str]) -> list[list[Id]]:
-    """What each text on a command line may mean as an id: itself, and the int of which it is the canonical form."""
+    """What each text on a command line may mean as an id: itself, and the int of which it is the canonical form.
+
+    Raises:
+        DataError: a text that is no valid Unicode.
+    """
+    typed = list(typed)
+    for text in typed:
+        require_id(text)
     return [[text, int(text)] if _is_canonical(text) else [text] for text in typed]
 
 

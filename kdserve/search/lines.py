@@ -65,6 +65,18 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise DataError(f"{path} cannot be read to its end ({reason}); {what}") from error
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name.
+
+    Raises:
+        DataError: there can be nothing of this name, or the folders above may not be read.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
+
+
 def show(path: Path) -> str:
     """What a message calls the file."""
     return "standard input" if path == STDIN else str(path)

@@ -24,7 +24,7 @@ from kdserve.errors import DataError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.documents import MAX_TEXT_BYTES, Document, NewMetadata
-from kdserve.search.lines import STDIN, opened, read_lines, show
+from kdserve.search.lines import STDIN, is_folder, opened, read_lines, show
 from kdserve.search.records import Columns, documents_from
 from kdserve.search.tables import Record, count_parquet, read_csv, read_jsonl, read_parquet, read_tsv
 
@@ -46,7 +46,7 @@ def format_of(path: Path) -> Format:
     """
     if path == STDIN:
         return "txt"
-    if path.is_dir():
+    if is_folder(path):
         return "folder"
     if _ending(path) not in SUFFIXES:
         raise DataError(
@@ -89,11 +89,11 @@ class Source:
     def _read(self, *, update: bool) -> Iterator[Document | NewMetadata]:
         format, files = self.files()
         self.skipped.clear()
-        others = set(_files_below(self.path)) - set(files) if self.path.is_dir() else set()
+        others = set(_files_below(self.path)) - set(files) if is_folder(self.path) else set()
         self.skipped.update(_ending(file) or "without an ending" for file in sorted(others))
         for file in files:
             if file.is_file() and not file.stat().st_size:
-                if not self.path.is_dir():
+                if not is_folder(self.path):
                     raise DataError(f"{file} is empty; give texts")
                 self.skipped["empty"] += 1
             elif format == "folder":
@@ -117,7 +117,7 @@ class Source:
 
     def files(self) -> tuple[Format, list[Path]]:
         """The format, and the files that are in it: the one that was named, or those of a folder."""
-        if not self.path.is_dir():
+        if not is_folder(self.path):
             if self.format == "folder":
                 what = "is a file, not a folder" if self.path.exists() else "is not there"
                 raise DataError(f"{show(self.path)} {what}; check the path and --format")

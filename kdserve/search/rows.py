@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -143,7 +144,7 @@ class RowFile:
 
     def __init__(self, path: Path, *, num_documents: int, num_rows: int) -> None:
         self.path, self._num_documents, self._num_rows = path, num_documents, num_rows
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
+        uri = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro&immutable=1"
         with self._reading():
             self._database = sqlite3.connect(uri, uri=True, check_same_thread=False)
             weakref.finalize(self, self._database.close)  # its cache of statements is a cycle, so it would linger

@@ -109,6 +109,86 @@ def test_wishes_choose_the_kind_and_the_choice_is_explained(tmp_path, run):
     assert json.loads(run("index", "info", index, "--json"))["kind"] == "exact"
 
 
+def test_lines_of_stdin_end_where_files_end_them(tmp_path, run, texts):
+    run("index", "build", texts, "--out", tmp_path / "index")
+    answers = run("search", tmp_path / "index", "-", "--json", "-k", 1, stdin="red\u2028apples\x0cand\nmore\n")
+    assert [json.loads(line)["query"] for line in answers.split("\n") if line] == ["red\u2028apples\x0cand", "more"]
+    with pytest.raises(DataError, match=r"standard input line 2 is not UTF-8 \(byte 0xe9 at offset 6\)"):
+        run("search", tmp_path / "index", "-", stdin=b"ok\ncaf\xe9\n")
+
+
+@pytest.mark.parametrize("typed", ["003", "٣", "-0", "+3", " 3", "3.0", "--3", "9" * 20, "9" * 5000, "\udcff"])
+def test_only_the_canonical_form_of_a_number_deletes_its_document(tmp_path, run, typed):
+    run("index", "build", "-", "--out", tmp_path / "index", stdin="a\nb\nc\nd\n")
+    with pytest.raises(DataError, match=r"nothing was deleted|no valid Unicode"):
+        run("index", "delete", tmp_path / "index", "--", typed)
+    run("index", "delete", tmp_path / "index", "3", "0")
+    assert json.loads(run("index", "info", tmp_path / "index", "--json"))["documents"] == 2
+
+
+def test_a_str_that_looks_like_a_number_is_deleted_before_the_number(tmp_path, run):
+    (tmp_path / "a.jsonl").write_text('{"id": "7", "text": "str"}\n{"id": 7, "text": "int"}\n')
+    run("index", "build", tmp_path / "a.jsonl", "--out", tmp_path / "index")
+    run("index", "delete", tmp_path / "index", "7")
+    assert run("search", tmp_path / "index", "x").split("\t")[3] == "int\n"
+    run("index", "delete", tmp_path / "index", "7")
+    assert run("search", tmp_path / "index", "x") == ""
+
+
+@pytest.mark.parametrize("k", ["3000000000", "99999999999999999999"])
+def test_a_k_beyond_the_documents_gives_them_all(tmp_path, run, texts, k):
+    run("index", "build", texts, "--out", tmp_path / "index", "--lexical")
+    for options in ([], ["--lexical"], ["--per-language", "1"], ["--where", "year < 2000"]):
+        assert 1 <= len(run("search", tmp_path / "index", "apple", "-k", k, *options).splitlines()) <= 2
+    assert len(run("mine", texts, texts, "-k", k, "--min-score", "0").splitlines()) == 2
+
+
+def test_the_same_build_again_finds_it_done_and_another_is_refused(tmp_path, run, texts):
+    run("index", "build", texts, "--out", tmp_path / "index")
+    before = json.loads(run("index", "info", tmp_path / "index", "--json"))
+    run("index", "build", texts, "--out", tmp_path / "index")
+    assert json.loads(run("index", "info", tmp_path / "index", "--json")) == before
+    with pytest.raises(FolderError, match="exists already"):
+        run("index", "build", texts, "--out", tmp_path / "index", "--kind", "flat")
+    run("index", "delete", tmp_path / "index", "a")
+    with pytest.raises(FolderError, match="exists already"):
+        run("index", "build", texts, "--out", tmp_path / "index")
+
+
+def test_new_metadata_needs_no_text(tmp_path, run, texts):
+    run("index", "build", texts, "--out", tmp_path / "index")
+    (tmp_path / "new.csv").write_text("id,year\na,1980\n")
+    run("index", "update", tmp_path / "index", tmp_path / "new.csv", "--numbers", "year")
+    assert run("search", tmp_path / "index", "x", "--where", "year == 1980").split("\t")[1:] == [
+        "a",
+        "en",
+        "red apples\n",
+    ]
+    assert "year (number)" in run("index", "info", tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "{texts}", "x"], "texts.jsonl is a file; name a folder made by kdserve"),
+        (["index", "build", "{index}", "--out", "new"], "is a folder that kdserve made, not one of texts"),
+        (["index", "build", "{texts}", "--format", "folder", "--out", "new"], "is a file, not a folder"),
+        (["index", "add", "{index}", "a" * 300], "cannot be read .File name too long"),
+        (["index", "build", "{texts}", "--out", "a" * 300], "cannot be written .File name too long"),
+        (["search", "a" * 300, "x"], "cannot be read .File name too long"),
+        (["index", "build", "-", "--out", "new", "--numbers", "year"], "plain text without columns"),
+        (["mine", "-", "-"], "only one side can come through standard input"),
+    ],
+)
+def test_what_is_in_the_wrong_place_is_one_clear_line(tmp_path, run, texts, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    run("index", "build", texts, "--out", "index")
+    with pytest.raises((DataError, FolderError), match=message) as caught:
+        run(*[one.format(texts=texts, index="index") for one in arguments])
+    assert "\n" not in str(caught.value)
+    assert "Errno" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("written", "num_bytes"), [("", 0), ("200MB", 200_000_000), ("1.5 g", 1_500_000_000), ("7", 7)]
 )
