@@ -8,6 +8,7 @@ from kdserve.distill.bodies import ready_for_training, require_positions
 from kdserve.distill.quiet import quiet_transformers
 from kdserve.distill.student import StaticStudent, Student, TransformerStudent
 from kdserve.manifest import read_manifest, verify_folder
+from kdserve.modules import read_modules
 from kdserve.recipe import Recipe, StudentRecipe
 
 
@@ -35,6 +36,7 @@ def open_student(folder: Path, settings: StudentRecipe) -> Student:
     from sentence_transformers import SentenceTransformer
 
     family = verify_folder(folder, kind="student").settings["family"]
+    read_modules(folder)
     with quiet_transformers():
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     if family == "static":

@@ -21,6 +21,7 @@ from kdserve.distill.quiet import quiet_transformers
 from kdserve.errors import DataError, FolderError, MissingExtraError
 from kdserve.locks import folder_lock
 from kdserve.manifest import hash_file
+from kdserve.modules import MODULES_NAME, read_modules
 
 _logger = logging.getLogger("kdserve")
 EMBEDDED_TEACHER = "all-MiniLM-L6-v2"
@@ -35,6 +36,8 @@ class Teacher:
     def __init__(self, folder: Path, *, device: str, batch_size: int) -> None:
         from sentence_transformers import SentenceTransformer
 
+        if (folder / MODULES_NAME).exists():  # else transformers' own files alone: a body, and the mean of its states
+            read_modules(folder)
         try:
             with quiet_transformers():
                 self.model = SentenceTransformer(str(folder), device=device, local_files_only=True)

@@ -12,10 +12,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdserve.export.json_files import read_object
-from kdserve.export.modules import POOLING_FLAGS, read_modules
+from kdserve.export.modules import POOLING_FLAGS
 from kdserve.export.student import Student
 from kdserve.export.weights import Head
+from kdserve.json_files import read_object
+from kdserve.modules import read_modules
 from kdserve.runtime.bundle import PROMPTS_NAME, TOKENIZER_NAME
 
 

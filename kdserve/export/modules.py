@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 import numpy as np
 
-from kdserve.errors import FolderError
-from kdserve.export.json_files import read_json, read_object
 from kdserve.export.tensors import read_tensors
 from kdserve.export.weights import (
     DenseActivation,
@@ -22,6 +18,8 @@ from kdserve.export.weights import (
     Pooling,
     UnitLength,
 )
+from kdserve.json_files import read_object
+from kdserve.modules import Module
 
 POOLING_FLAGS: dict[str, Pooling] = {
     "cls_token": "cls",
@@ -34,36 +32,6 @@ POOLING_FLAGS: dict[str, Pooling] = {
 """The flags of sentence-transformers before 6, in the order in which it sets several side by side."""
 _LAYER_NORM_EPSILON = 1e-5
 _VECTOR = "sentence_embedding"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Module:
-    """One step of a pipeline: "Transformer", "Pooling", …, and the folder of its files."""
-
-    kind: str
-    folder: Path
-
-
-def read_modules(folder: Path) -> list[Module]:
-    """Read `modules.json`.
-
-    Raises:
-        FolderError: it is no list of modules, or a module is none of sentence-transformers' own, or lies elsewhere.
-    """
-    path = folder / "modules.json"
-    records = read_json(path)
-    try:
-        modules = [(record["type"], record["path"]) for record in records]
-        for kind, place in modules:
-            if not kind.startswith("sentence_transformers."):
-                raise FolderError(f"{path} names code of its own ({kind}), which is never run")
-            if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
-                raise FolderError(f"{path} names the folder {place}, which lies elsewhere")
-    except (TypeError, KeyError, AttributeError) as error:
-        raise FolderError(f"{path} is no list of modules; make or download the folder again") from error
-    if not modules:
-        raise FolderError(f"{path} names no module; make or download the folder again")
-    return [Module(kind=kind.rsplit(".", 1)[-1], folder=folder / place) for kind, place in modules]
 
 
 def read_head(modules: Sequence[Module], record: Mapping[str, Any]) -> Head | str:

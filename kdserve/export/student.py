@@ -10,15 +10,16 @@ from typing import Any
 from kdserve.errors import FolderError
 from kdserve.export.bodies import body_without_graph, read_body
 from kdserve.export.foreign import opening
-from kdserve.export.json_files import read_object
-from kdserve.export.modules import Module, read_head, read_modules
+from kdserve.export.modules import read_head
 from kdserve.export.static import read_table
 from kdserve.export.table import TableBits
 from kdserve.export.tensors import read_tensors
 from kdserve.export.tokenizer import OpenedTokenizer, open_static_tokenizer, open_tokenizer, require_rows
 from kdserve.export.transformer_settings import read_transformer_settings
 from kdserve.export.weights import BertWeights, Head, StaticWeights
+from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file, verify_folder
+from kdserve.modules import Module, read_modules
 from kdserve.runtime.bundle import PROMPTS_NAME, Prompts
 
 _UNLIMITED = 1 << 20

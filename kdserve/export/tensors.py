@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from kdserve.errors import FolderError
 from kdserve.export.foreign import opening
-from kdserve.export.json_files import read_object
 from kdserve.export.weights import Array
+from kdserve.json_files import read_object
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdserve.export.json_files import read_object
+from kdserve.json_files import read_object
 
 _FAMILIES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _NAMES = tuple(f"sentence_{family}_config.json" for family in _FAMILIES)

@@ -21,10 +21,10 @@ from tokenizers import Tokenizer
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
 from kdserve.export.bodies import POSITIONS_AFTER_PADDING
-from kdserve.export.json_files import read_json
 from kdserve.export.student import Student, read_student
 from kdserve.export.texts import GateTexts
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
+from kdserve.json_files import read_json
 from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
 
 _TABLES = (

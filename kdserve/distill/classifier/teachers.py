@@ -66,9 +66,13 @@ class SequenceTeacher:
             raise FolderError(f"{folder} has no config.json; name a folder with a transformers sequence classifier")
         try:
             with quiet_transformers():
-                self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
                 model, info = AutoModelForSequenceClassification.from_pretrained(
-                    folder, local_files_only=True, output_loading_info=True, use_safetensors=True
+                    folder,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    use_safetensors=True,
+                    trust_remote_code=False,
                 )
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().split("\n", 1)[0]
