@@ -41,6 +41,8 @@ class Encoder:
             device=device,
             num_threads=num_threads,
         )
+        if bundle.settings.family == "static":
+            self._runner.map_table()
 
     @classmethod
     def load(cls, folder_or_name: str | Path, *, device: Device = "cpu", num_threads: int | None = None) -> Encoder:

@@ -1,8 +1,8 @@
 """Weights stay where they are: in the model's file, mapped into memory, not copied from it.
 
 onnxruntime maps tensors that a graph draws from another file, and copies those inside its own. So the graph is handed
-over without its large tensors, each replaced by the place in the very same file where its bytes lie. A process then
-holds only the rows of the token table that its texts touch, processes share them, and opening takes far less time.
+over without its large tensors, each replaced by the place in the very same file where its bytes lie. Processes then
+share one copy, which the system may drop when memory is short, and opening takes far less time.
 """
 
 from __future__ import annotations

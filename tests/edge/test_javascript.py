@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from kdserve.runtime import Encoder
+from kdserve.runtime.normalizer import with_present_normalizer
 from kdserve.samples import documents, parallel
 
 EDGE = Path(__file__).parents[2] / "examples" / "edge"
@@ -62,7 +63,16 @@ def test_node_gives_pythons_vectors(name: str, node_modules: Path, tmp_path: Pat
     (tmp_path / "node_modules").symlink_to(node_modules)
     texts = [text for sentences in parallel().values() for text in sentences[:20]]
     texts += ["", "long words " * 60, "«Ja», sagte „er“ (?!) ... 3,5 ½ € ۲۰۲۶."]
-    command = ["node", "node.mjs", str(BUNDLES / name)]
+    texts += [
+        "\u200fi\u00adn\u200e \ufeffa\u200bbox\x07",
+        "می\u200cخواهم\u200c شَدّ",
+        "שָׁלוֹם",
+        "👩\u200d👧 ❤\ufe0f क्\u200dष w\u200dx",
+    ]
+    bundle = shutil.copytree(BUNDLES / name, tmp_path / "bundle")
+    spec = with_present_normalizer(json.loads((bundle / "tokenizer.json").read_text(encoding="utf-8")))
+    (bundle / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    command = ["node", "node.mjs", str(bundle)]
     lines = "".join(f"{text}\n" for text in texts)
     run = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, cwd=tmp_path)
     vectors = np.array([json.loads(line) for line in run.stdout.splitlines()])
