@@ -77,12 +77,9 @@ def read_vocabulary(folder: Path, *, key: str) -> Tokenizer:
     path = folder / "tokenizer.json"
     try:
         spec = with_present_normalizer(json.loads(path.read_text(encoding="utf-8")))
-        tokenizer = open_tokenizer(json.dumps(spec))
+        return open_tokenizer(json.dumps(spec))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise FolderError(f"{path} is no readable tokenizer ({error}); check {key}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def draw_sentences(corpus: Corpus, settings: VocabularyRecipe, *, seed: int) -> list[str]:

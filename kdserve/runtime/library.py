@@ -12,10 +12,19 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Normalizer
 
 
-def open_tokenizer(text: str) -> Tokenizer:
-    """Open the JSON of a tokenizer. Raises ValueError where the library cannot."""
+def open_tokenizer(text: str, *, max_tokens: int = 0, direction: str = "right") -> Tokenizer:
+    """Open the JSON of a tokenizer, without padding, to cut texts at `max_tokens`, or nowhere where that is 0.
+
+    Raises:
+        ValueError: the library cannot.
+    """
     with _as_value_errors():
-        return Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(text)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        if max_tokens:
+            tokenizer.enable_truncation(max_tokens, direction=direction)
+        return tokenizer
 
 
 def open_normalizer(spec: Mapping[str, Any]) -> Normalizer:

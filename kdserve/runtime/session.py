@@ -99,7 +99,9 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=[(provider, _provider_options(device))])
+        session = onnxruntime.InferenceSession(
+            source, options, providers=[(provider, _provider_options(device))], enable_fallback=int(device != "cpu")
+        )
     except _failures() as error:
         where = "the graph" if isinstance(model, bytes) else str(model)
         raise FolderError(f"{where} cannot be opened ({_first_line(error)}); export the bundle again") from error

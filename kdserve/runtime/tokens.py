@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
 from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime.library import encode_texts, open_tokenizer
 from kdserve.runtime.normalizer import with_present_normalizer
-from kdserve.runtime.unigram import UnigramTokenizer, is_supported
+from kdserve.runtime.unigram import UnigramTokenizer, is_supported, require_ids
 
 _CHARACTERS_PER_TOKEN = 256
 
@@ -52,16 +51,18 @@ class TextTokenizer:
             spec = with_present_normalizer(json.loads(path.read_text(encoding="utf-8")))
             self.pad_id: int = spec["padding"]["pad_id"] if spec.get("padding") else 0
             self.max_tokens: int = spec["truncation"]["max_length"]
-            if not all(isinstance(number, int) and number >= 0 for number in (self.pad_id, self.max_tokens)):
-                raise ValueError("its limit or its padding is no count")
             self.size = len(spec["model"]["vocab"])
-            self.special_ids = frozenset(int(token["id"]) for token in spec["added_tokens"] if token["special"])
+            require_ids(self.pad_id, self.max_tokens, *(token["id"] for token in spec["added_tokens"]))
+            self.special_ids = frozenset(token["id"] for token in spec["added_tokens"] if token["special"])
             self._cuts_left: bool = spec["truncation"].get("direction") == "Left"
             if is_supported(spec):
                 self._unigram = UnigramTokenizer(spec)
+                if sum(map(len, self._unigram.frame)) > self.max_tokens:
+                    raise ValueError("its special tokens are more than its limit")
             else:
-                self._library = _open_library(spec, self.max_tokens, cuts_left=self._cuts_left)
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+                direction = "left" if self._cuts_left else "right"
+                self._library = open_tokenizer(json.dumps(spec), max_tokens=self.max_tokens, direction=direction)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise FolderError(f"{path} is no tokenizer ({error}); export the bundle again") from error
         self._most_characters = self.max_tokens * _CHARACTERS_PER_TOKEN
 
@@ -115,10 +116,3 @@ class TextTokenizer:
             return encode_texts(self._library, texts, parallel=self._parallel)
         except ValueError as error:
             raise EncodeError(f"{self._path} cannot read a text ({error}); export the bundle again") from error
-
-
-def _open_library(spec: Mapping[str, Any], max_tokens: int, *, cuts_left: bool) -> Tokenizer:
-    tokenizer = open_tokenizer(json.dumps(spec, ensure_ascii=False))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens, direction="left" if cuts_left else "right")
-    return tokenizer

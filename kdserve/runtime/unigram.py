@@ -41,6 +41,7 @@ class UnigramTokenizer:
         self._ids = {piece: number for number, (piece, _) in enumerate(vocabulary)}
         self._longest = _longest_by_beginning(self._scores)
         self._unknown_id: int = model["unk_id"]
+        require_ids(self._unknown_id)
         self._unknown_score = min(self._scores.values()) - _UNKNOWN_PENALTY
         self.frame = _special_frame(spec) or ([], [])
         self._bytes = [self._ids.get(f"<0x{byte:02X}>") for byte in range(256)] if model["byte_fallback"] else []
@@ -153,6 +154,13 @@ class UnigramTokenizer:
         return known if len(known) == len(ids) else [self._unknown_id]
 
 
+def require_ids(*numbers: object) -> None:
+    """Raise ValueError where a number of a tokenizer.json is none that a token can have."""
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < 1 << 31:
+            raise ValueError(f"{number!r} is no id or limit")
+
+
 def is_supported(spec: Mapping[str, Any]) -> bool:
     """Say whether a parsed tokenizer.json is a Unigram model whose words do not depend on their neighbours."""
     model = spec["model"]
@@ -177,7 +185,9 @@ def _special_frame(spec: Mapping[str, Any]) -> tuple[list[int], list[int]] | Non
         if "Sequence" in step:
             ids.append([])
         else:
-            ids[-1] += template["special_tokens"][step["SpecialToken"]["id"]]["ids"]
+            found = template["special_tokens"][step["SpecialToken"]["id"]]["ids"]
+            require_ids(*found)
+            ids[-1] += found
     return (ids[0], ids[1]) if len(ids) == 2 else None
 
 

@@ -5,6 +5,8 @@ import random
 import string
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from tokenizers import Tokenizer
 
 from kdserve.errors import FolderError
 from kdserve.runtime import Encoder
+from kdserve.runtime.library import open_tokenizer
 from kdserve.runtime.normalizer import with_present_normalizer
 from kdserve.runtime.tokens import TextTokenizer
 from kdserve.samples import documents, parallel
@@ -212,11 +215,48 @@ def test_one_by_one_and_all_at_once_give_the_same_tokens(tmp_path: Path) -> None
     assert {(ids[0], ids[-1]) for ids in alone.ids} == {(2, 3)}
 
 
-@pytest.mark.parametrize("content", ['{"model": 3}', "[]", "{", '{"model": {"type": "Unigram", "unk_id": 0}}'])
+@pytest.mark.parametrize(
+    "content", ['{"model": 3}', "[]", "{", '{"model": {"type": "Unigram", "unk_id": 0}}', '{"a":' * 200_000]
+)
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(FolderError, match="no tokenizer"):
         make(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"padding": {"pad_id": 2**70}},
+        {"padding": {"pad_id": "0"}},
+        {"max_tokens": 1},
+        {"max_tokens": 2**70},
+        {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "a"}}, {"Sequence": 0}],
+                "special_tokens": {"a": {"ids": [[2]]}},
+            }
+        },
+        {"model": {"type": "Unigram", "unk_id": 0, "byte_fallback": False, "vocab": [["a", 10**400]]}},
+        {"pre_tokenizer": {"type": "Whitespace"}, "max_tokens": 2**70},
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}},
+    ],
+)
+def test_a_tokenizer_with_impossible_numbers_or_patterns_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(FolderError, match="no tokenizer"):
+        make(variant(tmp_path, **changes))
+
+
+def test_a_panic_of_the_library_is_one_of_our_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    panic = type("PanicException", (BaseException,), {})
+
+    def fail(_: str) -> Tokenizer:
+        raise panic("called `Option::unwrap()` on a `None` value")
+
+    monkeypatch.setattr("kdserve.runtime.library.Tokenizer", SimpleNamespace(from_str=fail))
+    with pytest.raises(ValueError, match="unwrap"):
+        open_tokenizer("{}")
 
 
 def test_tokens_are_counted_before_any_cut(encoder: Encoder) -> None:
