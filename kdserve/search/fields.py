@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kdserve.errors import DataError
 from kdserve.search.filters import LANGUAGE, Compare, Condition, Contains, Leaf, OneOf, Value, leaves_of
+from kdserve.search.rows import KINDS, Kind
 from kdserve.search.segment import Segment
 from kdserve.search.sql import column_of
 
@@ -34,7 +35,7 @@ def require_fields(condition: Condition, segments: Sequence[Segment]) -> None:
             there = ", ".join(["id", "language", *field_kinds(segments)])
             raise DataError(f"no document has a field {leaf.name!r}; there are: {there}")
         asked = _asked(leaf)
-        if asked and (kinds := _kinds(leaf.name, segments)) and not asked & kinds:
+        if asked and not _holds(leaf.name, asked, segments) and (kinds := _kinds(leaf.name, segments)):
             wanted, held = min(asked), min(kinds)
             hint = HINTS.get((held, wanted), "ask for what it holds").format(name=leaf.name)
             raise DataError(
@@ -42,7 +43,7 @@ def require_fields(condition: Condition, segments: Sequence[Segment]) -> None:
             )
 
 
-def _asked(leaf: Leaf) -> set[str]:
+def _asked(leaf: Leaf) -> set[Kind]:
     """The kinds of values of which one must be there for a comparison to hold anywhere; none if it needs none."""
     values: tuple[Value, ...] = ()
     if isinstance(leaf, Contains):
@@ -54,8 +55,13 @@ def _asked(leaf: Leaf) -> set[str]:
     return {"text" if isinstance(value, str) else "number" for value in values}
 
 
-def _kinds(name: str, segments: Sequence[Segment]) -> set[str]:
+def _kinds(name: str, segments: Sequence[Segment]) -> set[Kind]:
+    return {kind for kind in KINDS if _holds(name, {kind}, segments)}
+
+
+def _holds(name: str, kinds: set[Kind], segments: Sequence[Segment]) -> bool:
+    """Whether a field holds any value of one of the kinds, in any segment."""
     if name == LANGUAGE:
-        return {"text"}
-    columns = [(segment, column_of(name, segment.rows.fields)) for segment in segments]
-    return set().union(*(segment.rows.kinds(column) for segment, column in columns if column != "NULL"))
+        return "text" in kinds
+    columns = [(segment.rows, column_of(name, segment.rows.fields)) for segment in segments]
+    return any(rows.holds(column, kind) for kind in sorted(kinds) for rows, column in columns if column != "NULL")

@@ -102,7 +102,7 @@ def verify_index(folder: str | Path) -> int:
 def _verify(folder: Path, manifest: Manifest, state: IndexState) -> int:
     for name, record in manifest.files.items():
         verify_file(folder, name, record)
-    snapshot = Snapshot(folder, manifest, state, exact=True)
+    snapshot = Snapshot(folder, manifest, state, exact=False)
     for segment in snapshot.segments:
         segment.vectors.slice(0, segment.num_rows)
         next_row = 0

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -38,6 +39,9 @@ CREATE TABLE documents (doc INTEGER PRIMARY KEY, id NOT NULL UNIQUE, text TEXT N
 CREATE TABLE fields (doc INTEGER PRIMARY KEY, id, language);
 CREATE TABLE state (name TEXT PRIMARY KEY, value)
 """
+Kind = Literal["text", "number", "list"]
+KINDS: Mapping[Kind, str] = {"text": "'text'", "number": "'integer', 'real'", "list": "'blob'"}
+"""What fields hold, as SQLite calls it."""
 MAX_FIELDS = 1000
 FETCH = 500
 """Documents asked for in one statement; SQLite takes at most 999 parameters in its older builds."""
@@ -164,16 +168,11 @@ class RowFile:
         with self._reading():
             return dict(self._database.execute("SELECT name, value FROM state"))
 
-    def kinds(self, column: str) -> set[str]:
-        """What a column of the fields holds: "text", "number", "list"."""
-        kinds = {"text": "'text'", "number": "'integer', 'real'", "list": "'blob'"}
-        found = set()
+    def holds(self, column: str, kind: Kind) -> bool:
+        """Whether a column of the fields holds any value of a kind."""
         with self._reading():
-            for kind, types in kinds.items():
-                statement = f"SELECT 1 FROM fields WHERE typeof({column}) IN ({types}) LIMIT 1"
-                if self._database.execute(statement).fetchone():
-                    found.add(kind)
-        return found
+            statement = f"SELECT 1 FROM fields WHERE typeof({column}) IN ({KINDS[kind]}) LIMIT 1"
+            return self._database.execute(statement).fetchone() is not None
 
     def documents(self, docs: Sequence[int]) -> dict[int, StoredDocument]:
         """The documents with the given numbers."""
