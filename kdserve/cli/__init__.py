@@ -8,6 +8,7 @@ room and imports that room inside the command, so that `kdserve --help` stays qu
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 from types import FrameType
@@ -52,6 +53,8 @@ def _run() -> None:
         sys.exit(f"kdserve: {MissingExtraError(missing.name or 'typer', 'cli')}")
     from kdserve.cli.commands import app
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no UTF-8 come out as they came in
     try:
         app()
     except KdserveError as error:

@@ -62,7 +62,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         advice = {errno.EACCES: "check its permissions", errno.EMFILE: "close some files or raise `ulimit -n`"}
         what = advice.get(getattr(error, "errno", None) or 0, "restore the file")
-        raise DataError(f"{path} cannot be read to its end ({reason}); {what}") from error
+        raise DataError(f"{path} cannot be read ({reason}); {what}") from error
 
 
 def is_folder(path: Path) -> bool:
