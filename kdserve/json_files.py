@@ -16,12 +16,14 @@ def read_json(path: Path) -> Any:
         FolderError: missing or no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # half a character, written as \ud800, is found here
     except OSError as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else error.strerror
         raise FolderError(f"{path} cannot be read ({reason}); make or download the folder again") from error
     except (ValueError, RecursionError) as error:
         raise FolderError(f"{path} is no JSON ({error}); make or download the folder again") from error
+    return value
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -67,7 +67,10 @@ def find_student(model: str) -> Path:
 
     Raises:
         MissingExtraError: the packages that hold or unpack the teacher are not installed.
+        FolderError: the name is that of a published bundle.
     """
+    if model in published_names() and not Path(model).is_dir():
+        raise FolderError(f"{model} is a published bundle already; name a student folder or a teacher")
     if model not in PACKAGED_TEACHERS:
         return Path(model)
     try:

@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    student: Annotated[Path, typer.Argument(help="Student folder, or any sentence-transformers folder.")],
+    student: Annotated[
+        str, typer.Argument(help="Student folder, any sentence-transformers folder, or the name of a packaged teacher.")
+    ],
     out: Annotated[Path, typer.Option(help="Bundle folder to write; must not exist.")],
     precision: Annotated[
         str, typer.Option(help="int8, fp32, fp16, w8, int4, dynamic-int8, or auto: the fastest that passes.")
@@ -61,6 +63,7 @@ def export(
     """Turn a student into a verified ONNX bundle; refuse when any language loses more than the floor allows."""
     from kdserve.cli.console import print_json, progress_bars, say
     from kdserve.export import ExportSettings, export_bundle, is_classifier, parse_precision, read_gate_texts
+    from kdserve.loading import find_student
 
     if exporter == "optimum" and optimum_python is None:
         raise typer.BadParameter("name the Python of an environment with optimum-onnx", param_hint="--optimum-python")
@@ -69,15 +72,17 @@ def export(
         min_mean_cosine=floor,
         max_retrieval_loss=max_retrieval_loss,
         languages=tuple(code for code in languages.split(",") if code),
+        name="" if Path(student).is_dir() else student,
         optimum_python=optimum_python if exporter == "optimum" else None,
     )
     gate_texts = read_gate_texts(texts) if texts else None
-    if is_classifier(student):
-        _export_classifier(student, out, settings, gate_texts, floor=floor, json=json)
+    folder = find_student(student)
+    if is_classifier(folder):
+        _export_classifier(folder, out, settings, gate_texts, floor=floor, json=json)
         return
     with progress_bars() as progress:
         done = export_bundle(
-            student,
+            folder,
             out,
             settings=settings,
             texts=gate_texts,

@@ -5,6 +5,7 @@ B batch, T tokens, H hidden width
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 
 from kdserve.export.arithmetic import Arithmetic
@@ -12,7 +13,8 @@ from kdserve.export.distances import PositionTensors, write_positions
 from kdserve.export.graph import GraphBuilder
 from kdserve.export.head import sentence_embedding
 from kdserve.export.table import TableBits, gather_tokens, scaled
-from kdserve.export.weights import BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.export.weights import Array, BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.runtime.batches import canonical_length
 
 _LOWEST = {"Gelu": -0.17, "FastGelu": -0.17, "Relu": 0.0}
 
@@ -25,7 +27,7 @@ def bert_graph(
     hidden = scaled(graph, gather_tokens(graph, weights.table, bits=table_bits))
     if weights.positions is not None:
         num_tokens = graph.add("Shape", "input_ids", start=1, end=2)
-        table = graph.constant("positions", weights.positions)
+        table = graph.constant("positions", _as_long_as_batches(weights.positions))
         hidden = graph.add("Add", hidden, graph.add("Slice", table, graph.vector(0), num_tokens, graph.vector(0)))
     body = _Body(graph, arithmetic, weights)
     hidden = body.normalise(hidden, weights.embedding_norm, "embedding")
@@ -33,6 +35,12 @@ def bert_graph(
         hidden = body.layer(hidden, layer, f"layer{index}")
     hidden = graph.full_precision(body.normalise(hidden, weights.final_norm, "final"))
     return graph.model(sentence_embedding(graph, hidden, weights.head), dim=weights.dim, tokens=hidden)
+
+
+def _as_long_as_batches(positions_PH: Array) -> Array:
+    """Repeat the last position for the padding that stands behind the longest texts in a batch."""
+    missing = canonical_length(len(positions_PH)) - len(positions_PH)
+    return np.pad(positions_PH, ((0, missing), (0, 0)), mode="edge")
 
 
 class _Body:

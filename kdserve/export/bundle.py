@@ -20,7 +20,7 @@ from kdserve.export.pairs import require_exact_products
 from kdserve.export.reference import Reference
 from kdserve.export.settings import AUTO, ExportSettings, Precision
 from kdserve.export.student import Student, read_student
-from kdserve.export.texts import GateTexts, sample_gate_texts
+from kdserve.export.texts import GateTexts, Probe, probe_texts, sample_gate_texts
 from kdserve.export.weights import StaticWeights
 from kdserve.manifest import staged_folder, write_manifest
 from kdserve.runtime import Encoder
@@ -66,7 +66,7 @@ def export_bundle(
         FidelityError: a language fell below a floor; nothing was written.
     """
     with staged_folder(out) as folder:
-        student = read_student(student_folder, languages=settings.languages)
+        student = read_student(student_folder, languages=settings.languages, name=settings.name)
         require_graph(student, optimum_python=settings.optimum_python)
         write_layout(student, folder)
         judged = texts or sample_gate_texts(student.languages)
@@ -95,6 +95,8 @@ class _Target:
 
     texts: GateTexts
     vectors: Mapping[str, Embeddings]
+    probes: Sequence[Probe]
+    probed: Sequence[Embeddings]
     evaluate: Evaluate | None
     evaluation: Evaluation
 
@@ -110,8 +112,15 @@ def _measure_student(student: Student, texts: GateTexts, evaluate: Evaluate | No
         progress("embed with the student", len(vectors), len(texts.by_language))
         vectors[language] = reference.encode_document(sentences)
     progress("embed with the student", len(vectors), len(vectors))
-    evaluation = evaluate(reference) if evaluate else Evaluation()
-    return _Target(texts=texts, vectors=vectors, evaluate=evaluate, evaluation=evaluation)
+    probes = probe_texts(texts, max_tokens=student.max_tokens)
+    return _Target(
+        texts=texts,
+        vectors=vectors,
+        probes=probes,
+        probed=[reference.encode(probe.texts, role=probe.role) for probe in probes],
+        evaluate=evaluate,
+        evaluation=evaluate(reference) if evaluate else Evaluation(),
+    )
 
 
 def _attempt(
@@ -139,6 +148,10 @@ def _attempt(
         parallel=target.texts.parallel,
         precision=precision,
         settings=settings,
+        probes={
+            probe.name: (expected, encoder.encode_tokens(encoder.tokenize(probe.texts, role=probe.role).ids))
+            for probe, expected in zip(target.probes, target.probed, strict=True)
+        },
         evaluated=compare_evaluations(target.evaluation, evaluation),
     )
     (folder / MODEL_NAME).rename(path)

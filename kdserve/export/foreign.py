@@ -14,7 +14,7 @@ _LONGEST = 200
 
 @contextmanager
 def opening(path: Path, library: str) -> Iterator[None]:
-    """Say of any failure inside the block that `library` cannot open `path`, with the library's first line.
+    """Say of any failure inside the block that `library` cannot open `path`, with the library's words.
 
     Raises:
         FolderError: the library failed, in whatever way.
@@ -25,7 +25,7 @@ def opening(path: Path, library: str) -> Iterator[None]:
         raise
     except BaseException as error:
         # safetensors, tokenizers, transformers and torch share no base, and a panic of Rust is no Exception even
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise FolderError(
             f"{path} cannot be opened by {library} ({reason[:_LONGEST]}); make or download the folder again"
         ) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,13 @@ class LanguageFidelity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FidelityReport:
-    """What a bundle lost against its student. `evaluated` is empty where no evaluation files were given."""
+    """What a bundle lost against its student. `evaluated` is empty where no evaluation files were given.
+
+    `probes` are rows as those of languages, of long texts, capitals and queries.
+    """
 
     languages: tuple[LanguageFidelity, ...]
+    probes: tuple[LanguageFidelity, ...] = ()
     evaluated: tuple[EvaluatedLanguage, ...] = ()
     max_difference: float
     min_mean_cosine_allowed: float
@@ -60,9 +65,9 @@ class FidelityReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, rounded so that equal exports give equal bytes."""
-        rows, evaluated = (
+        rows, probes, evaluated = (
             [{name: _rounded(value) for name, value in asdict(row).items()} for row in part]
-            for part in (self.languages, self.evaluated)
+            for part in (self.languages, self.probes, self.evaluated)
         )
         figures = {name: getattr(self, name) for name in ("mean_cosine", "min_cosine", "max_difference")}
         floors = {
@@ -70,7 +75,8 @@ class FidelityReport:
             "min_cosine": self.min_cosine_allowed,
             "max_retrieval_loss": self.max_retrieval_loss_allowed,
         }
-        record = {"floors": floors, "languages": rows, **{name: _rounded(value) for name, value in figures.items()}}
+        record = {"floors": floors, **{name: _rounded(value) for name, value in figures.items()}}
+        record |= {"languages": rows, "probes": probes}
         return {**record, "evaluated": evaluated} if evaluated else record
 
     def table(self) -> str:
@@ -79,7 +85,7 @@ class FidelityReport:
             "| language | texts | cosine mean | cosine min | retrieval student | retrieval bundle |",
             "|---|---|---|---|---|---|",
         ]
-        for row in self.languages:
+        for row in (*self.languages, *self.probes):
             accuracies = " | ".join(
                 "–" if accuracy is None else f"{accuracy:.1f}"
                 for accuracy in (row.accuracy_student, row.accuracy_bundle)
@@ -99,16 +105,18 @@ def measure_fidelity(
     parallel: bool,
     precision: Precision,
     settings: ExportSettings,
+    probes: Mapping[str, tuple[Embeddings, Embeddings]] = MappingProxyType({}),
     evaluated: tuple[EvaluatedLanguage, ...] = (),
 ) -> FidelityReport:
     """Compare the student's vectors with the bundle's, language by language; `check_fidelity` judges.
 
-    `parallel`: row i of every language says the same. Retrieval among the gate's own few texts is recorded only: one
-    text more or less is already a point. It is judged on evaluation files.
+    `probes` are pairs of the two by name. `parallel`: row i of every language says the same. Retrieval among the gate's
+    own few texts is recorded only: one text more or less is already a point. It is judged on evaluation files.
     """
     pairs = {language: (before, found[language]) for language, before in expected.items()}
     return FidelityReport(
         languages=tuple(_compare(language, pairs, parallel=parallel) for language in pairs),
+        probes=tuple(_compare(name, probes, parallel=False) for name in probes),
         max_difference=max(float(np.abs(before - after).max()) for before, after in pairs.values()),
         evaluated=evaluated,
         min_mean_cosine_allowed=settings.mean_cosine_floor(precision),
@@ -123,7 +131,8 @@ def check_fidelity(report: FidelityReport) -> None:
     Raises:
         FidelityError: a language's mean or minimum cosine is below its floor or not a number, or its retrieval fell.
     """
-    failures = [failure for row in report.languages if (failure := _failure(row, report))]
+    rows = (*report.languages, *report.probes)
+    failures = [failure for row in rows if (failure := _failure(row, report))]
     failures += [failure for one in report.evaluated if (failure := _loss(one, report))]
     if failures:
         raise FidelityError(

@@ -14,7 +14,7 @@ from typing import Any
 
 from kdserve.export.modules import POOLING_FLAGS
 from kdserve.export.student import Student
-from kdserve.export.weights import Head
+from kdserve.export.weights import Head, StaticWeights
 from kdserve.json_files import read_object
 from kdserve.modules import read_modules
 from kdserve.runtime.bundle import PROMPTS_NAME, TOKENIZER_NAME
@@ -88,6 +88,8 @@ def _tokenizer(student: Student) -> dict[str, Any]:
         "strategy": "LongestFirst",
         "stride": 0,
     }
+    if isinstance(student.weights, StaticWeights):
+        tokenizer["post_processor"] = None  # StaticEmbedding adds no special tokens
     added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     tokenizer["padding"] = pad_token and {
         "strategy": "BatchLongest",

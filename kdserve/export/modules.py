@@ -53,7 +53,15 @@ def read_head(modules: Sequence[Module], record: Mapping[str, Any]) -> Head | st
         layers += [layer] if layer else []
     while layers and isinstance(layers[-1], UnitLength):  # bundles end with it anyway
         layers.pop()
-    return Head(pooling=pooling, layers=tuple(layers), truncate_dim=record.get("truncate_dim"))
+    return Head(pooling=pooling, layers=tuple(layers), truncate_dim=read_truncate_dim(record))
+
+
+def read_truncate_dim(record: Mapping[str, Any]) -> int | None:
+    """Return how many numbers of a vector are kept, None for all. Raises ValueError where it is no count."""
+    dim = record.get("truncate_dim")
+    if dim is not None and (type(dim) is not int or dim < 1):
+        raise ValueError(f"truncate_dim is {dim!r}")
+    return dim
 
 
 def _pooling(config: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[Pooling, ...] | str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -12,6 +11,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from kdserve.datatypes import Embeddings
 from kdserve.export.foreign import opening
 from kdserve.export.student import Student
+from kdserve.runtime.encoder import Role
 from kdserve.runtime.library import open_normalizer
 from kdserve.runtime.normalizer import NORMALIZER
 
@@ -45,12 +45,15 @@ class Reference:
 
     def encode_query(self, texts: Sequence[str]) -> Embeddings:
         """Embed queries: (N, D) float32 unit rows."""
-        return self._embed(self._model.encode_query, texts)
+        return self.encode(texts, role="query")
 
     def encode_document(self, texts: Sequence[str]) -> Embeddings:
         """Embed documents, as `encode_query`."""
-        return self._embed(self._model.encode_document, texts)
+        return self.encode(texts, role="document")
 
-    def _embed(self, method: Any, texts: Sequence[str]) -> Embeddings:
-        vectors = method(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+    def encode(self, texts: Sequence[str], *, role: Role) -> Embeddings:
+        """Embed as one or the other, with the prompts that sentence-transformers finds by itself."""
+        method = self._model.encode_query if role == "query" else self._model.encode_document
+        with opening(self._student.folder, "sentence-transformers"):
+            vectors = method(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)

@@ -26,7 +26,7 @@ class ExportSettings:
 
     The two floors are cosines between student and bundle: the mean over each language's texts (None: 0.998 for int8,
     0.999 for all others), and the worst single text of all. `max_retrieval_loss` is in points, for every language of
-    the evaluation files, where there are any. `languages` names those of a folder that does not say.
+    the evaluation files, where there are any. `languages` and `name` are those of a folder that does not say.
 
     The graph is written from the weights; with `optimum_python`, the Python of an environment that has optimum-onnx,
     that traces the body instead, in fp32.
@@ -37,6 +37,7 @@ class ExportSettings:
     min_cosine: float = 0.985
     max_retrieval_loss: float = 0.3
     languages: tuple[str, ...] = ()
+    name: str = ""
     optimum_python: Path | None = None
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from kdserve.errors import FolderError
 from kdserve.export.bodies import body_without_graph, read_body
 from kdserve.export.foreign import opening
-from kdserve.export.modules import read_head
+from kdserve.export.modules import read_head, read_truncate_dim
 from kdserve.export.static import read_table
 from kdserve.export.table import TableBits
 from kdserve.export.tensors import read_tensors
@@ -70,10 +70,10 @@ class _Pipeline:
     max_tokens: int
 
 
-def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
+def read_student(folder: Path, *, languages: Sequence[str] = (), name: str = "") -> Student:
     """Read a student made by kdserve, after checking it against its manifest, or a plain sentence-transformers folder.
 
-    `languages` are those of a plain folder, which does not say.
+    `languages` and `name` are those of a plain folder, which does not say; its name is the folder's by default.
 
     Raises:
         FolderError: damaged, or no such folder.
@@ -81,7 +81,7 @@ def read_student(folder: Path, *, languages: Sequence[str] = ()) -> Student:
     if (folder / MANIFEST_NAME).is_file():
         manifest = verify_folder(folder, kind="student")
     else:
-        manifest = _plain_manifest(folder, languages)
+        manifest = _plain_manifest(folder, languages, name)
     try:
         return _read(folder, manifest)
     except KeyError as error:
@@ -119,7 +119,7 @@ def _read(folder: Path, manifest: Manifest) -> Student:
     )
 
 
-def _plain_manifest(folder: Path, languages: Sequence[str]) -> Manifest:
+def _plain_manifest(folder: Path, languages: Sequence[str], name: str) -> Manifest:
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
         raise FolderError(f"{what}; name a student folder or a sentence-transformers folder")
@@ -130,14 +130,15 @@ def _plain_manifest(folder: Path, languages: Sequence[str]) -> Manifest:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    settings = {"name": folder.resolve().name, "languages": list(languages), "weak_languages": [], "table_bits": 0}
+    settings: dict[str, Any] = {"name": name or folder.resolve().name, "languages": list(languages)}
+    settings |= {"weak_languages": [], "table_bits": 0}
     return Manifest(kind="student", made_by="sentence-transformers", settings=settings, files=files)
 
 
 def _read_static(module: Module, record: Mapping[str, Any]) -> _Pipeline:
     table, tokenizer = read_table(module.folder), open_static_tokenizer(module.folder)
     require_rows(tokenizer.spec, len(table), module.folder)
-    weights = StaticWeights(table=table[:, : record.get("truncate_dim")])
+    weights = StaticWeights(table=table[:, : read_truncate_dim(record)])
     max_tokens = tokenizer.max_tokens or _DEFAULT_STATIC_TOKENS
     return _Pipeline(weights=weights, width=table.shape[1], dim=weights.dim, tokenizer=tokenizer, max_tokens=max_tokens)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import cycle, islice, zip_longest
 from pathlib import Path
 
 from kdserve.errors import DataError
+from kdserve.runtime.encoder import Role
 from kdserve.samples import parallel
 
+_PROBED = 24
+_LONG_TOKENS = 2048
 _JOINED = 4
 _DEV_EVERY = 3
 
@@ -20,6 +24,15 @@ class GateTexts:
 
     by_language: Mapping[str, Sequence[str]]
     parallel: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """Texts that show one thing, embedded as documents or queries."""
+
+    name: str
+    texts: Sequence[str]
+    role: Role = "document"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +72,30 @@ def read_gate_texts(path: Path) -> GateTexts:
     if not texts:
         raise DataError(f"{path} holds no text; give a file with one text a line")
     return GateTexts(by_language=texts, parallel=False)
+
+
+def probe_texts(texts: GateTexts, *, max_tokens: int) -> tuple[Probe, ...]:
+    """Return what the gate's texts as documents do not show: long texts, capitals, and queries.
+
+    English sentences of the samples join them: the gate's own may be in a script without capitals, or very few.
+    """
+    own = [text for row in zip_longest(*texts.by_language.values()) for text in row if text]
+    sentences = [*parallel()["en"][:_PROBED], *own[:_PROBED]]
+    num_long = max(2, min(8, _LONG_TOKENS // max_tokens))
+    return (
+        Probe(name="long texts", texts=[_longer_than(max_tokens, sentences, 3 * i) for i in range(num_long)]),
+        Probe(name="capitals", texts=[text.upper() for text in sentences]),
+        Probe(name="queries", texts=sentences, role="query"),
+    )
+
+
+def _longer_than(max_tokens: int, sentences: Sequence[str], start: int) -> str:
+    """Join sentences, from one on and around, until there are more words than tokens are read."""
+    around = islice(cycle(sentences), start, None)
+    words: list[str] = []
+    while len(words) <= max_tokens:
+        words += next(around).split()
+    return " ".join(words)
 
 
 def calibration_texts(languages: Sequence[str]) -> CalibrationTexts:

@@ -60,7 +60,7 @@ def open_tokenizer(body: Path, *, lowercase: bool, arguments: Mapping[str, Any])
 
 
 def open_static_tokenizer(body: Path) -> OpenedTokenizer:
-    """Open a token table's tokenizer, a tokenizer.json; no special token is added to a text, and no text is padded."""
+    """Open a token table's tokenizer, a tokenizer.json."""
     path = body / "tokenizer.json"
     if not path.is_file():
         raise FolderError(f"{path} is missing; make or download the folder again")
@@ -68,7 +68,7 @@ def open_static_tokenizer(body: Path) -> OpenedTokenizer:
         spec = with_present_normalizer(json.loads(Tokenizer.from_file(str(path)).to_str()))
     truncation = spec["truncation"] or {}
     return OpenedTokenizer(
-        spec={**spec, "post_processor": None},
+        spec=spec,
         pad_token=_pad_token(spec, None),
         max_tokens=truncation.get("max_length"),
         truncation_side="left" if truncation.get("direction") == "Left" else "right",

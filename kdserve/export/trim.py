@@ -15,16 +15,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
 from kdserve.export.bodies import POSITIONS_AFTER_PADDING
+from kdserve.export.foreign import opening
+from kdserve.export.static import read_table
 from kdserve.export.student import Student, read_student
+from kdserve.export.tensors import INDEX_NAME, WEIGHTS_NAME, read_stored, weight_files
 from kdserve.export.texts import GateTexts
+from kdserve.export.tokenizer import require_rows
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
-from kdserve.json_files import read_json
+from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
 
 _TABLES = (
@@ -42,6 +46,7 @@ _OTHER_VOCABULARIES = (
     "spiece.model",
     "added_tokens.json",
 )
+_LANGUAGE_MODEL_HEADS = ("lm_head.", "cls.", "vocab_", "decoder.", "head.")
 _HELD_OUT_EVERY = 10
 _CHUNK_TEXTS = 2000
 
@@ -88,14 +93,15 @@ def trim_vocabulary(
     """
     chosen = _choose(texts, languages)
     student = read_student(model, languages=tuple(chosen))
-    spec = read_json(student.folder / read_json(student.folder / "modules.json")[0]["path"] / "tokenizer.json")
-    before = Tokenizer.from_str(json.dumps({**spec, "padding": None, "truncation": None}))
+    spec = student.tokenizer.spec
     counts: Counter[int] = Counter()
     characters: set[str] = set()
-    for done, (language, sentences) in enumerate(chosen.items()):
-        progress(f"count tokens of {language}", done, len(chosen))
-        seen = [text for i, text in enumerate(sentences) if i % _HELD_OUT_EVERY or len(sentences) < _HELD_OUT_EVERY]
-        _count(before, seen, counts, characters)
+    with opening(student.body, "tokenizers"):
+        before = Tokenizer.from_str(json.dumps({**spec, "padding": None, "truncation": None}))
+        for done, (language, sentences) in enumerate(chosen.items()):
+            progress(f"count tokens of {language}", done, len(chosen))
+            seen = [text for i, text in enumerate(sentences) if i % _HELD_OUT_EVERY or len(sentences) < _HELD_OUT_EVERY]
+            _count(before, seen, counts, characters)
     progress("count tokens", len(chosen), len(chosen))
     ids = tokens_of(spec)
     kept = close_over(spec, [token for token, number in ids.items() if counts[number] >= min_count], characters)
@@ -154,17 +160,12 @@ def _write(
 ) -> None:
     """Copy the folder with a smaller table, a smaller tokenizer, and the numbers that follow from them."""
     shutil.copytree(student.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST_NAME, "*.bin"))
-    body = folder / read_json(folder / "modules.json")[0]["path"]
-    (body / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    for stale in _OTHER_VOCABULARIES:
+    body = folder / student.body.relative_to(student.folder)
+    tensors, names = _cut_tables(student, rows)
+    for stale in [*_OTHER_VOCABULARIES, INDEX_NAME, *(path.name for path in weight_files(body))]:
         (body / stale).unlink(missing_ok=True)
-    tensors = load_file(body / "model.safetensors")
-    names = [name for name in tensors if name.endswith(_TABLES)]
-    if not names:
-        raise FolderError(f"{student.folder} has no token table under a known name; it cannot be trimmed")
-    for name in names:
-        tensors[name] = np.ascontiguousarray(tensors[name][rows])
-    save_file(tensors, body / "model.safetensors", metadata={"format": "pt"})
+    (body / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    save_file(tensors, body / WEIGHTS_NAME, metadata={"format": "pt"})
     new = {int(old): number for number, old in enumerate(rows)}
     _renumber_config(body / "config.json", new)
     _renumber_tokenizer_config(body / "tokenizer_config.json", new)
@@ -185,13 +186,28 @@ def _write(
     )
 
 
+def _cut_tables(student: Student, rows: npt.NDArray[np.int64]) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
+    """Return the folder's tensors with smaller tables, without language models' heads, and the tables' names."""
+    tensors = read_stored(student.body)
+    if "embeddings" in tensors:  # model2vec: rows may be shared
+        tensors = {"embedding.weight": read_table(student.body)}
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(_LANGUAGE_MODEL_HEADS)}
+    names = [name for name in tensors if name.endswith(_TABLES)]
+    if not names:
+        raise FolderError(f"{student.folder} has no token table under a known name; it cannot be trimmed")
+    for name in names:
+        require_rows(student.tokenizer.spec, len(tensors[name]), student.body)
+        tensors[name] = np.ascontiguousarray(tensors[name][rows])
+    return tensors, names
+
+
 def _renumber_config(path: Path, new: Mapping[int, int]) -> None:
     """Set the vocabulary's new size and the new numbers of special tokens, where the body has a configuration."""
     if not path.is_file():
         return
-    config = read_json(path)
-    pad = config.get("pad_token_id")
-    if config["model_type"] in POSITIONS_AFTER_PADDING and new.get(pad) != pad:
+    config = read_object(path)
+    pad = config.get("pad_token_id", 1)
+    if config.get("model_type") in POSITIONS_AFTER_PADDING and new.get(pad) != pad:
         raise FolderError(f"{path} counts positions from padding token {pad}, which would move; it cannot be trimmed")
     for name, value in config.items():
         if name.endswith("_token_id") and isinstance(value, int):
@@ -203,7 +219,7 @@ def _renumber_config(path: Path, new: Mapping[int, int]) -> None:
 def _renumber_tokenizer_config(path: Path, new: Mapping[int, int]) -> None:
     if not path.is_file():
         return
-    config = read_json(path)
+    config = read_object(path)
     if "added_tokens_decoder" in config:
         decoder = config["added_tokens_decoder"].items()
         config["added_tokens_decoder"] = {str(new[int(old)]): token for old, token in decoder if int(old) in new}

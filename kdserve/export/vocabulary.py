@@ -13,6 +13,7 @@ from typing import Any
 
 from kdserve.errors import FolderError
 
+_WORD_STARTS = ("▁", "Ġ")  # pieces by themselves where no longer one begins the word
 _BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
@@ -36,7 +37,7 @@ def close_over(spec: Mapping[str, Any], wanted: Iterable[str], characters: Set[s
     """Return the wanted tokens, those that they cannot do without, and single characters, in the order of their ids."""
     ids = tokens_of(spec)
     kept = {token for token in wanted if token in ids} | {token["content"] for token in spec["added_tokens"]}
-    kept |= {token for token in _BYTE_PIECES if token in ids}
+    kept |= {*_BYTE_PIECES, *_WORD_STARTS, *_template_tokens(spec["post_processor"])} & set(ids)
     model = spec["model"]
     if model["type"] == "Unigram":
         pieces = model["vocab"]
@@ -78,6 +79,16 @@ def cut_vocabulary(spec: Mapping[str, Any], kept: list[str]) -> dict[str, Any]:
         "padding": None,
         "truncation": None,
     }
+
+
+def _template_tokens(post_processor: Mapping[str, Any] | None) -> list[str]:
+    """Return the special tokens that a post-processor puts around a text."""
+    if post_processor is None:
+        return []
+    if post_processor["type"] == "Sequence":
+        return [token for step in post_processor["processors"] for token in _template_tokens(step)]
+    named = [token for special in post_processor.get("special_tokens", {}).values() for token in special["tokens"]]
+    return named + [post_processor[role][0] for role in ("sep", "cls") if role in post_processor]
 
 
 def _renumber(post_processor: dict[str, Any] | None, numbers: Mapping[str, int]) -> dict[str, Any] | None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from kdserve.errors import DataError, FidelityError, RecipeError
-from kdserve.export import Evaluation, ExportSettings, FidelityReport, parse_precision, read_gate_texts
+from kdserve.export import Evaluation, ExportSettings, FidelityReport, GateTexts, parse_precision, read_gate_texts
 from kdserve.export.evaluated import compare_evaluations
 from kdserve.export.gate import check_fidelity, measure_fidelity
+from kdserve.export.texts import probe_texts
 
 VECTORS = np.eye(4, dtype=np.float32)
 EXPECTED = {"en": VECTORS, "de": VECTORS}
@@ -114,3 +115,23 @@ def test_texts_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes, m
 def test_an_unknown_precision_lists_the_known_ones() -> None:
     with pytest.raises(RecipeError, match="choose one of fp32, fp16, w8, int8, int4, dynamic-int8, auto"):
         parse_precision("int7")
+
+
+def test_long_texts_capitals_and_queries_are_judged_like_languages() -> None:
+    probes = {"long texts": (VECTORS, bad_text(0.8)), "queries": (VECTORS, VECTORS)}
+    report = measure_fidelity(
+        EXPECTED, EXPECTED, parallel=True, precision="fp32", settings=ExportSettings(), probes=probes
+    )
+    assert [row["language"] for row in report.to_json()["probes"]] == ["long texts", "queries"]
+    with pytest.raises(FidelityError, match=r"floor allows: long texts mean cosine 0\.95000 < 0\.999; nothing"):
+        check_fidelity(report)
+
+
+@pytest.mark.parametrize("max_tokens", [16, 128, 8192])
+def test_probes_are_longer_than_any_limit_and_have_capitals_whatever_the_gate_s_own_texts(max_tokens: int) -> None:
+    chinese = GateTexts(by_language={"zh": ["面包还是热的", "火车晚点了"]}, parallel=False)
+    long, capitals, queries = probe_texts(chinese, max_tokens=max_tokens)
+    assert min(len(text.split()) for text in long.texts) > max_tokens
+    assert len({text[:40] for text in long.texts}) == len(long.texts) >= 2
+    assert sum(text.isupper() for text in capitals.texts) >= 20
+    assert (queries.role, "面包还是热的" in queries.texts) == ("query", True)

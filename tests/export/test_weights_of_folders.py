@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+import sentencepiece
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from test_settings_of_folders import agree, edit, export
-from tiny_students import tiny_plain, tiny_static
+from tiny_students import LANGUAGES, tiny_plain, tiny_static
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from kdserve.errors import FolderError
+from kdserve.export import GateTexts, trim_vocabulary
+from kdserve.samples import parallel
 
 
 @pytest.fixture
@@ -30,7 +34,13 @@ def test_shards_are_read_as_one_file(source: Path) -> None:
     AutoModel.from_pretrained(source, add_pooling_layer=False).save_pretrained(source, max_shard_size="200KB")
     (source / "model.safetensors").unlink()
     assert len(list(source.glob("model-*.safetensors"))) > 1
-    agree(source)
+    encoder = agree(source)
+    texts = GateTexts(by_language={"de": parallel()["de"]}, parallel=False)
+    trim_vocabulary(source, source.with_name("small"), texts=texts)
+    assert not list(source.with_name("small").glob("model-*")) + list(source.with_name("small").glob("*.index.json"))
+    small = SentenceTransformer(str(source.with_name("small")), device="cpu")
+    expected = small.encode_document(parallel()["de"][:20], normalize_embeddings=True)
+    np.testing.assert_allclose(encoder.encode_document(parallel()["de"][:20]), expected, atol=2e-5)
 
 
 def test_a_missing_shard_is_named(source: Path) -> None:
@@ -96,6 +106,32 @@ def test_a_vocabulary_alone_is_converted(source: Path) -> None:
     (source / "tokenizer.json").unlink()
     (source / "tokenizer_config.json").unlink()
     agree(source)
+
+
+@pytest.mark.parametrize(("family", "name"), [("xlm-roberta", "sentencepiece.bpe.model"), ("t5", "spiece.model")])
+def test_a_sentencepiece_model_alone_is_converted_and_can_be_trimmed(family: str, name: str, tmp_path: Path) -> None:
+    source = tiny_plain(tmp_path / "source", family=family)
+    for path in source.glob("*token*"):
+        path.unlink()
+    (source / name).write_bytes(_sentencepiece(pad_first=family == "t5"))
+    edit(source / "config.json", pad_token_id=0 if family == "t5" else 1)
+    agree(source, max_tokens=512 if family == "t5" else 63)
+    texts = GateTexts(by_language={"de": parallel()["de"]}, parallel=False)
+    report = trim_vocabulary(source, tmp_path / "small", texts=texts)
+    assert report.tokens_after < 0.5 * report.tokens_before
+    before, after = (SentenceTransformer(str(folder), device="cpu") for folder in (source, tmp_path / "small"))
+    sentences = [text for text in parallel()["de"] if len(text) < 60]
+    assert np.array_equal(before.encode(sentences), after.encode(sentences))
+
+
+def _sentencepiece(*, pad_first: bool) -> bytes:
+    model = io.BytesIO()
+    texts = [text for code in LANGUAGES for text in parallel()[code]]
+    numbers = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1} if pad_first else {}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=1000, minloglevel=2, **numbers
+    )
+    return model.getvalue()
 
 
 def test_a_folder_without_any_tokenizer_says_so(source: Path) -> None:
