@@ -150,7 +150,8 @@ class AlignRecipe:
 
     `anchor` holds what is a token of the teacher's too to its row there, so many times as strongly as the source
     sentences that have it pull (0 = off). Before the solve, the layers taken of the teacher learn to fit each other for
-    `body_steps`, in the teacher's own tokens (0 = off).
+    `body_steps`, in the teacher's own tokens (0 = off). Beside a live teacher `fold_texts` does that in closed form: on
+    so many texts, each layer of `layers.map` is solved for what the teacher gives there (see kdserve.distill.fold).
     """
 
     damping: float = 5e-3
@@ -159,6 +160,7 @@ class AlignRecipe:
     max_rows: int = 4_000_000
     body_steps: int = 0
     body_rate: float = 5e-4
+    fold_texts: int = 0
 
     def __post_init__(self) -> None:
         require(self, damping="(0, inf)", anchor="[0, inf)", iterations="[1, inf)", max_rows="[1, inf)")
@@ -381,6 +383,9 @@ def _target_rules(recipe: Recipe) -> list[tuple[str, bool, str]]:
         ("targets.queries", live or not targets.queries, "needs targets.own or targets.partner"),
         ("targets.source", not (live and targets.source), "must be 0 beside targets.own and targets.partner"),
         ("targets.own", vocabulary.of_teacher or not live, "needs vocabulary.of_teacher"),
+        ("align.fold_texts", recipe.align.fold_texts >= 0, "must be 0 (off) or more"),
+        ("align.fold_texts", live or not recipe.align.fold_texts, "needs targets.own or targets.partner"),
+        ("align.fold_texts", bool(recipe.layers.map) or not recipe.align.fold_texts, "needs layers.map"),
         ("layers.states", live or not recipe.layers.states, "needs targets.own or targets.partner"),
         ("objective.negatives", not (live and recipe.objective.negatives), "needs targets.source"),
         (

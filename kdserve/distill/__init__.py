@@ -15,12 +15,13 @@ from accelerate import PartialState
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome, count_pairs, draw_curve, write_card
 from kdserve.distill.classifier import distill_classifier
+from kdserve.distill.fold import keep_folded
 from kdserve.distill.guide import start_guide
 from kdserve.distill.hardware import best_device
 from kdserve.distill.ingredients import Ingredients, gather
 from kdserve.distill.reopen import parent_students
 from kdserve.distill.start import start_layers, start_live, start_student
-from kdserve.distill.student import Student, save_student
+from kdserve.distill.student import Student, TransformerStudent, save_student
 from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.training import Trainer
 from kdserve.distill.vocabulary import measure_coverage, sentences_by_language
@@ -79,6 +80,8 @@ def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress
     student = start_student(recipe, made, work, progress=progress)
     layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
     live = start_live(recipe, student, teacher=made.teacher)
+    if live and recipe.align.fold_texts and isinstance(student, TransformerStudent):
+        keep_folded(recipe, made, student, live, work, progress=progress)
     guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
     key = made.run_key(recipe)
     trainer = Trainer(recipe, made.data, student, work / "train", key=key, layers=layers, guide=guide, live=live)

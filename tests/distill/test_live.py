@@ -13,6 +13,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from kdserve.distill import distill
 from kdserve.distill.adopt import adopt_vocabulary, adopted_table
+from kdserve.distill.fold import keep_folded
 from kdserve.distill.ingredients import gather
 from kdserve.distill.live import LiveTeacher, Partners, state_loss
 from kdserve.distill.start import start_live, start_student
@@ -184,6 +185,24 @@ def test_training_beside_the_teacher_lowers_the_losses_and_leaves_the_table(
     rows = [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()]
     for name in falling:
         assert rows[-1][name] < 0.9 * rows[1][name], name
+
+
+def test_folded_layers_are_nearer_to_the_teachers_and_are_kept(tmp_path: Path, live_recipe):
+    recipe = live_recipe("align.fold_texts=160", "layers.map=[[0, 1], [1, 2]]")
+    made = gather(recipe, tmp_path)
+    student = start_student(recipe, made, tmp_path)
+    live = start_live(recipe, student, teacher=made.teacher)
+    ids, mask = made.data.tokens.padded(np.arange(100, 160), wrap=True)
+    before, taught = student(ids, mask), live.teach(ids, mask)
+    keep_folded(recipe, made, student, live, tmp_path)
+    after = student(ids, mask)
+    for layer in (1, 2):
+        theirs = taught.hidden_BTW[layer + 1]
+        errors = [state_loss(one.hidden_BTW[layer], theirs, mask).item() for one in (before, after)]
+        assert errors[1] < 0.8 * errors[0], errors
+    again = start_student(recipe, made, tmp_path)
+    keep_folded(recipe, made, again, live, tmp_path)
+    torch.testing.assert_close(again(ids, mask).vectors_BD, after.vectors_BD)
 
 
 def test_the_student_keeps_the_prompts_and_the_vectors(tmp_path: Path, live_recipe):
