@@ -84,6 +84,7 @@ class _Family:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._arguments[1].close()  # the children have their own
         self._tell(signal.SIGTERM)
 
     def _tell(self, number: signal.Signals) -> None:

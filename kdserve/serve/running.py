@@ -8,11 +8,13 @@ SIGHUP             keys and indexes are looked at again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -26,6 +28,7 @@ from kdserve.serve.settings import ServerSettings
 SWITCH_S = 0.0005
 """How soon a thread that computes in Python lets the event loop go on."""
 KEEP_ALIVE_S = 75
+LINGER_S, TICK_S = 1.0, 0.02
 BACKLOG = 2048
 _logger = logging.getLogger("kdserve.serve")
 
@@ -66,12 +69,39 @@ class Server(uvicorn.Server):
             _logger.info("ready", extra=extra)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer on for a while as one that is about to stop, then take nothing new and wait for what is open."""
+        """Answer on for a while as one that is about to stop, then take nothing new and wait for what is open.
+
+        Whoever had connected before the door shut is answered too; connections that stay silent are closed.
+        """
         self._app.drain()
         _logger.info("draining", extra={"pid": os.getpid(), "seconds": self._settings.drain_s})
         await asyncio.sleep(self._settings.drain_s)
+        for door in sockets or []:
+            await self._shut(door)
+        for _ in range(round(min(LINGER_S, self._settings.stop_s) / TICK_S)):
+            if not self.server_state.connections:
+                break
+            await asyncio.sleep(TICK_S)
         await super().shutdown(sockets)
         _logger.info("stopped", extra={"pid": os.getpid()})
+
+    async def _shut(self, door: socket.socket) -> None:
+        """Stop listening, but not before everybody is let in who knocked: the kernel would reset their connections."""
+        loop = asyncio.get_running_loop()
+        with door.dup() as last:
+            last.setblocking(False)
+            for server in self.servers:
+                server.close()
+            door.close()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    guest, _ = last.accept()
+                    guest.setblocking(False)
+                    await loop.connect_accepted_socket(self._protocol, guest)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; a second SIGINT stops at once. The process then ends with 0, not by the signal."""

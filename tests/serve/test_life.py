@@ -107,7 +107,7 @@ def test_browsers_of_other_origins_are_let_in_by_name_alone():
 
 
 def test_sigterm_answers_what_is_open_turns_readiness_off_and_ends_with_0():
-    with served(STATIC, "--set", "drain_s=1.5") as server:
+    with served(STATIC, "--set", "drain_s=4") as server:
         idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         idle.request("GET", "/readyz")  # and the connection stays open
         assert idle.getresponse().read()

@@ -1,0 +1,226 @@
+"""What HTTP costs beside the bare encoder, and how a server bears load, overload, SIGTERM and new generations.
+
+    python benchmarks/serve.py --seconds 3 --rounds 3                    costs, percentiles, overload, start; a record
+    python benchmarks/serve.py --trials 200                             SIGTERMs and index swaps under load, alone
+    python benchmarks/serve.py --peers WORK                             beside other servers; see peers/serve.py
+
+Server, load generator and bare encoder are processes of their own, and take turns in one run. The server has one
+encoder thread, so that CPU seconds compare. Texts are the 3,840 sentences of the sample corpus, one a request unless
+said otherwise, asked for in base64; every reply is compared with the encoder's own vector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from records import Table, write_record
+from serving.process import Server, run_json
+from serving.trials import sigterm_trials, swap_trials
+
+from kdserve import Encoder
+from kdserve.bench.machine import describe_machine
+from kdserve.samples import parallel
+
+HERE = Path(__file__).parent
+BUNDLES = ("kdserve-static", "kdserve-mini")
+CAPACITY_SHARE, OVERLOAD = 0.8, 10
+
+
+@dataclass
+class Figures:
+    """What the rounds gave for one bundle."""
+
+    bare_alone_us: list[float] = field(default_factory=list)
+    bare_listed_us: list[float] = field(default_factory=list)
+    alone_us: list[float] = field(default_factory=list)
+    crowded_us: list[float] = field(default_factory=list)
+    crowded_per_s: list[float] = field(default_factory=list)
+    listed_us: list[float] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def medians(self) -> dict[str, float]:
+        return {name: statistics.median(some) for name, some in vars(self).items() if isinstance(some, list)}
+
+
+def write_requests(folder: Path, bundle: str, texts: Sequence[str], size: int) -> Path:
+    """Requests of `size` texts each, with the vector that the last one of each must have."""
+    path = folder / f"{bundle}-{size}.json"
+    if not path.exists():
+        vectors = Encoder.load(bundle).encode_document(texts)
+        requests = []
+        for start in range(0, len(texts) - size + 1, size):
+            given: Any = list(texts[start : start + size]) if size > 1 else texts[start]
+            body = json.dumps({"input": given, "model": bundle, "encoding_format": "base64"})
+            expected = base64.b64encode(vectors[start + size - 1].tobytes()).decode()
+            requests.append({"body": body, "expected": expected})
+        path.write_text(json.dumps({"path": "/v1/embeddings", "requests": requests}), encoding="utf-8")
+    return path
+
+
+def load(server: Server, requests: Path, **how: float) -> dict[str, Any]:
+    flags = [part for name, value in how.items() for part in (f"--{name}", str(value))]
+    done = run_json(HERE / "serving" / "load.py", server.port, requests, "--pid", server.pid, *flags)
+    assert not done["wrong"], f"{done['wrong']} replies were wrong"
+    return done
+
+
+def bare(bundle: str, texts: Path, size: int, seconds: float) -> float:
+    """CPU microseconds a text of the encoder alone."""
+    done = run_json(HERE / "serving" / "bare.py", bundle, texts, "--texts", size, "--seconds", seconds)
+    return float(done["cpu_s"] / done["texts"] * 1e6)
+
+
+def cost_us(done: dict[str, Any], texts: int = 1) -> float:
+    """CPU microseconds of the server a text."""
+    return float(done["cpu_s"] / (sum(done["by_status"].values()) * texts) * 1e6)
+
+
+def measure_costs(bundle: str, work: Path, texts: Sequence[str], given: argparse.Namespace) -> Figures:
+    """The bare encoder and the server in turns."""
+    figures, listed = Figures(), work / "texts.json"
+    listed.write_text(json.dumps(list(texts)), encoding="utf-8")
+    single, lists = write_requests(work, bundle, texts, 1), write_requests(work, bundle, texts, 32)
+    with Server(bundle, "--threads", 1) as server:
+        load(server, single, clients=32, seconds=1)
+        for _ in range(given.rounds):
+            figures.bare_alone_us.append(bare(bundle, listed, 1, given.seconds))
+            figures.alone_us.append(cost_us(load(server, single, clients=1, seconds=given.seconds)))
+            figures.bare_listed_us.append(bare(bundle, listed, 32, given.seconds))
+            done = load(server, single, clients=32, seconds=given.seconds)
+            figures.crowded_us.append(cost_us(done))
+            figures.crowded_per_s.append(done["by_status"]["200"] / done["seconds"])
+            figures.listed_us.append(cost_us(load(server, lists, clients=4, seconds=given.seconds), texts=32))
+    return figures
+
+
+def measure_load(bundle: str, work: Path, texts: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+    """Percentiles at 80 % of capacity, and what ten times the capacity does, for one and for 16 texts a request."""
+    found: dict[str, Any] = {}
+    for size in (1, 16):
+        requests = write_requests(work, bundle, texts, size)
+        with Server(bundle) as server:
+            load(server, requests, clients=32, seconds=1)
+            peak = load(server, requests, clients=32, seconds=given.seconds)
+            capacity = peak["by_status"]["200"] / peak["seconds"]
+            calm = load(server, requests, rate=capacity * CAPACITY_SHARE, seconds=given.seconds)
+        # its queue is short, so that within these seconds the rate is that of the server, not that of filling it
+        with Server(bundle, "--set", "limits.waiting_tokens=8192") as server:
+            load(server, requests, clients=32, seconds=1)
+            stormy = load(server, requests, rate=capacity * OVERLOAD, seconds=given.seconds)
+        goodput = stormy["by_status"].get("200", 0) / stormy["seconds"]
+        found[f"{size} a request"] = {
+            "capacity_per_s": capacity,
+            "calm_ms": calm["latency_ms"]["200"],
+            "calm_lost": calm["lost"],
+            "goodput": goodput / capacity,
+            "refused": stormy["by_status"].get("429", 0),
+            "refused_ms": stormy["latency_ms"].get("429"),
+            "answered_ms": stormy["latency_ms"].get("200"),
+            "not_sent": stormy["lost"],
+            "memory_growth_mb": (stormy["memory_after"] - stormy["memory_before"]) / 1e6,
+        }
+    return found
+
+
+def measure_start(bundle: str, rounds: int) -> dict[str, float]:
+    """Seconds from the start of the process to readiness, and its memory then and at its highest."""
+    ready, peak = [], []
+    for _ in range(rounds):
+        with Server(bundle, "--threads", 1) as server:
+            ready.append(server.ready_s)
+            peak.append(server.peak_memory_bytes())
+    return {"ready_s": statistics.median(ready), "peak_memory_mb": statistics.median(peak) / 1e6}
+
+
+def table_of(figures: dict[str, Figures], note: str) -> Table:
+    rows = [
+        ("bare encoder, one text a call: CPU µs a text", "bare_alone_us", "{:.0f}"),
+        ("one client: CPU µs a request", "alone_us", "{:.0f}"),
+        ("bare encoder, 32 texts a call: CPU µs a text", "bare_listed_us", "{:.0f}"),
+        ("32 clients: CPU µs a request", "crowded_us", "{:.0f}"),
+        ("32 clients: requests a CPU second", "", ""),
+        ("32 clients: texts a CPU second, of the bare encoder's one by one", "", ""),
+        ("4 clients, 32 texts a request: texts a CPU second, of the bare encoder's", "", ""),
+    ]
+    cells: list[list[str]] = []
+    for label, name, form in rows[:4]:
+        cells.append([label, *(form.format(some.medians()[name]) for some in figures.values())])
+    for label, value in zip(
+        (row[0] for row in rows[4:]),
+        (
+            lambda m: f"{1e6 / m['crowded_us']:,.0f}",
+            lambda m: f"{m['bare_alone_us'] / m['crowded_us']:.0%}",
+            lambda m: f"{m['bare_listed_us'] / m['listed_us']:.0%}",
+        ),
+        strict=True,
+    ):
+        cells.append([label, *(value(some.medians()) for some in figures.values())])
+    for key in ("calm p50, ms", "calm p99, ms", "goodput at ten times the capacity", "429 p99, ms"):
+        for size in ("1 a request", "16 a request"):
+            cells.append([f"{key}: {size}", *(_loaded(key, some.record["load"][size]) for some in figures.values())])
+    cells.append(["ready after, s", *(f"{some.record['start']['ready_s']:.2f}" for some in figures.values())])
+    cells.append(["peak memory, MB", *(f"{some.record['start']['peak_memory_mb']:.0f}" for some in figures.values())])
+    return Table(columns=["", *figures], rows=cells, note=note)
+
+
+def _loaded(key: str, found: dict[str, Any]) -> str:
+    if key.startswith("calm"):
+        return f"{found['calm_ms'][key[5:8]]:.1f}"
+    if key.startswith("goodput"):
+        return f"{found['goodput']:.0%}"
+    return f"{found['refused_ms']['p99']:.1f}" if found["refused_ms"] else "–"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundles", default=",".join(BUNDLES))
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=0, help="only so many SIGTERMs and index swaps")
+    parser.add_argument("--record", action="store_true", help="leave a record in results/")
+    given = parser.parse_args()
+    machine = describe_machine()
+    with tempfile.TemporaryDirectory(prefix="kdserve-serve-") as folder:
+        work = Path(folder)
+        if given.trials:
+            found = {"sigterm": sigterm_trials(given.trials), "swap": swap_trials(given.trials, work)}
+            sys.stdout.write(json.dumps(found, sort_keys=True) + "\n")
+            if given.record:
+                columns = ("", "trials", "replies", "lost", "wrong")
+                rows = [(name, *(f"{one[key]:,}" for key in columns[1:])) for name, one in found.items()]
+                note = f"kdserve-static; {machine.cpu}; {machine.date}"
+                write_record("serve-trials", {"found": found}, table=Table(columns, rows, note), machine=machine)
+            sys.exit(any(one["lost"] or one["wrong"] for one in found.values()))
+        texts = [text for some in zip(*parallel().values(), strict=True) for text in some]
+        random.Random(0).shuffle(texts)
+        figures: dict[str, Figures] = {}
+        for bundle in given.bundles.split(","):
+            figures[bundle] = measure_costs(bundle, work, texts, given)
+            figures[bundle].record["load"] = measure_load(bundle, work, texts, given)
+            figures[bundle].record["start"] = measure_start(bundle, given.rounds)
+    cpus, versions = machine.num_cpus, machine.versions
+    note = (
+        f"{machine.cpu}; one encoder thread for costs, {cpus} for percentiles and overload, server and load generator "
+        f"on the same {cpus} CPUs; {given.rounds} interleaved rounds of {given.seconds:g} s; load average before "
+        f"{machine.load_average:.2f}; Python {machine.python}, numpy {versions['numpy']}, onnxruntime "
+        f"{versions['onnxruntime']}; commit {machine.commit}; {machine.date}"
+    )
+    table = table_of(figures, note)
+    data = {name: vars(some) for name, some in figures.items()}
+    sys.stdout.write(table.markdown() + json.dumps(data, sort_keys=True) + "\n")
+    if given.record:
+        write_record("serve", {"bundles": data}, table=table, machine=machine)
+
+
+if __name__ == "__main__":
+    main()

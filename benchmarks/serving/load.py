@@ -1,0 +1,187 @@
+"""Load for a server, from a process of its own: raw HTTP over kept connections.
+
+    python benchmarks/serving/load.py PORT REQUESTS.json --pid PID --clients 32 --seconds 3      closed loop
+    python benchmarks/serving/load.py PORT REQUESTS.json --pid PID --rate 500 --seconds 5        open loop
+
+REQUESTS.json: {"path": …, "requests": [{"body": …, "expected": …}, …]}; a reply with status 200 that does not hold
+`expected` is wrong. In the open loop requests come at random moments of a given rate whatever the server does, and
+their time counts from the moment that they were due (Poisson arrivals; no coordinated omission).
+
+Prints one line of JSON: replies by status, latencies in ms, CPU seconds and memory of the server with its children.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter, deque
+from pathlib import Path
+
+import numpy as np
+import psutil
+import uvloop
+
+MOST_CONNECTIONS = 2000
+PERCENTILES = ("p50", "p95", "p99")
+
+
+class Tally:
+    """What came back."""
+
+    def __init__(self) -> None:
+        self.by_status: Counter[int] = Counter()
+        self.seconds: dict[int, list[float]] = {}
+        self.wrong = self.lost = 0
+
+    def add(self, status: int, seconds: float, *, right: bool) -> None:
+        self.by_status[status] += 1
+        self.seconds.setdefault(status, []).append(seconds)
+        self.wrong += status == 200 and not right
+
+
+class Connection:
+    """One kept connection; it opens again when the server closed it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def open(self) -> None:
+        """Connect, where it is not connected."""
+        if self._writer is None or self._writer.is_closing():
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request and read the whole reply."""
+        await self.open()
+        assert self._reader is not None
+        assert self._writer is not None
+        self._writer.write(request)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        start = head.index(b"content-length: ") + 16
+        body = await self._reader.readexactly(int(head[start : head.index(b"\r\n", start)]))
+        if b"connection: close" in head:
+            self.close()
+        return int(head[9:12]), body
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def read_requests(path: Path) -> list[tuple[bytes, bytes]]:
+    """The bytes of each request, and what its reply must hold."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    requests = []
+    for one in record["requests"]:
+        body = one["body"].encode()
+        head = f"POST {record['path']} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        requests.append((f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, one["expected"].encode()))
+    return requests
+
+
+async def closed_loop(port: int, requests: list[tuple[bytes, bytes]], clients: int, seconds: float) -> Tally:
+    """Each client asks again as soon as it is answered."""
+    tally, end = Tally(), time.monotonic() + seconds
+
+    async def live(number: int) -> None:
+        connection, place = Connection(port), number * 97
+        while (began := time.monotonic()) < end:
+            request, expected = requests[place % len(requests)]
+            place += 1
+            status, body = await connection.ask(request)
+            tally.add(status, time.monotonic() - began, right=expected in body)
+        connection.close()
+
+    await asyncio.gather(*(live(number) for number in range(clients)))
+    return tally
+
+
+async def open_loop(port: int, requests: list[tuple[bytes, bytes]], rate: float, seconds: float) -> Tally:
+    """Requests come as they come."""
+    tally, idle, random_ = Tally(), deque[Connection](), random.Random(0)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(due: float, request: bytes, expected: bytes) -> None:
+        connection = idle.pop() if idle else Connection(port)
+        try:
+            status, body = await connection.ask(request)
+            tally.add(status, time.monotonic() - due, right=expected in body)
+            idle.append(connection)
+        except (OSError, asyncio.IncompleteReadError):
+            tally.lost += 1
+
+    due, end, place = time.monotonic(), time.monotonic() + seconds, 0
+    while due < end:
+        due += random_.expovariate(rate)
+        if (wait := due - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        elif place % 8 == 0:
+            await asyncio.sleep(0)
+        if len(tasks) >= MOST_CONNECTIONS:  # never more than this machine has ports for: they count as lost
+            tally.lost += 1
+            continue
+        task = asyncio.create_task(ask(due, *requests[place % len(requests)]))
+        place += 1
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    await asyncio.gather(*tasks)
+    return tally
+
+
+def family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def cpu_s(pid: int) -> float:
+    return sum(sum(one.cpu_times()[:2]) for one in family(pid))
+
+
+def memory_bytes(pid: int) -> int:
+    return sum(one.memory_info().rss for one in family(pid))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    parser.add_argument("requests", type=Path)
+    parser.add_argument("--pid", type=int, required=True)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    given = parser.parse_args()
+    requests = read_requests(given.requests)
+    memory_before, cpu_before, began = memory_bytes(given.pid), cpu_s(given.pid), time.monotonic()
+    if given.rate:
+        tally = uvloop.run(open_loop(given.port, requests, given.rate, given.seconds))
+    else:
+        tally = uvloop.run(closed_loop(given.port, requests, given.clients, given.seconds))
+    seconds = time.monotonic() - began
+    latencies = {
+        status: dict(
+            zip(("p50", "p95", "p99"), np.percentile(np.array(some) * 1000, [50, 95, 99]).round(3), strict=True)
+        )
+        for status, some in tally.seconds.items()
+    }
+    record = {
+        "by_status": tally.by_status,
+        "wrong": tally.wrong,
+        "lost": tally.lost,
+        "seconds": seconds,
+        "cpu_s": cpu_s(given.pid) - cpu_before,
+        "latency_ms": latencies,
+        "memory_before": memory_before,
+        "memory_after": memory_bytes(given.pid),
+    }
+    sys.stdout.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Processes of the benchmark: a server, and scripts that print one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+STOP_S = 60
+
+
+class Server:
+    """`kdserve serve` on any free port of 127.0.0.1, stopped at the end of the block."""
+
+    def __init__(self, *arguments: object, drain_s: float = 0.0) -> None:
+        command = [sys.executable, "-m", "kdserve.cli", "serve", *map(str, arguments)]
+        self._command = [*command, "--port", "0", "--set", f"drain_s={drain_s}"]
+
+    def __enter__(self) -> Server:
+        began = time.monotonic()
+        self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            record = json.loads(line) if line.startswith("{") else {"message": line}
+            if record["message"] == "ready":
+                self.ready_s = time.monotonic() - began
+                self.port, self.pid = int(record["url"].rpartition(":")[2]), self.process.pid
+                return self
+        raise RuntimeError(f"the server did not start: {record['message']}")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        assert self.process.stderr is not None
+        try:
+            self.process.communicate(timeout=STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise
+
+    def peak_memory_bytes(self) -> int:
+        """The highest resident memory so far, where the system tells (Linux does), else the present one."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+
+def run_json(script: Path, *arguments: object) -> dict[str, Any]:
+    """Run a script and read the last line that it prints."""
+    command = [sys.executable, str(script), *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return record
