@@ -54,6 +54,14 @@ def test_an_index_gets_its_languages_from_kdserve_langid(tmp_path: Path):
     assert sum(hit["language"] == wanted[hit["id"]] for hit in hits) >= 39
 
 
+def test_classify_says_once_how_many_texts_it_read_a_beginning_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "texts.txt").write_text("Ein kurzer Satz.\n" + "Der Zug kommt spät. " * 200 + "\n", encoding="utf-8")
+    run = CliRunner().invoke(app, ["classify", "kdserve-langid", str(tmp_path / "texts.txt")], catch_exceptions=False)
+    assert run.stdout.count("de\t") == 2
+    assert run.stderr.count("1 of 2 texts are longer than the 256 tokens that the classifier reads") == 1
+    assert "were cut" not in run.stderr + caplog.text
+
+
 @pytest.mark.data
 def test_language_accuracy_on_sentences_of_another_corpus():
     data = os.environ.get("KDSERVE_DATA")
