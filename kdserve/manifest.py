@@ -233,11 +233,11 @@ def verify_file(folder: Path, name: str, record: FileRecord) -> Path:
     """Check one file of `folder` against its record and return its path."""
     path = folder / name
     advice = "copy the folder again or make it again"
-    if any((folder / parent).is_symlink() for parent in [PurePosixPath(name), *PurePosixPath(name).parents][:-1]):
-        raise FolderError(f"{path} is a symbolic link, which is refused; {advice}")
-    if not path.is_file():
-        raise FolderError(f"{path} is missing; {advice}")
     try:
+        if any((folder / parent).is_symlink() for parent in [PurePosixPath(name), *PurePosixPath(name).parents][:-1]):
+            raise FolderError(f"{path} is a symbolic link, which is refused; {advice}")
+        if not path.is_file():
+            raise FolderError(f"{path} is missing; {advice}")
         size = path.stat().st_size
         if size != record.size_bytes:
             raise FolderError(f"{path} has {size} bytes, its manifest says {record.size_bytes}; {advice}")
@@ -293,10 +293,13 @@ def _parse(record: Mapping[str, Any]) -> Manifest:
         size, checksum = entry["size_bytes"], entry["sha256"]
         if not isinstance(size, int) or not isinstance(checksum, str):
             raise TypeError(f"the record of {name!r} has no size and checksum")
+        (name + checksum).encode()  # a lone surrogate is no name of a file
         files[name] = FileRecord(size_bytes=size, sha256=checksum)
     parents, settings = record["parents"], record["settings"]
     if not isinstance(parents, dict) or not isinstance(settings, dict):
         raise TypeError("parents and settings must be objects")
+    if not all(isinstance(fingerprint, str) for fingerprint in parents.values()):
+        raise TypeError("parents must be fingerprints")
     return Manifest(
         kind=record["kind"], made_by=str(record["made_by"]), parents=parents, settings=settings, files=files
     )

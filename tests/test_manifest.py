@@ -69,6 +69,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def edit(folder: Path, old: str, new: str) -> None:
+    path = folder / "kdserve.json"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -78,6 +85,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path):
         (lambda f: ((f / "a.txt").unlink(), (f / "a.txt").symlink_to("/etc/hostname")), "symbolic link"),
         (lambda f: (f / "kdserve.json").write_text("{"), "is damaged"),
         (lambda f: (f / "kdserve.json").unlink(), "has no kdserve.json"),
+        (lambda f: edit(f, '"a.txt"', '"' + "a" * 300 + '"'), "cannot be read .File name too long"),
+        (lambda f: edit(f, '"a.txt"', '"\\udc80"'), "is damaged"),
+        (lambda f: edit(f, f'"{"f" * 64}"', "[1]"), "is damaged"),
+        (lambda f: (f / "b.txt").write_text("two"), "b.txt is not in the manifest"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage, message: str):
