@@ -18,9 +18,10 @@ from kdserve.manifest import MANIFEST_NAME, sync_path, write_error
 from kdserve.search.choosing import settle
 from kdserve.search.documents import Document, Id, number_documents
 from kdserve.search.embedding import Embedded
-from kdserve.search.generation import IndexState, folder_name, publish, read_state, step
+from kdserve.search.generation import IndexState, folder_name, publish, step
 from kdserve.search.kinship import measure_kin
 from kdserve.search.segment import Segment, SegmentWriter
+from kdserve.search.snapshot import read_current
 from kdserve.search.vectors import encode_rows
 
 _logger = logging.getLogger("kdserve")
@@ -174,7 +175,7 @@ def _is_built(folder: Path, state: IndexState, resume_key: str, query_encoder: E
     """Whether there is an index already that this build would give, and that was not changed since."""
     if not resume_key or not (folder / MANIFEST_NAME).is_file():
         return False
-    there = read_state(folder)[1]
+    there = read_current(folder, lambda _, state: state)
     chosen = {name: getattr(there, name) for name in ("kind", "next_id", "segments", "kin", "tuning", "reason")}
     if replace(state, **chosen) != there or len(there.segments) != 1:
         return False

@@ -102,7 +102,8 @@ def verify_index(folder: str | Path) -> int:
 def _verify(folder: Path, manifest: Manifest, state: IndexState) -> int:
     for name, record in manifest.files.items():
         verify_file(folder, name, record)
-    snapshot = Snapshot(folder, manifest, state, exact=False)
+    exact = not any(record.approximate for record in state.segments)
+    snapshot = Snapshot(folder, manifest, state, exact=exact)
     for segment in snapshot.segments:
         segment.vectors.slice(0, segment.num_rows)
         next_row = 0
