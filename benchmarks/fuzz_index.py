@@ -41,6 +41,8 @@ from kdserve.search import BuildOptions, Document, Retriever, describe, verify_i
 
 NUM_DOCUMENTS = 150
 TRIAL_S = 60
+WEIGHTS = {"vectors.faiss": 15, "rows.db": 5, "index.json": 8, MANIFEST_NAME: 5}
+"""How often a file is changed; the others 1."""
 IN_OPEN = 0x20
 NUMBERS = [0, 1, -1, 2, 7, 255, 65_535, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**63 - 1, NUM_DOCUMENTS, 10**6]
 ODD: list[Any] = [None, True, -1, 0, 3, 1.5, 1e308, float("nan"), 10**30, "", "x", "../x", "a" * 3000, [], {}, [[1]]]
@@ -127,8 +129,11 @@ def use(folder: Path) -> str:
 
 def change(folder: Path, chance: random.Random, canary: Path) -> str:
     """Change one file of an index and say which."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
-    weights = [6 if path.name in ("vectors.faiss", "rows.db", "index.json", MANIFEST_NAME) else 1 for path in files]
+    files = [
+        folder / MANIFEST_NAME,
+        *(folder / name for name in json.loads((folder / MANIFEST_NAME).read_text())["files"]),
+    ]
+    weights = [WEIGHTS.get(path.name, 1) for path in files]
     path = chance.choices(files, weights)[0]
     content = path.read_bytes()
     if path.suffix == ".json" and chance.random() < 0.8:
