@@ -5,6 +5,7 @@ from kdserve.export.classifier import ClassifierExport, export_classifier, is_cl
 from kdserve.export.classifier_card import Agreement
 from kdserve.export.evaluated import EvaluatedLanguage, Evaluation
 from kdserve.export.gate import FidelityReport, LanguageFidelity
+from kdserve.export.reopen import reopen_bundle
 from kdserve.export.settings import ExportSettings, Precision, PrecisionChoice, parse_precision
 from kdserve.export.texts import GateTexts, read_gate_texts
 from kdserve.export.trim import LanguageCoverage, TrimReport, trim_vocabulary
@@ -29,5 +30,6 @@ __all__ = [
     "is_classifier",
     "parse_precision",
     "read_gate_texts",
+    "reopen_bundle",
     "trim_vocabulary",
 ]

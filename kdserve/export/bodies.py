@@ -87,7 +87,7 @@ _MPNET = replace(
     attention_output="attention.attn.o",
     attention_norm="attention.LayerNorm",
 )
-_FAMILIES = {
+FAMILIES = {
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
@@ -109,7 +109,7 @@ def body_without_graph(config: Mapping[str, Any]) -> str:
         return t5_without_graph(config)
     if family == "modernbert":
         return modernbert_without_graph(config)
-    names = _FAMILIES.get(str(family))
+    names = FAMILIES.get(str(family))
     if names is None:
         return f"a body of the family {family}"
     if (activation := config.get(names.activation)) not in _ACTIVATIONS:
@@ -134,7 +134,7 @@ def read_body(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWe
 
 def _read_bert_like(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
     family = config["model_type"]
-    names = _FAMILIES[family]
+    names = FAMILIES[family]
     tensors = {_plain_name(name): value for name, value in tensors.items()}
     epsilon = config.get("layer_norm_eps", 1e-12)
 

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from sentence_transformers import SentenceTransformer
+from tiny_classifiers import tiny_classifier
+from tiny_students import LANGUAGES, tiny_plain, tiny_static, tiny_transformer
+
+from kdserve import Classifier, Encoder
+from kdserve.errors import FolderError
+from kdserve.export import ExportSettings, GateTexts, export_bundle, export_classifier, reopen_bundle
+from kdserve.manifest import verify_folder
+from kdserve.samples import parallel
+
+TEXTS = [text for code in LANGUAGES for text in parallel()[code][:20] if len(text) < 35]
+GATE = GateTexts(by_language={code: parallel()[code][:10] for code in LANGUAGES}, parallel=True)
+
+
+def export(student: Path, out: Path, precision: str) -> Path:
+    settings = ExportSettings(precision=precision, min_mean_cosine=0.9, min_cosine=0.9)
+    export_bundle(student, out, settings=settings, texts=GATE)
+    return out
+
+
+def cosines(student: Path, vectors: np.ndarray) -> np.ndarray:
+    model = SentenceTransformer(str(student), device="cpu")
+    return np.sum(model.encode(TEXTS, prompt_name="document", normalize_embeddings=True) * vectors, axis=1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "w8", "int4"])
+@pytest.mark.parametrize("make", [tiny_static, tiny_transformer])
+def test_a_bundle_opens_again_as_the_student_that_it_is(make, precision: str, tmp_path: Path) -> None:
+    bundle = export(make(tmp_path / "student"), tmp_path / "bundle", precision)
+    reopen_bundle(bundle, tmp_path / "again")
+    assert cosines(tmp_path / "again", Encoder.load(bundle).encode_document(TEXTS)).min() > 0.999
+    manifest = verify_folder(tmp_path / "again", kind="student")
+    assert manifest.parents == {"bundle": Encoder.load(bundle).fingerprint, "teacher": "0" * 64}
+    assert (manifest.settings["languages"], manifest.settings["weak_languages"]) == (LANGUAGES, ["ja"])
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "distilbert"])
+def test_other_families_and_prompts_come_back(family: str, tmp_path: Path) -> None:
+    bundle = export(tiny_plain(tmp_path / "student", family=family, dense=True), tmp_path / "bundle", "fp32")
+    reopen_bundle(bundle, tmp_path / "again")
+    assert cosines(tmp_path / "again", Encoder.load(bundle).encode_document(TEXTS)).min() > 0.999999
+
+
+@pytest.mark.parametrize("make", [tiny_static, tiny_transformer])
+def test_what_was_rounded_once_is_not_lost_again(make, tmp_path: Path) -> None:
+    first = export(make(tmp_path / "student", table_bits=4), tmp_path / "first", "int8")
+    reopen_bundle(first, tmp_path / "again")
+    second = export(tmp_path / "again", tmp_path / "second", "int8")
+    before, after = (Encoder.load(bundle).encode_document(TEXTS) for bundle in (first, second))
+    assert np.sum(before * after, axis=1).min() > 0.999
+    if make is tiny_static:
+        np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_a_classifier_opens_again_with_its_head(tmp_path: Path) -> None:
+    student = tiny_classifier(tiny_static(tmp_path / "plain"), tmp_path / "student")
+    export_classifier(student, tmp_path / "bundle", settings=ExportSettings(precision="fp32"))
+    reopen_bundle(tmp_path / "bundle", tmp_path / "again")
+    assert np.array_equal(
+        load_file(tmp_path / "again/head.safetensors")["weight"], load_file(student / "head.safetensors")["weight"]
+    )
+    export_classifier(tmp_path / "again", tmp_path / "second", settings=ExportSettings(precision="fp32"))
+    before, after = (Classifier.load(tmp_path / name).probabilities(TEXTS) for name in ("bundle", "second"))
+    assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("family", ["t5", "mpnet"])
+def test_a_body_that_cannot_be_read_back_is_named(family: str, tmp_path: Path) -> None:
+    bundle = export(tiny_plain(tmp_path / "student", family=family), tmp_path / "bundle", "fp32")
+    with pytest.raises(FolderError, match=f"a body of the family {family} cannot be read back"):
+        reopen_bundle(bundle, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
