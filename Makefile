@@ -1,6 +1,7 @@
 # make demo    the whole road on the sample corpus, with figures
 # make test    the tests that need nothing but Python
 # make check   lint, types, import rules, tables against their records
+# make qemu    vectors of an emulated CPU with AVX2 alone (Debian: apt-get install qemu-user) against this machine's
 # make optimum an environment for kdserve export --exporter optimum, and its test
 # make wheel   what pip installs, outside the checkout and without torch
 # make edge    the edge example: Node and Chromium give Python's vectors
@@ -20,7 +21,7 @@ DEV = "pytest>=8.4" "hypothesis>=6.130" "ruff>=0.14,<0.18" "mypy>=1.18,<3" "impo
 NODE_MODULES = examples/edge/node_modules
 NPM := $(shell command -v npm)
 
-.PHONY: demo test check optimum wheel edge interop cluster adapters clients environments clean
+.PHONY: demo test check qemu optimum wheel edge interop cluster adapters clients environments clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
@@ -43,6 +44,9 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet -e ".[cpu,search,serve,cli,distill,export,teacher,teacher-multilingual]" $(DEV)
 	touch $@
+
+qemu: $(VENV)/ready
+	$(BIN)/python -m pytest --no-skips tests/runtime/test_emulation.py
 
 optimum: $(VENV)/ready $(VENV)-optimum/ready
 	KDSERVE_OPTIMUM_PYTHON=$(CURDIR)/$(VENV)-optimum/bin/python $(BIN)/python -m pytest --no-skips tests/export/test_optimum.py

@@ -21,6 +21,7 @@ PACKAGES = (
 _FLAGS = {"avx2", "f16c", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"} | {
     "asimd", "asimddp", "i8mm", "bf16", "sve"
 }  # fmt: skip
+_INTEGER_PRODUCTS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +39,11 @@ class Machine:
     commit: str | None
     date: str
     load_average: float
+
+    @property
+    def integer_instructions(self) -> list[str]:
+        """What the CPU has for products of 8-bit numbers; without one of the VNNI, AMX and ARM ones they are slow."""
+        return [flag for flag in _INTEGER_PRODUCTS if flag in self.cpu_flags]
 
     @property
     def hardware(self) -> str:

@@ -80,6 +80,7 @@ def conditions(record: BenchRecord) -> str:
     machine = record.machine
     parts = [
         ", ".join([*machine.gpus, machine.cpu]),
+        *([f"integer products by {', '.join(found)}"] if (found := machine.integer_instructions) else []),
         f"{_count(record.num_threads, 'thread')} each, {_count(record.rounds, 'interleaved round')}",
         record.workload,
         *([_peak(record.peak)] if record.peak else []),

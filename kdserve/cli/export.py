@@ -1,4 +1,4 @@
-"""The commands `kdserve export` and `kdserve trim`."""
+"""The commands `kdserve export`, `kdserve reopen` and `kdserve trim`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add this room's commands."""
     app.command(name="export")(export)
+    app.command(name="reopen")(reopen)
     app.command(name="trim")(trim)
 
 
@@ -120,6 +121,19 @@ def _export_classifier(
         for row in done.agreements:
             typer.echo(f"| {row.language} | {row.num_texts} | {row.same_label:.4f} | {row.variation:.5f} |")
     say(f"next: kdserve classify {out} TEXTS")
+
+
+def reopen(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder or the name of a published student or classifier.")],
+    out: Annotated[Path, typer.Option(help="Student folder to write; must not exist.")],
+) -> None:
+    """Write a bundle's student, to train on or to export anew; what the bundle rounded stays rounded."""
+    from kdserve.cli.console import say
+    from kdserve.export import reopen_bundle
+    from kdserve.runtime.published import find_bundle, published_names
+
+    reopen_bundle(find_bundle(bundle, kind="classifier" if bundle in published_names("classifier") else "bundle"), out)
+    say(f"next: student.start in a recipe, or kdserve export {out} --out BUNDLE")
 
 
 def trim(

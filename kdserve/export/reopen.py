@@ -25,9 +25,9 @@ from safetensors.numpy import save_file
 from kdserve.errors import FolderError
 from kdserve.export.bodies import FAMILIES, POSITIONS_AFTER_PADDING
 from kdserve.export.classifier import HEAD_NAME
-from kdserve.export.json_files import read_object
 from kdserve.export.table import BLOCK
 from kdserve.export.weights import Array
+from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, Manifest, kind_of, staged_folder, verify_folder, write_manifest
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
 
@@ -106,7 +106,8 @@ def _table(constants: _Constants) -> Array:
     stored, scales = constants.arrays["table"], constants.arrays.get("table_scales")
     if scales is None:
         return stored.astype(np.float32)
-    return _levels(stored) * (scales if stored.dtype == np.int8 else np.repeat(scales, BLOCK, axis=1))
+    table: Array = _levels(stored) * (scales if stored.dtype == np.int8 else np.repeat(scales, BLOCK, axis=1))
+    return table
 
 
 def _levels(stored: npt.NDArray[Any]) -> Array:
@@ -128,7 +129,7 @@ def _weight(constants: _Constants, name: str, left: str) -> Array:
         return np.ascontiguousarray(
             (levels * scales[..., None]).reshape(len(stored), -1)[:, : constants.widths[name]].T
         )
-    weight = stored.astype(np.float32) * (scales / constants.steps[name])
+    weight: Array = stored.astype(np.float32) * (scales / constants.steps[name])
     return weight * constants.arrays[left][:, None] if left in constants.arrays else weight
 
 

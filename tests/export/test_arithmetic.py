@@ -18,10 +18,12 @@ BIAS = RNG.standard_normal(48).astype(np.float32)
 LINEAR = LinearWeights(weight=WEIGHT, bias=BIAS)
 
 
-def product(arithmetic: Arithmetic, x: np.ndarray, *, lowest: float | None = None) -> np.ndarray:
-    """Run one product of the arithmetic on x (B, T, 32)."""
+def product(
+    arithmetic: Arithmetic, x: np.ndarray, *, lowest: float | None = None, linear: LinearWeights = LINEAR
+) -> np.ndarray:
+    """Run one product of the arithmetic on x (B, T, K), with K = 32 for the usual weights."""
     graph = GraphBuilder()
-    output = arithmetic.multiply(graph, arithmetic.prepare(graph, "x", "x", lowest=lowest), "weight", LINEAR)
+    output = arithmetic.multiply(graph, arithmetic.prepare(graph, "x", "x", lowest=lowest), "weight", linear)
     model = graph.model(output, dim=48)
     del model.graph.input[:], model.graph.output[:]
     model.graph.input.append(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None))
@@ -96,3 +98,11 @@ def test_int4_blocks_on_a_grid_come_back_exactly(signed_peak: int) -> None:
     nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(10, 2, 32).astype(int) - 8
     assert np.array_equal(nibbles, levels)
     np.testing.assert_allclose(found, scales, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("num_rows", [1, 5])
+def test_blocks_of_the_largest_weights_are_exact_on_every_cpu(bits: int, num_rows: int) -> None:
+    linear = LinearWeights(weight=np.full((64, 48), -1, dtype=np.float32), bias=None)
+    found = product(BlockWeights(bits=bits), np.ones((1, num_rows, 64), dtype=np.float32), linear=linear)
+    np.testing.assert_allclose(found, np.full((1, num_rows, 48), -64), rtol=1e-6)

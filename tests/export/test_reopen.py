@@ -8,8 +8,10 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from tiny_classifiers import tiny_classifier
 from tiny_students import LANGUAGES, tiny_plain, tiny_static, tiny_transformer
+from typer.testing import CliRunner
 
 from kdserve import Classifier, Encoder
+from kdserve.cli import app
 from kdserve.errors import FolderError
 from kdserve.export import ExportSettings, GateTexts, export_bundle, export_classifier, reopen_bundle
 from kdserve.manifest import verify_folder
@@ -77,3 +79,10 @@ def test_a_body_that_cannot_be_read_back_is_named(family: str, tmp_path: Path) -
     with pytest.raises(FolderError, match=f"a body of the family {family} cannot be read back"):
         reopen_bundle(bundle, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_a_published_classifier_opens_again_by_its_name(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["reopen", "kdserve-langid", "--out", str(tmp_path / "student")])
+    assert (run.exit_code, run.stderr.partition(" ")[0]) == (0, "next:")
+    settings = verify_folder(tmp_path / "student", kind="student").settings
+    assert (settings["name"], settings["table_bits"], len(settings["labels"])) == ("kdserve-langid", 4, 86)
