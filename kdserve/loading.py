@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from kdserve.datatypes import Embedder
-from kdserve.errors import EncodeError, FolderError, MissingExtraError
+from kdserve.errors import FolderError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME, kind_of
 from kdserve.runtime.published import published_names
 
@@ -53,13 +53,15 @@ def open_model(model: str, *, device: Device = "cpu", num_threads: int | None = 
 
         from kdserve.distill.teacher import load_teacher
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "sentence-transformers", "distill") from error
-    if device == "cuda" and not torch.cuda.is_available():
-        raise EncodeError(f"torch {torch.__version__} finds no GPU here; check the driver, or use --device cpu")
+        raise MissingExtraError(error.name or "sentence-transformers", _teacher_extras(model)) from error
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     # on a CPU padding costs most, so texts sorted by length go in small batches, as is that library's default
     return load_teacher(model, device=device, batch_size=32 if device == "cpu" else 256)
+
+
+def _teacher_extras(model: str) -> str:
+    return "distill,teacher" if model in PACKAGED_TEACHERS else "distill"
 
 
 def find_student(model: str) -> Path:
@@ -76,5 +78,5 @@ def find_student(model: str) -> Path:
     try:
         from kdserve.distill.teacher import find_teacher
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "sentence-transformers", "distill") from error
+        raise MissingExtraError(error.name or "sentence-transformers", _teacher_extras(model)) from error
     return find_teacher(model)

@@ -145,7 +145,9 @@ def kind_of(folder: Path) -> str | None:
         return None
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["kind"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise read_error(path, error) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FolderError(f"{path} is damaged ({error}); make the folder again") from error
 
 
@@ -291,7 +293,7 @@ def _parse(record: Mapping[str, Any]) -> Manifest:
         if not name or parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
             raise ValueError(f"file name {name!r} leaves the folder")
         size, checksum = entry["size_bytes"], entry["sha256"]
-        if not isinstance(size, int) or not isinstance(checksum, str):
+        if type(size) is not int or size < 0 or not isinstance(checksum, str):
             raise TypeError(f"the record of {name!r} has no size and checksum")
         (name + checksum).encode()  # a lone surrogate is no name of a file
         files[name] = FileRecord(size_bytes=size, sha256=checksum)

@@ -62,3 +62,8 @@ def _run() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # no path of the user's is worth a traceback, wherever it was first touched
+        sys.exit(f"kdserve: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path")
+    except UnicodeEncodeError as error:
+        part = error.object[error.start : error.end]
+        sys.exit(f"kdserve: a name or text holds {part!r}, which is no valid Unicode; rename the file or mend the text")

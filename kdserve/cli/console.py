@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kdserve.datatypes import Progress
+from kdserve.errors import MissingExtraError
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -55,6 +56,19 @@ def _progress_lines() -> Progress:
         say(f"{what}: {done:,}{f' of {total:,}' if total else ''} after {elapsed:.0f} s{left}")
 
     return show
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Say which extra a package that is missing inside the block, or the decorated function, belongs to.
+
+    Raises:
+        MissingExtraError: a package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError((error.name or extra).partition(".")[0], extra) from error
 
 
 def print_json(record: object) -> None:

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kdserve.cli.console import print_json, progress_bars, say
-from kdserve.errors import MissingExtraError
+from kdserve.cli.console import needs_extra, print_json, progress_bars, say
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command()(distill)
 
 
+@needs_extra("distill")
 def distill(
     recipe: Annotated[Path, typer.Argument(help="A recipe in TOML.")],
     out: Annotated[Path, typer.Option(help="The student's folder; must not exist.")],
@@ -29,12 +29,15 @@ def distill(
     from kdserve.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides=overrides or [])
+
+    from kdserve.distill import distill as run
+
     try:
-        from kdserve.distill import distill as run
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "distill") from error
-    with progress_bars() as progress:
-        outcome = run(loaded, out, cache=cache, progress=progress)
+        with progress_bars() as progress:
+            outcome = run(loaded, out, cache=cache, progress=progress)
+    except KeyboardInterrupt:
+        say(f"{out}.work keeps what was made so far; the same command goes on from there")
+        raise
     accuracy = outcome.accuracy
     worst, lowest = accuracy.worst
     measured = f"held-out accuracy {accuracy.mean:.3f}, lowest {lowest:.3f} ({worst})"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kdserve.cli.console import needs_extra
+
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Progress
     from kdserve.export import Evaluation, Export, ExportSettings, GateTexts
@@ -22,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="trim")(trim)
 
 
+@needs_extra("export")
 def export(
     student: Annotated[
         str, typer.Argument(help="Student folder, any sentence-transformers folder, or the name of a packaged teacher.")
@@ -123,6 +126,7 @@ def _export_classifier(
     say(f"next: kdserve classify {out} TEXTS")
 
 
+@needs_extra("export")
 def reopen(
     bundle: Annotated[str, typer.Argument(help="Bundle folder or the name of a published student or classifier.")],
     out: Annotated[Path, typer.Option(help="Student folder to write; must not exist.")],
@@ -136,6 +140,7 @@ def reopen(
     say(f"next: student.start in a recipe, or kdserve export {out} --out BUNDLE")
 
 
+@needs_extra("export")
 def trim(
     model: Annotated[
         str, typer.Argument(help="Student folder, any sentence-transformers folder, or the name of a packaged teacher.")

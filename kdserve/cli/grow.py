@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdserve.cli.console import print_json, say
-from kdserve.errors import MissingExtraError
+from kdserve.cli.console import needs_extra, print_json, say
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command()(grow)
 
 
+@needs_extra("distill")
 def grow(
     student: Annotated[Path, typer.Argument(help="The folder of a transformer student.")],
     out: Annotated[Path, typer.Option(help="The grown student's folder; must not exist.")],
@@ -26,10 +26,8 @@ def grow(
     json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Make a student deeper and wider without changing its vectors: a start for training a larger one."""
-    try:
-        from kdserve.distill.growth import grow as run
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "distill") from error
+    from kdserve.distill.growth import grow as run
+
     growth = run(student, out, layers=layers, width=width, seed=seed)
     if json:
         print_json({"student": str(out), **asdict(growth)})

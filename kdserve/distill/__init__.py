@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from accelerate import PartialState
+from safetensors import SafetensorError
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome, count_pairs, draw_curve, write_card
@@ -65,8 +66,8 @@ def distill(
         if is_new:  # nothing there is worth going on from
             shutil.rmtree(work, ignore_errors=True)
         raise
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise FolderError(
             f"{work} cannot be written ({reason}); mend that and run the same again, it goes on"
         ) from error

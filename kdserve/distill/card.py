@@ -29,14 +29,18 @@ def write_card(outcome: Outcome, path: Path) -> None:
     """Write a student's card as Markdown."""
     recipe, accuracy = outcome.recipe, outcome.accuracy
     worst, lowest = accuracy.worst
+    measured = (
+        f"Translation retrieval on held-out sentences, both directions averaged: mean {accuracy.mean:.3f} over "
+        f"{len(accuracy.by_language)} languages, lowest {lowest:.3f} ({worst})."
+        if accuracy.by_language
+        else "Too few sentences were held out to measure translation retrieval."
+    )
     lines = [
         f"# {recipe.name}",
         "",
         f"A {recipe.family} student of {recipe.teacher.model}, made by kdserve from the recipe in `kdserve.json`.",
         "",
-        f"Translation retrieval on held-out sentences, both directions averaged: mean {accuracy.mean:.3f} over "
-        f"{len(accuracy.by_language)} languages, lowest {lowest:.3f} ({worst or 'none'}); weights of step "
-        f"{outcome.best_step} of {recipe.train.steps}.",
+        f"{measured} Weights of step {outcome.best_step} of {recipe.train.steps}.",
         "",
         "| language | training pairs | held-out accuracy | tokens a word | byte tokens |",
         "|---|---|---|---|---|",

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import torch
 
+from kdserve.errors import EncodeError
+
 
 def best_device() -> str:
     """Return "cuda" where there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require_device(device: str) -> str:
+    """Return the device's name when torch can compute there.
+
+    Raises:
+        EncodeError: it is none of "cpu" and "cuda", or there is no GPU.
+    """
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise EncodeError(f"there is no device {device!r} here; name cpu or cuda")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise EncodeError(f"torch {torch.__version__} finds no GPU here; check the driver, or use --device cpu")
+    return device
 
 
 def supports_bf16(device: torch.device) -> bool:

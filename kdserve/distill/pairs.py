@@ -173,7 +173,7 @@ def _json_lines(file: TextIO, path: Path, _data: DataRecipe) -> Iterator[tuple[i
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path} line {number} is no JSON ({error}); mend the line") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path} line {number} is no JSON object; write one object a line")

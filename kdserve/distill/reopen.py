@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdserve.distill.bodies import ready_for_training, require_positions
-from kdserve.distill.quiet import quiet_transformers
 from kdserve.distill.student import StaticStudent, Student, TransformerStudent
 from kdserve.manifest import read_manifest, verify_folder
 from kdserve.modules import read_modules
+from kdserve.quiet import quiet_transformers
 from kdserve.recipe import Recipe, StudentRecipe
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdserve.distill.grid import snap, snap_straight_through
-from kdserve.distill.quiet import quiet_transformers
 from kdserve.distill.vocabulary import PAD, SPECIAL_TOKENS
+from kdserve.quiet import quiet_transformers
 from kdserve.recipe import StudentRecipe
 
 

@@ -15,13 +15,13 @@ from tokenizers import Tokenizer
 
 from kdserve.datatypes import Embeddings, Progress, no_progress, require_texts
 from kdserve.distill.corpus import Corpus
-from kdserve.distill.hardware import best_device, supports_bf16
+from kdserve.distill.hardware import best_device, require_device, supports_bf16
 from kdserve.distill.multilingual import MULTILINGUAL_TEACHER, open_multilingual
-from kdserve.distill.quiet import quiet_transformers
 from kdserve.errors import DataError, FolderError, MissingExtraError
 from kdserve.locks import folder_lock
 from kdserve.manifest import hash_file
 from kdserve.modules import MODULES_NAME, read_modules
+from kdserve.quiet import quiet_transformers
 
 _logger = logging.getLogger("kdserve")
 EMBEDDED_TEACHER = "all-MiniLM-L6-v2"
@@ -118,7 +118,9 @@ def load_teacher(model: str, *, revision: str = "", device: str = "", batch_size
         MissingExtraError: the package that carries the teacher is not installed.
         FolderError: no such model, or a hub name without a revision.
     """
-    return Teacher(find_teacher(model, revision=revision), device=device or best_device(), batch_size=batch_size)
+    return Teacher(
+        find_teacher(model, revision=revision), device=require_device(device or best_device()), batch_size=batch_size
+    )
 
 
 def find_teacher(model: str, *, revision: str = "") -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 from kdserve.errors import FolderError, KdserveError
+from kdserve.quiet import quiet_transformers
 
 _OURS = (KdserveError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)
 _LONGEST = 200
@@ -20,7 +22,8 @@ def opening(path: Path, library: str) -> Iterator[None]:
         FolderError: the library failed, in whatever way.
     """
     try:
-        yield
+        with quiet_transformers() if find_spec("transformers") else nullcontext():
+            yield
     except _OURS:
         raise
     except BaseException as error:

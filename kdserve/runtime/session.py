@@ -80,7 +80,9 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError("onnxruntime", "gpu" if device == "cuda" else "cpu") from error
-    provider = _PROVIDERS[device]
+    provider = _PROVIDERS.get(device)
+    if provider is None:
+        raise EncodeError(f"there is no device {device!r} here; name cpu or cuda")
     if provider not in onnxruntime.get_available_providers():
         raise EncodeError(
             f"this onnxruntime {onnxruntime.__version__} does not offer {device}; "

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
@@ -237,3 +238,21 @@ def test_a_full_disk_is_one_line_and_leaves_no_student(tmp_path: Path, tiny_reci
     monkeypatch.undo()
     distill(tiny_recipe("static", steps=0), tmp_path / "s", cache=teacher_cache)
     verify_folder(tmp_path / "s", kind="student")
+
+
+def test_a_full_disk_while_the_table_is_written_is_one_line(tmp_path: Path, tiny_recipe, teacher_cache, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("kdserve.distill.start.save_file", full)
+    with pytest.raises(FolderError, match=r"No space left on device .*; mend that and run the same again, it goes on"):
+        distill(tiny_recipe("static", steps=0), tmp_path / "s", cache=teacher_cache)
+    assert not (tmp_path / "s").exists()
+
+
+def test_too_little_held_out_is_said_in_words(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+    recipe = tiny_recipe("static", steps=0, overrides=["validation.permille=0"])
+    distill(recipe, tmp_path / "s", cache=teacher_cache)
+    card = (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
+    assert "Too few sentences were held out" in card
+    assert "over 0 languages" not in card

@@ -19,9 +19,9 @@ from kdserve.datatypes import Progress, require_texts
 from kdserve.distill.classifier.head import Head
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.hardware import best_device, supports_bf16
-from kdserve.distill.quiet import quiet_transformers
 from kdserve.distill.teacher import Teacher, VectorCache, fingerprint_folder
 from kdserve.errors import FolderError
+from kdserve.quiet import quiet_transformers
 
 Scores = npt.NDArray[np.float16]
 """(N, K) log-probabilities."""

@@ -1,0 +1,78 @@
+"""Whatever a user can cause ends in one line that says what to do, never in a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdserve import Encoder
+from kdserve.errors import EncodeError
+
+ROOT = Path(__file__).parents[1]
+LONG = "x" * 300
+LONE = "\udcff"
+WITHOUT = "import sys; sys.modules.update(dict.fromkeys({absent!r})); from kdserve.cli import main; main()"
+
+
+def run(*arguments: object, cwd: Path, absent: tuple[str, ...] = ()) -> str:
+    """Run a command as a user would, without some packages, and return its one line."""
+    command = [sys.executable, "-c", WITHOUT.format(absent=absent), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1, ran.stderr
+    lines = ran.stderr.splitlines()
+    assert len(lines) == 1, ran.stderr
+    assert lines[0].startswith("kdserve: ")
+    assert "Errno" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments", [("export", "s", "--out", "b"), ("trim", "s", "--out", "t", "--texts", "x")])
+@pytest.mark.parametrize("absent", ["onnx", "safetensors", "sentence_transformers", "transformers"])
+def test_a_missing_package_of_the_export_names_its_extra(tmp_path: Path, arguments: tuple[str, ...], absent: str):
+    said = run(*arguments, cwd=tmp_path, absent=(absent,))
+    assert said.endswith(f"this needs the package {absent}; install it with: pip install 'kdserve[export]'")
+
+
+def test_a_teacher_names_both_extras_that_it_needs(tmp_path: Path):
+    said = run("evaluate", "all-MiniLM-L6-v2", cwd=tmp_path, absent=("torch", "sentence_transformers"))
+    assert said.endswith("pip install 'kdserve[distill,teacher]'")
+
+
+@pytest.mark.parametrize("name", [LONG, LONE])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("distill", "NAME", "--out", "s"),
+        ("distill", "recipe.toml", "--out", "NAME"),
+        ("grow", "NAME", "--out", "s"),
+        ("export", "NAME", "--out", "b"),
+        ("search", "NAME", "words"),
+        ("classify", "NAME", "texts.txt"),
+        ("evaluate", "NAME"),
+        ("index", "build", "NAME", "--out", "i"),
+        ("index", "build", "texts.txt", "--out", "i", "--bundle", "NAME"),
+        ("bench", "NAME"),
+    ],
+)
+def test_names_that_no_file_can_have_or_that_are_no_text(tmp_path: Path, arguments: tuple[str, ...], name: str):
+    (tmp_path / "texts.txt").write_text("words\n", encoding="utf-8")
+    recipe = 'name = "x"\nfamily = "static"\ndata = [{path = "none.tsv"}]\n'
+    (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
+    run(*(name if argument == "NAME" else argument for argument in arguments), cwd=tmp_path)
+
+
+@pytest.mark.parametrize("device", ["mps", "banana", ""])
+def test_a_device_that_is_none(device: str):
+    with pytest.raises(EncodeError, match="name cpu or cuda"):
+        Encoder.load("kdserve-static", device=device)
+
+
+def test_a_device_that_is_none_for_a_teacher():
+    teacher = pytest.importorskip("kdserve.distill.teacher", reason="needs the extra distill")
+    with pytest.raises(EncodeError, match="there is no device 'mps' here; name cpu or cuda"):
+        teacher.load_teacher("all-MiniLM-L6-v2", device="mps")
