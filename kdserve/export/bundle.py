@@ -206,4 +206,5 @@ def _describe(student: Student, precision: Precision, dim: int) -> BundleSetting
         languages=student.languages,
         weak_languages=student.weak_languages,
         prompts=student.prompts,
+        widths=tuple(width for width in student.widths if width < dim),
     )

@@ -53,6 +53,7 @@ class Student:
     languages: tuple[str, ...]
     weak_languages: tuple[str, ...]
     prompts: Prompts
+    widths: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
 
 
@@ -115,6 +116,7 @@ def _read(folder: Path, manifest: Manifest) -> Student:
         languages=tuple(settings["languages"]),
         weak_languages=tuple(settings["weak_languages"]),
         prompts=_prompts(record),
+        widths=tuple(settings.get("recipe", {}).get("objective", {}).get("matryoshka", ())),
         labels=tuple(settings.get("labels", ())),
     )
 

@@ -29,7 +29,9 @@ class Prompts:
 class BundleSettings:
     """What a bundle's manifest says beyond its files.
 
-    `precision` is how the weights are stored, `fidelity` the record of the gate that the export passed.
+    `precision` is how the weights are stored, `fidelity` the record of the gate that the export passed. `widths` are
+    shorter ones that the student was trained for (Matryoshka, arXiv:2205.13147): so many first numbers of a vector, made
+    a unit vector again, keep its similarities.
     """
 
     name: str
@@ -40,6 +42,7 @@ class BundleSettings:
     languages: tuple[str, ...] = ()
     weak_languages: tuple[str, ...] = ()
     prompts: Prompts = field(default_factory=Prompts)
+    widths: tuple[int, ...] = ()
     fidelity: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -58,8 +61,10 @@ class BundleSettings:
             settings["prompts"] = Prompts(**settings["prompts"])
             for name in ("languages", "weak_languages"):
                 settings[name] = tuple(settings[name])
+            settings["widths"] = tuple(settings.get("widths", ()))
             parsed = cls(**settings)
-            require_size("dim", parsed.dim)
+            for size in (parsed.dim, *parsed.widths):
+                require_size("dim, widths", size)
             require_size("max_tokens", parsed.max_tokens)
             require_strings("name, family, precision", (parsed.name, parsed.family, parsed.precision))
             require_strings("languages", (*parsed.languages, *parsed.weak_languages))

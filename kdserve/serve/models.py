@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from kdserve.datatypes import Embeddings
 from kdserve.errors import RecipeError
 from kdserve.runtime import Classifier, Encoder
@@ -38,10 +40,15 @@ class ServedEncoder:
         """
         if dimensions is None or dimensions == self.encoder.dim:
             return rows
+        if dimensions in self.encoder.settings.widths:
+            short = rows[:, :dimensions]
+            sizes = np.linalg.norm(short, axis=1, keepdims=True)
+            unit: Embeddings = np.divide(short, sizes, out=np.zeros_like(short), where=sizes > 0)
+            return unit
+        widths = ", ".join(map(str, (self.encoder.dim, *self.encoder.settings.widths)))
         raise Refusal(
             "invalid",
-            f"{self.name} has vectors of {self.encoder.dim} numbers and was not trained for {dimensions}; leave "
-            "dimensions out",
+            f"{self.name} was not trained for {dimensions} dimensions; choose {widths}, or leave them out",
             param="dimensions",
         )
 

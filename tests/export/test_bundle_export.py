@@ -153,6 +153,7 @@ def test_a_bundle_knows_its_parents(transformer: Path, tmp_path: Path) -> None:
     student = read_manifest(transformer, kind="student").fingerprint
     assert manifest.parents == {"student": student, "teacher": "0" * 64}
     assert manifest.settings["weak_languages"] == ["ja"]
+    assert manifest.settings["widths"] == [32]
 
 
 def test_the_card_tells_every_language(static: Path, tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def _save(model: SentenceTransformer, folder: Path, family: str, table_bits: int
         "weak_languages": ["ja"],
         "name": f"tiny-{family}",
         "table_bits": table_bits,
+        "recipe": {"objective": {"matryoshka": [32]}},
     }
     write_manifest(folder, kind="student", parents={"teacher": "0" * 64}, settings=settings)
     return folder

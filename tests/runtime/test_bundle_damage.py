@@ -128,6 +128,7 @@ def test_a_folder_that_changes_between_its_verification_and_its_use_is_refused(
         ({"dim": 10**12}, "positive integer"),
         ({"dim": True}, "positive integer"),
         ({"max_tokens": 0}, "positive integer"),
+        ({"widths": [0]}, "positive integer"),
         ({"name": 3}, "must be strings"),
         ({"languages": [["de"]]}, "must be strings"),
         ({"prompts": {"query": 1, "document": ""}}, "must be strings"),

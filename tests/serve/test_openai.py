@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
-from serverprocess import BUNDLES, Answer, ServerProcess, vector_of
+from serverprocess import BUNDLES, Answer, ServerProcess, served, vector_of
 
 from kdserve import Encoder
 from kdserve.samples import parallel
@@ -97,6 +99,19 @@ def test_the_native_width_may_be_asked_for_and_no_other(server: ServerProcess):
     assert len(embed(server, "apples", dimensions=64).json["data"][0]["embedding"]) == 64
     answer = embed(server, "apples", dimensions=32)
     assert (answer.status, answer.json["error"]["param"]) == (400, "dimensions")
+
+
+def test_a_width_that_the_student_was_trained_for_gives_unit_vectors(tmp_path: Path, encoder: Encoder):
+    bundle = Path(shutil.copytree(BUNDLES / "static", tmp_path / "bundle"))
+    manifest = json.loads((bundle / "kdserve.json").read_text())
+    manifest["settings"]["widths"] = [16, 32]
+    (bundle / "kdserve.json").write_text(json.dumps(manifest))
+    with served(bundle) as own:
+        answer = embed(own, ["red apples", "a train"], dimensions=16, encoding_format="base64").json
+        assert embed(own, "apples", dimensions=24).status == 400
+    short = encoder.encode_document(["red apples", "a train"])[:, :16]
+    given = np.stack([vector_of(item) for item in answer["data"]])
+    assert given == pytest.approx(short / np.linalg.norm(short, axis=1, keepdims=True), abs=1e-7)
 
 
 @pytest.mark.parametrize(
