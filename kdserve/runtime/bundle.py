@@ -30,8 +30,8 @@ class BundleSettings:
     """What a bundle's manifest says beyond its files.
 
     `precision` is how the weights are stored, `fidelity` the record of the gate that the export passed. `widths` are
-    shorter ones that the student was trained for (Matryoshka, arXiv:2205.13147): so many first numbers of a vector, made
-    a unit vector again, keep its similarities.
+    shorter ones that the student was trained for (Matryoshka, arXiv:2205.13147): so many first numbers of a vector,
+    made a unit vector again, keep its similarities.
     """
 
     name: str
