@@ -75,6 +75,18 @@ def test_while_a_student_is_exported(tmp_path: Path, model: Path, number: signal
     assert [path.name for path in tmp_path.glob("*bundle*")] == []
 
 
+def test_a_stopped_distillation_says_where_it_goes_on_from(tmp_path: Path):
+    pytest.importorskip("accelerate", reason="needs the extra distill")
+    recipe = 'name = "x"\nfamily = "static"\ndata = [{path = "sample"}]\nvocabulary = {size = 2000}\n'
+    (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
+    process = start("distill", "recipe.toml", "--out", "student", cwd=tmp_path)
+    code, said = stop_when(process, (tmp_path / "student.work" / "corpus").exists, signal.SIGTERM)
+    *_, where, last = said.splitlines()
+    assert (code, last) == (143, "kdserve: stopped")
+    assert where == "student.work keeps what was made so far; the same command goes on from there"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.toml", "student.work"]
+
+
 def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, model: Path):
     process = start("export", model, "--out", "bundle", cwd=tmp_path)
     stop_when(process, lambda: any(tmp_path.glob(".bundle.*.partial/tokenizer.json")), signal.SIGKILL)

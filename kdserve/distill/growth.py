@@ -50,7 +50,11 @@ def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> 
     manifest = verify_folder(folder, kind="student")
     if "labels" in manifest.settings:
         raise FolderError(f"{folder} is a classifier; grow the student that it started from, and distil it again")
-    settings = StudentRecipe(max_tokens=manifest.settings["max_tokens"], table_bits=manifest.settings["table_bits"])
+    try:
+        name = str(manifest.settings["name"])
+        settings = StudentRecipe(max_tokens=manifest.settings["max_tokens"], table_bits=manifest.settings["table_bits"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FolderError(f"{folder} has settings that are no student's ({error}); distil it again") from error
     student, tokenizer = open_student(folder, settings), read_vocabulary(folder, key="STUDENT")
     if not isinstance(student, TransformerStudent) or student.body.config.model_type != "bert":
         raise FolderError(f"{folder} is no transformer over BERT layers; only those can be grown")
@@ -62,7 +66,7 @@ def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> 
         raise FolderError(f"{folder} would change by {growth.max_difference:.1e} as it grows; it cannot be grown")
     with staged_folder(out) as staging:
         save_student(grown, tokenizer, staging, max_tokens=settings.max_tokens)
-        (staging / "README.md").write_text(_card(manifest.settings["name"], growth), encoding="utf-8")
+        (staging / "README.md").write_text(_card(name, growth), encoding="utf-8")
         write_manifest(
             staging,
             kind="student",

@@ -17,7 +17,7 @@ from kdserve.distill.reopen import open_student
 from kdserve.distill.start import start_student
 from kdserve.distill.training import Trainer
 from kdserve.errors import FolderError, RecipeError
-from kdserve.manifest import verify_folder
+from kdserve.manifest import verify_folder, write_manifest
 from kdserve.recipe import StudentRecipe
 
 OWN = ["student.body.width=64", "student.body.heads=4", "student.body.layers=2", "student.body.feed_forward=96"]
@@ -133,3 +133,19 @@ def test_what_cannot_grow_or_guide_is_refused(tmp_path: Path, tiny_recipe, small
         start(*OWN, f"guide.student={small}", "vocabulary.folder=", "vocabulary.size=600")
     with pytest.raises(RecipeError, match=r"student\.max_tokens is 30, but the body to start from has 24 positions"):
         start("vocabulary.folder=", f"student.start={small}", "student.max_tokens=30")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"name": "s", "family": "transformer", "max_tokens": "24", "table_bits": 8},
+        {"name": "s", "family": "transformer", "max_tokens": -1, "table_bits": 8},
+        {"name": "s", "family": ["transformer"], "max_tokens": 24, "table_bits": 8},
+    ],
+)
+def test_odd_settings_of_a_manifest_are_one_line(tmp_path: Path, settings: dict[str, object]):
+    (tmp_path / "s").mkdir()
+    write_manifest(tmp_path / "s", kind="student", settings=settings)
+    with pytest.raises(FolderError, match="distil it again"):
+        grow(tmp_path / "s", tmp_path / "grown", layers=0, width=0)

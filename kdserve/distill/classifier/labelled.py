@@ -87,8 +87,10 @@ def read_target(recipe: Recipe) -> LabelledTexts:
         if language != SOURCE and (not wanted or language in wanted):
             read = read_labelled(path, language=language, text=made.text, label=made.label)
             found += _few(read, made.per_class, seed=recipe.seed) if made.mode == "semi-supervised" else read
+    if missing := sorted(wanted - {SOURCE} - set(found.languages)):
+        raise DataError(f"the recipe names {', '.join(missing)}, but {made.target} has no such file; add some")
     if not found:
-        raise DataError(f"{made.target} has files, but of none of the recipe's languages; check languages")
+        raise DataError(f"{made.target} has files of the source language alone; add some of the target languages")
     return found
 
 
