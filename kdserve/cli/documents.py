@@ -1,4 +1,4 @@
-"""Where an index's documents come from, and who names their languages."""
+"""Where an index's documents, queries and ids come from, and who names languages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdserve.cli.console import say
 from kdserve.errors import DataError
 
 if TYPE_CHECKING:
-    from kdserve.search import Document, Format, NewMetadata, Source
+    from kdserve.search import Document, Format, Id, NewMetadata, Source
 
 Some = TypeVar("Some", bound="Document | NewMetadata")
 
@@ -41,3 +41,21 @@ def report_skipped(source: Source) -> None:
     if source.skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in source.skipped.most_common())
         say(f"{sum(source.skipped.values())} files of {source.path} were skipped: {kinds}")
+
+
+def known_ids(folder: Path, given: list[str]) -> list[Id]:
+    """Ids as the index knows them: a str, or the int of which it is the canonical form, if only that is there."""
+    from kdserve.search import ids_as_typed, open_snapshot
+
+    meanings = ids_as_typed(given)
+    asked = [id_ for some in meanings for id_ in some]
+    known = {document.id for _, document in open_snapshot(folder, exact=True).find(asked)}
+    return [next((id_ for id_ in some if id_ in known), some[0]) for some in meanings]
+
+
+def lines_of_stdin() -> Iterator[str]:
+    """The lines of standard input that show something, as they come."""
+    from kdserve.runtime.normalizer import is_blank
+    from kdserve.search import STDIN, read_lines
+
+    return (line for _, line in read_lines(STDIN) if not is_blank(line))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -14,11 +13,11 @@ import typer
 
 from kdserve.cli import mine
 from kdserve.cli.console import print_json, progress_bars, say
-from kdserve.cli.documents import open_source, report_skipped, with_languages
+from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, report_skipped, with_languages
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Hit
-    from kdserve.search import Id, Retriever, Source
+    from kdserve.search import Retriever, Source
     from kdserve.search.build import Embed
 
 DEFAULT_BUNDLE = "kdserve-static"
@@ -159,7 +158,7 @@ def delete(
     """Delete documents by id; if one is not there, nothing is deleted."""
     from kdserve.search import delete_documents
 
-    snapshot = delete_documents(folder, _known_ids(folder, list(_lines_of_stdin()) if ids == ["-"] else ids))
+    snapshot = delete_documents(folder, known_ids(folder, list(lines_of_stdin()) if ids == ["-"] else ids))
     say(f"{folder}: {snapshot.num_documents} documents")
 
 
@@ -213,7 +212,7 @@ def search(
 ) -> None:
     """Find the documents that mean what the query says."""
     retriever = _open(folder, bundle)
-    queries = _lines_of_stdin() if query == "-" else iter([query])
+    queries = lines_of_stdin() if query == "-" else iter([query])
     while some := list(islice(queries, QUERIES_AT_ONCE)):
         answers = retriever.search_batch(
             some, k, where=where, min_score=min_score, lexical=lexical, per_language=per_language
@@ -252,16 +251,6 @@ def _add(folder: Path, source: Source, bundle: str, languages_by: str, *, update
     report_skipped(source)
     say(f"{folder}: {len(retriever)} documents")
     _report_cut(retriever.encoder)
-
-
-def _known_ids(folder: Path, given: list[str]) -> list[Id]:
-    """Ids as the index knows them: a str, or the int of which it is the canonical form, if only that is there."""
-    from kdserve.search import ids_as_typed, open_snapshot
-
-    meanings = ids_as_typed(given)
-    asked = [id_ for some in meanings for id_ in some]
-    known = {document.id for _, document in open_snapshot(folder, exact=True).find(asked)}
-    return [next((id_ for id_ in some if id_ in known), some[0]) for some in meanings]
 
 
 def _report(folder: Path) -> None:
@@ -306,13 +295,6 @@ def _print_hits(query: str | None, hits: list[Hit]) -> None:
         typer.echo(f"{hit.score:.3f}\t{hit.id}{place}\t{hit.language or '-'}\t{text}")
     if not hits:
         say("nothing found")
-
-
-def _lines_of_stdin() -> Iterator[str]:
-    from kdserve.runtime.normalizer import is_blank
-    from kdserve.search import STDIN, read_lines
-
-    return (line for _, line in read_lines(STDIN) if not is_blank(line))
 
 
 def _lasting_name(bundle: str) -> str:
