@@ -15,7 +15,7 @@ from kdserve.export.settings import Precision
 from kdserve.export.smoothing import smoothed_int8_graph
 from kdserve.export.static import static_graph
 from kdserve.export.student import Student
-from kdserve.export.table import TableBits
+from kdserve.export.table import BLOCK, TableBits
 from kdserve.export.texts import calibration_texts
 from kdserve.export.weights import BertWeights, StaticWeights
 from kdserve.runtime.batches import make_batches
@@ -65,6 +65,14 @@ def require_graph(student: Student, *, optimum_python: Path | None = None) -> No
 
 
 def _table_bits(student: Student, precision: Precision) -> TableBits:
+    bits = _wanted_bits(student, precision)
+    width = student.weights.table.shape[1] if student.weights else 0
+    if bits == 4 and width % BLOCK:
+        raise FolderError(f"{student.folder} has a table {width} wide, which 4 bits cannot store; choose int8 or wider")
+    return bits
+
+
+def _wanted_bits(student: Student, precision: Precision) -> TableBits:
     if precision == "fp32" or precision == "fp16":
         return 32
     return 4 if student.table_bits == 4 or precision == "int4" else 8

