@@ -35,7 +35,7 @@ from kdserve.serve.searching import Searching
 from kdserve.serve.settings import ServerSettings
 from kdserve.serve.tei import TextEmbeddingsInference
 from kdserve.serve.telemetry import traced
-from kdserve.serve.workers import Workers
+from kdserve.serve.workers import StuckError, Workers
 
 OPEN_PATIENCE_S = 600.0
 _PAGES = Path(__file__).parent
@@ -102,7 +102,10 @@ class Application:
     async def _refresh(self, *, force: bool) -> None:
         async with self._refreshing:
             for index in self.indexes.values():
-                await self._refresher.run(partial(index.refresh, force=force))
+                try:
+                    await self._refresher.run(partial(index.refresh, force=force))
+                except StuckError as error:
+                    _logger.error("an index did not open", extra={"index": index.name, "error": str(error)})
 
     def _routed(self) -> ASGIApp:
         self.endpoints += [

@@ -75,13 +75,16 @@ class Answer:
 class Ticket:
     """A request's texts on their way: which are taken already, and the rows that came back."""
 
-    __slots__ = ("engine", "future", "ids", "num_missing", "num_taken", "on_wait", "order", "rows", "waiting_tokens")
+    __slots__ = (
+        "engine", "future", "ids", "num_missing", "num_taken", "on_wait", "order", "rows", "sizes", "waiting_tokens",
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, ids: Ids, future: asyncio.Future[None], on_wait: OnWait) -> None:
         self.engine, self.ids, self.future, self.on_wait = engine, ids, future, on_wait
         self.rows = np.empty((len(ids), engine.width), np.float32)
         self.num_taken, self.num_missing = 0, len(ids)
-        self.waiting_tokens = sum(map(len, ids))
+        self.sizes = [max(1, len(text)) for text in ids]  # a text of no token takes a place too
+        self.waiting_tokens = sum(self.sizes)
         # texts of one length run together, and come first when they are short
         self.order = sorted(range(len(ids)), key=lambda n: canonical_length(len(ids[n]))) if len(ids) > 1 else [0]
 
@@ -89,7 +92,7 @@ class Ticket:
         """The next texts that have no more than `room` tokens together, but at least one."""
         first, total = self.num_taken, 0
         while self.num_taken < len(self.order):
-            size = len(self.ids[self.order[self.num_taken]])
+            size = self.sizes[self.order[self.num_taken]]
             if total and total + size > room:
                 break
             total += size

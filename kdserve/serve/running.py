@@ -38,6 +38,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Application) -> None:
         self._app, self._settings = app, app.settings
+        self._reloads: set[asyncio.Task[None]] = set()
         super().__init__(
             uvicorn.Config(
                 app,
@@ -60,7 +61,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if hasattr(signal, "SIGHUP"):
             loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(self._app.reload()))
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
         for one in sockets or []:
             host, port = one.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -84,6 +85,11 @@ class Server(uvicorn.Server):
             await asyncio.sleep(TICK_S)
         await super().shutdown(sockets)
         _logger.info("stopped", extra={"pid": os.getpid()})
+
+    def _reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._app.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def _shut(self, door: socket.socket) -> None:
         """Stop listening, but not before everybody is let in who knocked: the kernel would reset their connections."""

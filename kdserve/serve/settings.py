@@ -20,7 +20,7 @@ class Limits:
     `timeout_s` is the time from a request's arrival to its answer.
     """
 
-    body_bytes: int = 16_000_000
+    body_bytes: int = 8_000_000
     texts: int = 2048
     tokens: int = 262_144
     waiting_tokens: int = 65_536

@@ -3,6 +3,7 @@ encoder and the first classifier."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,10 +14,11 @@ import kdserve
 from kdserve.runtime.encoder import Role
 from kdserve.serve.endpoint import TEXT, Call, Endpoint, Reply, cut_headers
 from kdserve.serve.models import Models, ServedClassifier, ServedEncoder
-from kdserve.serve.openai import Given, Width, as_texts, require_number
+from kdserve.serve.openai import ROWS_A_TURN, Given, Width, read_texts, require_number
 from kdserve.serve.refusals import Refusal, as_tei
 from kdserve.serve.settings import Limits
 
+_encoder = msgspec.json.Encoder()
 REFUSES = (400, 404, 413, 429, 504)
 
 
@@ -139,12 +141,16 @@ class TextEmbeddingsInference:
     async def embed(self, call: Call, request: EmbedRequest) -> Reply:
         """Answer POST /embed."""
         model = self._models.encoder(request.model)
-        texts = as_texts(request.inputs)
-        require_number(len(texts), self._limits.texts)
+        texts = await read_texts(request.inputs, model, call, self._limits.texts)
         role = _role(request)
         answer = await model.embed(texts, role=role, truncate=request.truncate is not False, on_wait=call.wait)
         rows = model.shortened(answer.rows, request.dimensions)
-        return Reply(body=rows.tolist(), headers=cut_headers(answer.is_cut))
+        vectors = []
+        for n, row in enumerate(rows):
+            if n % ROWS_A_TURN == ROWS_A_TURN - 1:
+                await asyncio.sleep(0)
+            vectors.append(msgspec.Raw(_encoder.encode(row.tolist())))
+        return Reply(body=vectors, headers=cut_headers(answer.is_cut))
 
     async def compare(self, call: Call, request: SimilarityRequest) -> Reply:
         """Answer POST /similarity."""
@@ -171,7 +177,7 @@ class TextEmbeddingsInference:
     async def tokenize(self, call: Call, request: TokenizeRequest) -> Reply:
         """Answer POST /tokenize."""
         model = self._models.encoder(None)
-        texts = as_texts(request.inputs)
+        texts = [request.inputs] if isinstance(request.inputs, str) else request.inputs
         require_number(len(texts), self._limits.texts)
         prompts = model.encoder.settings.prompts
         prompt = prompts.query if request.prompt_name == "query" else prompts.document

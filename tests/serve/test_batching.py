@@ -140,6 +140,16 @@ def test_texts_of_one_length_run_together_and_come_back_in_their_order():
     play(scene)
 
 
+def test_texts_without_a_token_are_answered_in_company_too():
+    async def scene(ask, model, engine):
+        answers = await asyncio.gather(ask("", ""), ask(""), ask("3"))
+        assert [answer.rows.tolist() for answer in answers] == [[[0], [0]], [[0]], [[3]]]
+        assert engine.waiting_tokens == 0
+
+    play(scene)
+    play(scene, inline_tokens=10)
+
+
 def test_a_real_models_rows_do_not_depend_on_who_else_asks():
     encoder = Encoder.load(BUNDLE, num_threads=1)
     texts = [f"{n} green bottles " * (1 + n % 5) for n in range(60)]
