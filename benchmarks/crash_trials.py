@@ -133,11 +133,11 @@ def run_child(
 
     for module in (generation, build, changes):
         module.step = step
-    if kill_after_s:
-        threading.Timer(kill_after_s, os.kill, (os.getpid(), by)).start()
     if max_file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, resource.RLIM_INFINITY))
     try:
+        if kill_after_s:
+            threading.Timer(kill_after_s, os.kill, (os.getpid(), by)).start()
         build_all(folder) if name == "build" else CHANGES[name](Retriever.open(folder, EMBEDDER))
     except KdserveError:
         os._exit(3)
@@ -145,6 +145,7 @@ def run_child(
         if not _stopped:
             raise
         os._exit(STOPPED)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not max_file_bytes:
         steps.write_text(json.dumps(passed))
     os._exit(0)
@@ -154,6 +155,7 @@ _stopped: list[int] = []
 
 
 def _stop(number: int, _frame: object) -> None:
+    """End as the command line does."""
     _stopped.append(number)
     raise KeyboardInterrupt
 
