@@ -139,13 +139,13 @@ def run_child(
         if kill_after_s:
             threading.Timer(kill_after_s, os.kill, (os.getpid(), by)).start()
         build_all(folder) if name == "build" else CHANGES[name](Retriever.open(folder, EMBEDDER))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except KdserveError:
         os._exit(3)
     except BaseException:  # libraries turn the interrupt into whatever they like
         if not _stopped:
             raise
         os._exit(STOPPED)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not max_file_bytes:
         steps.write_text(json.dumps(passed))
     os._exit(0)

@@ -102,3 +102,27 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, model:
         shutil.rmtree(tmp_path / "bundle")
         write_manifest(folder, kind="bundle")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "other"]
+
+
+FINALISED = """
+import os, signal, time, weakref
+from kdserve import cli
+
+class Held:
+    pass
+
+def run():
+    held = Held()
+    weakref.finalize(held, lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.01)))
+    del held
+    for _ in range(1000):
+        time.sleep(0.01)
+
+cli._run = run
+cli.main()
+"""
+
+
+def test_inside_a_finaliser_which_swallows_what_is_raised():
+    done = subprocess.run([sys.executable, "-c", FINALISED], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stderr) == (143, "kdserve: stopped\n")

@@ -7,10 +7,12 @@ room and imports that room inside the command, so that `kdserve --help` stays qu
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import io
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,13 @@ def main() -> None:
         received.append(number)
         raise KeyboardInterrupt
 
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        if received and isinstance(lost.exc_value, KeyboardInterrupt):  # inside a finaliser, which swallows it
+            threading.Timer(0.01, _thread.interrupt_main, received[:1]).start()
+        else:
+            sys.__unraisablehook__(lost)
+
+    sys.unraisablehook = again
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell starts what runs in the background
             signal.signal(number, stop)
