@@ -28,11 +28,8 @@ from tokenizers import Tokenizer
 
 from kdserve.bench.machine import describe_machine
 from kdserve.datatypes import Embeddings
-from kdserve.distill.guide import start_guide
-from kdserve.distill.ingredients import Ingredients, gather
-from kdserve.distill.start import start_layers, start_student
+from kdserve.distill import prepare
 from kdserve.distill.student import Student
-from kdserve.distill.training import Trainer
 from kdserve.evaluate import evaluate_translation, read_sts, read_tatoeba, sts_spearman
 from kdserve.recipe import Recipe, load_recipe
 
@@ -78,7 +75,6 @@ def main() -> None:
     arguments = parser.parse_args()
     variants = tomllib.loads(arguments.variants.read_text(encoding="utf-8"))["variant"]
     base = load_recipe(arguments.recipe, overrides=arguments.overrides)
-    made = gather(base, arguments.work, cache=arguments.cache)
     kept = arguments.work / f"ablations-{arguments.variants.stem}.jsonl"
     lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
     rows = {row["variant"]: row for row in map(json.loads, lines) if row["overrides"] == arguments.overrides}
@@ -86,9 +82,7 @@ def main() -> None:
         name = variant["name"]
         if rows.get(name, {}).get("set") != variant["set"] and name in (arguments.only or [name]):
             recipe = load_recipe(arguments.recipe, overrides=[*arguments.overrides, *variant["set"]])
-            cuts = recipe.train.split_tokens != base.train.split_tokens  # what cuts them comes with the ingredients
-            own = gather(recipe, arguments.work, cache=arguments.cache) if cuts else made
-            figures = run(recipe, own, arguments.work, data=arguments.data)
+            figures = train(recipe, arguments.work, cache=arguments.cache, data=arguments.data)
             rows[name] = {"variant": name, "set": variant["set"], "overrides": arguments.overrides, **figures}
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[name]) + "\n")
@@ -101,16 +95,12 @@ def main() -> None:
     write_record(f"ablations-{base.name}", results, table=table, machine=describe_machine())
 
 
-def run(recipe: Recipe, made: Ingredients, work: Path, *, data: Path | None) -> dict[str, Any]:
+def train(recipe: Recipe, work: Path, *, cache: Path | None, data: Path | None) -> dict[str, Any]:
     """Train one variant and return its figures."""
-    folder = work / "ablation"
-    shutil.rmtree(folder, ignore_errors=True)
-    student = start_student(recipe, made, work)
-    layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
-    guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
-    trainer = Trainer(recipe, made.data, student, folder, key=recipe.name, layers=layers, guide=guide)
+    shutil.rmtree(work / "train", ignore_errors=True)
+    run = prepare(recipe, work, cache=cache)
     started = time.monotonic()
-    accuracy = trainer.run()
+    accuracy = run.train().accuracy
     figures: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),
         "held_out": accuracy.mean,
@@ -118,7 +108,7 @@ def run(recipe: Recipe, made: Ingredients, work: Path, *, data: Path | None) -> 
         "domains": dict(accuracy.by_domain),
     }
     if data:
-        embedder = StudentInMemory(student, made.tokenizer, dim=made.teacher.dim)
+        embedder = StudentInMemory(run.encoder, run.tokenizer, dim=run.dim)
         wanted = set(recipe.languages + recipe.weak_languages)
         pairs = [
             replace(own, sources=own.sources[:SENTENCES], targets=own.targets[:SENTENCES])

@@ -21,7 +21,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from records import Table, write_record
 
 from kdserve.bench.machine import describe_machine
@@ -33,10 +32,11 @@ from kdserve.distill.classifier.ingredients import (
     tokenize_texts,
 )
 from kdserve.distill.classifier.labelled import LabelledTexts, read_labelled
-from kdserve.distill.classifier.student import run_over
-from kdserve.distill.classifier.training import ClassifierTrainer
+from kdserve.distill.classifier.task import ClassificationTask
 from kdserve.distill.corpus import SOURCE
+from kdserve.distill.inference import run_over
 from kdserve.distill.pairs import find_files
+from kdserve.distill.training import Trainer
 from kdserve.evaluate import ClassificationFigures, measure_classification
 from kdserve.manifest import read_manifest
 from kdserve.recipe import DataRecipe, Recipe, load_recipe
@@ -90,11 +90,10 @@ def run(task: str, options: argparse.Namespace, overrides: Sequence[str]) -> tup
         made = gather_classifier(recipe, options.work / task, cache=options.cache, progress=progress)
         steps = 0 if recipe.classifier.mode == "zero-shot" else recipe.train.steps
         recipe = replace(recipe, train=replace(recipe.train, steps=steps))
-        train = options.work / task / "train"
         layers = start_label_layers(recipe, made) if steps else None
-        ClassifierTrainer(
-            recipe, made.data, made.student, train, key="benchmark", lessons=made.lessons, layers=layers
-        ).run(progress=progress)
+        learned = ClassificationTask(recipe, made.data, made.student, made.lessons, layers=layers)
+        train = options.work / task / "train"
+        Trainer(learned, recipe.train, train, key="benchmark", seed=recipe.seed).run(progress=progress)
     languages = {SOURCE, *recipe.languages}
     tests = find_files(DataRecipe(path=TESTS[task]), options.data)
     return made, {
@@ -149,7 +148,7 @@ def measure(made: ClassifierIngredients, texts: LabelledTexts, recipe: Recipe) -
     student = made.student.eval().cpu()
     tokens = tokenize_texts(made.tokenizer, texts, recipe)
     rows = np.arange(len(texts), dtype=np.int64)
-    logits = run_over(student, tokens, rows, wrap=student.wraps, device=torch.device("cpu"))
+    logits = run_over(student, student, tokens, rows, wrap=student.wraps)
     return measure_classification(logits.softmax(dim=-1).numpy(), texts.labels, made.lessons.labels)
 
 

@@ -128,7 +128,7 @@ def run_side(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     work = arguments.work
     if side == "prepare":
-        return prepare(work)
+        return make_start(work)
     if side == "teacher":
         return time_teacher(work)
     train = train_kdserve if side.startswith("kdserve") else train_sentence_transformers
@@ -156,37 +156,32 @@ class Lap:
             self.wall_s, self.cpu_s = now[0] - self._start[0], now[1] - self._start[1]
 
 
-def prepare(work: Path) -> dict[str, Any]:
+def make_start(work: Path) -> dict[str, Any]:
     """Corpus, vocabulary, aligned table, teacher vectors; the same start as a folder for the other side."""
     from sentence_transformers import SentenceTransformer
 
-    from kdserve.distill.ingredients import gather
-    from kdserve.distill.start import start_student
+    from kdserve.distill import prepare
     from kdserve.recipe import load_recipe
 
     recipe = load_recipe(work / "recipe.toml")
-    made = gather(recipe, work)
-    student = start_student(recipe, made, work)
+    run = prepare(recipe, work)
     start, body = work / "start", work / "body"
     if not start.is_dir():
-        modules = student.modules_for_saving(made.tokenizer, body, max_tokens=recipe.student.max_tokens)
+        modules = run.encoder.modules_for_saving(run.tokenizer, body, max_tokens=recipe.student.max_tokens)
         SentenceTransformer(modules=modules, device="cpu").save(str(start), create_model_card=False)
-    return {"texts": len(made.corpus.source_of) + len(made.corpus.sources)}
+    return {"texts": len(run.data.corpus.source_of) + len(run.data.corpus.sources)}
 
 
 def train_kdserve(work: Path, lap: Lap, *, steps: int, precision: str) -> None:
     """kdserve's loop."""
-    from kdserve.distill.ingredients import gather
-    from kdserve.distill.start import start_student
-    from kdserve.distill.training import Trainer
+    from kdserve.distill import prepare
     from kdserve.recipe import load_recipe
 
     overrides = [f"train.precision={precision}", f"train.steps={steps}", f"train.evaluate_every={steps}"]
     recipe = load_recipe(work / "recipe.toml", overrides=[*overrides, "validation.max_pairs=8"])
-    made = gather(recipe, work)
     shutil.rmtree(work / "train", ignore_errors=True)
-    trainer = Trainer(recipe, made.data, start_student(recipe, made, work), work / "train", key="speed")
-    trainer.run(progress=lambda what, done, total: lap.step(done, total) if what == "training" else None)
+    run = prepare(recipe, work)
+    run.train(progress=lambda what, done, total: lap.step(done, total) if what == "training" else None)
 
 
 def train_sentence_transformers(work: Path, lap: Lap, *, steps: int, precision: str) -> None:

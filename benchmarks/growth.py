@@ -28,9 +28,9 @@ from kdserve.bench.machine import describe_machine
 from kdserve.distill.growth import grow_student
 from kdserve.distill.guide import Guide
 from kdserve.distill.ingredients import Ingredients, gather
+from kdserve.distill.prepare import run_embedder
 from kdserve.distill.start import start_student
 from kdserve.distill.student import Student, TransformerStudent
-from kdserve.distill.training import Trainer
 from kdserve.recipe import Recipe, load_recipe
 
 SMALL, SCRATCH = "small", "grown size, from nothing"
@@ -98,9 +98,8 @@ def train(
     folder = work / "growth"
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
-    trainer = Trainer(recipe, made.data, student, folder, key=name, guide=guide)
-    accuracy = trainer.run()
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    accuracy = run_embedder(recipe, made, student, folder, guide=guide).train().accuracy
+    rows = [json.loads(line) for line in (folder / "train" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     curve = tuple((row["step"], row["accuracy"]) for row in rows)
     run = Run(
         name=name,

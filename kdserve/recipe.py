@@ -26,7 +26,7 @@ _TRAIN_RANGES = {
     "warmup": "[0, 1]",
     "weight_decay": "[0, inf)",
     "temperature": "(0, 1]",
-    "source_share": "[0, 1)",
+    "source_share": "[0, 1]",
     "token_dropout": "[0, 1)",
     "split_tokens": "[0, 1]",
     "average": "[0, 1)",

@@ -10,28 +10,20 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-from accelerate import PartialState
 from safetensors import SafetensorError
 
 from kdserve.datatypes import Progress, no_progress
-from kdserve.distill.card import Outcome, count_pairs, draw_curve, write_card
-from kdserve.distill.classifier import distill_classifier
-from kdserve.distill.fold import keep_folded
-from kdserve.distill.guide import start_guide
-from kdserve.distill.hardware import best_device
-from kdserve.distill.ingredients import Ingredients, gather
+from kdserve.distill.card import Outcome
+from kdserve.distill.hardware import processes
+from kdserve.distill.prepare import prepare
 from kdserve.distill.reopen import parent_students
-from kdserve.distill.start import start_layers, start_live, start_student
-from kdserve.distill.student import Student, TransformerStudent, save_student
+from kdserve.distill.run import Run
 from kdserve.distill.teacher import Teacher, load_teacher
-from kdserve.distill.training import Trainer
-from kdserve.distill.vocabulary import measure_coverage, sentences_by_language
 from kdserve.errors import DataError, FolderError, MissingExtraError, RecipeError
 from kdserve.locks import folder_lock
-from kdserve.manifest import staged_folder, write_manifest
-from kdserve.recipe import Recipe, recipe_record
+from kdserve.recipe import Recipe
 
-__all__ = ["Teacher", "distill", "load_teacher"]
+__all__ = ["Outcome", "Run", "Teacher", "distill", "load_teacher", "prepare"]
 
 
 def distill(
@@ -59,9 +51,14 @@ def distill(
     is_new = not work.exists()
     try:
         work.mkdir(parents=True, exist_ok=True)
-        is_first = PartialState(cpu=best_device() == "cpu").is_main_process
+        is_first = processes().is_main_process
         with folder_lock(work) if is_first else nullcontext():
-            return _distill(recipe, out, work, cache, progress)
+            run = prepare(recipe, work, cache=cache, progress=progress)
+            outcome = run.train(progress=progress)
+            if is_first:
+                run.save(outcome, out)
+                shutil.rmtree(work)
+            return outcome
     except (DataError, RecipeError, MissingExtraError):
         if is_new:  # nothing there is worth going on from
             shutil.rmtree(work, ignore_errors=True)
@@ -71,58 +68,3 @@ def distill(
         raise FolderError(
             f"{work} cannot be written ({reason}); mend that and run the same again, it goes on"
         ) from error
-
-
-def _distill(recipe: Recipe, out: Path, work: Path, cache: Path | None, progress: Progress) -> Outcome:
-    if recipe.classifier.mode:
-        return distill_classifier(recipe, out, work, cache=cache, progress=progress)
-    with PartialState().main_process_first():  # the first makes what the others then open
-        made = gather(recipe, work, cache=cache, progress=progress)
-    student = start_student(recipe, made, work, progress=progress)
-    layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
-    live = start_live(recipe, student, teacher=made.teacher)
-    if live and recipe.align.fold_texts and isinstance(student, TransformerStudent):
-        keep_folded(recipe, made, student, live, work, progress=progress)
-    guide = start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim)
-    key = made.run_key(recipe)
-    trainer = Trainer(recipe, made.data, student, work / "train", key=key, layers=layers, guide=guide, live=live)
-    accuracy = trainer.run(progress=progress)
-    outcome = Outcome(
-        recipe=recipe,
-        accuracy=accuracy,
-        best_step=trainer.best_step,
-        coverage=measure_coverage(made.tokenizer, sentences_by_language(made.corpus, most=500, seed=recipe.seed)),
-        num_pairs=count_pairs(made.corpus),
-        domains=made.corpus.domains,
-    )
-    trainer.accelerator.wait_for_everyone()
-    if trainer.accelerator.is_main_process:
-        _save(made, student.cpu(), outcome, work / "train" / "log.jsonl", out)
-        shutil.rmtree(work)
-    return outcome
-
-
-def _save(made: Ingredients, student: Student, outcome: Outcome, log: Path, out: Path) -> None:
-    recipe = outcome.recipe
-    with staged_folder(out) as folder:
-        prompts = made.teacher.prompts if recipe.targets.live else ("", "")
-        save_student(student, made.tokenizer, folder, max_tokens=recipe.student.max_tokens, prompts=prompts)
-        draw_curve(log, folder / "curve.png", title=recipe.name)
-        write_card(outcome, folder / "README.md")
-        languages = sorted(set(recipe.languages) or {language for language in made.corpus.languages if language})
-        write_manifest(
-            folder,
-            kind="student",
-            parents={"teacher": made.teacher.fingerprint, **parent_students(recipe)},
-            settings={
-                "family": recipe.family,
-                "name": recipe.name,
-                "dim": made.teacher.dim,
-                "max_tokens": recipe.student.max_tokens,
-                "languages": sorted({"en", *languages}),
-                "weak_languages": sorted(recipe.weak_languages),
-                "table_bits": recipe.student.table_bits,
-                "recipe": recipe_record(recipe),
-                "accuracy": {"languages": outcome.accuracy.by_language, "domains": outcome.accuracy.by_domain},
-            },
-        )

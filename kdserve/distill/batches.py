@@ -1,11 +1,11 @@
 """What batches are made of, and a batch on its way to the student.
 
-Letters: B batch, T tokens, D width, S source sentences, N negatives.
+Letters: B batch, T tokens, D width of vectors, K labels, S source sentences, N negatives.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,23 +32,31 @@ class TrainingData:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedBatch:
-    """A batch on its way to the student: ids and mask (B, T), teacher vectors (B, D), source numbers (B,).
+class Batch:
+    """A batch of any task: ids and mask (B, T), and what the task needs beside them.
 
-    Where the teacher runs beside the student, `teacher_BD` is empty, and `partner_B` numbers each text's partner in the
-    batch, where it has one. `negatives_ND` and `negative_N` are the teacher's vectors and the numbers of sources drawn
-    beside the batch.
+    `target_B` numbers each text's source sentence, `teacher_BD` is what the teacher says of it: its vector (B, D), or
+    log-probabilities (B, K). A teacher that runs beside the student says nothing ahead; `partner_B` then numbers each
+    text's partner in the batch, where it has one. `label_B` are labels of classes. `negatives_ND` and `negative_N` are
+    the teacher's vectors and the numbers of sources drawn beside the batch.
     """
 
     ids_BT: Tensor
     mask_BT: Tensor
-    teacher_BD: Tensor
     target_B: Tensor
+    teacher_BD: Tensor | None = None
+    label_B: Tensor | None = None
     partner_B: Tensor | None = None
     source_ids_BT: Tensor | None = None
     source_mask_BT: Tensor | None = None
     negatives_ND: Tensor | None = None
     negative_N: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Move every part."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        moved = {name: value.to(device, non_blocking=True) for name, value in parts.items() if value is not None}
+        return replace(self, **moved)
 
 
 def drop_tokens(mask_BT: Tensor, share: float) -> Tensor:

@@ -15,18 +15,17 @@ from kdserve.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came out of a distillation: held-out accuracy, vocabulary coverage and pairs by language."""
+    """What came out of a distillation: held-out accuracy, and pairs by language."""
 
     recipe: Recipe
     accuracy: Accuracy
     best_step: int
-    coverage: Mapping[str, Coverage]
     num_pairs: Mapping[str, int]
     domains: tuple[str, ...]
 
 
-def write_card(outcome: Outcome, path: Path) -> None:
-    """Write a student's card as Markdown."""
+def write_card(outcome: Outcome, coverage: Mapping[str, Coverage], path: Path) -> None:
+    """Write a student's card as Markdown; `coverage` is that of its vocabulary, by language."""
     recipe, accuracy = outcome.recipe, outcome.accuracy
     worst, lowest = accuracy.worst
     measured = (
@@ -45,12 +44,10 @@ def write_card(outcome: Outcome, path: Path) -> None:
         "| language | training pairs | held-out accuracy | tokens a word | byte tokens |",
         "|---|---|---|---|---|",
     ]
-    for language, coverage in sorted(outcome.coverage.items()):
+    for language, cover in sorted(coverage.items()):
         pairs, found = outcome.num_pairs.get(language), accuracy.by_language.get(language)
         cells = ["" if pairs is None else f"{pairs:,}", "" if found is None else f"{found:.3f}"]
-        lines.append(
-            f"| {language} | {cells[0]} | {cells[1]} | {coverage.tokens_per_word} | {coverage.byte_share:.2%} |"
-        )
+        lines.append(f"| {language} | {cells[0]} | {cells[1]} | {cover.tokens_per_word} | {cover.byte_share:.2%} |")
     lines += ["", "| domain | held-out accuracy |", "|---|---|"]
     lines += [f"| {domain or 'all'} | {value:.3f} |" for domain, value in sorted(accuracy.by_domain.items())]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -65,7 +62,7 @@ def count_pairs(corpus: Corpus) -> dict[str, int]:
     }
 
 
-def draw_curve(log: Path, path: Path, *, title: str, measure: str = "held-out translation accuracy") -> None:
+def draw_curve(log: Path, path: Path, *, title: str, measure: str) -> None:
     """Draw loss and held-out accuracy over the steps as a PNG."""
     import matplotlib
 

@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progressed:
+class RunState:
     """How far a run is; `key` says of which recipe and data, `best` is the best validation accuracy so far."""
 
     key: str
@@ -27,10 +27,10 @@ class Progressed:
     best_step: int
 
 
-def save_checkpoint(path: Path, tensors: Tensors, progressed: Progressed) -> None:
+def save_checkpoint(path: Path, tensors: Tensors, state: RunState) -> None:
     """Write tensors and progress; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")
-    record = json.dumps(asdict(progressed))
+    record = json.dumps(asdict(state))
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"run": record})
     except SafetensorError as error:  # a full disk, mostly
@@ -40,7 +40,7 @@ def save_checkpoint(path: Path, tensors: Tensors, progressed: Progressed) -> Non
     sync_path(path.parent)
 
 
-def load_checkpoint(path: Path, *, key: str) -> tuple[Tensors, Progressed] | None:
+def load_checkpoint(path: Path, *, key: str) -> tuple[Tensors, RunState] | None:
     """Read a checkpoint of the same run; None where there is none.
 
     Raises:
@@ -50,13 +50,13 @@ def load_checkpoint(path: Path, *, key: str) -> tuple[Tensors, Progressed] | Non
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            progressed = Progressed(**json.loads(file.metadata()["run"]))
+            state = RunState(**json.loads(file.metadata()["run"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise FolderError(f"{path} is damaged ({error}); remove it to train from the start") from error
-    if progressed.key != key:
+    if state.key != key:
         raise FolderError(f"{path} belongs to another recipe or other data; remove {path.parent} to start anew")
-    return tensors, progressed
+    return tensors, state
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from accelerate import PartialState
 
 from kdserve.errors import EncodeError
 
@@ -31,3 +32,8 @@ def supports_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities.startswith("AVX512") and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def processes() -> PartialState:
+    """Return the processes of this run: one, or those that torchrun or accelerate started."""
+    return PartialState(cpu=best_device() == "cpu")

@@ -19,10 +19,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.batches import TrainingData
 from kdserve.distill.bodies import copy_special_rows, teacher_input_table
 from kdserve.distill.corpus import Corpus
+from kdserve.distill.embedding import EmbeddingTask
+from kdserve.distill.inference import embed_texts
 from kdserve.distill.ingredients import Ingredients
-from kdserve.distill.student import TransformerStudent
+from kdserve.distill.student import Student, TransformerStudent
 from kdserve.distill.teacher import Teacher
 from kdserve.distill.tokens import TokenStore
 from kdserve.distill.training import Trainer
@@ -68,7 +71,8 @@ def settle_body(
     )
     own = replace(recipe, objective=ObjectiveRecipe(), layers=LayerRecipe(), train=train)
     data = replace(made.data, tokens=tokens)
-    _BodyTrainer(own, data, student, work, key=made.body_key(recipe)).run(progress=progress)
+    task = EmbeddingTask(own, data, student, TeacherCosine(data), what="settling the body")
+    Trainer(task, train, work, key=made.body_key(recipe), seed=recipe.seed).run(progress=progress)
     return student
 
 
@@ -94,23 +98,22 @@ def teacher_rows(tokenizer: Tokenizer, teacher: Teacher, seen: Tensor) -> tuple[
     return rows, shared
 
 
-class _BodyTrainer(Trainer):
-    """What counts is the mean cosine to the teacher on sentences that were held out."""
+class TeacherCosine:
+    """A `Validator`: what counts is the mean cosine to the teacher on source sentences that were held out."""
 
-    what = "settling the body"
+    def __init__(self, data: TrainingData) -> None:
+        self.data = data
+        self.sources = np.flatnonzero(data.corpus.held_out)[:_MAX_MEASURED]
 
-    def measure(self) -> Accuracy:
-        held_out = np.flatnonzero(self.data.corpus.held_out)[:_MAX_MEASURED]
-        if not len(held_out):
+    def measure(self, student: Student, step: int) -> Accuracy:
+        """Return the mean cosine as the accuracy of one language without a name."""
+        if not len(self.sources):
             return Accuracy(by_language={}, by_domain={})
-        texts = held_out + len(self.data.corpus.source_of)
-        vectors = self.validation.embed(self.student, texts, self.accelerator.device).cpu()
-        cosines = (vectors * self.data.targets(held_out)).sum(dim=-1)
-        return Accuracy(by_language={"": float(cosines.mean())}, by_domain={})
-
-    def require_sane_student(self) -> None:
-        if not np.isfinite(self.measure().mean):
-            raise TrainingError(f"the body's vectors are NaN at step {self.step}; lower align.body_rate")
+        vectors = embed_texts(student, self.data.tokens, self.sources + len(self.data.corpus.source_of))
+        cosine = float((vectors * self.data.targets(self.sources)).sum(dim=-1).mean())
+        if not np.isfinite(cosine):
+            raise TrainingError(f"the body's vectors are NaN at step {step}; lower align.body_rate")
+        return Accuracy(by_language={"": cosine}, by_domain={})
 
 
 def encode_sources(corpus: Corpus, teacher: Teacher, *, progress: Progress = no_progress) -> Iterator[list[list[int]]]:

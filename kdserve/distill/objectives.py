@@ -6,7 +6,6 @@ Letters: B batch, D width, K labels or keys, N negatives. Student and teacher ve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,54 +14,49 @@ from torch.nn import functional
 from kdserve.recipe import ObjectiveRecipe
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """A batch as the objectives see it.
+def embedding_losses(
+    student_BD: Tensor,
+    teacher_BD: Tensor,
+    target_B: Tensor,
+    recipe: ObjectiveRecipe,
+    *,
+    source_BD: Tensor | None = None,
+    negatives_ND: Tensor | None = None,
+    negative_N: Tensor | None = None,
+) -> dict[str, tuple[float, Tensor]]:
+    """Return the weight and the value of each objective of the recipe, by name.
 
     `student_BD` embeds texts in any language, `teacher_BD` is the teacher's vector of each one's source sentence,
     `target_B` the number of that sentence. `source_BD` is the student's own vector of it, where an objective needs it.
     `negatives_ND` and `negative_N` are the teacher's vectors, and the numbers, of sentences from outside the batch.
     """
-
-    student_BD: Tensor
-    teacher_BD: Tensor
-    target_B: Tensor
-    source_BD: Tensor | None = None
-    negatives_ND: Tensor | None = None
-    negative_N: Tensor | None = None
-
-
-def total_loss(batch: Batch, recipe: ObjectiveRecipe) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weighted sum and each objective's own value."""
-    student, teacher = batch.student_BD, batch.teacher_BD
-    same_BB = batch.target_B[:, None] == batch.target_B[None, :]
-    values: dict[str, tuple[float, Tensor]] = {}
+    same_BB = target_B[:, None] == target_B[None, :]
+    losses: dict[str, tuple[float, Tensor]] = {}
     if recipe.cosine:
-        values["cosine"] = recipe.cosine, cosine_loss(student, teacher)
+        losses["cosine"] = recipe.cosine, cosine_loss(student_BD, teacher_BD)
     if recipe.mse:
-        values["mse"] = recipe.mse, functional.mse_loss(student, teacher)
+        losses["mse"] = recipe.mse, functional.mse_loss(student_BD, teacher_BD)
     if recipe.contrastive:
-        keys, same = teacher, same_BB
-        if batch.negatives_ND is not None and batch.negative_N is not None:
-            keys = torch.cat([teacher, batch.negatives_ND])
-            same = torch.cat([same_BB, batch.target_B[:, None] == batch.negative_N[None, :]], dim=1)
-        loss = contrastive_loss(student, keys, same, scale=recipe.scale, margin=recipe.margin)
+        keys, same = teacher_BD, same_BB
+        if negatives_ND is not None and negative_N is not None:
+            keys = torch.cat([teacher_BD, negatives_ND])
+            same = torch.cat([same_BB, target_B[:, None] == negative_N[None, :]], dim=1)
+        loss = contrastive_loss(student_BD, keys, same, scale=recipe.scale, margin=recipe.margin)
         if recipe.symmetric:
-            back = contrastive_loss(teacher, student, same_BB, scale=recipe.scale, margin=recipe.margin)
+            back = contrastive_loss(teacher_BD, student_BD, same_BB, scale=recipe.scale, margin=recipe.margin)
             loss = (loss + back) / 2
-        values["contrastive"] = recipe.contrastive, loss
-    if recipe.translation and batch.source_BD is not None:
-        forward = contrastive_loss(student, batch.source_BD, same_BB, scale=recipe.scale, margin=recipe.margin)
-        backward = contrastive_loss(batch.source_BD, student, same_BB, scale=recipe.scale, margin=recipe.margin)
-        values["translation"] = recipe.translation, (forward + backward) / 2
+        losses["contrastive"] = recipe.contrastive, loss
+    if recipe.translation and source_BD is not None:
+        forward = contrastive_loss(student_BD, source_BD, same_BB, scale=recipe.scale, margin=recipe.margin)
+        backward = contrastive_loss(source_BD, student_BD, same_BB, scale=recipe.scale, margin=recipe.margin)
+        losses["translation"] = recipe.translation, (forward + backward) / 2
     if recipe.relational:
-        values["relational"] = recipe.relational, relational_loss(student, teacher)
+        losses["relational"] = recipe.relational, relational_loss(student_BD, teacher_BD)
     if recipe.spread:
-        values["spread"] = recipe.spread, spread_loss(student, same_BB)
+        losses["spread"] = recipe.spread, spread_loss(student_BD, same_BB)
     if recipe.matryoshka:
-        values["matryoshka"] = 1.0, matryoshka_loss(student, teacher, recipe.matryoshka)
-    loss = torch.stack([weight * value for weight, value in values.values()]).sum()
-    return loss, {name: value.detach() for name, (_, value) in values.items()}
+        losses["matryoshka"] = 1.0, matryoshka_loss(student_BD, teacher_BD, recipe.matryoshka)
+    return losses
 
 
 def cosine_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:

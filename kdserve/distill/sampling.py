@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdserve.distill.corpus import Corpus
+from kdserve.distill.streams import Stream, random_stream
 from kdserve.recipe import TrainRecipe
 
 _CHUNK = 64
@@ -43,7 +44,7 @@ class TextSampler:
             number += stride
 
     def _draw(self, chunk: int) -> npt.NDArray[np.int64]:
-        rng = np.random.default_rng([self.seed, 3, chunk])
+        rng = random_stream(Stream.BATCHES, self.seed, chunk)
         points = rng.random(_CHUNK * self.batch_size) * self.cumulative[-1]
         texts = self.texts[np.searchsorted(self.cumulative, points, side="right").clip(max=len(self.texts) - 1)]
         by_length = texts[np.argsort(self.lengths[texts], kind="stable")].reshape(_CHUNK, self.batch_size)

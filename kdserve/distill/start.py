@@ -30,6 +30,7 @@ from kdserve.distill.live import LiveTeacher
 from kdserve.distill.reopen import open_student
 from kdserve.distill.ridge import solve_ridge, token_pull
 from kdserve.distill.sampling import text_shares
+from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.student import StaticStudent, Student, TransformerStudent
 from kdserve.distill.teacher import Teacher
 from kdserve.distill.vocabulary import CLS, SEP, UNK
@@ -149,7 +150,7 @@ def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tenso
     weights = (shares * len(shares)).astype(np.float32)
     source_of = corpus.sources_of(texts)
     if len(texts) > recipe.align.max_rows:
-        rng = np.random.default_rng([recipe.seed, 5])
+        rng = random_stream(Stream.RIDGE_ROWS, recipe.seed)
         chosen = np.sort(rng.choice(len(texts), recipe.align.max_rows, replace=False))
         texts, weights, source_of = texts[chosen], weights[chosen], source_of[chosen]
     device = torch.device(best_device())

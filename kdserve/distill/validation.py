@@ -1,4 +1,4 @@
-"""Translation retrieval on held-out sentences, by language and by domain, while a student is trained.
+"""How a student is judged while it is trained: translation retrieval on held-out sentences, or another measure.
 
 Letters: P pairs, S different source sentences of theirs, D width.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,19 @@ import torch
 from torch import Tensor
 
 from kdserve.distill.corpus import Corpus
+from kdserve.distill.inference import embed_texts
+from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.student import Student
 from kdserve.distill.tokens import TokenStore
+from kdserve.errors import TrainingError
 from kdserve.evaluate import find_translations
+from kdserve.recipe import ValidationRecipe
 
 MIN_PAIRS = 20
 """A language or domain with fewer held-out pairs is not reported."""
-_BATCH = 256
+COLLAPSE_COSINE = 0.95
+"""Mean cosine of different sentences above which a student has collapsed onto one vector."""
+_MAX_COMPARED, _MIN_COMPARED = 256, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,47 +51,67 @@ class Accuracy:
         return min(self.by_language.items(), key=lambda item: item[1], default=("", 0.0))
 
 
-class Validation:
-    """Held-out pairs of a corpus, at most `max_pairs` a language and domain."""
+class Validator(Protocol):
+    """One way to judge a student that embeds."""
 
-    def __init__(self, corpus: Corpus, tokens: TokenStore, *, max_pairs: int, seed: int) -> None:
+    def measure(self, student: Student, step: int) -> Accuracy:
+        """Measure the student as it is after `step` steps.
+
+        Raises:
+            TrainingError: it is of no use any more; says at which step.
+        """
+
+
+class TranslationValidator:
+    """Translation retrieval on a corpus's held-out pairs."""
+
+    def __init__(self, corpus: Corpus, tokens: TokenStore, settings: ValidationRecipe, *, seed: int) -> None:
         self.corpus, self.tokens = corpus, tokens
-        held = np.flatnonzero(corpus.held_out[corpus.source_of])
-        held = np.random.default_rng([seed, 4]).permutation(held)
-        groups = corpus.language_of[held].astype(np.int64) * len(corpus.domains) + corpus.domain_of[held]
-        order = np.argsort(groups, kind="stable")
-        rank = np.empty(len(held), dtype=np.int64)
-        rank[order] = np.arange(len(held)) - np.searchsorted(groups[order], groups[order])
-        self.pairs = np.sort(held[rank < max_pairs])
+        self.pairs = held_out_pairs(corpus, settings, seed=seed)
 
-    @torch.no_grad()
-    def measure(self, student: Student, *, device: torch.device) -> Accuracy:
-        """Embed both sides with the student and look for each one's nearest neighbour."""
+    def measure(self, student: Student, step: int) -> Accuracy:
+        """Embed both sides and look for each one's nearest neighbour.
+
+        Raises:
+            TrainingError: vectors are NaN, or different sentences have one vector.
+        """
         pairs, num_pairs = self.pairs, len(self.corpus.source_of)
         if not len(pairs):
             return Accuracy(by_language={}, by_domain={})
-        was_training = student.training
-        student.eval()
         sources, source_of = np.unique(self.corpus.source_of[pairs], return_inverse=True)
-        foreign = self.embed(student, pairs, device)
-        own = self.embed(student, sources.astype(np.int64) + num_pairs, device)
-        student.train(was_training)
-        found = find_translations(foreign.cpu().numpy(), own.cpu().numpy(), source_of)
+        foreign = embed_texts(student, self.tokens, pairs)
+        own = embed_texts(student, self.tokens, sources.astype(np.int64) + num_pairs)
+        _require_spread(foreign[:_MAX_COMPARED], step)
+        found = find_translations(foreign.numpy(), own.numpy(), source_of)
         return Accuracy(
             by_language=_by_group(found, self.corpus.language_of[pairs], self.corpus.languages),
             by_domain=_by_group(found, self.corpus.domain_of[pairs], self.corpus.domains),
         )
 
-    @torch.no_grad()
-    def embed(self, student: Student, texts: npt.NDArray[np.int64], device: torch.device) -> Tensor:
-        """Embed texts by their numbers: (N, D), on the device."""
-        order = np.argsort(self.tokens.lengths[texts], kind="stable")
-        parts = []
-        for begin in range(0, len(order), _BATCH):
-            ids, mask = self.tokens.padded(texts[order[begin : begin + _BATCH]], wrap=student.wraps)
-            parts.append(student(ids.to(device), mask.to(device)).vectors_BD.float())
-        inverse = torch.from_numpy(np.argsort(order)).to(device)
-        return torch.cat(parts)[inverse]
+
+def held_out_pairs(corpus: Corpus, settings: ValidationRecipe, *, seed: int) -> npt.NDArray[np.int64]:
+    """Draw the numbers of held-out pairs, at most `max_pairs` a language and domain."""
+    held = np.flatnonzero(corpus.held_out[corpus.source_of])
+    held = random_stream(Stream.HELD_OUT_PAIRS, seed).permutation(held)
+    groups = corpus.language_of[held].astype(np.int64) * len(corpus.domains) + corpus.domain_of[held]
+    order = np.argsort(groups, kind="stable")
+    rank = np.empty(len(held), dtype=np.int64)
+    rank[order] = np.arange(len(held)) - np.searchsorted(groups[order], groups[order])
+    return np.sort(held[rank < settings.max_pairs])
+
+
+def _require_spread(vectors_ND: Tensor, step: int) -> None:
+    """Refuse NaN, and one vector for everything."""
+    if len(vectors_ND) < _MIN_COMPARED:
+        return
+    cosines = (vectors_ND @ vectors_ND.T)[~torch.eye(len(vectors_ND), dtype=torch.bool)]
+    if not torch.isfinite(cosines).all():
+        raise TrainingError(f"the student's vectors are NaN at step {step}; lower train.body_rate or table_rate")
+    if step and float(cosines.mean()) > COLLAPSE_COSINE:
+        raise TrainingError(
+            f"the student collapsed at step {step}: different sentences have mean cosine "
+            f"{float(cosines.mean()):.3f}; add objective.contrastive or relational, or lower the rates"
+        )
 
 
 def _by_group(

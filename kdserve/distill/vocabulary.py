@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.corpus import SOURCE, Corpus
 from kdserve.distill.sampling import language_shares
+from kdserve.distill.streams import Stream, random_stream
 from kdserve.errors import DataError, FolderError
 from kdserve.recipe import Recipe, VocabularyRecipe
 from kdserve.runtime.library import open_normalizer, open_tokenizer
@@ -84,7 +85,7 @@ def read_vocabulary(folder: Path, *, key: str) -> Tokenizer:
 
 def draw_sentences(corpus: Corpus, settings: VocabularyRecipe, *, seed: int) -> list[str]:
     """Draw training sentences, languages in proportion to (their pairs) ** temperature, sources at `source_share`."""
-    rng = np.random.default_rng([seed, 1])
+    rng = random_stream(Stream.VOCABULARY_SENTENCES, seed)
     pairs = corpus.training_pairs()
     languages = corpus.language_of[pairs]
     texts: list[str] = []
@@ -204,7 +205,7 @@ def measure_coverage(tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]]) -
 
 def sentences_by_language(corpus: Corpus, *, most: int, seed: int) -> dict[str, list[str]]:
     """Draw up to `most` translations of each language, and sources under the source language's code."""
-    rng = np.random.default_rng([seed, 2])
+    rng = random_stream(Stream.COVERAGE_SENTENCES, seed)
     drawn = {SOURCE: corpus.sources.select(rng.permutation(len(corpus.sources))[:most])}
     for number, language in enumerate(corpus.languages):
         if language:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,9 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from kdserve.cli import app
-from kdserve.distill import distill, load_teacher
+from kdserve.distill import distill, load_teacher, prepare
 from kdserve.distill.corpus import build_corpus
-from kdserve.distill.ingredients import gather
 from kdserve.distill.sampling import make_sampler
-from kdserve.distill.start import start_student
-from kdserve.distill.training import Trainer
 from kdserve.errors import DataError, FolderError, RecipeError, TrainingError
 from kdserve.manifest import verify_folder
 
@@ -35,23 +33,21 @@ def test_sentence_transformers_opens_the_student_with_the_same_vectors(
     tmp_path: Path, tiny_recipe, teacher_cache: Path, family: str, bits: int
 ):
     recipe = tiny_recipe(family, bits=bits, steps=4)
-    made = gather(recipe, tmp_path / "work", cache=teacher_cache)
-    (tmp_path / "own").mkdir()
-    student = start_student(recipe, made, tmp_path / "own")
-    trainer = Trainer(recipe, made.data, student, tmp_path / "own" / "train", key=made.run_key(recipe))
-    trainer.run()
+    run = prepare(recipe, tmp_path / "own", cache=teacher_cache)
+    run.train()
     distill(recipe, tmp_path / "student", cache=teacher_cache)
     manifest = verify_folder(tmp_path / "student", kind="student")
     assert manifest.settings["languages"] == ["de", "en", "ja"]
     assert manifest.settings["table_bits"] == bits
-    assert manifest.parents == {"teacher": made.teacher.fingerprint}
+    assert manifest.parents == {"teacher": load_teacher("all-MiniLM-L6-v2").fingerprint}
     model = SentenceTransformer(str(tmp_path / "student"), device="cpu")
     numbers = np.array([0, 150, 300], dtype=np.int64)
-    ids, mask = made.data.tokens.padded(numbers, wrap=student.wraps)
+    corpus = run.data.corpus
+    ids, mask = run.data.tokens.padded(numbers, wrap=run.encoder.wraps)
     with torch.no_grad():
-        ours = student.eval()(ids, mask).vectors_BD.numpy()
-    pairs = len(made.corpus.source_of)
-    texts = [made.corpus.translations[n] if n < pairs else made.corpus.sources[n - pairs] for n in numbers.tolist()]
+        ours = run.encoder.eval()(ids, mask).vectors_BD.numpy()
+    pairs = len(corpus.source_of)
+    texts = [corpus.translations[n] if n < pairs else corpus.sources[n - pairs] for n in numbers.tolist()]
     np.testing.assert_allclose(model.encode(texts), ours, atol=2e-6)
     assert model.encode(TEXTS).shape == (5, 384)
     assert not (tmp_path / "student.work").exists()
@@ -94,12 +90,10 @@ def test_a_student_of_several_cycles_is_the_mean_of_their_ends(
     ends = {}
     for steps, cycles in [(3, 1), (6, 2)]:
         recipe = tiny_recipe("static", steps=steps, overrides=[f"train.cycles={cycles}", *start])
-        made = gather(recipe, tmp_path / f"work-{steps}", cache=teacher_cache)
-        student = start_student(recipe, made, tmp_path / f"work-{steps}")
-        before = student.table.detach().clone()
-        trainer = Trainer(recipe, made.data, student, tmp_path / f"train-{steps}", key="k")
-        trainer.run()
-        ends[steps] = load_file(tmp_path / f"train-{steps}" / "last.safetensors")
+        run = prepare(recipe, tmp_path / f"work-{steps}", cache=teacher_cache)
+        before = run.encoder.table.detach().clone()
+        run.train()
+        ends[steps] = load_file(run.work / "train" / "last.safetensors")
     tables = [ends[3]["student.table"], ends[6]["student.table"], *([before] if starts else [])]
     torch.testing.assert_close(ends[6]["ends.table"], torch.stack(tables).mean(dim=0))
     assert not torch.allclose(tables[0], tables[1], atol=1e-4)
@@ -123,37 +117,37 @@ def test_the_command_says_when_training_gave_nothing(tmp_path: Path, tiny_recipe
 
 def test_two_processes_average_their_gradients(tmp_path: Path, tiny_recipe, teacher_cache: Path):
     recipe = tiny_recipe("static", steps=1, overrides=["objective.negatives=20"])
-    made = gather(recipe, tmp_path / "work", cache=teacher_cache)
-    student = start_student(recipe, made, tmp_path / "work")
-    trainer = Trainer(recipe, made.data, student, tmp_path / "train", key="k")
-    batches = trainer.load_batches()
-    losses = [trainer.loss_of(next(batches))[0] for _ in range(2)]
-    torch.stack(losses).mean().backward()
-    torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.train.clip)
-    trainer.optimizer.param_groups[0]["lr"] = recipe.train.table_rate
-    trainer.optimizer.step()
+    run = prepare(recipe, tmp_path / "work", cache=teacher_cache)
+    before, table = run.encoder.table.detach().clone(), run.encoder.table
+    optimizer = torch.optim.AdamW(run.task.parameter_groups(), lr=recipe.train.table_rate, betas=(0.9, 0.98))
+    for number, batch in enumerate(run.task.batches(start=0, stride=1, offset=0)):
+        if number == 2:
+            break
+        losses = run.task.losses(run.student, batch, step=0, autocast=nullcontext)
+        sum(weight * value / 2 for weight, value in losses.values()).backward()
+    torch.nn.utils.clip_grad_norm_(run.student.parameters(), recipe.train.clip)
+    optimizer.step()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "kdserve.cli", "distill", str(Path(recipe.data_dir) / "static-0-1-0.0.toml")]
     command += ["--out", str(tmp_path / "student"), "--cache", str(teacher_cache), "--set", "objective.negatives=20"]
     subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=200)
-    (table,) = load_file(tmp_path / "student" / "model.safetensors").values()
-    torch.testing.assert_close(table, student.table.detach(), atol=1e-5, rtol=0)
-    assert not torch.allclose(table, start_student(recipe, made, tmp_path / "work").table, atol=1e-4)
+    (averaged,) = load_file(tmp_path / "student" / "model.safetensors").values()
+    torch.testing.assert_close(averaged, table.detach(), atol=1e-5, rtol=0)
+    assert not torch.allclose(averaged, before, atol=1e-4)
 
 
 def test_the_solved_table_beats_chance_and_training_lowers_the_loss(tmp_path: Path, tiny_recipe, teacher_cache: Path):
     recipe = tiny_recipe("static", steps=24, overrides=["align.damping=1.0"])
-    made = gather(recipe, tmp_path / "work", cache=teacher_cache)
-    student = start_student(recipe, made, tmp_path / "work")
-    taught = np.flatnonzero(~made.corpus.held_out[made.corpus.source_of])
+    run = prepare(recipe, tmp_path / "work", cache=teacher_cache)
+    corpus, data = run.data.corpus, run.data
+    taught = np.flatnonzero(~corpus.held_out[corpus.source_of])
     with torch.no_grad():
-        solved = student(*made.data.tokens.padded(taught, wrap=False)).vectors_BD.numpy()
-    sources = made.corpus.source_of[taught]
-    found = (solved @ made.data.vectors.astype(np.float32).T).argmax(axis=1)
-    assert np.mean(found == made.data.row_of[sources]) > 0.5  # chance is 1 in 100
-    trainer = Trainer(recipe, made.data, student, tmp_path / "train", key="k")
-    trainer.run()
-    rows = [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()]
+        solved = run.encoder(*data.tokens.padded(taught, wrap=False)).vectors_BD.numpy()
+    sources = corpus.source_of[taught]
+    found = (solved @ data.vectors.astype(np.float32).T).argmax(axis=1)
+    assert np.mean(found == data.row_of[sources]) > 0.5  # chance is 1 in 100
+    run.train()
+    rows = [json.loads(line) for line in (run.work / "train" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 4, 8, 12, 16, 20, 24]
     assert rows[-1]["loss"] < rows[1]["loss"]
 

@@ -9,13 +9,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from kdserve import samples
-from kdserve.distill import distill
+from kdserve.distill import distill, prepare
 from kdserve.distill.growth import MAX_DIFFERENCE, grow, grow_student
 from kdserve.distill.guide import start_guide
 from kdserve.distill.ingredients import gather
 from kdserve.distill.reopen import open_student
 from kdserve.distill.start import start_student
-from kdserve.distill.training import Trainer
 from kdserve.errors import FolderError, RecipeError
 from kdserve.manifest import verify_folder, write_manifest
 from kdserve.recipe import StudentRecipe
@@ -83,8 +82,8 @@ def test_a_grown_student_trains_on_with_the_small_one_as_guide(
     student = start_student(recipe, made, tmp_path / "work")
     guide = start_guide(recipe, student, made.tokenizer, dim=384)
     assert [guide.weight_at(step) for step in (0, 2, 4, 8)] == [1.0, 0.5, 0.0, 0.0]
-    Trainer(recipe, made.data, student, tmp_path / "train", key="k", guide=guide).run()
-    rows = [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()]
+    prepare(recipe, tmp_path / "work", cache=teacher_cache).train()
+    rows = [json.loads(line) for line in (tmp_path / "work" / "train" / "log.jsonl").read_text().splitlines()]
     assert 0 < rows[1]["guide"] < 0.2
     assert "guide" not in rows[2]
     distill(recipe, tmp_path / "student", cache=teacher_cache)

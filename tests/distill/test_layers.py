@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdserve.distill import prepare
 from kdserve.distill.ingredients import gather
 from kdserve.distill.layers import attention_loss, pool_attention
 from kdserve.distill.start import start_layers, start_student
-from kdserve.distill.training import Trainer
 from kdserve.errors import RecipeError
 
 ALL = ["layers.map=[[0, 0], [1, 5]]", "layers.hidden=0.1", "layers.attention=1.0", "layers.relations=0.5"]
@@ -45,11 +45,9 @@ def test_words_that_one_tokenizer_lacks_are_left_out():
 
 def test_all_objectives_inside_the_body_fall_while_training(tmp_path: Path, tiny_recipe, teacher_cache: Path):
     recipe = tiny_recipe("transformer", steps=24, overrides=[*ALL, "objective.cosine=0.5", "train.body_rate=1e-3"])
-    made = gather(recipe, tmp_path / "work", cache=teacher_cache)
-    student = start_student(recipe, made, tmp_path / "work")
-    layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
-    Trainer(recipe, made.data, student, tmp_path / "train", key="k", layers=layers).run()
-    rows = [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()]
+    run = prepare(recipe, tmp_path / "work", cache=teacher_cache)
+    run.train()
+    rows = [json.loads(line) for line in (run.work / "train" / "log.jsonl").read_text().splitlines()]
     for name in ("attention", "relations", "hidden"):
         assert rows[-1][name] < rows[1][name], name
 
@@ -64,10 +62,8 @@ def test_the_projection_depends_on_the_seed_alone(tmp_path: Path, tiny_recipe, t
         ]
         inside = ["layers.map=[[0, 5]]", "layers.hidden=1.0", f"seed={seed}"]
         recipe = tiny_recipe("transformer", overrides=[*body, *inside])
-        made = gather(recipe, tmp_path / f"work-{seed}", cache=teacher_cache)
-        student = start_student(recipe, made, tmp_path / f"work-{seed}")
-        layers = start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
-        return layers.projection.weight.detach()
+        run = prepare(recipe, tmp_path / f"work-{seed}", cache=teacher_cache)
+        return run.task.beside["layers"].projection.weight.detach()
 
     assert torch.equal(project(1), project(1))
     assert not torch.equal(project(1), project(2))

@@ -11,14 +11,13 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from kdserve.distill import distill
+from kdserve.distill import distill, prepare
 from kdserve.distill.adopt import adopt_vocabulary, adopted_table
 from kdserve.distill.fold import keep_folded
 from kdserve.distill.ingredients import gather
 from kdserve.distill.live import LiveTeacher, Partners, state_loss
 from kdserve.distill.start import start_live, start_student
 from kdserve.distill.teacher import Teacher
-from kdserve.distill.training import Trainer
 from kdserve.distill.vocabulary import train_unigram
 from kdserve.errors import DataError, RecipeError
 from kdserve.recipe import Recipe
@@ -176,12 +175,10 @@ def test_training_beside_the_teacher_lowers_the_losses_and_leaves_the_table(
     tmp_path: Path, live_recipe, overrides: list[str], falling: list[str]
 ):
     recipe = live_recipe("train.body_rate=5e-4", *overrides, steps=40)
-    made = gather(recipe, tmp_path)
-    student = start_student(recipe, made, tmp_path)
-    before = student.table.detach().clone()
-    live = start_live(recipe, student, teacher=made.teacher)
-    Trainer(recipe, made.data, student, tmp_path / "train", key="k", live=live).run()
-    assert torch.equal(student.table, before)
+    run = prepare(recipe, tmp_path)
+    before = run.encoder.table.detach().clone()
+    run.train()
+    assert torch.equal(run.encoder.table, before)
     rows = [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()]
     for name in falling:
         assert rows[-1][name] < 0.9 * rows[1][name], name

@@ -16,11 +16,12 @@ from kdserve.distill.batches import TrainingData
 from kdserve.distill.classifier.head import Head, LabelledVectors, fit_head
 from kdserve.distill.classifier.labelled import NO_TEXTS, LabelledTexts, read_source, read_target, settle_labels
 from kdserve.distill.classifier.languages import language_lessons, start_language_student
-from kdserve.distill.classifier.student import ClassifierStudent, run_over
+from kdserve.distill.classifier.student import ClassifierStudent
+from kdserve.distill.classifier.task import HardTexts, Lessons
 from kdserve.distill.classifier.teachers import HeadTeacher, LabelTeacher, Scores, SequenceTeacher
-from kdserve.distill.classifier.training import HardTexts, Lessons
 from kdserve.distill.corpus import Corpus, digest_of
 from kdserve.distill.hardware import best_device
+from kdserve.distill.inference import embed_texts
 from kdserve.distill.ingredients import gather, gather_texts
 from kdserve.distill.layers import LayerDistillation
 from kdserve.distill.reopen import open_student, parent_students
@@ -28,7 +29,7 @@ from kdserve.distill.start import start_layers, start_student
 from kdserve.distill.student import StaticStudent, Student
 from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.tokens import TokenStore
-from kdserve.distill.validation import Validation
+from kdserve.distill.validation import held_out_pairs
 from kdserve.errors import RecipeError
 from kdserve.recipe import Recipe, recipe_record
 
@@ -72,14 +73,13 @@ def gather_classifier(
     hard = texts["labelled"] + texts["target"]
     known = teacher.score(texts["labelled"].texts)
     unknown = np.full((len(texts["target"]), len(labels)), np.nan, dtype=np.float16)
-    held_out = Validation(data.corpus, data.tokens, max_pairs=recipe.validation.max_pairs, seed=recipe.seed).pairs
     return ClassifierIngredients(
         tokenizer=tokenizer,
         data=data,
         student=ClassifierStudent(encoder, head, head_only=recipe.classifier.head_only),
         lessons=Lessons(
             labels=labels,
-            held_out=held_out,
+            held_out=held_out_pairs(corpus, recipe.validation, seed=recipe.seed),
             hard=HardTexts(
                 tokens=tokenize_texts(tokenizer, hard, recipe),
                 label_N=hard.numbers(labels),
@@ -145,14 +145,11 @@ def _fit_student_head(
     labels: tuple[str, ...],
 ) -> Head:
     """Train the head on the student's own vectors of the source language: the zero-shot classifier."""
-    device = torch.device(best_device())
-    encoder.to(device).eval()
+    encoder.to(best_device())
 
     def embed(part: LabelledTexts) -> LabelledVectors:
         tokens, numbers = tokenize_texts(tokenizer, part, recipe), np.arange(len(part))
-        vectors = run_over(
-            lambda ids, mask: encoder(ids, mask).vectors_BD, tokens, numbers, wrap=encoder.wraps, device=device
-        )
+        vectors = embed_texts(encoder, tokens, numbers)
         return LabelledVectors(vectors_ND=vectors, label_N=torch.from_numpy(part.numbers(labels)))
 
     development = embed(texts["development"]) if texts["development"] else None
@@ -186,7 +183,7 @@ def _start_encoder(
 
 def _gather_languages(recipe: Recipe, work: Path, progress: Progress) -> ClassifierIngredients:
     corpus, tokenizer, tokens = gather_texts(recipe, work, progress=progress)
-    lessons = language_lessons(corpus, tokens, recipe, progress=progress)
+    lessons = language_lessons(corpus, recipe, progress=progress)
     encoder, head = start_language_student(tokenizer, len(lessons.labels), recipe)
     return ClassifierIngredients(
         tokenizer=tokenizer,

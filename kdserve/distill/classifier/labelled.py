@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kdserve.distill.corpus import SOURCE
 from kdserve.distill.pairs import find_files
+from kdserve.distill.streams import Stream, random_stream
 from kdserve.errors import DataError
 from kdserve.recipe import DataRecipe, Recipe
 
@@ -126,7 +127,7 @@ def _few(texts: LabelledTexts, per_class: int, *, seed: int) -> LabelledTexts:
     """Draw `per_class` texts of each label."""
     seen: Counter[str] = Counter()
     kept = []
-    for row in np.random.default_rng([seed, 6]).permutation(len(texts)).tolist():
+    for row in random_stream(Stream.LABELS_PER_CLASS, seed).permutation(len(texts)).tolist():
         seen[texts.labels[row]] += 1
         if seen[texts.labels[row]] <= per_class:
             kept.append(row)

@@ -12,19 +12,19 @@ from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress
 from kdserve.distill.classifier.head import Head
-from kdserve.distill.classifier.training import Lessons
+from kdserve.distill.classifier.task import Lessons
 from kdserve.distill.corpus import SOURCE, Corpus, iter_texts
 from kdserve.distill.overlap import comparison_form
 from kdserve.distill.pairs import hash_text
+from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.student import StaticStudent
-from kdserve.distill.tokens import TokenStore
-from kdserve.distill.validation import Validation
+from kdserve.distill.validation import held_out_pairs
 from kdserve.recipe import Recipe
 
 _DEVIATION = 0.1
 
 
-def language_lessons(corpus: Corpus, tokens: TokenStore, recipe: Recipe, *, progress: Progress) -> Lessons:
+def language_lessons(corpus: Corpus, recipe: Recipe, *, progress: Progress) -> Lessons:
     """Label every text by its language.
 
     The held-out texts are translations of held-out sources, and such sources themselves. What also occurs among the
@@ -35,9 +35,9 @@ def language_lessons(corpus: Corpus, tokens: TokenStore, recipe: Recipe, *, prog
     label_of = np.concatenate(
         [number_of[corpus.language_of], np.full(len(corpus.sources), labels.index(SOURCE))]
     ).astype(np.int64)
-    pairs = Validation(corpus, tokens, max_pairs=recipe.validation.max_pairs, seed=recipe.seed).pairs
+    pairs = held_out_pairs(corpus, recipe.validation, seed=recipe.seed)
     sources = np.unique(corpus.source_of[pairs]).astype(np.int64)
-    drawn = np.random.default_rng([recipe.seed, 8]).permutation(sources)[: 5 * recipe.validation.max_pairs]
+    drawn = random_stream(Stream.HELD_OUT_SOURCES, recipe.seed).permutation(sources)[: 5 * recipe.validation.max_pairs]
     held_out = np.concatenate([pairs, np.sort(drawn) + len(corpus.source_of)])
     return Lessons(labels=labels, held_out=held_out[_unseen(corpus, held_out, progress)], label_of=label_of)
 

@@ -1,25 +1,20 @@
 """A student with a head: from token ids to the logits of labels.
 
-Letters: B batch, T tokens, N texts, D width of the embedding, K labels.
+Letters: B batch, T tokens, D width of the embedding, K labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kdserve.distill.classifier.head import Head
 from kdserve.distill.student import Student
-from kdserve.distill.tokens import TokenStore
 
 HEAD_NAME = "head.safetensors"
-_BATCH = 256
 
 
 class ClassifierStudent(nn.Module):
@@ -50,21 +45,3 @@ class ClassifierStudent(nn.Module):
         """Write the head beside the student: `weight` (K, D) and `bias` (K,)."""
         weight, bias = (part.detach().cpu().contiguous() for part in (self.head.weight, self.head.bias))
         save_file({"weight": weight, "bias": bias}, folder / HEAD_NAME)
-
-
-@torch.no_grad()
-def run_over(
-    forward: Callable[[Tensor, Tensor], Tensor],
-    tokens: TokenStore,
-    texts: npt.NDArray[np.int64],
-    *,
-    wrap: bool,
-    device: torch.device,
-) -> Tensor:
-    """Return what `forward` gives for each of these texts, in their order, on the CPU."""
-    order = np.argsort(tokens.lengths[texts], kind="stable")
-    parts = []
-    for begin in range(0, len(order), _BATCH):
-        ids, mask = tokens.padded(texts[order[begin : begin + _BATCH]], wrap=wrap)
-        parts.append(forward(ids.to(device), mask.to(device)).float().cpu())
-    return torch.cat(parts)[torch.from_numpy(np.argsort(order))]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from kdserve import samples
-from kdserve.distill import distill
+from kdserve.distill import distill, prepare
 from kdserve.distill.classifier.head import LabelledVectors, fit_head
-from kdserve.distill.classifier.ingredients import gather_classifier, start_label_layers
+from kdserve.distill.classifier.task import NO_LABEL
 from kdserve.distill.classifier.teachers import SequenceTeacher
-from kdserve.distill.classifier.training import NO_LABEL, ClassifierTrainer
 from kdserve.distill.objectives import soft_label_loss
 from kdserve.distill.teacher import find_teacher
+from kdserve.distill.training import Trainer
 from kdserve.errors import DataError, FolderError, RecipeError
 from kdserve.manifest import verify_folder
 from kdserve.recipe import load_recipe
@@ -66,32 +67,25 @@ def test_every_mode_makes_a_student_with_a_head(tmp_path: Path, classifier_recip
 
 def test_batches_mix_soft_and_hard_labels_and_depend_on_seed_and_step(tmp_path: Path, classifier_recipe, teacher_cache):
     recipe = classifier_recipe("supervised", overrides=["classifier.label_share=0.25"])
-    made = gather_classifier(recipe, tmp_path / "work", cache=teacher_cache)
-
-    def batches(step: int):
-        trainer = ClassifierTrainer(recipe, made.data, made.student, tmp_path / "t", key="k", lessons=made.lessons)
-        trainer.step = step
-        return trainer, trainer.load_batches()
-
-    trainer, first = batches(0)
+    run = prepare(recipe, tmp_path / "work", cache=teacher_cache)
+    first = run.task.batches(start=0, stride=1, offset=0)
     drawn = [next(first) for _ in range(3)]
-    again = next(batches(2)[1])
+    again = next(run.task.batches(start=2, stride=1, offset=0))
     assert torch.equal(drawn[2].ids_BT, again.ids_BT)
     assert torch.equal(drawn[2].label_B, again.label_B)
     batch = drawn[0]
     assert ((batch.label_B != NO_LABEL).sum(), len(batch.label_B)) == (4, 16)
-    assert not batch.teacher_BK[:12].isnan().any()
-    loss, parts = trainer.loss_of(batch)
-    assert loss.item() == pytest.approx((0.5 * parts["soft"] + 0.5 * parts["hard"]).item())
+    assert not batch.teacher_BD[:12].isnan().any()
+    losses = run.task.losses(run.student, batch, step=0, autocast=nullcontext)
+    assert {name: weight for name, (weight, _) in losses.items()} == {"soft": 0.5, "hard": 0.5}
 
 
 def test_head_only_leaves_the_body_alone(tmp_path: Path, classifier_recipe, teacher_cache: Path):
     recipe = classifier_recipe(overrides=["classifier.head_only=true"])
-    made = gather_classifier(recipe, tmp_path / "work", cache=teacher_cache)
-    before = {name: value.clone() for name, value in made.student.state_dict().items()}
-    trainer = ClassifierTrainer(recipe, made.data, made.student, tmp_path / "train", key="k", lessons=made.lessons)
-    trainer.run()
-    last = load_file(tmp_path / "train" / "last.safetensors")
+    run = prepare(recipe, tmp_path / "work", cache=teacher_cache)
+    before = {name: value.clone() for name, value in run.student.state_dict().items()}
+    run.train()
+    last = load_file(run.work / "train" / "last.safetensors")
     assert torch.equal(last["student.encoder.table"], before["encoder.table"])
     assert not torch.equal(last["student.head.weight"], before["head.weight"])
 
@@ -102,10 +96,7 @@ def test_a_killed_classifier_run_goes_on_to_the_same_weights(tmp_path: Path, cla
     for stops in ((8,), (4, 8)):
         folder = tmp_path / str(len(stops))
         for stop in stops:
-            made = gather_classifier(recipe, folder, cache=teacher_cache)
-            trainer = ClassifierTrainer(
-                recipe, made.data, made.student, folder / "train", key="k", lessons=made.lessons
-            )
+            trainer = prepare(recipe, folder, cache=teacher_cache).trainer()
             if stop < recipe.train.steps:
                 trainer._save = _stop_after(trainer, stop)
                 with pytest.raises(KeyboardInterrupt):
@@ -116,11 +107,11 @@ def test_a_killed_classifier_run_goes_on_to_the_same_weights(tmp_path: Path, cla
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def _stop_after(trainer: ClassifierTrainer, stop: int):
+def _stop_after(trainer: Trainer, stop: int):
     save = trainer._save
 
-    def save_and_stop(name: str) -> None:
-        save(name)
+    def save_and_stop() -> None:
+        save()
         if trainer.step == stop:
             raise KeyboardInterrupt
 
@@ -164,15 +155,12 @@ def test_a_classifier_learns_inside_the_body_too(
         teacher += [f"classifier.teacher={sequence_folder}"]
     overrides = ["family=transformer", "student.layers=[0, 5]", "train.body_rate=1e-3", "train.steps=16"]
     recipe = classifier_recipe(overrides=[*overrides, *inside, *teacher])
-    made = gather_classifier(recipe, tmp_path / "work", cache=teacher_cache if kind == "head" else tmp_path)
-    layers = start_label_layers(recipe, made)
-    ClassifierTrainer(
-        recipe, made.data, made.student, tmp_path / "train", key="k", lessons=made.lessons, layers=layers
-    ).run()
-    rows = [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()]
+    run = prepare(recipe, tmp_path / "work", cache=teacher_cache if kind == "head" else tmp_path)
+    run.train()
+    rows = [json.loads(line) for line in (run.work / "train" / "log.jsonl").read_text().splitlines()]
     for name in ("hidden", "attention", "relations"):
         assert rows[-1][name] < rows[1][name], name
-    kept = load_file(tmp_path / "train" / "last.safetensors")
+    kept = load_file(run.work / "train" / "last.safetensors")
     assert ("layers.projection.weight" in kept) == (kind == "sequence")
 
 

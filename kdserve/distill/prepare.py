@@ -1,0 +1,74 @@
+"""From a recipe to its run: texts, teacher and student are gathered, and the task is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.card import Outcome, write_card
+from kdserve.distill.classifier import prepare_classifier
+from kdserve.distill.embedding import EmbeddingTask
+from kdserve.distill.fold import keep_folded
+from kdserve.distill.guide import Guide, start_guide
+from kdserve.distill.hardware import processes
+from kdserve.distill.ingredients import Ingredients, gather
+from kdserve.distill.reopen import parent_students
+from kdserve.distill.run import Run
+from kdserve.distill.start import start_layers, start_live, start_student
+from kdserve.distill.student import Student, TransformerStudent
+from kdserve.distill.validation import TranslationValidator
+from kdserve.distill.vocabulary import measure_coverage, sentences_by_language
+from kdserve.recipe import Recipe
+
+
+def prepare(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Run:
+    """Make everything below `work` that the recipe's training takes, or open what stands there.
+
+    `cache` (default: inside `work`) keeps the teacher's vectors for other runs. Of several processes the first one
+    makes what the others then open.
+
+    Raises:
+        KdserveError: see the rooms.
+    """
+    make = prepare_classifier if recipe.classifier.mode else _prepare_embedder
+    work.mkdir(parents=True, exist_ok=True)
+    return make(recipe, work, cache, progress)
+
+
+def run_embedder(recipe: Recipe, made: Ingredients, student: Student, work: Path, *, guide: Guide | None = None) -> Run:
+    """Return the run that trains this student; without a `guide`, the recipe's own one guides it, if it names one."""
+    task = EmbeddingTask(
+        recipe,
+        made.data,
+        student,
+        TranslationValidator(made.corpus, made.data.tokens, recipe.validation, seed=recipe.seed),
+        layers=start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus),
+        guide=guide or start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim),
+        live=live,
+    )
+
+    def write_own(outcome: Outcome, folder: Path) -> None:
+        texts = sentences_by_language(made.corpus, most=500, seed=recipe.seed)
+        write_card(outcome, measure_coverage(made.tokenizer, texts), folder / "README.md")
+
+    return Run(
+        recipe=recipe,
+        work=work,
+        key=made.run_key(recipe),
+        task=task,
+        encoder=student,
+        tokenizer=made.tokenizer,
+        data=made.data,
+        dim=made.teacher.dim,
+        parents={"teacher": made.teacher.fingerprint, **parent_students(recipe)},
+        write_own=write_own,
+        measure="held-out translation accuracy",
+        prompts=made.teacher.prompts if recipe.targets.live else ("", ""),
+    )
+
+
+def _prepare_embedder(recipe: Recipe, work: Path, cache: Path | None, progress: Progress) -> Run:
+    with processes().main_process_first():  # it makes what the others then open
+        made = gather(recipe, work, cache=cache, progress=progress)
+    student = start_student(recipe, made, work, progress=progress)
+    return run_embedder(recipe, made, student, work, progress=progress)

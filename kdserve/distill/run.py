@@ -1,0 +1,112 @@
+"""A run: a student before its first step and all that its training takes; then the folder of what came out.
+
+Every task goes this one road. What is a task's own stands in its `Task` and in the fields of its `Run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from torch import nn
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.batches import TrainingData
+from kdserve.distill.card import Outcome, count_pairs, draw_curve
+from kdserve.distill.corpus import SOURCE
+from kdserve.distill.student import Student, save_student
+from kdserve.distill.task import Task
+from kdserve.distill.training import Trainer
+from kdserve.manifest import staged_folder, write_manifest
+from kdserve.recipe import Recipe, recipe_record
+
+WriteOwn = Callable[[Outcome, Path], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """All that a recipe's training takes.
+
+    `encoder` is the embedding part of what the task trains, `parents` the fingerprints of its teacher and of the
+    students that it goes on from, `key` says what a checkpoint depends on. `write_own` writes what only this task has
+    into the student's folder: its card, a head. `measure` says what the accuracy is the share of.
+    """
+
+    recipe: Recipe
+    work: Path
+    key: str
+    task: Task
+    encoder: Student
+    tokenizer: Tokenizer
+    data: TrainingData
+    dim: int
+    parents: Mapping[str, str]
+    write_own: WriteOwn
+    measure: str
+    labels: tuple[str, ...] = ()
+    prompts: tuple[str, str] = ("", "")
+
+    @property
+    def student(self) -> nn.Module:
+        """What is trained."""
+        return self.task.student
+
+    def trainer(self) -> Trainer:
+        """Return the loop around the task; its checkpoints and its log lie in `work`/train."""
+        recipe = self.recipe
+        return Trainer(
+            self.task,
+            recipe.train,
+            self.work / "train",
+            key=self.key,
+            seed=recipe.seed,
+            starts_trained=bool(recipe.student.start),
+        )
+
+    def train(self, *, progress: Progress = no_progress) -> Outcome:
+        """Train to the last step, going on where a run before was stopped; the student keeps the best weights.
+
+        Raises:
+            TrainingError: the loss is NaN or the student is of no use; says at which step.
+        """
+        trainer = self.trainer()
+        accuracy = trainer.run(progress=progress)
+        trainer.accelerator.wait_for_everyone()
+        corpus = self.data.corpus
+        return Outcome(
+            recipe=self.recipe,
+            accuracy=accuracy,
+            best_step=trainer.best_step,
+            num_pairs=count_pairs(corpus),
+            domains=corpus.domains,
+        )
+
+    def save(self, outcome: Outcome, out: Path) -> None:
+        """Write the student's folder, whole or not at all."""
+        recipe, corpus = self.recipe, self.data.corpus
+        languages = recipe.languages or tuple(language for language in corpus.languages if language)
+        with staged_folder(out) as folder:
+            encoder, most = self.encoder.cpu(), recipe.student.max_tokens
+            save_student(encoder, self.tokenizer, folder, max_tokens=most, prompts=self.prompts)
+            draw_curve(self.work / "train" / "log.jsonl", folder / "curve.png", title=recipe.name, measure=self.measure)
+            self.write_own(outcome, folder)
+            accuracy = {"languages": outcome.accuracy.by_language, "domains": outcome.accuracy.by_domain}
+            write_manifest(
+                folder,
+                kind="student",
+                parents=dict(self.parents),
+                settings={
+                    "family": recipe.family,
+                    "name": recipe.name,
+                    "dim": self.dim,
+                    "max_tokens": recipe.student.max_tokens,
+                    "languages": sorted({SOURCE, *languages}),
+                    "weak_languages": sorted(recipe.weak_languages),
+                    "table_bits": recipe.student.table_bits,
+                    "recipe": recipe_record(recipe),
+                    "accuracy": accuracy,
+                    **({"labels": list(self.labels)} if self.labels else {}),
+                },
+            )
