@@ -17,18 +17,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.corpus import digest_of
-from kdserve.distill.hardware import supports_bf16
+from kdserve.distill.hardware import processes, supports_bf16
 from kdserve.distill.ingredients import Ingredients
 from kdserve.distill.live import LiveTeacher
 from kdserve.distill.sampling import make_sampler
+from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.student import TransformerStudent
 from kdserve.errors import RecipeError
 from kdserve.recipe import Recipe
@@ -54,7 +53,7 @@ def keep_folded(
     body = [recipe.student.layers, recipe.student.max_tokens, recipe.layers.map, recipe.align.fold_texts, recipe.seed]
     key = digest_of(shares, body, made.teacher.fingerprint, made.data.tokens.key)
     path = work / f"folded-{key[:16]}.safetensors"
-    with PartialState().main_process_first():  # the first solves what the others then open
+    with processes().main_process_first():  # the first solves what the others then open
         if not path.is_file():
             fold_layers(student, live, _draw_batches(recipe, made), progress=progress)
             partial = path.with_suffix(".partial")
@@ -66,7 +65,7 @@ def keep_folded(
 def _draw_batches(recipe: Recipe, made: Ingredients) -> list[Batch]:
     tokens, train = made.data.tokens, replace(recipe.train, batch_size=_BATCH)
     sampler = make_sampler(made.corpus, tokens.lengths, train, seed=recipe.seed)
-    rng, batches = np.random.default_rng([recipe.seed, 10]), []
+    rng, batches = random_stream(Stream.FOLDED_TEXTS, recipe.seed), []
     for texts in islice(sampler.batches(start=0), -(-recipe.align.fold_texts // _BATCH)):
         queries = rng.random(len(texts)) < recipe.targets.queries
         batches.append(tokens.padded(texts, wrap=True, queries_B=queries))

@@ -35,8 +35,19 @@ def prepare(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: 
     return make(recipe, work, cache, progress)
 
 
-def run_embedder(recipe: Recipe, made: Ingredients, student: Student, work: Path, *, guide: Guide | None = None) -> Run:
+def run_embedder(
+    recipe: Recipe,
+    made: Ingredients,
+    student: Student,
+    work: Path,
+    *,
+    guide: Guide | None = None,
+    progress: Progress = no_progress,
+) -> Run:
     """Return the run that trains this student; without a `guide`, the recipe's own one guides it, if it names one."""
+    live = start_live(recipe, student, teacher=made.teacher)
+    if live and recipe.align.fold_texts and isinstance(student, TransformerStudent):
+        keep_folded(recipe, made, student, live, work, progress=progress)
     task = EmbeddingTask(
         recipe,
         made.data,

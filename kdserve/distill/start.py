@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -22,7 +21,7 @@ from kdserve.distill.adopt import adopted_table
 from kdserve.distill.bodies import copy_special_rows, draw_body, take_body, teacher_dense, teacher_input_table
 from kdserve.distill.corpus import Corpus
 from kdserve.distill.guide import require_dim
-from kdserve.distill.hardware import best_device
+from kdserve.distill.hardware import best_device, processes
 from kdserve.distill.ingredients import Ingredients, solves_vectors
 from kdserve.distill.inherit import encode_sources, settle_body, teacher_rows
 from kdserve.distill.layers import LayerDistillation, TeacherBody
@@ -94,7 +93,7 @@ def _go_on(recipe: Recipe, made: Ingredients) -> Student:
 
 def _keep_table(recipe: Recipe, made: Ingredients, work: Path, progress: Progress) -> Tensor:
     path = work / f"table-{made.table_key(recipe)[:16]}.safetensors"
-    with PartialState().main_process_first():  # the first solves what the others then open
+    with processes().main_process_first():  # the first solves what the others then open
         if not path.is_file():
             partial = path.with_suffix(".partial")
             save_file({"table": _solve_table(recipe, made, progress)}, partial)

@@ -19,8 +19,9 @@ class Stream(IntEnum):
     NEGATIVES = 7
     TOKEN_SPLITS = 8
     PARTNERS = 9
-    LABELLED_TEXTS = 10
-    HELD_OUT_SOURCES = 11
+    FOLDED_TEXTS = 10
+    LABELLED_TEXTS = 11
+    HELD_OUT_SOURCES = 12
 
 
 def random_stream(stream: Stream, seed: int, *numbers: int) -> np.random.Generator:
