@@ -62,7 +62,8 @@ interop: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-interop/ready
 	KDSERVE_NODE_MODULES=$(CURDIR)/$(VENV)-interop/node_modules $(BIN)/python -m pytest --no-skips tests/edge/test_interop.py
 
 cluster: $(VENV)-cluster/ready
-	$(VENV)-cluster/bin/python -m pytest --no-skips tests/search/test_cluster.py tests/search/test_milvus.py
+	$(VENV)-cluster/bin/python -m pytest --no-skips tests/search/test_cluster.py tests/search/test_milvus.py \
+		tests/serve/test_ray.py
 
 adapters: $(VENV)-clients/ready
 	$(VENV)-clients/bin/python -m pytest --no-skips tests/adapters
@@ -85,7 +86,7 @@ $(VENV)-optimum/ready: pyproject.toml
 $(VENV)-cluster/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-cluster
 	$(VENV)-cluster/bin/pip install --quiet --upgrade pip
-	$(VENV)-cluster/bin/pip install --quiet -e ".[cpu,search,cli,parquet,cluster,milvus]" "pytest>=8.4" "hypothesis>=6.130"
+	$(VENV)-cluster/bin/pip install --quiet -e ".[cpu,search,cli,serve,parquet,cluster,milvus]" "pytest>=8.4" "hypothesis>=6.130"
 	touch $@
 
 $(VENV)-clients/ready: pyproject.toml Makefile
