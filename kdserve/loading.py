@@ -10,9 +10,9 @@ from kdserve.errors import FolderError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME, kind_of
 from kdserve.runtime.published import published_names
 
-PACKAGED_TEACHERS = ("all-MiniLM-L6-v2", "multilingual-e5-small")
-"""Teachers whose weights come as a Python package."""
-DEFAULT_TEACHER = PACKAGED_TEACHERS[0]
+DEFAULT_TEACHER = "all-MiniLM-L6-v2"
+PACKAGED_TEACHERS: dict[str, tuple[str, ...]] = {DEFAULT_TEACHER: ("en",), "multilingual-e5-small": ()}
+"""Teachers whose weights come as a Python package, and their languages; none: more than can be listed."""
 Device = Literal["cpu", "cuda"]
 Origin = Literal["bundle", "sentence-transformers"]
 

@@ -67,7 +67,7 @@ def export(
     """Turn a student into a verified ONNX bundle; refuse when any language loses more than the floor allows."""
     from kdserve.cli.console import print_json, progress_bars, say
     from kdserve.export import ExportSettings, export_bundle, is_classifier, parse_precision, read_gate_texts
-    from kdserve.loading import find_student
+    from kdserve.loading import PACKAGED_TEACHERS, find_student
 
     if exporter == "optimum" and optimum_python is None:
         raise typer.BadParameter("name the Python of an environment with optimum-onnx", param_hint="--optimum-python")
@@ -75,7 +75,7 @@ def export(
         precision=parse_precision(precision),
         min_mean_cosine=floor,
         max_retrieval_loss=max_retrieval_loss,
-        languages=tuple(code for code in languages.split(",") if code),
+        languages=tuple(code for code in languages.split(",") if code) or PACKAGED_TEACHERS.get(student, ()),
         name="" if Path(student).is_dir() else student,
         optimum_python=optimum_python if exporter == "optimum" else None,
     )

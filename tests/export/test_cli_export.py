@@ -54,6 +54,7 @@ def test_a_packaged_teacher_is_exported_by_its_name(app: typer.Typer, tmp_path: 
     arguments = ["export", "all-MiniLM-L6-v2", "--out", str(tmp_path / "bundle"), "--texts", str(tmp_path / "texts")]
     CliRunner().invoke(app, [*arguments, "--precision", "fp32"], catch_exceptions=False)
     assert read_manifest(tmp_path / "bundle", kind="bundle").settings["name"] == "all-MiniLM-L6-v2"
+    assert read_manifest(tmp_path / "bundle", kind="bundle").settings["languages"] == ["en"]
 
 
 def test_a_published_bundle_is_no_student(app: typer.Typer, tmp_path: Path) -> None:
