@@ -38,7 +38,7 @@ from kdserve.distill.inference import run_over
 from kdserve.distill.pairs import find_files
 from kdserve.distill.training import Trainer
 from kdserve.evaluate import ClassificationFigures, measure_classification
-from kdserve.manifest import read_manifest
+from kdserve.model_settings import read_student_settings
 from kdserve.recipe import DataRecipe, Recipe, load_recipe
 
 RECIPES = Path(__file__).parent.parent / "examples" / "recipes"
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--all-sources", action="store_true")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
-    name = read_manifest(options.student, kind="student").settings["name"]
+    name = read_student_settings(options.student).name
     figures: dict[str, dict[str, Figures]] = {}
     for task in options.tasks.split(","):
         figures[task] = {}
@@ -105,13 +105,13 @@ def run(task: str, options: argparse.Namespace, overrides: Sequence[str]) -> tup
 
 def open_recipe(task: str, options: argparse.Namespace, overrides: Sequence[str]) -> Recipe:
     """Read the task's recipe with this student and data; sentiment gets labels for other languages."""
-    student = read_manifest(options.student, kind="student").settings
+    student = read_student_settings(options.student)
     settings = [
         f"data_dir={options.data.resolve()}",
         f"student.start={options.student.resolve()}",
-        f"family={student['family']}",
-        f"student.max_tokens={student['max_tokens']}",
-        f"languages={json.dumps([code for code in student['languages'] if code != SOURCE])}",
+        f"family={student.family}",
+        f"student.max_tokens={student.max_tokens}",
+        f"languages={json.dumps([code for code in student.languages if code != SOURCE])}",
     ]
     if task == "sentiment":
         settings.append(f"classifier.target={project_labels(options.data, options.work)}")

@@ -1,4 +1,4 @@
-"""From TOML to typed dataclasses, strictly: an error names the dotted key and the file."""
+"""From TOML or JSON to typed dataclasses, strictly: an error names the dotted key and the file."""
 
 from __future__ import annotations
 
@@ -83,6 +83,8 @@ def require(section: object, **ranges: str) -> None:
 
 
 def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
+    if hint is Any:
+        return value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         if value is None and NoneType in arguments:
@@ -105,7 +107,7 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
         if not isinstance(value, list):
             raise RecipeError(f"{where}: {key} must be a list")
         return tuple(_convert(arguments[0], item, where=where, key=f"{key}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise RecipeError(f"{where}: {key} must be a table")
         return {name: _convert(arguments[1], item, where=where, key=f"{key}.{name}") for name, item in value.items()}

@@ -12,7 +12,7 @@ apart.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from kdserve.distill.reopen import open_student
 from kdserve.distill.student import TransformerStudent, save_student
 from kdserve.distill.vocabulary import read_vocabulary
 from kdserve.errors import FolderError, RecipeError
-from kdserve.manifest import staged_folder, verify_folder, write_manifest
+from kdserve.manifest import staged_folder, write_manifest
+from kdserve.model_settings import verify_student
 from kdserve.recipe import BodyRecipe, StudentRecipe
 
 MAX_DIFFERENCE = 1e-5
@@ -47,31 +48,27 @@ def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> 
         FolderError: no transformer student over BERT layers, or one that does not keep its vectors.
         RecipeError: fewer layers, or a width that is no multiple of the student's.
     """
-    manifest = verify_folder(folder, kind="student")
-    if "labels" in manifest.settings:
+    manifest, settings = verify_student(folder)
+    if settings.labels:
         raise FolderError(f"{folder} is a classifier; grow the student that it started from, and distil it again")
-    try:
-        name = str(manifest.settings["name"])
-        settings = StudentRecipe(max_tokens=manifest.settings["max_tokens"], table_bits=manifest.settings["table_bits"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FolderError(f"{folder} has settings that are no student's ({error}); distil it again") from error
-    student, tokenizer = open_student(folder, settings), read_vocabulary(folder, key="STUDENT")
+    recipe = StudentRecipe(max_tokens=settings.max_tokens, table_bits=settings.table_bits)
+    student, tokenizer = open_student(folder, recipe), read_vocabulary(folder, key="STUDENT")
     if not isinstance(student, TransformerStudent) or student.body.config.model_type != "bert":
         raise FolderError(f"{folder} is no transformer over BERT layers; only those can be grown")
     size = _size(student)
     layers, width = layers or size.layers, width or size.width
-    grown = grow_student(student, settings, layers=layers, width=width, seed=seed)
+    grown = grow_student(student, recipe, layers=layers, width=width, seed=seed)
     growth = Growth(before=size, after=_size(grown), max_difference=_difference(student, grown, tokenizer))
     if not growth.max_difference < MAX_DIFFERENCE:
         raise FolderError(f"{folder} would change by {growth.max_difference:.1e} as it grows; it cannot be grown")
     with staged_folder(out) as staging:
         save_student(grown, tokenizer, staging, max_tokens=settings.max_tokens)
-        (staging / "README.md").write_text(_card(name, growth), encoding="utf-8")
+        (staging / "README.md").write_text(_card(settings.name, growth), encoding="utf-8")
         write_manifest(
             staging,
             kind="student",
             parents={**manifest.parents, "student": manifest.fingerprint},
-            settings={**manifest.settings, "grown": {"layers": layers, "width": width}},
+            settings=replace(settings, grown={"layers": layers, "width": width}).to_json(),
         )
     return growth
 

@@ -21,6 +21,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from kdserve.errors import FolderError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME, hash_file, staged_folder, write_manifest
+from kdserve.model_settings import StudentSettings
 
 MULTILINGUAL_TEACHER = "multilingual-e5-small"
 _WEIGHTS = "e5-small-q4.bin"
@@ -83,15 +84,15 @@ def _unpack(weights: Path, target: Path, sha256: str) -> None:
             folder,
             kind="student",
             parents={"weights": sha256},
-            settings={
-                "family": "transformer",
-                "name": MULTILINGUAL_TEACHER,
-                "dim": packed.hidden,
-                "max_tokens": _MAX_TOKENS,
-                "languages": [],
-                "weak_languages": [],
-                "table_bits": 4,
-            },
+            settings=StudentSettings(
+                name=MULTILINGUAL_TEACHER,
+                family="transformer",
+                dim=packed.hidden,
+                max_tokens=_MAX_TOKENS,
+                languages=(),
+                weak_languages=(),
+                table_bits=4,
+            ).to_json(),
         )
 
 

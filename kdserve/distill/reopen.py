@@ -6,8 +6,8 @@ from pathlib import Path
 
 from kdserve.distill.bodies import ready_for_training, require_positions
 from kdserve.distill.student import StaticStudent, Student, TransformerStudent
-from kdserve.errors import FolderError
-from kdserve.manifest import read_manifest, verify_folder
+from kdserve.manifest import read_manifest
+from kdserve.model_settings import verify_student
 from kdserve.modules import read_modules
 from kdserve.quiet import quiet_transformers
 from kdserve.recipe import Recipe, StudentRecipe
@@ -36,9 +36,7 @@ def open_student(folder: Path, settings: StudentRecipe) -> Student:
     """
     from sentence_transformers import SentenceTransformer
 
-    family = verify_folder(folder, kind="student").settings.get("family")
-    if family not in ("static", "transformer"):
-        raise FolderError(f"{folder} is of family {family!r}, which is none of a student's; distil it again")
+    family = verify_student(folder)[1].family
     read_modules(folder)
     with quiet_transformers():
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)

@@ -20,6 +20,7 @@ from kdserve.distill.student import Student, save_student
 from kdserve.distill.task import Task
 from kdserve.distill.training import Trainer
 from kdserve.manifest import staged_folder, write_manifest
+from kdserve.model_settings import StudentSettings
 from kdserve.recipe import Recipe, recipe_record
 
 WriteOwn = Callable[[Outcome, Path], None]
@@ -97,16 +98,16 @@ class Run:
                 folder,
                 kind="student",
                 parents=dict(self.parents),
-                settings={
-                    "family": recipe.family,
-                    "name": recipe.name,
-                    "dim": self.dim,
-                    "max_tokens": recipe.student.max_tokens,
-                    "languages": sorted({SOURCE, *languages}),
-                    "weak_languages": sorted(recipe.weak_languages),
-                    "table_bits": recipe.student.table_bits,
-                    "recipe": recipe_record(recipe),
-                    "accuracy": accuracy,
-                    **({"labels": list(self.labels)} if self.labels else {}),
-                },
+                settings=StudentSettings(
+                    name=recipe.name,
+                    family=recipe.family,
+                    dim=self.dim,
+                    max_tokens=most,
+                    languages=tuple(sorted({SOURCE, *languages})),
+                    weak_languages=tuple(sorted(recipe.weak_languages)),
+                    table_bits=recipe.student.table_bits,
+                    labels=self.labels,
+                    recipe=recipe_record(recipe),
+                    accuracy=accuracy,
+                ).to_json(),
             )

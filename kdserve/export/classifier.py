@@ -28,7 +28,8 @@ from kdserve.export.settings import AUTO, ExportSettings, Precision
 from kdserve.export.student import Student, read_student
 from kdserve.export.texts import GateTexts, sample_gate_texts
 from kdserve.export.weights import StaticWeights
-from kdserve.manifest import MANIFEST_NAME, read_manifest, staged_folder, write_manifest
+from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
+from kdserve.model_settings import read_student_settings
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
 from kdserve.runtime.classifier import Classifier, ClassifierSettings, Probabilities
 
@@ -59,7 +60,7 @@ class _Head:
 
 def is_classifier(folder: Path) -> bool:
     """Say whether a student's folder is that of a classifier."""
-    return (folder / MANIFEST_NAME).is_file() and "labels" in read_manifest(folder, kind="student").settings
+    return (folder / MANIFEST_NAME).is_file() and bool(read_student_settings(folder).labels)
 
 
 def export_classifier(
@@ -131,6 +132,8 @@ def add_head(
 
 def _read_head(student: Student) -> _Head:
     path, labels = student.folder / HEAD_NAME, student.labels
+    if len(labels) < 2:
+        raise FolderError(f"{student.folder} has {len(labels)} labels; a classifier needs two or more, distil it again")
     try:
         tensors = load_file(path)
         weight, bias = tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32)

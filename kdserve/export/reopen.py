@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,10 @@ from kdserve.export.classifier import HEAD_NAME
 from kdserve.export.table import BLOCK
 from kdserve.export.weights import Array
 from kdserve.json_files import read_object
-from kdserve.manifest import MANIFEST_NAME, Manifest, kind_of, staged_folder, verify_folder, write_manifest
-from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
+from kdserve.manifest import MANIFEST_NAME, kind_of, staged_folder, verify_folder, write_manifest
+from kdserve.model_settings import StudentSettings
+from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME, BundleSettings
+from kdserve.runtime.classifier import ClassifierSettings
 
 _LEFT = {
     **dict.fromkeys(("query", "key", "value"), "attention_input"),
@@ -38,7 +40,7 @@ _LEFT = {
     "down": "down_input",
 }
 _NORMS = {"attention_norm": "attention", "output_norm": "output"}
-_BIT_WIDTHS = {"uint8": 4, "int8": 8}
+_BIT_WIDTHS: Mapping[str, Literal[4, 8]] = {"uint8": 4, "int8": 8}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,13 +58,15 @@ def reopen_bundle(bundle: Path, out: Path) -> None:
     Raises:
         FolderError: the bundle is damaged or of another family, or `out` exists.
     """
-    manifest = verify_folder(bundle, kind="classifier" if kind_of(bundle) == "classifier" else "bundle")
+    classifies = kind_of(bundle) == "classifier"
+    manifest = verify_folder(bundle, kind="classifier" if classifies else "bundle")
+    settings = (ClassifierSettings if classifies else BundleSettings).from_manifest(manifest, bundle)
     constants = _read_constants(bundle / MODEL_NAME)
     with staged_folder(out) as folder:
         shutil.copytree(bundle, folder, dirs_exist_ok=True, ignore=_left_behind)
         try:
             table = _table(constants)
-            if manifest.settings["family"] == "static":
+            if settings.family == "static":
                 tensors = {"embedding.weight": table}
                 _write_json(
                     folder / "modules.json", [_module("StaticEmbedding", ""), _module("Normalize", "1_Normalize")]
@@ -70,15 +74,30 @@ def reopen_bundle(bundle: Path, out: Path) -> None:
             else:
                 tensors = _body(table, constants, read_object(folder / "config.json"))
             save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-            if "labels" in manifest.settings:
+            if classifies:
                 head = {"weight": constants.arrays["head_weight"][0], "bias": constants.arrays["head_bias"]}
                 save_file(head, folder / HEAD_NAME)
         except KeyError as error:
             raise FolderError(f"{bundle / MODEL_NAME} lacks {error}; export the bundle again") from error
         tokenizer = read_object(folder / TOKENIZER_NAME)
         _write_json(folder / TOKENIZER_NAME, {**tokenizer, "padding": None, "truncation": None})
-        bits = _BIT_WIDTHS.get(constants.arrays["table"].dtype.name, 0)
-        _write_manifest(folder, manifest, dim=table.shape[1], table_bits=bits)
+        described = _describe(settings, table.shape[1], _BIT_WIDTHS.get(constants.arrays["table"].dtype.name, 0))
+        parents = {role: key for role, key in manifest.parents.items() if role != "student"}
+        parents["bundle"] = manifest.fingerprint
+        write_manifest(folder, kind="student", parents=parents, settings=described.to_json())
+
+
+def _describe(bundle: ClassifierSettings | BundleSettings, width: int, table_bits: Literal[0, 4, 8]) -> StudentSettings:
+    return StudentSettings(
+        name=bundle.name,
+        family=bundle.family,
+        dim=bundle.dim if isinstance(bundle, BundleSettings) else width,
+        max_tokens=bundle.max_tokens,
+        languages=bundle.languages,
+        weak_languages=bundle.weak_languages,
+        table_bits=table_bits,
+        labels=bundle.labels if isinstance(bundle, ClassifierSettings) else (),
+    )
 
 
 def _left_behind(_: str, names: list[str]) -> set[str]:
@@ -166,18 +185,6 @@ def _body(table: Array, constants: _Constants, config: Mapping[str, Any]) -> dic
 
 def _module(kind: str, path: str) -> dict[str, str]:
     return {"name": kind, "path": path, "type": f"sentence_transformers.models.{kind}"}
-
-
-def _write_manifest(folder: Path, bundle: Manifest, *, dim: int, table_bits: int) -> None:
-    kept = ("name", "family", "max_tokens", "languages", "weak_languages", "labels")
-    settings = {name: bundle.settings[name] for name in kept if name in bundle.settings}
-    parents = {role: key for role, key in bundle.parents.items() if role != "student"}
-    write_manifest(
-        folder,
-        kind="student",
-        parents={**parents, "bundle": bundle.fingerprint},
-        settings={**settings, "dim": bundle.settings.get("dim", dim), "table_bits": table_bits},
-    )
 
 
 def _write_json(path: Path, value: Any) -> None:

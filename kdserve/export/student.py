@@ -18,9 +18,11 @@ from kdserve.export.tokenizer import OpenedTokenizer, open_static_tokenizer, ope
 from kdserve.export.transformer_settings import read_transformer_settings
 from kdserve.export.weights import BertWeights, Head, StaticWeights
 from kdserve.json_files import read_object
-from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file, verify_folder
+from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file
+from kdserve.model_settings import SIZES, verify_student
 from kdserve.modules import Module, read_modules
 from kdserve.runtime.bundle import PROMPTS_NAME, Prompts
+from kdserve.toml import require
 
 _UNLIMITED = 1 << 20
 _DEFAULT_TOKENS, _DEFAULT_STATIC_TOKENS = 512, 8192  # sentence-transformers has no limit where a folder names none
@@ -40,7 +42,6 @@ class Student:
     body: Path
     fingerprint: str
     parents: Mapping[str, str]
-    name: str
     weights: BertWeights | StaticWeights | None
     head: Head | None
     refusal: str
@@ -49,12 +50,16 @@ class Student:
     dim: int
     tokenizer: OpenedTokenizer
     max_tokens: int
-    table_bits: TableBits
-    languages: tuple[str, ...]
-    weak_languages: tuple[str, ...]
     prompts: Prompts
+    name: str = ""
+    table_bits: TableBits = 32
+    languages: tuple[str, ...] = ()
+    weak_languages: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self, max_tokens=SIZES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,12 +84,22 @@ def read_student(folder: Path, *, languages: Sequence[str] = (), name: str = "")
     Raises:
         FolderError: damaged, or no such folder.
     """
-    if (folder / MANIFEST_NAME).is_file():
-        manifest = verify_folder(folder, kind="student")
-    else:
-        manifest = _plain_manifest(folder, languages, name)
+    by_us = (folder / MANIFEST_NAME).is_file()
+    manifest, settings = verify_student(folder) if by_us else (_plain_manifest(folder), None)
     try:
-        return _read(folder, manifest)
+        student = _read(folder, manifest)
+        if settings is None:
+            return replace(student, name=name or folder.resolve().name, languages=tuple(languages))
+        return replace(
+            student,
+            name=settings.name,
+            max_tokens=settings.max_tokens,
+            table_bits=settings.table_bits or 32,
+            languages=settings.languages,
+            weak_languages=settings.weak_languages,
+            widths=settings.widths,
+            labels=settings.labels,
+        )
     except KeyError as error:
         raise FolderError(f"{folder} lacks {error}; distil or download it again") from error
     except _DAMAGE as error:
@@ -97,13 +112,11 @@ def _read(folder: Path, manifest: Manifest) -> Student:
     record = read_object(path) if path.is_file() else {}
     kinds = [module.kind for module in modules if module.kind not in {"Normalize", "Dropout"}]
     pipeline = _read_static(modules[0], record) if kinds == ["StaticEmbedding"] else _read_transformer(modules, record)
-    settings = manifest.settings
     return Student(
         folder=folder,
         body=modules[0].folder,
         fingerprint=manifest.fingerprint,
         parents=manifest.parents,
-        name=settings["name"],
         weights=pipeline.weights,
         head=pipeline.head,
         refusal=pipeline.refusal or _ignored_by_bundles(record, modules),
@@ -111,17 +124,12 @@ def _read(folder: Path, manifest: Manifest) -> Student:
         width=pipeline.width,
         dim=pipeline.dim,
         tokenizer=pipeline.tokenizer,
-        max_tokens=settings.get("max_tokens") or pipeline.max_tokens,
-        table_bits=settings["table_bits"] or 32,
-        languages=tuple(settings["languages"]),
-        weak_languages=tuple(settings["weak_languages"]),
+        max_tokens=pipeline.max_tokens,
         prompts=_prompts(record),
-        widths=tuple(settings.get("recipe", {}).get("objective", {}).get("matryoshka", ())),
-        labels=tuple(settings.get("labels", ())),
     )
 
 
-def _plain_manifest(folder: Path, languages: Sequence[str], name: str) -> Manifest:
+def _plain_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
         raise FolderError(f"{what}; name a student folder or a sentence-transformers folder")
@@ -132,16 +140,14 @@ def _plain_manifest(folder: Path, languages: Sequence[str], name: str) -> Manife
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    settings: dict[str, Any] = {"name": name or folder.resolve().name, "languages": list(languages)}
-    settings |= {"weak_languages": [], "table_bits": 0}
-    return Manifest(kind="student", made_by="sentence-transformers", settings=settings, files=files)
+    return Manifest(kind="student", made_by="sentence-transformers", files=files)
 
 
 def _read_static(module: Module, record: Mapping[str, Any]) -> _Pipeline:
     table, tokenizer = read_table(module.folder), open_static_tokenizer(module.folder)
     require_rows(tokenizer.spec, len(table), module.folder)
     weights = StaticWeights(table=table[:, : read_truncate_dim(record)])
-    max_tokens = tokenizer.max_tokens or _DEFAULT_STATIC_TOKENS
+    max_tokens = min(tokenizer.max_tokens or _DEFAULT_STATIC_TOKENS, _UNLIMITED)
     return _Pipeline(weights=weights, width=table.shape[1], dim=weights.dim, tokenizer=tokenizer, max_tokens=max_tokens)
 
 

@@ -30,6 +30,7 @@ from kdserve.export.tokenizer import require_rows
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
 from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
+from kdserve.model_settings import StudentSettings
 
 _TABLES = (
     "embeddings.word_embeddings.weight",
@@ -173,16 +174,16 @@ def _write(
         folder,
         kind="student",
         parents={**student.parents, "untrimmed": student.fingerprint},
-        settings={
-            "family": "static" if names == ["embedding.weight"] else "transformer",
-            "dim": int(tensors[names[0]].shape[1]),
-            "max_tokens": student.max_tokens,
-            "languages": list(languages),
-            "weak_languages": [code for code in student.weak_languages if code in languages],
-            "name": student.name,
-            "table_bits": 0 if student.table_bits == 32 else student.table_bits,
-            **({"labels": list(student.labels)} if student.labels else {}),
-        },
+        settings=StudentSettings(
+            name=student.name,
+            family="static" if names == ["embedding.weight"] else "transformer",
+            dim=int(tensors[names[0]].shape[1]),
+            max_tokens=student.max_tokens,
+            languages=languages,
+            weak_languages=tuple(code for code in student.weak_languages if code in languages),
+            table_bits=0 if student.table_bits == 32 else student.table_bits,
+            labels=student.labels,
+        ).to_json(),
     )
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdserve.errors import FolderError
-from kdserve.manifest import MANIFEST_NAME, Manifest, verify_folder
+from kdserve.manifest import verify_folder
+from kdserve.model_settings import SIZES, ModelSettings
+from kdserve.toml import require
 
 MODEL_NAME = "model.onnx"
 PROMPTS_NAME = "config_sentence_transformers.json"
 TOKENIZER_NAME = "tokenizer.json"
-_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +27,7 @@ class Prompts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BundleSettings:
+class BundleSettings(ModelSettings):
     """What a bundle's manifest says beyond its files.
 
     `precision` is how the weights are stored, `fidelity` the record of the gate that the export passed. `widths` are
@@ -34,56 +35,14 @@ class BundleSettings:
     made a unit vector again, keep its similarities.
     """
 
-    name: str
-    family: str
     precision: str
     dim: int
-    max_tokens: int
-    languages: tuple[str, ...] = ()
-    weak_languages: tuple[str, ...] = ()
-    prompts: Prompts = field(default_factory=Prompts)
+    prompts: Prompts
     widths: tuple[int, ...] = ()
     fidelity: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_manifest(cls, manifest: Manifest, folder: Path) -> BundleSettings:
-        """Read the settings of a bundle's manifest.
-
-        Raises:
-            FolderError: a setting is missing, has the wrong type, or is not known to this version.
-        """
-        settings = dict(manifest.settings)
-        try:
-            settings["prompts"] = Prompts(**settings["prompts"])
-            for name in ("languages", "weak_languages"):
-                settings[name] = tuple(settings[name])
-            settings["widths"] = tuple(settings.get("widths", ()))
-            parsed = cls(**settings)
-            for size in (parsed.dim, *parsed.widths):
-                require_size("dim, widths", size)
-            require_size("max_tokens", parsed.max_tokens)
-            require_strings("name, family, precision", (parsed.name, parsed.family, parsed.precision))
-            require_strings("languages", (*parsed.languages, *parsed.weak_languages))
-            require_strings("prompts", (parsed.prompts.query, parsed.prompts.document))
-        except (KeyError, TypeError) as error:
-            raise FolderError(f"the settings in {folder / MANIFEST_NAME} do not fit ({error}); export again") from error
-        return parsed
-
-
-def require_size(name: str, value: object) -> None:
-    """Raise TypeError unless a setting is a positive integer that an array can be made of."""
-    if type(value) is not int or not 0 < value <= _LARGEST:
-        raise TypeError(f"{name} must be a positive integer of at most {_LARGEST}")
-
-
-def require_strings(name: str, values: Sequence[object]) -> None:
-    """Raise TypeError unless all values of a setting are strings."""
-    if not all(isinstance(value, str) for value in values):
-        raise TypeError(f"{name} must be strings")
+    def __post_init__(self) -> None:
+        require(self, max_tokens=SIZES, dim=SIZES, widths=SIZES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ N texts, K labels
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +15,32 @@ import numpy.typing as npt
 
 from kdserve.datatypes import Progress, no_progress, require_texts
 from kdserve.errors import EncodeError, FolderError
-from kdserve.manifest import MANIFEST_NAME, Manifest, unchanged, verify_folder
-from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME, require_size, require_strings
+from kdserve.manifest import unchanged, verify_folder
+from kdserve.model_settings import SIZES, ModelSettings
+from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
 from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
 from kdserve.runtime.tokens import TokenizedTexts
+from kdserve.toml import require
 
 Probabilities = npt.NDArray[np.float32]
 """(N, K) float32, every row sums to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClassifierSettings:
+class ClassifierSettings(ModelSettings):
     """What a classifier's manifest says beyond its files; `fidelity` is the record of the gate that it passed."""
 
-    name: str
-    family: str
     precision: str
-    max_tokens: int
     labels: tuple[str, ...]
-    languages: tuple[str, ...] = ()
-    weak_languages: tuple[str, ...] = ()
     fidelity: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_manifest(cls, manifest: Manifest, folder: Path) -> ClassifierSettings:
-        """Read the settings of a classifier's manifest.
-
-        Raises:
-            FolderError: a setting is missing, has the wrong type, or is not known to this version.
-        """
-        settings = dict(manifest.settings)
-        try:
-            for name in ("labels", "languages", "weak_languages"):
-                settings[name] = tuple(settings[name])
-            parsed = cls(**settings)
-            require_size("max_tokens", parsed.max_tokens)
-            require_strings("name, family, precision", (parsed.name, parsed.family, parsed.precision))
-            require_strings("labels and languages", (*parsed.labels, *parsed.languages, *parsed.weak_languages))
-            if len(parsed.labels) < 2:
-                raise TypeError("labels must be two or more")
-        except (KeyError, TypeError) as error:
-            raise FolderError(f"the settings in {folder / MANIFEST_NAME} do not fit ({error}); export again") from error
-        return parsed
+    def __post_init__(self) -> None:
+        require(self, max_tokens=SIZES)
+        if len(self.labels) < 2:
+            raise ValueError(f"labels has {len(self.labels)}; it must hold two or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -111,7 +111,7 @@ def test_a_damaged_head_and_settings_that_do_not_fit_are_refused(student: Path, 
     shutil.copytree(bundle, tmp_path / "bundle")
     settings = dict(verify_folder(bundle, kind="classifier").settings)
     write_manifest(tmp_path / "bundle", kind="classifier", settings={**settings, "labels": ["one"]})
-    with pytest.raises(FolderError, match="labels must be two or more strings"):
+    with pytest.raises(FolderError, match="labels has 1; it must hold two or more"):
         Classifier.load(tmp_path / "bundle")
     write_manifest(tmp_path / "bundle", kind="classifier", settings={**settings, "labels": ["a", "b", "c"]})
     with pytest.raises(FolderError, match="gives vectors of 1 × 4, its manifest says 3"):
