@@ -19,6 +19,7 @@ import numpy as np
 
 from kdserve.bench.threads import thread_environment
 from kdserve.errors import EncodeError
+from kdserve.runtime.protobuf import bytes_field, number_field
 from kdserve.runtime.saturation import EXACT_MARK
 
 SIZE = 1024
@@ -61,37 +62,25 @@ def product_graph(size: int) -> bytes:
     uint8, int8, int32 = 2, 3, 6
     weights = np.random.default_rng(0).integers(-64, 65, (size, size), np.int8)
     node = _text(1, "A") + _text(1, "B") + _text(2, "Y") + _text(4, "MatMulInteger")
-    constant = _number(1, size) * 2 + _number(2, int8) + _text(8, "B") + _field(9, weights.tobytes())
-    graph = _field(1, node) + _text(2, "peak") + _field(5, constant)
-    graph += _field(11, _tensor("A", uint8, size)) + _field(12, _tensor("Y", int32, size))
-    return _number(1, 8) + _field(7, graph) + _field(8, _number(2, 17)) + _field(14, _text(1, EXACT_MARK))
+    constant = number_field(1, size) * 2 + number_field(2, int8) + _text(8, "B") + bytes_field(9, weights.tobytes())
+    graph = bytes_field(1, node) + _text(2, "peak") + bytes_field(5, constant)
+    graph += bytes_field(11, _tensor("A", uint8, size)) + bytes_field(12, _tensor("Y", int32, size))
+    return (
+        number_field(1, 8)
+        + bytes_field(7, graph)
+        + bytes_field(8, number_field(2, 17))
+        + bytes_field(14, _text(1, EXACT_MARK))
+    )
 
 
 def _tensor(name: str, element: int, size: int) -> bytes:
     """A ValueInfoProto of shape (size, size)."""
-    dimension = _field(1, _number(1, size))
-    return _text(1, name) + _field(2, _field(1, _number(1, element) + _field(2, dimension * 2)))
+    dimension = bytes_field(1, number_field(1, size))
+    return _text(1, name) + bytes_field(2, bytes_field(1, number_field(1, element) + bytes_field(2, dimension * 2)))
 
 
 def _text(tag: int, text: str) -> bytes:
-    return _field(tag, text.encode())
-
-
-def _field(tag: int, payload: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    return _varint(tag << 3 | 2) + _varint(len(payload)) + payload
-
-
-def _number(tag: int, value: int) -> bytes:
-    return _varint(tag << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    parts = []
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*parts, value])
+    return bytes_field(tag, text.encode())
 
 
 def main(num_threads: int) -> None:

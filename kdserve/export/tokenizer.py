@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Tokenizer
-
 from kdserve.errors import FolderError
 from kdserve.export.foreign import opening
-from kdserve.runtime.normalizer import with_present_normalizer
+from kdserve.runtime import library
 
 Side = Literal["left", "right"]
 _PADS = ("[PAD]", "<pad>", "<|padding|>")
@@ -48,7 +46,7 @@ def open_tokenizer(body: Path, *, lowercase: bool, arguments: Mapping[str, Any])
         names = sorted({"tokenizer.json", *opened.vocab_files_names.values()})
         if not any((body / name).is_file() for name in names):  # transformers would make one of special tokens alone
             raise FolderError(f"{body} has no tokenizer: none of {', '.join(names)}; download the folder again")
-        spec = with_present_normalizer(json.loads(opened.backend_tokenizer.to_str()))
+        spec = library.parse_spec(opened.backend_tokenizer.to_str())
     if lowercase:
         spec["normalizer"] = _lowercase_first(spec["normalizer"])
     return OpenedTokenizer(
@@ -65,7 +63,7 @@ def open_static_tokenizer(body: Path) -> OpenedTokenizer:
     if not path.is_file():
         raise FolderError(f"{path} is missing; make or download the folder again")
     with opening(path, "tokenizers"):
-        spec = with_present_normalizer(json.loads(Tokenizer.from_file(str(path)).to_str()))
+        spec = library.parse_spec(path.read_text(encoding="utf-8"))
     truncation = spec["truncation"] or {}
     return OpenedTokenizer(
         spec=spec,
@@ -77,7 +75,7 @@ def open_static_tokenizer(body: Path) -> OpenedTokenizer:
 
 def require_rows(spec: Mapping[str, Any], num_rows: int, folder: Path) -> None:
     """Refuse a tokenizer with a token that has no row in the table, by name."""
-    vocabulary = Tokenizer.from_str(json.dumps(spec)).get_vocab(with_added_tokens=True)
+    vocabulary = library.open_tokenizer(json.dumps(spec)).get_vocab(with_added_tokens=True)
     beyond = [(number, token) for token, number in vocabulary.items() if number >= num_rows]
     if beyond:
         number, token = min(beyond)

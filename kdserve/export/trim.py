@@ -31,6 +31,7 @@ from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
 from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
 from kdserve.model_settings import StudentSettings
+from kdserve.runtime.library import encode_texts, open_tokenizer
 
 _TABLES = (
     "embeddings.word_embeddings.weight",
@@ -98,7 +99,7 @@ def trim_vocabulary(
     counts: Counter[int] = Counter()
     characters: set[str] = set()
     with opening(student.body, "tokenizers"):
-        before = Tokenizer.from_str(json.dumps({**spec, "padding": None, "truncation": None}))
+        before = open_tokenizer(json.dumps(spec))
         for done, (language, sentences) in enumerate(chosen.items()):
             progress(f"count tokens of {language}", done, len(chosen))
             seen = [text for i, text in enumerate(sentences) if i % _HELD_OUT_EVERY or len(sentences) < _HELD_OUT_EVERY]
@@ -107,9 +108,10 @@ def trim_vocabulary(
     ids = tokens_of(spec)
     kept = close_over(spec, [token for token, number in ids.items() if counts[number] >= min_count], characters)
     tokenizer = cut_vocabulary(spec, kept)
+    with opening(student.body, "tokenizers"):
+        after = open_tokenizer(json.dumps(tokenizer))
     with staged_folder(out) as folder:
         _write(student, folder, tokenizer, np.array([ids[token] for token in kept]), tuple(chosen))
-        after = Tokenizer.from_str(json.dumps(tokenizer))
         return TrimReport(
             tokens_before=len(ids),
             tokens_after=len(kept),
@@ -133,14 +135,14 @@ def _held_out(chosen: dict[str, Sequence[str]]) -> dict[str, list[str]]:
 def _count(tokenizer: Tokenizer, texts: Sequence[str], counts: Counter[int], characters: set[str]) -> None:
     for start in range(0, len(texts), _CHUNK_TEXTS):
         chunk = list(texts[start : start + _CHUNK_TEXTS])
-        for encoding in tokenizer.encode_batch_fast(chunk):
+        for encoding in encode_texts(tokenizer, chunk, parallel=True):
             counts.update(encoding.ids)
         for text in chunk:
             characters.update(tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text)
 
 
 def _cover(language: str, texts: Sequence[str], before: Tokenizer, after: Tokenizer) -> LanguageCoverage:
-    old, new = before.encode_batch(list(texts)), after.encode_batch(list(texts))
+    old, new = (encode_texts(tokenizer, texts, parallel=True) for tokenizer in (before, after))
     unchanged = sum(a.tokens == b.tokens for a, b in zip(old, new, strict=True))
     words = max(1, sum(len(text.split()) for text in texts))
     return LanguageCoverage(

@@ -5,11 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Normalizer
+
+from kdserve.runtime.normalizer import with_present_normalizer
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """Read a tokenizer.json as every reader of a bundle does: an older normalizer of ours becomes that of today.
+
+    Raises:
+        OSError, ValueError: there is no JSON in UTF-8.
+    """
+    return with_present_normalizer(json.loads(path.read_text(encoding="utf-8")))
+
+
+def parse_spec(text: str) -> dict[str, Any]:
+    """Return the JSON of a tokenizer as the library of today writes it, the normalizer as `read_spec` does.
+
+    Raises:
+        ValueError: the library cannot open it.
+    """
+    with _as_value_errors():
+        return with_present_normalizer(json.loads(Tokenizer.from_str(text).to_str()))
 
 
 def open_tokenizer(text: str, *, max_tokens: int = 0, direction: str = "right") -> Tokenizer:

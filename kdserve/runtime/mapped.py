@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdserve.errors import FolderError
+from kdserve.runtime.protobuf import BYTES, FIXED32, FIXED64, VARINT, bytes_field, number_field
 
 _SMALLEST = 1 << 16
 # Numbers of fields in onnx.proto: ModelProto.graph, GraphProto.initializer, and three of TensorProto.
 _GRAPH, _INITIALIZER = 7, 5
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TENSOR = "TensorProto"
 _HOLDERS = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
@@ -77,7 +77,7 @@ def _draws_from_elsewhere(data: mmap.mmap) -> bool:
                 moved = field.number == _DATA_LOCATION and data[field.content : field.end] != b"\0"
                 if moved or field.number == _EXTERNAL_DATA:
                     return True
-            elif field.kind == _BYTES and (inner := _HOLDERS[message].get(field.number)):
+            elif field.kind == BYTES and (inner := _HOLDERS[message].get(field.number)):
                 pending.append((inner, field.content, field.end))
     return False
 
@@ -92,24 +92,23 @@ def _rewrite_model(data: mmap.mmap, model: Path) -> bytes:
             _rewrite_tensor(data, one, model) if one.number == _INITIALIZER else data[one.start : one.end]
             for one in _fields(data, field.content, field.end)
         ]
-        parts.append(_message(_GRAPH, b"".join(inner)))
+        parts.append(bytes_field(_GRAPH, b"".join(inner)))
     return b"".join(parts)
 
 
 def _rewrite_tensor(data: mmap.mmap, tensor: _Field, model: Path) -> bytes:
     fields = list(_fields(data, tensor.content, tensor.end))
     raw = [field for field in fields if field.number == _RAW_DATA]
-    if len(raw) != 1 or raw[0].kind != _BYTES or raw[0].end - raw[0].content < _SMALLEST:
+    if len(raw) != 1 or raw[0].kind != BYTES or raw[0].end - raw[0].content < _SMALLEST:
         return data[tensor.start : tensor.end]
     large = raw[0]
     place = {"location": model.name, "offset": str(large.content), "length": str(large.end - large.content)}
     entries = [
-        _message(_EXTERNAL_DATA, _message(1, key.encode()) + _message(2, value.encode()))
+        bytes_field(_EXTERNAL_DATA, bytes_field(1, key.encode()) + bytes_field(2, value.encode()))
         for key, value in place.items()
     ]
     others = [data[field.start : field.end] for field in fields if field is not large]
-    location = _varint(_DATA_LOCATION << 3 | _VARINT) + _varint(1)
-    return _message(_INITIALIZER, b"".join([*others, *entries, location]))
+    return bytes_field(_INITIALIZER, b"".join([*others, *entries, number_field(_DATA_LOCATION, 1)]))
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
@@ -120,13 +119,13 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
     while start < end:
         tag, content = _read_varint(data, start)
         kind, length = tag & 7, 0
-        if kind == _VARINT:
+        if kind == VARINT:
             _, after = _read_varint(data, content)
             length = after - content
-        elif kind == _BYTES:
+        elif kind == BYTES:
             length, content = _read_varint(data, content)
-        elif kind in (_FIXED32, _FIXED64):
-            length = 4 if kind == _FIXED32 else 8
+        elif kind in (FIXED32, FIXED64):
+            length = 4 if kind == FIXED32 else 8
         else:
             raise ValueError(f"there is no kind {kind} of field")
         if content + length > end:
@@ -144,15 +143,3 @@ def _read_varint(data: mmap.mmap, start: int) -> tuple[int, int]:
         if byte < 128:
             return value, position + 1
     raise ValueError("a number does not end")
-
-
-def _message(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    parts = []
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*parts, value])

@@ -10,8 +10,7 @@ from pathlib import Path
 from tokenizers import Encoding, Tokenizer
 
 from kdserve.errors import EncodeError, FolderError
-from kdserve.runtime.library import encode_texts, open_tokenizer
-from kdserve.runtime.normalizer import with_present_normalizer
+from kdserve.runtime.library import encode_texts, open_tokenizer, read_spec
 from kdserve.runtime.unigram import UnigramTokenizer, is_supported, require_ids
 
 _CHARACTERS_PER_TOKEN = 256
@@ -48,7 +47,7 @@ class TextTokenizer:
         self._library: Tokenizer | None = None
         self._unigram: UnigramTokenizer | None = None
         try:
-            spec = with_present_normalizer(json.loads(path.read_text(encoding="utf-8")))
+            spec = read_spec(path)
             self.pad_id: int = spec["padding"]["pad_id"] if spec.get("padding") else 0
             self.max_tokens: int = spec["truncation"]["max_length"]
             self.size = len(spec["model"]["vocab"])

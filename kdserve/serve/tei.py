@@ -4,6 +4,7 @@ encoder and the first classifier."""
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 
 import kdserve
 from kdserve.runtime.encoder import Role
+from kdserve.runtime.library import open_tokenizer, read_spec
 from kdserve.serve.endpoint import TEXT, Call, Endpoint, Reply, cut_headers
 from kdserve.serve.models import Models, ServedClassifier, ServedEncoder
 from kdserve.serve.openai import ROWS_A_TURN, Given, Width, read_texts, require_number
@@ -210,12 +212,9 @@ class TextEmbeddingsInference:
         return Reply(body=b"", content_type=TEXT)
 
     def _tokens(self, model: ServedEncoder, text: str, special: bool) -> list[Token]:
-        """Cut one text, as the bundle's tokenizer.json says, through the library: our own cut knows no characters."""
+        """Cut one text into the tokens that the encoder reads, through the library: our own cut knows no characters."""
         if model.name not in self._tokenizers:
-            tokenizer = Tokenizer.from_file(str(model.encoder.bundle.tokenizer))
-            tokenizer.no_padding()
-            tokenizer.no_truncation()
-            self._tokenizers[model.name] = tokenizer
+            self._tokenizers[model.name] = open_tokenizer(json.dumps(read_spec(model.encoder.bundle.tokenizer)))
         encoding = self._tokenizers[model.name].encode(text, add_special_tokens=special)
         masks = encoding.special_tokens_mask
         return [

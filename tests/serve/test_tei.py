@@ -58,6 +58,13 @@ def test_tokenize_tells_pieces_and_their_places(server: ServerProcess):
     )
 
 
+def test_tokenize_gives_the_tokens_that_the_encoder_reads(server: ServerProcess, encoder: Encoder):
+    texts = ["ap\u00adple\ufeff trees", "\u200fשָׁלוֹם", "red\u2800apples"]
+    tokens = server.post("/tokenize", {"inputs": texts}).json
+    assert [[token["id"] for token in text] for text in tokens] == encoder.tokenize(texts, role="document").ids
+    assert tokens[0][-1]["stop"] == len(texts[0])
+
+
 def test_info_and_health(server: ServerProcess, encoder: Encoder):
     info = server.get("/info").json
     assert (info["model_id"], info["model_sha"], info["max_input_length"]) == ("tiny-static", encoder.fingerprint, 64)
