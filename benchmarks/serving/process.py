@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any
 
 import psutil
 
-STOP_S = 60
+START_S, STOP_S = 60, 60
 
 
 class Server:
@@ -24,26 +25,30 @@ class Server:
 
     def __enter__(self) -> Server:
         began = time.monotonic()
-        self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            record = json.loads(line) if line.startswith("{") else {"message": line}
-            if record["message"] == "ready":
+        self._log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(self._command, stderr=self._log, text=True)
+        while self.process.poll() is None and time.monotonic() - began < START_S:
+            self._log.seek(0)
+            first = self._log.readline()
+            if first.endswith("\n") and first.startswith("{"):
                 self.ready_s = time.monotonic() - began
-                self.port, self.pid = int(record["url"].rpartition(":")[2]), self.process.pid
+                self.port, self.pid = int(json.loads(first)["url"].rpartition(":")[2]), self.process.pid
                 return self
-        raise RuntimeError(f"the server did not start: {record['message']}")
+            time.sleep(0.005)
+        self._log.seek(0)
+        raise RuntimeError(f"the server did not start: {self._log.read()}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-        assert self.process.stderr is not None
         try:
-            self.process.communicate(timeout=STOP_S)
+            self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
             raise
+        finally:
+            self._log.close()
 
     def peak_memory_bytes(self) -> int:
         """The highest resident memory so far, where the system tells (Linux does), else the present one."""

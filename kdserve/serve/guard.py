@@ -16,6 +16,8 @@ from kdserve.serve.metrics import Metrics
 _logger = logging.getLogger("kdserve.serve.requests")
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _NOTES = ("key", "outcome", "body")
+TOO_MANY = 429
+"""Not logged one by one: to tell would cost more than to refuse. The metrics count them."""
 GONE = 499
 """What nginx calls a client that hung up; no reply has it."""
 
@@ -55,7 +57,7 @@ class Guard:
             self.num_inside -= 1
             seconds = time.perf_counter() - began
             self._metrics.replied(scope["state"].get(PATH, "other"), status, seconds)
-            if status >= 400 or self._log_requests:
+            if (status >= 400 and status != TOO_MANY) or self._log_requests:
                 self._log(scope, request_id, status, seconds)
 
     def _id(self, headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -37,8 +37,9 @@ class ServerSettings:
     everybody may read and nobody may write. `threads` encode at once in each of `processes`; 0 stands for the CPUs that
     there are. `origins` may call from browsers (CORS). `reload_s` is how often indexes are looked at for a newer
     generation; 0 leaves that to SIGHUP. After SIGTERM a server answers for `drain_s` more, with readiness false, so
-    that a balancer can turn away, then waits for open requests for at most `stop_s`. `log_requests` logs
-    every request, not only those that failed; `log_texts` adds their texts. `telemetry` sends traces (OpenTelemetry).
+    that a balancer can turn away, then waits for open requests for at most `stop_s`. `log_requests` logs every request,
+    not only those that failed for another reason than too much load; `log_texts` adds their texts. `telemetry` sends
+    traces (OpenTelemetry).
     """
 
     bundles: tuple[str, ...] = ()

@@ -84,6 +84,21 @@ def test_the_log_has_no_texts_unless_it_is_told_to():
             assert all(line["request_id"] for line in server.log if line["message"] == "request")
 
 
+def test_a_reader_of_the_log_that_stalls_stops_nobody():
+    command = [sys.executable, "-m", "kdserve.cli", "serve", str(STATIC), "--port", "0", "--set", "log_requests=true"]
+    command += ["--set", "log_texts=true", "--set", "drain_s=0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        port = int(json.loads(process.stderr.readline())["url"].rpartition(":")[2])
+        server = ServerProcess(process, port=port)
+        try:
+            for _ in range(100):  # 200 kB of log, and nobody reads
+                assert embed(server, "word " * 400).status == 200
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
+
+
 def test_metrics_count_what_was_done():
     with served(STATIC) as server:
         embed(server, ["a b c", "word " * 100])
@@ -112,7 +127,7 @@ def test_sigterm_answers_what_is_open_turns_readiness_off_and_ends_with_0():
         idle.request("GET", "/readyz")  # and the connection stays open
         assert idle.getresponse().read()
         answers: list[int] = []
-        threads = [threading.Thread(target=lambda: answers.append(embed(server, MANY[:300]).status)) for _ in range(4)]
+        threads = [threading.Thread(target=lambda: answers.append(embed(server, MANY[:100]).status)) for _ in range(4)]
         for thread in threads:
             thread.start()
         time.sleep(0.1)
