@@ -57,10 +57,10 @@ from kdserve.search import (
     generation,
     verify_index,
 )
+from kdserve.search.kinds import KINDS
 
 NUM_DOCUMENTS = 200
 QUERIES = [f"text number {n}" for n in (0, 7, 77, 199, 1234)]
-KINDS = ("exact", "flat", "hnsw", "ivf-sq8", "rabitq", "ivf-pq")
 Change = Callable[[Retriever], None]
 STOPPED = 143
 

@@ -33,11 +33,12 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from crash_trials import EMBEDDER, KINDS, QUERIES
+from crash_trials import EMBEDDER, QUERIES
 
 from kdserve.errors import KdserveError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.search import BuildOptions, Document, Retriever, describe, verify_index
+from kdserve.search.kinds import KINDS
 
 NUM_DOCUMENTS = 150
 TRIAL_S = 60
@@ -252,7 +253,7 @@ def run_trials(results: Connection, first: int, stop: int, seed: int, folder: Pa
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a hang inside a library ends too
     for number in range(first, stop):
         chance = random.Random(f"{seed} {number}")
-        base = folder / f"base-{KINDS[number % len(KINDS)]}"
+        base = folder / f"base-{list(KINDS)[number % len(KINDS)]}"
         target = folder / "trial"
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(base, target)

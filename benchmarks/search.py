@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--bundle", default="kdserve-static")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--recall", type=float, default=0.99)
-    parser.add_argument("--kinds", default=",".join(APPROXIMATE))
+    parser.add_argument("--kinds", default=",".join(kind.name for kind in APPROXIMATE))
     options = parser.parse_args()
     faiss.omp_set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,9 @@ The public names are imported when they are first used, so that `import kdserve`
     Encoder         open a bundle and embed texts (onnxruntime, no torch)
     Classifier      open a classifier bundle and name the labels of texts (likewise)
     Retriever       build, open and search an index
+    Document        what an index is built of
+    BuildOptions    how it is built
+    Hit             what a search finds
     KdserveError    everything that a user can cause and mend
 """
 
@@ -14,17 +17,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdserve.datatypes import Hit as Hit
     from kdserve.errors import KdserveError as KdserveError
     from kdserve.runtime import Classifier as Classifier
     from kdserve.runtime import Encoder as Encoder
+    from kdserve.search import BuildOptions as BuildOptions
+    from kdserve.search import Document as Document
     from kdserve.search import Retriever as Retriever
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "Encoder", "KdserveError", "Retriever", "__version__"]
+__all__ = [
+    "BuildOptions",
+    "Classifier",
+    "Document",
+    "Encoder",
+    "Hit",
+    "KdserveError",
+    "Retriever",
+    "__version__",
+]
 
 _ROOMS = {
+    "BuildOptions": "kdserve.search",
     "Classifier": "kdserve.runtime",
+    "Document": "kdserve.search",
     "Encoder": "kdserve.runtime",
+    "Hit": "kdserve.datatypes",
     "KdserveError": "kdserve.errors",
     "Retriever": "kdserve.search",
 }

@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdserve.datatypes import Progress
 from kdserve.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from kdserve.datatypes import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
 

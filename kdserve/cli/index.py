@@ -14,6 +14,7 @@ import typer
 from kdserve.cli import mine
 from kdserve.cli.console import print_json, progress_bars, say
 from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, report_skipped, with_languages
+from kdserve.search.kinds import KINDS_HELP, KindOrAuto
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Hit
@@ -35,10 +36,7 @@ FormatOption = Annotated[
 TextColumn = Annotated[str, typer.Option(help="Column or field that holds the text.")]
 IdColumn = Annotated[str, typer.Option(help="Column or field that holds the id; without one, documents are counted.")]
 Numbers = Annotated[str, typer.Option(help="Columns whose cells are numbers, by commas: year,price.")]
-Kind = Annotated[
-    Literal["auto", "exact", "flat", "hnsw", "ivf-sq8", "rabitq", "ivf-pq"],
-    typer.Option(help="exact: numpy; flat: FAISS, exact; the others approximate; auto chooses by size and wishes."),
-]
+Kind = Annotated[KindOrAuto, typer.Option(help=f"auto chooses by size, memory and recall; {KINDS_HELP}.")]
 Recall = Annotated[
     float, typer.Option(min=0, max=1, help="Recall that an approximate kind must reach, like 0.99; it is measured.")
 ]

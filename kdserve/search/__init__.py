@@ -1,16 +1,25 @@
-"""Search: index folders that commit whole, exact and FAISS backends that agree, the retriever."""
+"""Search: index folders that commit whole, exact and FAISS backends that agree, the retriever.
 
-from kdserve.search.changes import compact_index, delete_documents
-from kdserve.search.documents import Document, Id, NewMetadata, ids_as_typed
-from kdserve.search.inspect import IndexInfo, describe, encoder_name, verify_index
-from kdserve.search.kinds import Tuning, Wish
-from kdserve.search.languages import name_languages
-from kdserve.search.lines import STDIN, read_lines
-from kdserve.search.mining import MinedPair, mine
-from kdserve.search.readers import Format, Source, format_of, resume_key
-from kdserve.search.records import Columns
-from kdserve.search.retriever import BuildOptions, Retriever
-from kdserve.search.snapshot import open_snapshot
+The names are imported when they are first used, so that the command line can list the kinds of index at no cost.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdserve.search.changes import compact_index, delete_documents
+    from kdserve.search.documents import Document, Id, NewMetadata, ids_as_typed
+    from kdserve.search.inspect import IndexInfo, describe, encoder_name, verify_index
+    from kdserve.search.kinds import Tuning, Wish
+    from kdserve.search.languages import name_languages
+    from kdserve.search.lines import STDIN, read_lines
+    from kdserve.search.mining import MinedPair, mine
+    from kdserve.search.readers import Format, Source, format_of, resume_key
+    from kdserve.search.records import Columns
+    from kdserve.search.retriever import BuildOptions, Retriever
+    from kdserve.search.snapshot import open_snapshot
 
 __all__ = [
     "STDIN",
@@ -39,3 +48,24 @@ __all__ = [
     "resume_key",
     "verify_index",
 ]
+
+_MODULES = {
+    "changes": "compact_index delete_documents",
+    "documents": "Document Id NewMetadata ids_as_typed",
+    "inspect": "IndexInfo describe encoder_name verify_index",
+    "kinds": "Tuning Wish",
+    "languages": "name_languages",
+    "lines": "STDIN read_lines",
+    "mining": "MinedPair mine",
+    "readers": "Format Source format_of resume_key",
+    "records": "Columns",
+    "retriever": "BuildOptions Retriever",
+    "snapshot": "open_snapshot",
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names.split():
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

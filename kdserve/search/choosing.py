@@ -18,12 +18,10 @@ from kdserve.search.kinds import (
     APPROXIMATE,
     EXACT_ROWS,
     FLAT_ROWS,
-    IndexKind,
+    KINDS,
+    Kind,
     Tuning,
     Wish,
-    candidate_factors,
-    efforts,
-    estimated_bytes,
 )
 from kdserve.search.segment import APPROXIMATE as APPROXIMATE_FILE
 from kdserve.search.segment import Segment, SegmentRecord
@@ -50,42 +48,42 @@ def settle(folder: Path, record: SegmentRecord, state: IndexState, progress: Pro
     """
     wish = state.asked
     kinds, reason = _kinds_to_try(wish, state.dim, record.num_rows)
-    tried: list[tuple[IndexKind, Tuning]] = []
+    tried: list[tuple[Kind, Tuning]] = []
     for kind in kinds:
-        if kind not in APPROXIMATE:
-            return replace(state, kind=kind, tuning=None, reason=reason, segments=(record,))
+        if not kind.approximate:
+            return replace(state, kind=kind.name, tuning=None, reason=reason, segments=(record,))
         segment = Segment(folder, record, dim=state.dim, precision=state.precision)
         tuning = _make(folder / record.folder / APPROXIMATE_FILE, segment.vectors, kind, wish, progress)
         tried.append((kind, tuning))
         if tuning.recall >= (wish.recall or USUAL_RECALL):
             record = replace(record, approximate=True)
-            return replace(state, kind=kind, tuning=tuning, reason=reason, segments=(record,))
+            return replace(state, kind=kind.name, tuning=tuning, reason=reason, segments=(record,))
     best_kind, best = max(tried, key=lambda pair: pair[1].recall)
     raise FidelityError(
-        f"recall {wish.recall or USUAL_RECALL} was not reached, the best is {best.recall:.3f} by {best_kind} in "
+        f"recall {wish.recall or USUAL_RECALL} was not reached, the best is {best.recall:.3f} by {best_kind.name} in "
         f"{best.memory_bytes / 1e6:.0f} MB; ask for a lower --recall, more --memory, or --kind flat"
     )
 
 
-def _kinds_to_try(wish: Wish, dim: int, num_rows: int) -> tuple[list[IndexKind], str]:
+def _kinds_to_try(wish: Wish, dim: int, num_rows: int) -> tuple[list[Kind], str]:
     """The kinds to try in order, and why."""
     if wish.kind != "auto":
-        return [wish.kind], "asked for"
+        return [KINDS[wish.kind]], "asked for"
     if wish.memory_bytes:
-        order: list[IndexKind] = ["flat", *APPROXIMATE] if num_rows <= FLAT_ROWS else [*APPROXIMATE, "flat"]
-        fitting = [kind for kind in order if estimated_bytes(kind, dim, num_rows) <= wish.memory_bytes]
+        order = [KINDS["flat"], *APPROXIMATE] if num_rows <= FLAT_ROWS else [*APPROXIMATE, KINDS["flat"]]
+        fitting = [kind for kind in order if kind.estimated_bytes(dim, num_rows) <= wish.memory_bytes]
         if not fitting:
-            least, smallest = min((estimated_bytes(kind, dim, num_rows), kind) for kind in order)
+            least, smallest = min((kind.estimated_bytes(dim, num_rows), kind.name) for kind in order)
             raise DataError(
                 f"{num_rows} vectors of width {dim} do not fit into {wish.memory_bytes / 1e6:.1f} MB; "
                 f"the smallest kind, {smallest}, needs about {least / 1e6:.1f} MB"
             )
         return fitting, f"the quickest kind that fits into {wish.memory_bytes / 1e6:.0f} MB and reaches the recall"
     if num_rows <= EXACT_ROWS:
-        return ["exact"], f"{num_rows} rows are few enough to score each with numpy"
+        return [KINDS["exact"]], f"{num_rows} rows are few enough to score each with numpy"
     if num_rows <= FLAT_ROWS:
-        return ["flat"], f"{num_rows} rows are few enough to score each with FAISS"
-    return [*APPROXIMATE[:2], "flat"], f"{num_rows} rows are too many to score each"
+        return [KINDS["flat"]], f"{num_rows} rows are few enough to score each with FAISS"
+    return [*APPROXIMATE[:2], KINDS["flat"]], f"{num_rows} rows are too many to score each"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +94,7 @@ class _Trial:
     least_scores: Scores
 
 
-def _make(path: Path, vectors: VectorFile, kind: IndexKind, wish: Wish, progress: Progress) -> Tuning:
+def _make(path: Path, vectors: VectorFile, kind: Kind, wish: Wish, progress: Progress) -> Tuning:
     """Write a compressed index and find the quickest setting that reaches the recall; else the best there is."""
     from kdserve.search.faiss import ApproximateSearcher, write_approximate
 
@@ -105,11 +103,10 @@ def _make(path: Path, vectors: VectorFile, kind: IndexKind, wish: Wish, progress
     trial = _trial(vectors)
     target = wish.recall or USUAL_RECALL
     measured: list[Tuning] = []
-    steps = candidate_factors(kind)
-    for number, candidates in enumerate(steps):
-        progress(f"tune {kind}", number, len(steps))
+    for number, candidates in enumerate(kind.candidates):
+        progress(f"tune {kind.name}", number, len(kind.candidates))
         searcher.candidates = candidates
-        ladder = efforts(kind, vectors.num_rows)
+        ladder = kind.efforts(vectors.num_rows)
         low, high = 0, len(ladder) - 1
         while low <= high:  # the least effort that reaches the target, by bisection
             middle = (low + high) // 2
@@ -117,7 +114,7 @@ def _make(path: Path, vectors: VectorFile, kind: IndexKind, wish: Wish, progress
             tuning = _measure(searcher, vectors, trial, path.stat().st_size)
             measured.append(tuning)
             low, high = (low, middle - 1) if tuning.recall >= target else (middle + 1, high)
-    progress(f"tune {kind}", len(steps), len(steps))
+    progress(f"tune {kind.name}", len(kind.candidates), len(kind.candidates))
     reaching = [tuning for tuning in measured if tuning.recall >= target]
     if reaching:
         return max(reaching, key=lambda tuning: tuning.queries_per_s)

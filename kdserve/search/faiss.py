@@ -12,7 +12,7 @@ from kdserve.datatypes import Embeddings, Progress
 from kdserve.errors import FolderError, MissingExtraError
 from kdserve.search.exact import CHUNK_ROWS, ExactSearcher
 from kdserve.search.faiss_file import Plan, require_layout
-from kdserve.search.kinds import IndexKind, factory, num_lists
+from kdserve.search.kinds import Kind, num_lists
 from kdserve.search.topk import Mask, Scores
 from kdserve.search.vectors import Rows, VectorFile
 
@@ -56,7 +56,7 @@ class ApproximateSearcher:
 
     exact = False
 
-    def __init__(self, path: Path, vectors: VectorFile, *, kind: IndexKind, effort: int, candidates: int) -> None:
+    def __init__(self, path: Path, vectors: VectorFile, *, kind: Kind, effort: int, candidates: int) -> None:
         self.effort, self.candidates = effort, candidates
         self.scored = vectors.precision == "float32"
         self._kind, self._vectors = kind, vectors
@@ -80,29 +80,34 @@ class ApproximateSearcher:
 
     def _parameters(self, width: int, selector: _Selector | None) -> Any:
         chosen = selector.selector if selector else None
-        if self._kind == "hnsw":
+        if self._kind.structure == "graph":
             return faiss.SearchParametersHNSW(sel=chosen, efSearch=max(self.effort, width))
         return faiss.SearchParametersIVF(sel=chosen, nprobe=self.effort)
 
 
-def write_approximate(path: Path, vectors: VectorFile, kind: IndexKind, *, seed: int = 0, progress: Progress) -> None:
+def write_approximate(path: Path, vectors: VectorFile, kind: Kind, *, seed: int = 0, progress: Progress) -> None:
     """Train a compressed index on some of the vectors, add all, and write it. It holds one index in memory."""
-    index = faiss.index_factory(vectors.dim, factory(kind, vectors.dim, vectors.num_rows), faiss.METRIC_INNER_PRODUCT)
-    if kind == "hnsw":
+    index = _empty(vectors, kind)
+    if kind.structure == "graph":
         index.hnsw.efConstruction = GRAPH_BREADTH
-    if kind == "ivf-pq":
+    if kind.codes == "product":
         index.pq.cp.min_points_per_centroid = 1  # else FAISS prints a warning over small data
     num_train = min(vectors.num_rows, max(16_384, TRAIN_ROWS_PER_LIST * num_lists(vectors.num_rows)))
     sample = np.random.default_rng(seed).choice(vectors.num_rows, num_train, replace=False)
-    progress(f"train {kind}", 0, 1)
+    progress(f"train {kind.name}", 0, 1)
     index.train(vectors.gather(np.sort(sample)))
-    progress(f"train {kind}", 1, 1)
+    progress(f"train {kind.name}", 1, 1)
     for start in range(0, vectors.num_rows, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, vectors.num_rows)
         index.add(np.ascontiguousarray(vectors.slice(start, stop)))
-        progress(f"make {kind}", stop, vectors.num_rows)
+        progress(f"make {kind.name}", stop, vectors.num_rows)
     with path.open("wb") as file:
         _write(index, file.write)
+
+
+def _empty(vectors: VectorFile, kind: Kind) -> Any:
+    name = kind.factory_string(vectors.dim, vectors.num_rows)
+    return faiss.index_factory(vectors.dim, name, faiss.METRIC_INNER_PRODUCT)
 
 
 def _write(index: Any, write: Callable[[bytes], int]) -> None:
@@ -124,10 +129,9 @@ def _write(index: Any, write: Callable[[bytes], int]) -> None:
         raise
 
 
-def _read(path: Path, vectors: VectorFile, kind: IndexKind) -> Any:
+def _read(path: Path, vectors: VectorFile, kind: Kind) -> Any:
     """Read an index that is laid out as one of this kind over these vectors."""
-    empty = faiss.index_factory(vectors.dim, factory(kind, vectors.dim, vectors.num_rows), faiss.METRIC_INNER_PRODUCT)
-    plan = Plan(kind=kind, dim=vectors.dim, num_rows=vectors.num_rows, empty=empty)
+    plan = Plan(kind=kind, dim=vectors.dim, num_rows=vectors.num_rows, empty=_empty(vectors, kind))
     try:
         data = np.memmap(path, np.uint8, mode="r")
         require_layout(data, plan)
@@ -136,7 +140,7 @@ def _read(path: Path, vectors: VectorFile, kind: IndexKind) -> Any:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except (ValueError, RuntimeError) as error:
         reason = str(error).rsplit("Error: ", 1)[-1]
-        raise FolderError(f"{path} is no {kind} index of kdserve ({reason}); compact the index") from error
+        raise FolderError(f"{path} is no {kind.name} index of kdserve ({reason}); compact the index") from error
 
 
 def _scores_of(queries: Embeddings, vectors: VectorFile, rows: Rows) -> Scores:

@@ -2,29 +2,26 @@
 
 FAISS does as its file says: a file with lists on disk makes it open another one, for writing; a row number or a link
 past the end makes it read memory that is not its own. So a file is gone through first, and refused where it is not laid
-out exactly as FAISS writes the four kinds that kdserve makes (faiss/impl/index_write.cpp, version 1.15).
+out exactly as FAISS writes the kinds that kdserve makes (faiss/impl/index_write.cpp, version 1.15).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdserve.search.kinds import GRAPH_LINKS, IndexKind, num_lists
-
-CODES: Mapping[IndexKind, bytes] = {"hnsw": b"IHNs", "ivf-sq8": b"IwSq", "rabitq": b"Iwrr", "ivf-pq": b"IwPf"}
+from kdserve.search.kinds import GRAPH_LINKS, Kind, num_lists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What the file must hold: its kind, the width and number of its vectors, and an empty index of that kind."""
 
-    kind: IndexKind
+    kind: Kind
     dim: int
     num_rows: int
     empty: Any
@@ -37,7 +34,7 @@ def require_layout(data: npt.NDArray[np.uint8], plan: Plan) -> None:
         ValueError: what is not as it must be.
     """
     walk = _Walk(data)
-    if plan.kind == "hnsw":
+    if plan.kind.structure == "graph":
         _graph(walk, plan)
     else:
         _lists(walk, plan)
@@ -87,14 +84,14 @@ def _header(walk: _Walk, code: bytes, dim: int, num_rows: int) -> None:
     walk.expect("4siqqq?i", code=code, width=dim, rows=num_rows, unused=None, unused_too=None, trained=True, metric=0)
 
 
-def _scalar_quantizer(walk: _Walk, dim: int) -> None:
-    walk.expect("iifQQ", quantizer=0, range=0, argument=0.0, width=dim, code_bytes=dim)
+def _scalar_quantizer(walk: _Walk, dim: int, *, quantizer: int, code_bytes: int) -> None:
+    walk.expect("iifQQ", quantizer=quantizer, range=0, argument=0.0, width=dim, code_bytes=code_bytes)
     walk.vector("<f4", 2 * dim)
 
 
 def _graph(walk: _Walk, plan: Plan) -> None:
     num_rows = plan.num_rows
-    _header(walk, CODES["hnsw"], plan.dim, num_rows)
+    _header(walk, plan.kind.file_code, plan.dim, num_rows)
     num_layers = len(walk.vector("<f8"))
     ends = walk.vector("<i4", num_layers + 1)
     expected = [0, *(GRAPH_LINKS * layer for layer in range(2, num_layers + 2))]
@@ -115,22 +112,22 @@ def _graph(walk: _Walk, plan: Plan) -> None:
     walk.require(0 <= entry < num_rows and layers[entry] == top + 1 == layers.max(), "it is entered at a wrong place")
     walk.expect("iii", breadth=None, search_breadth=None, beam=None)
     _header(walk, b"IxSQ", plan.dim, num_rows)
-    _scalar_quantizer(walk, plan.dim)
+    _scalar_quantizer(walk, plan.dim, quantizer=0, code_bytes=plan.dim)
     walk.vector("u1", num_rows * plan.dim)
 
 
 def _lists(walk: _Walk, plan: Plan) -> None:
     empty, dim, lists = plan.empty, plan.dim, num_lists(plan.num_rows)
-    _header(walk, CODES[plan.kind], dim, plan.num_rows)
+    _header(walk, plan.kind.file_code, dim, plan.num_rows)
     walk.expect("QQ", lists=lists, read=None)
     _header(walk, b"IxFI", dim, lists)
     walk.vector("<f4", lists * dim)
     walk.expect("bQ", map=0, mapped=0)
     code_bytes, by_residual = int(empty.code_size), bool(empty.by_residual)
-    if plan.kind == "ivf-sq8":
-        _scalar_quantizer(walk, dim)
+    if plan.kind.codes == "scalar":
+        _scalar_quantizer(walk, dim, quantizer=int(empty.sq.qtype), code_bytes=code_bytes)
         walk.expect("Q?", code_bytes=code_bytes, by_residual=by_residual)
-    elif plan.kind == "rabitq":
+    elif plan.kind.codes == "rabitq":
         bits = int(empty.rabitq.nb_bits)
         walk.expect("QQiQ", width=dim, code_bytes=code_bytes, metric=0, bits=bits)
         walk.expect("Q?B", code_bytes=code_bytes, by_residual=by_residual, query_bits=int(empty.qb))

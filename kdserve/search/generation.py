@@ -35,7 +35,7 @@ from kdserve.manifest import (
     verify_file,
     write_error,
 )
-from kdserve.search.kinds import APPROXIMATE, IndexKind, Tuning, Wish
+from kdserve.search.kinds import KINDS, IndexKind, Tuning, Wish
 from kdserve.search.kinship import Kin
 from kdserve.search.segment import VECTORS, SegmentRecord
 from kdserve.search.vectors import Precision
@@ -202,6 +202,6 @@ def _parse_state(record: object) -> IndexState:
         raise ValueError("a number in it is out of range")
     if any(not segment.num_documents <= segment.num_rows <= MAX_COUNT for segment in state.segments):
         raise ValueError("a segment has fewer rows than documents")
-    if any(segment.approximate for segment in state.segments) and state.kind not in APPROXIMATE:
+    if any(segment.approximate for segment in state.segments) and not KINDS[state.kind].approximate:
         raise ValueError(f"an index of kind {state.kind} has no compressed vectors")
     return state

@@ -21,7 +21,7 @@ from kdserve.datatypes import Embedder, Embeddings, Progress, no_progress
 from kdserve.errors import DataError
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.build import chunks
-from kdserve.search.kinds import num_lists
+from kdserve.search.kinds import KINDS, num_lists
 from kdserve.search.topk import Scores, Searcher, Source, nearest
 from kdserve.search.vectors import Rows, VectorFile, encode_rows, require_unit_rows, row_dtype, write_sums
 
@@ -161,9 +161,9 @@ def _searcher(side: _Side, progress: Progress) -> Searcher:
     if side.num_rows <= EXACT_ROWS:
         return FlatSearcher(side.vectors)
     path = side.folder / "vectors.faiss"
-    write_approximate(path, side.vectors, "ivf-sq8", progress=progress)
+    write_approximate(path, side.vectors, KINDS["ivf-sq8"], progress=progress)
     effort = max(1, num_lists(side.num_rows) // READ_SHARE)
-    return ApproximateSearcher(path, side.vectors, kind="ivf-sq8", effort=effort, candidates=2)
+    return ApproximateSearcher(path, side.vectors, kind=KINDS["ivf-sq8"], effort=effort, candidates=2)
 
 
 def _denominator(mean: Scores, means: Scores) -> Scores:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from kdserve.search.changes import add_documents, compact_index, delete_document
 from kdserve.search.documents import Document, Id, NewMetadata
 from kdserve.search.embedding import embed_documents
 from kdserve.search.generation import IndexState
-from kdserve.search.kinds import IndexKind, Wish
+from kdserve.search.kinds import KindOrAuto, Wish
 from kdserve.search.kinship import require_kin, teacher_of
 from kdserve.search.passages import choose_window
 from kdserve.search.snapshot import Snapshot, open_snapshot
@@ -38,7 +37,7 @@ class BuildOptions:
     `total` is the number of documents, 0 where unknown; it only serves the progress.
     """
 
-    kind: IndexKind | Literal["auto"] = "auto"
+    kind: KindOrAuto = "auto"
     recall: float = 0.0
     memory_bytes: int = 0
     precision: Precision = "float32"

@@ -18,6 +18,7 @@ from kdserve.search.exact import ExactSearcher
 from kdserve.search.fields import require_fields
 from kdserve.search.filters import parse_filter
 from kdserve.search.generation import IndexState, read_state, verify_quick
+from kdserve.search.kinds import KINDS
 from kdserve.search.rows import StoredDocument
 from kdserve.search.segment import APPROXIMATE, Segment
 from kdserve.search.sql import as_sql
@@ -207,7 +208,7 @@ def _searcher(segment: Segment, state: IndexState, *, exact: bool) -> Searcher:
     return ApproximateSearcher(
         segment.folder / APPROXIMATE,
         segment.vectors,
-        kind=state.kind,
+        kind=KINDS[state.kind],
         effort=state.tuning.effort,
         candidates=state.tuning.candidates,
     )

@@ -9,13 +9,13 @@ import pytest
 
 from kdserve.errors import FolderError
 from kdserve.search import BuildOptions, Document, Retriever, compact_index
+from kdserve.search.kinds import APPROXIMATE
 
 pytest.importorskip("faiss")
-KINDS = ["hnsw", "ivf-sq8", "rabitq", "ivf-pq"]
 NUM_DOCUMENTS = 400
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[kind.name for kind in APPROXIMATE])
 def index(request, tmp_path, embedder):
     documents = [Document(text=f"text number {n}", id=n) for n in range(NUM_DOCUMENTS)]
     options = BuildOptions(kind=request.param, recall=0.5)

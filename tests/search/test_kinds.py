@@ -1,14 +1,19 @@
 """Approximate kinds: as good as asked, filtered exactly, and explained."""
 
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 from trigrams import TrigramEmbedder
 
 from kdserve import samples
+from kdserve.datatypes import no_progress
 from kdserve.errors import DataError, FidelityError
-from kdserve.search import BuildOptions, Document, Retriever, Wish, describe, faiss, snapshot, verify_index
-from kdserve.search.kinds import APPROXIMATE, estimated_bytes, factory, num_lists
+from kdserve.search import BuildOptions, Document, Retriever, Wish, describe, faiss, snapshot, vectors, verify_index
+from kdserve.search.kinds import APPROXIMATE, KINDS, KINDS_HELP, IndexKind, KindOrAuto, num_lists
 
+NAMES = [kind.name for kind in APPROXIMATE]
 QUERIES = ["Das Wetter ist heute schön", "I lost my keys", "Où est la gare ?", "libro", "mañana"]
 
 
@@ -26,7 +31,7 @@ def truth(tmp_path_factory, documents, embedder):
     return Retriever.build(tmp_path_factory.mktemp("truth") / "index", documents, embedder)
 
 
-@pytest.fixture(scope="module", params=APPROXIMATE)
+@pytest.fixture(scope="module", params=NAMES)
 def approximate(request, tmp_path_factory, documents, embedder):
     folder = tmp_path_factory.mktemp("kinds") / "index"
     return Retriever.build(folder, documents, embedder, options=BuildOptions(kind=request.param, recall=0.95))
@@ -98,7 +103,7 @@ def test_a_compacted_index_can_become_another_kind(tmp_path, documents, embedder
 def test_memory_chooses_the_first_kind_that_fits(tmp_path, documents, embedder):
     num_rows, dim = 600, 64
     for memory, kind in (("flat", "flat"), ("ivf-sq8", "ivf-pq"), ("ivf-pq", "ivf-pq")):
-        options = BuildOptions(memory_bytes=estimated_bytes(memory, dim, num_rows), recall=0.5)
+        options = BuildOptions(memory_bytes=KINDS[memory].estimated_bytes(dim, num_rows), recall=0.5)
         retriever = Retriever.build(tmp_path / memory, documents[:num_rows], embedder, options=options)
         assert describe(retriever.folder).kind == kind
 
@@ -137,10 +142,10 @@ def test_size_alone_chooses_numpy_then_faiss_then_a_graph(tmp_path, documents, e
 
 def test_estimated_bytes_are_near_the_truth(approximate):
     info = describe(approximate.folder)
-    assert info.tuning.memory_bytes == pytest.approx(estimated_bytes(info.kind, 64, 3840), rel=0.25)
+    assert info.tuning.memory_bytes == pytest.approx(KINDS[info.kind].estimated_bytes(64, 3840), rel=0.25)
 
 
-@pytest.mark.parametrize("kind", APPROXIMATE)
+@pytest.mark.parametrize("kind", NAMES)
 def test_wide_vectors_are_read_within_the_limits_of_their_file(kind, tmp_path):
     wide = TrigramEmbedder(dim=384)
     texts = [Document(text=f"text number {n} of {n % 97} kinds") for n in range(1500)]
@@ -148,7 +153,38 @@ def test_wide_vectors_are_read_within_the_limits_of_their_file(kind, tmp_path):
     assert Retriever.open(tmp_path / "index", wide).search("text number 7 of 7 kinds", 1)[0].id == 7
 
 
+def test_one_record_is_all_that_a_further_kind_takes(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(800, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    (tmp_path / "vectors").write_bytes(vectors.encode_rows(rows, "float32").tobytes())
+    vectors.write_sums(tmp_path / "vectors", tmp_path / "sums", 4 * 64)
+    stored = vectors.VectorFile(
+        tmp_path / "vectors", tmp_path / "sums", precision="float32", dim=64, num_rows=len(rows)
+    )
+    halves = replace(
+        KINDS["ivf-sq8"], name="ivf-sq4", factory="IVF{lists},SQ4", row_bytes=lambda dim: dim // 2 + 8, candidates=(4,)
+    )
+    faiss.write_approximate(tmp_path / "faiss", stored, halves, progress=no_progress)
+    searcher = faiss.ApproximateSearcher(tmp_path / "faiss", stored, kind=halves, effort=16, candidates=4)
+    _, found = searcher.propose(rows[:50], 1, None)
+    assert found[:, 0].tolist() == list(range(50))
+    size_bytes = (tmp_path / "faiss").stat().st_size
+    assert size_bytes == pytest.approx(halves.estimated_bytes(64, len(rows)), rel=0.25)
+
+
+def test_every_kind_is_recorded_and_offered():
+    assert tuple(KINDS) == get_args(IndexKind)
+    assert get_args(KindOrAuto) == ("auto", *KINDS)
+    for kind in KINDS.values():
+        assert f"{kind.name}: {kind.summary}" in KINDS_HELP
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones():
+    with pytest.raises(DataError, match="no kind of index 'hnws'; choose one of auto, exact, flat, ivf-pq, hnsw"):
+        Wish(kind="hnws")
+
+
 def test_lists_and_factories():
     assert [num_lists(n) for n in (1, 100, 1000, 1_000_000)] == [1, 2, 16, 4096]
-    assert factory("ivf-pq", 384, 1_000_000) == "IVF4096,PQ96x4fs"
-    assert factory("ivf-pq", 7, 10) == "IVF1,PQ7x4fs"
+    assert KINDS["ivf-pq"].factory_string(384, 1_000_000) == "IVF4096,PQ96x4fs"
+    assert KINDS["ivf-pq"].factory_string(7, 10) == "IVF1,PQ7x4fs"
