@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kdserve.cli.console import needs_extra
+from kdserve.precisions import AUTO, FLOORS, PRECISIONS
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Progress
@@ -31,7 +32,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Bundle folder to write; must not exist.")],
     precision: Annotated[
-        str, typer.Option(help="int8, fp32, fp16, w8, int4, dynamic-int8, or auto: the fastest that passes.")
+        str, typer.Option(help=f"{', '.join(PRECISIONS)}, or {AUTO}: the fastest that passes.")
     ] = "int8",
     texts: Annotated[
         Path | None, typer.Option(help="Texts for the gate, one a line or `language<TAB>text`; default: samples.")
@@ -39,7 +40,7 @@ def export(
     floor: Annotated[
         float | None,
         typer.Option(
-            help="Lowest mean cosine, for every language; default: 0.998 for int8, else 0.999. Of a classifier: the "
+            help=f"Lowest mean cosine, for every language; default: {FLOORS}. Of a classifier: the "
             "lowest share of texts with the student's label, default 0.98."
         ),
     ] = None,
@@ -66,13 +67,13 @@ def export(
 ) -> None:
     """Turn a student into a verified ONNX bundle; refuse when any language loses more than the floor allows."""
     from kdserve.cli.console import print_json, progress_bars, say
-    from kdserve.export import ExportSettings, export_bundle, is_classifier, parse_precision, read_gate_texts
+    from kdserve.export import ExportSettings, export_bundle, is_classifier, read_gate_texts
     from kdserve.loading import PACKAGED_TEACHERS, find_student
 
     if exporter == "optimum" and optimum_python is None:
         raise typer.BadParameter("name the Python of an environment with optimum-onnx", param_hint="--optimum-python")
     settings = ExportSettings(
-        precision=parse_precision(precision),
+        precision=precision,
         min_mean_cosine=floor,
         max_retrieval_loss=max_retrieval_loss,
         languages=tuple(code for code in languages.split(",") if code) or PACKAGED_TEACHERS.get(student, ()),

@@ -6,7 +6,7 @@ from kdserve.export.classifier_card import Agreement
 from kdserve.export.evaluated import EvaluatedLanguage, Evaluation
 from kdserve.export.gate import FidelityReport, LanguageFidelity
 from kdserve.export.reopen import reopen_bundle
-from kdserve.export.settings import ExportSettings, Precision, PrecisionChoice, parse_precision
+from kdserve.export.settings import ExportSettings
 from kdserve.export.texts import GateTexts, read_gate_texts
 from kdserve.export.trim import LanguageCoverage, TrimReport, trim_vocabulary
 
@@ -22,13 +22,10 @@ __all__ = [
     "GateTexts",
     "LanguageCoverage",
     "LanguageFidelity",
-    "Precision",
-    "PrecisionChoice",
     "TrimReport",
     "export_bundle",
     "export_classifier",
     "is_classifier",
-    "parse_precision",
     "read_gate_texts",
     "reopen_bundle",
     "trim_vocabulary",

@@ -5,8 +5,9 @@ B batch, T tokens, K input width, N output width
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -178,3 +179,12 @@ class BlockWeights:
             accuracy_level=4,
         )
         return _add_bias(graph, product, name, linear.bias)
+
+
+UNCALIBRATED: Mapping[str, Callable[[], Arithmetic]] = {
+    "float32": Float32,
+    "batch-int8": DynamicInt8,
+    "blocks-8": partial(BlockWeights, bits=8),
+    "blocks-4": partial(BlockWeights, bits=4),
+}
+"""What makes each arithmetic of a precision but int8 by token, which needs texts to be calibrated on."""

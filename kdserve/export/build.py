@@ -8,16 +8,16 @@ import onnx
 
 from kdserve.datatypes import TokenBatch
 from kdserve.errors import FolderError
-from kdserve.export.arithmetic import Arithmetic, BlockWeights, DynamicInt8, Float32
+from kdserve.export.arithmetic import UNCALIBRATED
 from kdserve.export.bert import bert_graph
 from kdserve.export.optimum import optimum_graph
-from kdserve.export.settings import Precision
 from kdserve.export.smoothing import smoothed_int8_graph
 from kdserve.export.static import static_graph
 from kdserve.export.student import Student
 from kdserve.export.table import BLOCK, TableBits
 from kdserve.export.texts import calibration_texts
 from kdserve.export.weights import BertWeights, StaticWeights
+from kdserve.precisions import Precision, named_precisions
 from kdserve.runtime.batches import make_batches
 from kdserve.runtime.tokens import TextTokenizer
 
@@ -37,16 +37,22 @@ def build_graph(
         return optimum_graph(student, optimum_python)
     weights, bits = student.weights, _table_bits(student, precision)
     if isinstance(weights, StaticWeights):
-        return static_graph(weights, table_bits=bits, half=precision == "fp16")
+        return static_graph(weights, table_bits=bits, half=precision.half)
     assert weights is not None
-    if precision == "int8":
+    if precision.arithmetic == "token-int8":
         return _int8_graph(student, weights, bits, tokenizer)
-    arithmetic: Arithmetic = Float32()
-    if precision == "dynamic-int8":
-        arithmetic = DynamicInt8()
-    elif precision == "w8" or precision == "int4":
-        arithmetic = BlockWeights(bits=4 if precision == "int4" else 8)
-    return bert_graph(weights, arithmetic, table_bits=bits, half=precision == "fp16")
+    return bert_graph(weights, UNCALIBRATED[precision.arithmetic](), table_bits=bits, half=precision.half)
+
+
+def candidates(student: Student, name: str) -> list[Precision]:
+    """The precisions that `name` stands for, without those that would give this student the same graph again."""
+    found = named_precisions(name)
+    if not isinstance(student.weights, StaticWeights):
+        return list(found)
+    graphs: dict[tuple[int, bool], Precision] = {}
+    for precision in found:
+        graphs.setdefault((precision.table_bits, precision.half), precision)
+    return list(graphs.values())
 
 
 def require_graph(student: Student, *, optimum_python: Path | None = None) -> None:
@@ -65,17 +71,11 @@ def require_graph(student: Student, *, optimum_python: Path | None = None) -> No
 
 
 def _table_bits(student: Student, precision: Precision) -> TableBits:
-    bits = _wanted_bits(student, precision)
+    bits = precision.table_bits if precision.table_bits == 32 else min(student.table_bits, precision.table_bits)
     width = student.weights.table.shape[1] if student.weights else 0
     if bits == 4 and width % BLOCK:
         raise FolderError(f"{student.folder} has a table {width} wide, which 4 bits cannot store; choose int8 or wider")
     return bits
-
-
-def _wanted_bits(student: Student, precision: Precision) -> TableBits:
-    if precision == "fp32" or precision == "fp16":
-        return 32
-    return 4 if student.table_bits == 4 or precision == "int4" else 8
 
 
 def _int8_graph(student: Student, weights: BertWeights, bits: TableBits, tokenizer: Path) -> onnx.ModelProto:

@@ -11,18 +11,19 @@ import numpy as np
 
 from kdserve.datatypes import Embeddings, Progress, no_progress
 from kdserve.errors import FidelityError
-from kdserve.export.build import build_graph, require_graph
+from kdserve.export.build import build_graph, candidates, require_graph
 from kdserve.export.card import bundle_card
 from kdserve.export.evaluated import Evaluate, Evaluation, compare_evaluations
 from kdserve.export.gate import FidelityReport, check_fidelity, measure_fidelity
 from kdserve.export.layout import write_layout
 from kdserve.export.pairs import require_exact_products
 from kdserve.export.reference import Reference
-from kdserve.export.settings import AUTO, ExportSettings, Precision
+from kdserve.export.settings import ExportSettings
 from kdserve.export.student import Student, read_student
 from kdserve.export.texts import GateTexts, Probe, probe_texts, sample_gate_texts
 from kdserve.export.weights import StaticWeights
 from kdserve.manifest import staged_folder, write_manifest
+from kdserve.precisions import Precision
 from kdserve.runtime import Encoder
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME, Bundle, BundleSettings
 
@@ -34,7 +35,7 @@ _TIMED_RUNS = 3
 class Attempt:
     """One precision, tried. `refusal` is why the gate let it not pass; speed is of one thread, here and now."""
 
-    precision: Precision
+    precision: str
     report: FidelityReport
     size_bytes: int
     texts_per_second: float
@@ -73,7 +74,7 @@ def export_bundle(
         target = _measure_student(student, judged, evaluate, progress)
         attempts = [
             _attempt(student, precision, folder, target, settings, progress)
-            for precision in _precisions(student, settings)
+            for precision in candidates(student, settings.precision)
         ]
         passed = [attempt for attempt in attempts if attempt.refusal is None]
         if not passed:
@@ -81,12 +82,6 @@ def export_bundle(
         kept = max(passed, key=lambda attempt: attempt.texts_per_second)
         _keep(folder, student, kept, [attempt.precision for attempt in attempts], target.dim)
     return Export(kept=kept, attempts=tuple(attempts))
-
-
-def _precisions(student: Student, settings: ExportSettings) -> Sequence[Precision]:
-    if settings.precision != "auto":
-        return [settings.precision]
-    return [precision for precision in AUTO if precision != "w8" or not isinstance(student.weights, StaticWeights)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,20 +122,20 @@ def _attempt(
     student: Student, precision: Precision, folder: Path, target: _Target, settings: ExportSettings, progress: Progress
 ) -> Attempt:
     """Write one precision's graph beside the others and judge it."""
-    progress(f"write {precision}", 0, 1)
-    path = folder / f"{precision}.onnx"
+    progress(f"write {precision.name}", 0, 1)
+    path = folder / f"{precision.name}.onnx"
     graph = build_graph(student, precision, folder / TOKENIZER_NAME, optimum_python=settings.optimum_python)
     require_exact_products(graph)
     path.write_bytes(graph.SerializeToString(deterministic=True))
     path.rename(folder / MODEL_NAME)  # an Encoder opens what has the final name
-    described = _describe(student, precision, target.dim)
+    described = _describe(student, precision.name, target.dim)
     encoder = Encoder(Bundle(folder=folder, fingerprint="", settings=described), device="cpu", num_threads=1)
-    progress(f"write {precision}", 1, 1)
+    progress(f"write {precision.name}", 1, 1)
     found: dict[str, Embeddings] = {}
     for language, sentences in target.texts.by_language.items():
-        progress(f"compare {precision}", len(found), len(target.texts.by_language))
+        progress(f"compare {precision.name}", len(found), len(target.texts.by_language))
         found[language] = encoder.encode_document(sentences)
-    progress(f"compare {precision}", len(found), len(found))
+    progress(f"compare {precision.name}", len(found), len(found))
     evaluation = target.evaluate(encoder) if target.evaluate else Evaluation()
     report = measure_fidelity(
         target.vectors,
@@ -161,7 +156,7 @@ def _attempt(
     except FidelityError as error:
         refusal = str(error)
     return Attempt(
-        precision=precision,
+        precision=precision.name,
         report=report,
         size_bytes=path.stat().st_size + (folder / TOKENIZER_NAME).stat().st_size,
         texts_per_second=_speed(encoder, target.texts),
@@ -180,7 +175,7 @@ def _speed(encoder: Encoder, texts: GateTexts) -> float:
     return len(mixed) / float(np.median(seconds))
 
 
-def _keep(folder: Path, student: Student, kept: Attempt, tried: Sequence[Precision], dim: int) -> None:
+def _keep(folder: Path, student: Student, kept: Attempt, tried: Sequence[str], dim: int) -> None:
     """Leave the chosen graph under its final name, with card and manifest."""
     (folder / f"{kept.precision}.onnx").rename(folder / MODEL_NAME)
     for precision in set(tried) - {kept.precision}:
@@ -196,7 +191,7 @@ def _keep(folder: Path, student: Student, kept: Attempt, tried: Sequence[Precisi
     )
 
 
-def _describe(student: Student, precision: Precision, dim: int) -> BundleSettings:
+def _describe(student: Student, precision: str, dim: int) -> BundleSettings:
     return BundleSettings(
         name=student.name,
         family="static" if isinstance(student.weights, StaticWeights) else "transformer",

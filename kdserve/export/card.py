@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from kdserve.export.gate import FidelityReport
+from kdserve.precisions import PRECISIONS
 from kdserve.runtime.bundle import BundleSettings
-
-_DYNAMIC = """
-## Not for use
-
-One scale is found for all activations of a batch, so the vector of a text changes with the texts beside it, and an
-index cannot be made again. This form is onnxruntime's standard, here to compare with; `int8` has a scale a token.
-"""
 
 
 def bundle_card(settings: BundleSettings, report: FidelityReport, *, size_bytes: int) -> str:
@@ -42,4 +36,4 @@ Mean cosine {report.mean_cosine:.5f}, worst text {report.min_cosine:.5f}; the ga
 Retrieval is translation accuracy in percent, both directions to English.
 
 {report.table()}
-{_DYNAMIC if settings.precision == "dynamic-int8" else ""}"""
+{PRECISIONS[settings.precision].card_note}"""

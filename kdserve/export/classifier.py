@@ -19,17 +19,18 @@ from safetensors.numpy import load_file
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import FidelityError, FolderError
-from kdserve.export.build import build_graph, require_graph
+from kdserve.export.build import build_graph, candidates, require_graph
 from kdserve.export.classifier_card import Agreement, classifier_card
 from kdserve.export.layout import write_tokenizer
 from kdserve.export.pairs import require_exact_products
 from kdserve.export.reference import Reference
-from kdserve.export.settings import AUTO, ExportSettings, Precision
+from kdserve.export.settings import ExportSettings
 from kdserve.export.student import Student, read_student
 from kdserve.export.texts import GateTexts, sample_gate_texts
 from kdserve.export.weights import StaticWeights
 from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
 from kdserve.model_settings import read_student_settings
+from kdserve.precisions import Precision
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
 from kdserve.runtime.classifier import Classifier, ClassifierSettings, Probabilities
 
@@ -40,7 +41,7 @@ HEAD_NAME = "head.safetensors"
 class ClassifierExport:
     """What an export kept, and how it compares with its student."""
 
-    precision: Precision
+    precision: str
     size_bytes: int
     agreements: tuple[Agreement, ...]
 
@@ -89,16 +90,16 @@ def export_classifier(
         judged = texts or sample_gate_texts(student.languages)
         expected = _ask_student(student, head, judged, progress)
         refusals = []
-        for precision in AUTO if settings.precision == "auto" else (settings.precision,):
-            described = _describe(student, head, precision)
+        for precision in candidates(student, settings.precision):
+            described = _describe(student, head, precision.name)
             _write_graph(student, head, precision, folder, settings)
             agreements = _compare(
                 Classifier(folder, described, fingerprint="", device="cpu", num_threads=1), judged, expected, progress
             )
             refusal = _refusal(agreements, min_agreement)
             if refusal is None:
-                return _keep(folder, student, described, precision, agreements, min_agreement)
-            refusals.append(f"{precision}: {refusal}")
+                return _keep(folder, student, described, precision.name, agreements, min_agreement)
+            refusals.append(f"{precision.name}: {refusal}")
         raise FidelityError(
             f"the bundle loses more than its floor allows: {'; '.join(refusals)}; nothing was written; choose a higher "
             "precision or lower the floor"
@@ -192,7 +193,7 @@ def _keep(
     folder: Path,
     student: Student,
     described: ClassifierSettings,
-    precision: Precision,
+    precision: str,
     agreements: tuple[Agreement, ...],
     min_agreement: float,
 ) -> ClassifierExport:
@@ -209,7 +210,7 @@ def _keep(
     return ClassifierExport(precision=precision, size_bytes=size_bytes, agreements=agreements)
 
 
-def _describe(student: Student, head: _Head, precision: Precision) -> ClassifierSettings:
+def _describe(student: Student, head: _Head, precision: str) -> ClassifierSettings:
     return ClassifierSettings(
         name=student.name,
         family="static" if isinstance(student.weights, StaticWeights) else "transformer",

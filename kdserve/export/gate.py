@@ -16,7 +16,8 @@ from kdserve.datatypes import Embeddings
 from kdserve.errors import FidelityError
 from kdserve.evaluate import nearest_share
 from kdserve.export.evaluated import EvaluatedLanguage, evaluation_table
-from kdserve.export.settings import ExportSettings, Precision
+from kdserve.export.settings import ExportSettings
+from kdserve.precisions import Precision
 
 _PIVOT = "en"
 _ROUNDING = 1e-6

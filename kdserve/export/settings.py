@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from kdserve.errors import RecipeError
-
-Precision = Literal["fp32", "fp16", "w8", "int8", "int4", "dynamic-int8"]
-PrecisionChoice = Literal["fp32", "fp16", "w8", "int8", "int4", "dynamic-int8", "auto"]
-AUTO: tuple[Precision, ...] = ("int8", "w8", "fp32")
-"""What `auto` tries. int4 is a choice of size, fp16 one of device: they are asked for by name."""
-_MIN_MEAN_COSINE = 0.999
-_MIN_MEAN_COSINE_INT8 = 0.998
+from kdserve.precisions import Precision, named_precisions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,15 +17,15 @@ class ExportSettings:
     fixed scales behind norms. w8 and int4 round weights in blocks of 32. auto tries int8, w8 and fp32 and keeps the
     fastest that passes. dynamic-int8 is onnxruntime's way, whose vectors depend on the batch: only to compare with.
 
-    The two floors are cosines between student and bundle: the mean over each language's texts (None: 0.998 for int8,
-    0.999 for all others), and the worst single text of all. `max_retrieval_loss` is in points, for every language of
+    The two floors are cosines between student and bundle: the mean over each language's texts (None: the precision's
+    own), and the worst single text of all. `max_retrieval_loss` is in points, for every language of
     the evaluation files, where there are any. `languages` and `name` are those of a folder that does not say.
 
     The graph is written from the weights; with `optimum_python`, the Python of an environment that has optimum-onnx,
     that traces the body instead, in fp32.
     """
 
-    precision: PrecisionChoice = "int8"
+    precision: str = "int8"
     min_mean_cosine: float | None = None
     min_cosine: float = 0.985
     max_retrieval_loss: float = 0.3
@@ -41,6 +34,7 @@ class ExportSettings:
     optimum_python: Path | None = None
 
     def __post_init__(self) -> None:
+        named_precisions(self.precision)
         for name, floor in (("min_mean_cosine", self.min_mean_cosine), ("min_cosine", self.min_cosine)):
             if floor is not None and not -1 <= floor <= 1:
                 raise RecipeError(f"{name} is {floor}; a cosine lies between -1 and 1")
@@ -49,19 +43,4 @@ class ExportSettings:
 
     def mean_cosine_floor(self, precision: Precision) -> float:
         """The lowest mean cosine that any language may have in this precision."""
-        if self.min_mean_cosine is not None:
-            return self.min_mean_cosine
-        return _MIN_MEAN_COSINE_INT8 if precision == "int8" else _MIN_MEAN_COSINE
-
-
-def parse_precision(name: str) -> PrecisionChoice:
-    """Return the precision of that name.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    precisions: tuple[PrecisionChoice, ...] = get_args(PrecisionChoice)
-    for precision in precisions:
-        if name == precision:
-            return precision
-    raise RecipeError(f"there is no precision {name!r}; choose one of {', '.join(precisions)}")
+        return precision.floor if self.min_mean_cosine is None else self.min_mean_cosine

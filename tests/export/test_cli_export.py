@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from kdserve.cli.export import register
 from kdserve.errors import DataError, FolderError
 from kdserve.manifest import read_manifest
+from kdserve.precisions import CHOICES
 from kdserve.samples import parallel
 
 
@@ -41,6 +42,12 @@ def test_evaluation_files_are_measured_before_and_after(app: typer.Typer, static
     assert german["retrieval_student"] == german["retrieval_bundle"] > 0
     assert english["spearman_student"] == pytest.approx(english["spearman_bundle"], abs=1)
     assert "On evaluation files" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_help_names_every_precision_and_its_floor(app: typer.Typer) -> None:
+    words = CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "300"}).stdout
+    assert all(name in words for name in CHOICES)
+    assert "0.998 for int8, else 0.999" in words
 
 
 def test_a_missing_student_is_one_clear_error(app: typer.Typer, tmp_path: Path) -> None:

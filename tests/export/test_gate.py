@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from kdserve.errors import DataError, FidelityError, RecipeError
-from kdserve.export import Evaluation, ExportSettings, FidelityReport, GateTexts, parse_precision, read_gate_texts
+from kdserve.export import Evaluation, ExportSettings, FidelityReport, GateTexts, read_gate_texts
 from kdserve.export.evaluated import compare_evaluations
 from kdserve.export.gate import check_fidelity, measure_fidelity
 from kdserve.export.texts import probe_texts
+from kdserve.precisions import PRECISIONS
 
 VECTORS = np.eye(4, dtype=np.float32)
 EXPECTED = {"en": VECTORS, "de": VECTORS}
@@ -18,7 +19,7 @@ EXPECTED = {"en": VECTORS, "de": VECTORS}
 def judge(german: np.ndarray, **floors: float) -> FidelityReport:
     settings = ExportSettings(**floors)
     found = {"en": VECTORS, "de": german}
-    report = measure_fidelity(EXPECTED, found, parallel=True, precision="int8", settings=settings)
+    report = measure_fidelity(EXPECTED, found, parallel=True, precision=PRECISIONS["int8"], settings=settings)
     check_fidelity(report)
     return report
 
@@ -59,7 +60,7 @@ def evaluated(lost: float, **settings: float) -> FidelityReport:
         EXPECTED,
         EXPECTED,
         parallel=True,
-        precision="fp32",
+        precision=PRECISIONS["fp32"],
         settings=ExportSettings(**settings),
         evaluated=compare_evaluations(before, after),
     )
@@ -80,9 +81,9 @@ def test_a_figure_that_is_no_number_never_passes() -> None:
 
 
 def test_int8_has_a_floor_of_its_own() -> None:
-    floors = {precision: ExportSettings().mean_cosine_floor(precision) for precision in ("int8", "w8", "dynamic-int8")}
-    assert floors == {"int8": 0.998, "w8": 0.999, "dynamic-int8": 0.999}
-    assert ExportSettings(min_mean_cosine=0.9).mean_cosine_floor("int8") == 0.9
+    floors = {name: ExportSettings().mean_cosine_floor(precision) for name, precision in PRECISIONS.items()}
+    assert floors == {**dict.fromkeys(PRECISIONS, 0.999), "int8": 0.998}
+    assert ExportSettings(min_mean_cosine=0.9).mean_cosine_floor(PRECISIONS["int8"]) == 0.9
 
 
 def test_vectors_that_are_no_numbers_never_pass() -> None:
@@ -112,15 +113,15 @@ def test_texts_that_cannot_be_read_are_refused(tmp_path: Path, content: bytes, m
         read_gate_texts(tmp_path / "texts")
 
 
-def test_an_unknown_precision_lists_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match="choose one of fp32, fp16, w8, int8, int4, dynamic-int8, auto"):
-        parse_precision("int7")
+def test_an_unknown_precision_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(RecipeError, match="there is no precision 'int7'; choose one of int8, "):
+        ExportSettings(precision="int7")
 
 
 def test_long_texts_capitals_and_queries_are_judged_like_languages() -> None:
     probes = {"long texts": (VECTORS, bad_text(0.8)), "queries": (VECTORS, VECTORS)}
     report = measure_fidelity(
-        EXPECTED, EXPECTED, parallel=True, precision="fp32", settings=ExportSettings(), probes=probes
+        EXPECTED, EXPECTED, parallel=True, precision=PRECISIONS["fp32"], settings=ExportSettings(), probes=probes
     )
     assert [row["language"] for row in report.to_json()["probes"]] == ["long texts", "queries"]
     with pytest.raises(FidelityError, match=r"floor allows: long texts mean cosine 0\.95000 < 0\.999; nothing"):
