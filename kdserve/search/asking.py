@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,18 +46,37 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, questi
     """
     if question.lexical and not snapshot.state.lexical:
         raise DataError("this index was built without words; build it with lexical to search by them")
+
+    def ranked(numbers: Sequence[int], depth: int) -> Iterable[tuple[list[Hit], int]]:
+        some = [texts[number] for number in numbers]
+        return [(hits, len(hits)) for hits in _ranked(snapshot, some, vectors[numbers], depth, question)]
+
+    return widen_until_enough(texts, question, ranked, first_depth=question.k, most=snapshot.num_rows)
+
+
+def widen_until_enough(
+    texts: Sequence[str],
+    question: Question,
+    ranked: Callable[[Sequence[int], int], Iterable[tuple[list[Hit], int]]],
+    *,
+    first_depth: int,
+    most: int,
+) -> list[list[Hit]]:
+    """Rank deeper, up to `most`, for those of the texts whose hits are not `k` yet; blank texts have none.
+
+    `ranked(numbers, depth)` gives for each of those texts its hits and how many were found to make them; fewer than
+    `depth` found means that there are no more.
+    """
     answers: list[list[Hit]] = [[] for _ in texts]
     pending = [number for number, text in enumerate(texts) if not is_blank(text)]
-    depth = min(question.k, snapshot.num_rows)
+    depth = min(first_depth, most)
     while pending:
-        some = [texts[number] for number in pending]
-        ranked = _ranked(snapshot, some, vectors[pending], depth, question)
         unsettled = []
-        for number, hits in zip(pending, ranked, strict=True):
+        for number, (hits, num_found) in zip(pending, ranked(pending, depth), strict=True):
             answers[number] = spread(hits, question)
-            if len(answers[number]) < question.k and depth <= len(hits) and depth < snapshot.num_rows:
+            if len(answers[number]) < question.k and depth <= num_found and depth < most:
                 unsettled.append(number)
-        pending, depth = unsettled, min(depth * 4, snapshot.num_rows)
+        pending, depth = unsettled, min(depth * 4, most)
     return answers
 
 

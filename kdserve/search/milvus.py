@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from kdserve.datatypes import Embedder, Hit, Progress, no_progress
+from kdserve.datatypes import Embedder, Hit, Progress, no_progress, require_texts
 from kdserve.errors import DataError, FolderError, KdserveError, MissingExtraError
-from kdserve.search.asking import Question, spread
+from kdserve.search.asking import Question, widen_until_enough
 from kdserve.search.build import chunks
 from kdserve.search.documents import Document, Id, number_documents
 from kdserve.search.embedding import Embedded, embed_documents
@@ -25,6 +25,7 @@ from kdserve.search.filters import parse_filter
 from kdserve.search.kinship import require_kin, teacher_of
 from kdserve.search.milvus_filter import as_milvus, document_key
 from kdserve.search.passages import choose_window
+from kdserve.search.protocol import RetrieverProtocol
 from kdserve.search.vectors import require_unit_rows
 
 try:
@@ -51,7 +52,7 @@ class _State:
     next_place: int = 0
 
 
-class MilvusRetriever:
+class MilvusRetriever(RetrieverProtocol):
     """A Milvus collection with the encoder that it was built with; the methods are those of `Retriever`."""
 
     def __init__(self, client: MilvusClient, collection: str, encoder: Embedder, state: _State) -> None:
@@ -90,8 +91,6 @@ class MilvusRetriever:
             made._create()
             try:
                 made._insert(documents, total=total, progress=progress)
-                if not len(made):
-                    raise DataError(f"there are no texts to index; {collection} was not made")
             except KdserveError:
                 made.drop()
                 raise
@@ -126,7 +125,7 @@ class MilvusRetriever:
 
     def search_batch(
         self,
-        queries: Sequence[str],
+        queries: Iterable[str],
         k: int = 10,
         *,
         where: str = "",
@@ -136,20 +135,16 @@ class MilvusRetriever:
         """As `Retriever.search_batch`."""
         question = Question(k=k, where=where, min_score=min_score, per_language=per_language)
         condition = as_milvus(parse_filter(where)) if where else ""
-        vectors = require_unit_rows(self.encoder.encode_query(queries), len(queries), self.encoder.dim)
-        answers: list[list[Hit]] = [[] for _ in queries]
-        pending, depth = list(range(len(queries))), min(k + 1, MAX_HITS)
-        while pending:
+        texts = require_texts(queries)
+        vectors = require_unit_rows(self.encoder.encode_query(texts), len(texts), self.encoder.dim)
+
+        def ranked(numbers: Sequence[int], depth: int) -> Iterator[tuple[list[Hit], int]]:
             found = self._client.search(
-                self.collection, data=vectors[pending].tolist(), limit=depth, filter=condition, output_fields=FIELDS
+                self.collection, data=vectors[numbers].tolist(), limit=depth, filter=condition, output_fields=FIELDS
             )
-            unsettled = []
-            for number, entities in zip(pending, found, strict=True):
-                answers[number] = spread(_hits(entities, min_score), question)
-                if len(answers[number]) < k and len(entities) >= depth and depth < MAX_HITS:
-                    unsettled.append(number)
-            pending, depth = unsettled, min(depth * 4, MAX_HITS)
-        return answers
+            return ((_hits(entities, min_score), len(entities)) for entities in found)
+
+        return widen_until_enough(texts, question, ranked, first_depth=k + 1, most=MAX_HITS)
 
     def add(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
         """Add documents; an id that is there already is an error, and what came before it stays."""
@@ -226,6 +221,8 @@ class MilvusRetriever:
             self._save(replace(self._state, next_id=next_id, next_place=self._state.next_place + len(rows)))
             done += len(numbered)
             progress("index", done, total)
+        if not done:
+            raise DataError(f"there are no texts to index in {self.collection}; give at least one that is not blank")
 
     def _known(self, ids: Sequence[Id]) -> set[str]:
         """The keys of those documents that are there."""

@@ -18,6 +18,7 @@ from kdserve.search.generation import IndexState
 from kdserve.search.kinds import KindOrAuto, Wish
 from kdserve.search.kinship import require_kin, teacher_of
 from kdserve.search.passages import choose_window
+from kdserve.search.protocol import RetrieverProtocol
 from kdserve.search.snapshot import Snapshot, open_snapshot
 from kdserve.search.topk import Neighbours
 from kdserve.search.vectors import Precision, require_unit_rows
@@ -48,7 +49,7 @@ class BuildOptions:
     total: int = 0
 
 
-class Retriever:
+class Retriever(RetrieverProtocol):
     """An index with the encoder that it was built with. Searching is safe from several threads.
 
     What it shows is the state at opening; `refresh` looks for a newer one.

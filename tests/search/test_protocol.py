@@ -1,0 +1,93 @@
+"""What holds for every retriever, wherever its documents are kept."""
+
+import pytest
+from test_passages import LONG, Counting
+
+from kdserve.errors import DataError
+from kdserve.search import Document, Retriever
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Milvus Lite's own
+
+
+def documents():
+    languages = {"a red apple": "en", "a green apple": "en", "une pomme rouge": "fr", "ein roter Apfel": "de"}
+    made = [
+        Document(text=text, id=f"t{n}", language=language, metadata={"n": n})
+        for n, (text, language) in enumerate(languages.items())
+    ]
+    return [*made, Document(text=LONG, id="long")]
+
+
+@pytest.fixture(params=["folder", "milvus"])
+def retriever(request, tmp_path):
+    if request.param == "folder":
+        yield Retriever.build(tmp_path / "index", documents(), Counting())
+        return
+    pytest.importorskip("pymilvus", reason="pymilvus is not installed: make cluster")
+    pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: make cluster")
+    from kdserve.search.milvus import MilvusRetriever
+
+    milvus = MilvusRetriever.build(str(tmp_path / "milvus.db"), "documents", documents(), Counting())
+    yield milvus
+    milvus.close()
+
+
+def ids(hits):
+    return [hit.id for hit in hits]
+
+
+def test_the_best_come_first_with_all_that_belongs_to_them(retriever):
+    hits = retriever.search("a red apple", 3)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    best = hits[0]
+    assert (best.id, best.text, best.language, dict(best.metadata)) == ("t0", "a red apple", "en", {"n": 0})
+    assert (best.score, best.passage) == (pytest.approx(1, abs=1e-5), None)
+    (passage,) = retriever.search(LONG[300:420], 1)
+    assert (passage.id, passage.text) == ("long", LONG[slice(*passage.passage)])
+
+
+def test_a_batch_answers_like_single_queries_and_a_blank_one_finds_nothing(retriever):
+    queries = ["apple", " ", "pomme"]
+    answers = retriever.search_batch(iter(queries), 2)
+    assert [ids(hits) for hits in answers] == [ids(retriever.search(query, 2)) for query in queries]
+    assert [len(hits) for hits in answers] == [2, 0, 2]
+    assert retriever.search_batch([]) == []
+
+
+def test_what_was_asked_for_limits_the_hits(retriever):
+    assert len(retriever.search("apple", 99)) == len(retriever) == 5
+    assert set(ids(retriever.search("apple", where="n < 2"))) == {"t0", "t1"}
+    assert sorted(hit.language or "" for hit in retriever.search("apple", per_language=1)) == ["", "de", "en", "fr"]
+    assert ids(retriever.search("a red apple", min_score=0.999)) == ["t0"]
+
+
+def test_documents_come_change_and_go(retriever):
+    retriever.add([Document(text="a zebra", id="z"), Document(text="counted")])
+    assert len(retriever) == 7
+    retriever.update([Document(text="an okapi", id="z"), Document(text="a giraffe", id="g")])
+    assert [hit.text for hit in retriever.search("an okapi", 1)] == ["an okapi"]
+    assert len(retriever) == 8
+    retriever.delete(["z", "g"])
+    assert len(retriever) == 6
+    assert not {"z", "g"} & set(ids(retriever.search("an okapi", 9)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (lambda it: it.search("apple", 0), DataError),
+        (lambda it: it.search("apple", min_score=float("nan")), DataError),
+        (lambda it: it.search("apple", where="n <"), DataError),
+        (lambda it: it.search_batch("apple"), TypeError),
+        (lambda it: it.add([]), DataError),
+        (lambda it: it.add([Document(text="again", id="t0")]), DataError),
+        (lambda it: it.update([]), DataError),
+        (lambda it: it.delete(["t0", "nowhere"]), DataError),
+        (lambda it: it.delete("t0"), TypeError),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(retriever, wrong, error):
+    before = ids(retriever.search("apple", 9))
+    with pytest.raises(error):
+        wrong(retriever)
+    assert ids(retriever.search("apple", 9)) == before
