@@ -127,6 +127,8 @@ def measure_load(bundle: str, work: Path, texts: Sequence[str], given: argparse.
             "refused_ms": stormy["latency_ms"].get("429"),
             "answered_ms": stormy["latency_ms"].get("200"),
             "not_sent": stormy["lost"],
+            "offered": (sum(stormy["by_status"].values()) + stormy["lost"]) / given.seconds / capacity,
+            "sent_late_p99_ms": [calm["sent_late_p99_ms"], stormy["sent_late_p99_ms"]],
             "memory_growth_mb": (stormy["memory_after"] - stormy["memory_before"]) / 1e6,
         }
     return found
