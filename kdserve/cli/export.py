@@ -14,7 +14,7 @@ from kdserve.precisions import AUTO, FLOORS, PRECISIONS
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Progress
-    from kdserve.export import Evaluation, Export, ExportSettings, GateTexts
+    from kdserve.export import Evaluation, Export, ExportSettings, FidelityReport, GateTexts
     from kdserve.export.evaluated import Evaluate
 
 
@@ -116,13 +116,14 @@ def _export_classifier(
             texts=texts,
             progress=progress,
         )
-    rows = [asdict(row) for row in done.agreements]
+    kept = done.kept
     if json:
-        print_json({"precision": done.precision, "size_bytes": done.size_bytes, "languages": rows})
+        languages = [asdict(row) for row in kept.report]
+        print_json({"precision": kept.precision, "size_bytes": kept.size_bytes, "languages": languages})
     else:
-        typer.echo(f"{done.precision}, {done.size_bytes / 1e6:.1f} MB\n\n| language | texts | same label | variation |")
+        typer.echo(f"{kept.precision}, {kept.size_bytes / 1e6:.1f} MB\n\n| language | texts | same label | variation |")
         typer.echo("|---|---|---|---|")
-        for row in done.agreements:
+        for row in kept.report:
             typer.echo(f"| {row.language} | {row.num_texts} | {row.same_label:.4f} | {row.variation:.5f} |")
     say(f"next: kdserve classify {out} TEXTS")
 
@@ -198,7 +199,7 @@ def _evaluation(tatoeba: Path | None, sts: Path | None, languages: Sequence[str]
     return evaluate
 
 
-def _record(done: Export) -> dict[str, object]:
+def _record(done: Export[FidelityReport]) -> dict[str, object]:
     attempts = [
         {
             "precision": attempt.precision,
@@ -212,7 +213,7 @@ def _record(done: Export) -> dict[str, object]:
     return {"kept": done.kept.precision, "attempts": attempts}
 
 
-def _summary(done: Export) -> str:
+def _summary(done: Export[FidelityReport]) -> str:
     lines = ["| precision | MB | texts/s, one thread | cosine mean | cosine min | gate |", "|---|---|---|---|---|---|"]
     for attempt in done.attempts:
         verdict = "kept" if attempt is done.kept else "refused" if attempt.refusal else "passed"

@@ -1,7 +1,8 @@
 """From a student folder to a quantised, verified ONNX bundle that needs no torch."""
 
-from kdserve.export.bundle import Attempt, Export, export_bundle
-from kdserve.export.classifier import ClassifierExport, export_classifier, is_classifier
+from kdserve.export.attempts import Attempt, Export
+from kdserve.export.bundle import export_bundle
+from kdserve.export.classifier import export_classifier, is_classifier
 from kdserve.export.classifier_card import Agreement
 from kdserve.export.evaluated import EvaluatedLanguage, Evaluation
 from kdserve.export.gate import FidelityReport, LanguageFidelity
@@ -13,7 +14,6 @@ from kdserve.export.trim import LanguageCoverage, TrimReport, trim_vocabulary
 __all__ = [
     "Agreement",
     "Attempt",
-    "ClassifierExport",
     "EvaluatedLanguage",
     "Evaluation",
     "Export",

@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from kdserve.datatypes import Embeddings, Progress, no_progress
-from kdserve.errors import FidelityError
+from kdserve.export.attempts import Export, Judgement, answer_by_language, describe_folder, keep_fastest
 from kdserve.export.build import build_graph, candidates, require_graph
 from kdserve.export.card import bundle_card
 from kdserve.export.evaluated import Evaluate, Evaluation, compare_evaluations
-from kdserve.export.gate import FidelityReport, check_fidelity, measure_fidelity
+from kdserve.export.gate import FidelityReport, measure_fidelity
 from kdserve.export.layout import write_layout
-from kdserve.export.pairs import require_exact_products
 from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
 from kdserve.export.student import Student, read_student
 from kdserve.export.texts import GateTexts, Probe, probe_texts, sample_gate_texts
-from kdserve.export.weights import StaticWeights
-from kdserve.manifest import staged_folder, write_manifest
+from kdserve.manifest import staged_folder
 from kdserve.precisions import Precision
 from kdserve.runtime import Encoder
-from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME, Bundle, BundleSettings
-
-_TIMED_TEXTS = 256
-_TIMED_RUNS = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attempt:
-    """One precision, tried. `refusal` is why the gate let it not pass; speed is of one thread, here and now."""
-
-    precision: str
-    report: FidelityReport
-    size_bytes: int
-    texts_per_second: float
-    refusal: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Export:
-    """What an export did: every precision that it tried, and the one that it kept."""
-
-    kept: Attempt
-    attempts: tuple[Attempt, ...]
+from kdserve.runtime.bundle import TOKENIZER_NAME, Bundle, BundleSettings
 
 
 def export_bundle(
@@ -58,7 +31,7 @@ def export_bundle(
     texts: GateTexts | None = None,
     evaluate: Evaluate | None = None,
     progress: Progress = no_progress,
-) -> Export:
+) -> Export[FidelityReport]:
     """Write a student as a bundle folder, after comparing the two on `texts` (default: the sample corpus), and with
     `evaluate` on what it measures.
 
@@ -72,16 +45,20 @@ def export_bundle(
         write_layout(student, folder)
         judged = texts or sample_gate_texts(student.languages)
         target = _measure_student(student, judged, evaluate, progress)
-        attempts = [
-            _attempt(student, precision, folder, target, settings, progress)
-            for precision in candidates(student, settings.precision)
-        ]
-        passed = [attempt for attempt in attempts if attempt.refusal is None]
-        if not passed:
-            raise FidelityError("; ".join(f"{attempt.precision}: {attempt.refusal}" for attempt in attempts))
-        kept = max(passed, key=lambda attempt: attempt.texts_per_second)
-        _keep(folder, student, kept, [attempt.precision for attempt in attempts], target.dim)
-    return Export(kept=kept, attempts=tuple(attempts))
+        done = keep_fastest(
+            folder,
+            candidates(student, settings.precision),
+            write=lambda one: build_graph(
+                student, one, folder / TOKENIZER_NAME, optimum_python=settings.optimum_python
+            ),
+            judge=lambda one: _judge(student, one, folder, target, settings, progress),
+            texts=judged,
+            progress=progress,
+        )
+        described, report = _describe(student, done.kept.precision, target.dim), done.kept.report
+        card = bundle_card(described, report, size_bytes=done.kept.size_bytes)
+        describe_folder(folder, student, kind="bundle", settings=described, card=card, fidelity=report.to_json())
+    return done
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,11 +79,7 @@ class _Target:
 
 def _measure_student(student: Student, texts: GateTexts, evaluate: Evaluate | None, progress: Progress) -> _Target:
     reference = Reference(student)
-    vectors: dict[str, Embeddings] = {}
-    for language, sentences in texts.by_language.items():
-        progress("embed with the student", len(vectors), len(texts.by_language))
-        vectors[language] = reference.encode_document(sentences)
-    progress("embed with the student", len(vectors), len(vectors))
+    vectors = answer_by_language("embed with the student", texts, reference.encode_document, progress)
     probes = probe_texts(texts, max_tokens=student.max_tokens)
     return _Target(
         texts=texts,
@@ -118,24 +91,12 @@ def _measure_student(student: Student, texts: GateTexts, evaluate: Evaluate | No
     )
 
 
-def _attempt(
+def _judge(
     student: Student, precision: Precision, folder: Path, target: _Target, settings: ExportSettings, progress: Progress
-) -> Attempt:
-    """Write one precision's graph beside the others and judge it."""
-    progress(f"write {precision.name}", 0, 1)
-    path = folder / f"{precision.name}.onnx"
-    graph = build_graph(student, precision, folder / TOKENIZER_NAME, optimum_python=settings.optimum_python)
-    require_exact_products(graph)
-    path.write_bytes(graph.SerializeToString(deterministic=True))
-    path.rename(folder / MODEL_NAME)  # an Encoder opens what has the final name
+) -> Judgement[FidelityReport]:
     described = _describe(student, precision.name, target.dim)
     encoder = Encoder(Bundle(folder=folder, fingerprint="", settings=described), device="cpu", num_threads=1)
-    progress(f"write {precision.name}", 1, 1)
-    found: dict[str, Embeddings] = {}
-    for language, sentences in target.texts.by_language.items():
-        progress(f"compare {precision.name}", len(found), len(target.texts.by_language))
-        found[language] = encoder.encode_document(sentences)
-    progress(f"compare {precision.name}", len(found), len(found))
+    found = answer_by_language(f"compare {precision.name}", target.texts, encoder.encode_document, progress)
     evaluation = target.evaluate(encoder) if target.evaluate else Evaluation()
     report = measure_fidelity(
         target.vectors,
@@ -149,52 +110,13 @@ def _attempt(
         },
         evaluated=compare_evaluations(target.evaluation, evaluation),
     )
-    (folder / MODEL_NAME).rename(path)
-    try:
-        check_fidelity(report)
-        refusal = None
-    except FidelityError as error:
-        refusal = str(error)
-    return Attempt(
-        precision=precision.name,
-        report=report,
-        size_bytes=path.stat().st_size + (folder / TOKENIZER_NAME).stat().st_size,
-        texts_per_second=_speed(encoder, target.texts),
-        refusal=refusal,
-    )
-
-
-def _speed(encoder: Encoder, texts: GateTexts) -> float:
-    """Return texts a second on one thread: the median of a few runs over a mix of all languages."""
-    mixed = [text for row in zip(*texts.by_language.values(), strict=False) for text in row][:_TIMED_TEXTS]
-    seconds = []
-    for _ in range(_TIMED_RUNS):
-        start = time.perf_counter()
-        encoder.encode_document(mixed)
-        seconds.append(time.perf_counter() - start)
-    return len(mixed) / float(np.median(seconds))
-
-
-def _keep(folder: Path, student: Student, kept: Attempt, tried: Sequence[str], dim: int) -> None:
-    """Leave the chosen graph under its final name, with card and manifest."""
-    (folder / f"{kept.precision}.onnx").rename(folder / MODEL_NAME)
-    for precision in set(tried) - {kept.precision}:
-        (folder / f"{precision}.onnx").unlink()
-    described = _describe(student, kept.precision, dim)
-    card = bundle_card(described, kept.report, size_bytes=kept.size_bytes)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    write_manifest(
-        folder,
-        kind="bundle",
-        parents={**student.parents, "student": student.fingerprint},
-        settings={**described.to_json(), "fidelity": kept.report.to_json()},
-    )
+    return Judgement(report=report, refusal=report.refusal, run=encoder.encode_document)
 
 
 def _describe(student: Student, precision: str, dim: int) -> BundleSettings:
     return BundleSettings(
         name=student.name,
-        family="static" if isinstance(student.weights, StaticWeights) else "transformer",
+        family=student.family,
         precision=precision,
         dim=dim,
         max_tokens=student.max_tokens,

@@ -5,10 +5,8 @@ B batch, D width of the embedding, K labels, N texts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,32 +16,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kdserve.datatypes import Progress, no_progress
-from kdserve.errors import FidelityError, FolderError
+from kdserve.errors import FolderError
+from kdserve.export.attempts import Export, Judgement, answer_by_language, describe_folder, keep_fastest
 from kdserve.export.build import build_graph, candidates, require_graph
 from kdserve.export.classifier_card import Agreement, classifier_card
+from kdserve.export.gate import rounded_values
 from kdserve.export.layout import write_tokenizer
-from kdserve.export.pairs import require_exact_products
 from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
 from kdserve.export.student import Student, read_student
 from kdserve.export.texts import GateTexts, sample_gate_texts
-from kdserve.export.weights import StaticWeights
-from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
+from kdserve.manifest import MANIFEST_NAME, staged_folder
 from kdserve.model_settings import read_student_settings
 from kdserve.precisions import Precision
-from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
+from kdserve.runtime.bundle import TOKENIZER_NAME
 from kdserve.runtime.classifier import Classifier, ClassifierSettings, Probabilities
 
 HEAD_NAME = "head.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassifierExport:
-    """What an export kept, and how it compares with its student."""
-
-    precision: str
-    size_bytes: int
-    agreements: tuple[Agreement, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,11 +61,10 @@ def export_classifier(
     min_agreement: float = 0.98,
     texts: GateTexts | None = None,
     progress: Progress = no_progress,
-) -> ClassifierExport:
+) -> Export[tuple[Agreement, ...]]:
     """Write a classifier student as a classifier bundle, after comparing the two on `texts` (default: the samples).
 
-    `auto` takes the first of int8, w8 and fp32 that passes: its labels agree with the student's on at least
-    `min_agreement` of each language's texts.
+    A precision passes when its labels agree with the student's on at least `min_agreement` of each language's texts.
 
     Raises:
         FolderError: the student is damaged or of another kind, or `out` exists.
@@ -88,22 +76,35 @@ def export_classifier(
         head = _read_head(student)
         write_tokenizer(student, folder)
         judged = texts or sample_gate_texts(student.languages)
-        expected = _ask_student(student, head, judged, progress)
-        refusals = []
-        for precision in candidates(student, settings.precision):
-            described = _describe(student, head, precision.name)
-            _write_graph(student, head, precision, folder, settings)
-            agreements = _compare(
-                Classifier(folder, described, fingerprint="", device="cpu", num_threads=1), judged, expected, progress
-            )
-            refusal = _refusal(agreements, min_agreement)
-            if refusal is None:
-                return _keep(folder, student, described, precision.name, agreements, min_agreement)
-            refusals.append(f"{precision.name}: {refusal}")
-        raise FidelityError(
-            f"the bundle loses more than its floor allows: {'; '.join(refusals)}; nothing was written; choose a higher "
-            "precision or lower the floor"
+        encode = Reference(student).encode_document
+        expected = answer_by_language(
+            "classify with the student", judged, lambda own: head.probabilities(encode(own)), progress
         )
+
+        def write(precision: Precision) -> onnx.ModelProto:
+            tokenizer = folder / TOKENIZER_NAME
+            model = build_graph(student, precision, tokenizer, optimum_python=settings.optimum_python)
+            return add_head(model, head.weight_DK, head.bias_K)
+
+        def judge(precision: Precision) -> Judgement[tuple[Agreement, ...]]:
+            described = _describe(student, head, precision.name)
+            bundle = Classifier(folder, described, fingerprint="", device="cpu", num_threads=1)
+            found = answer_by_language(f"compare {precision.name}", judged, bundle.probabilities, progress)
+            agreements = tuple(_compare(language, own, found[language]) for language, own in expected.items())
+            return Judgement(report=agreements, refusal=_refusal(agreements, min_agreement), run=bundle.probabilities)
+
+        precisions = candidates(student, settings.precision)
+        done = keep_fastest(folder, precisions, write=write, judge=judge, texts=judged, progress=progress)
+        described, agreements = _describe(student, head, done.kept.precision), done.kept.report
+        describe_folder(
+            folder,
+            student,
+            kind="classifier",
+            settings=described,
+            card=classifier_card(described, agreements, size_bytes=done.kept.size_bytes),
+            fidelity={"floor": min_agreement, "languages": [rounded_values(asdict(row)) for row in agreements]},
+        )
+    return done
 
 
 def add_head(
@@ -148,40 +149,13 @@ def _read_head(student: Student) -> _Head:
     return _Head(weight_DK=np.ascontiguousarray(weight.T), bias_K=bias, labels=labels)
 
 
-def _write_graph(student: Student, head: _Head, precision: Precision, folder: Path, settings: ExportSettings) -> None:
-    model = build_graph(student, precision, folder / TOKENIZER_NAME, optimum_python=settings.optimum_python)
-    model = add_head(model, head.weight_DK, head.bias_K)
-    require_exact_products(model)
-    (folder / MODEL_NAME).write_bytes(model.SerializeToString(deterministic=True))
-
-
-def _ask_student(student: Student, head: _Head, texts: GateTexts, progress: Progress) -> dict[str, Probabilities]:
-    reference = Reference(student)
-    expected: dict[str, Probabilities] = {}
-    for language, sentences in texts.by_language.items():
-        progress("classify with the student", len(expected), len(texts.by_language))
-        expected[language] = head.probabilities(reference.encode_document(sentences))
-    progress("classify with the student", len(expected), len(expected))
-    return expected
-
-
-def _compare(
-    bundle: Classifier, texts: GateTexts, expected: Mapping[str, Probabilities], progress: Progress
-) -> tuple[Agreement, ...]:
-    agreements: list[Agreement] = []
-    for language, sentences in texts.by_language.items():
-        progress(f"compare {bundle.settings.precision}", len(agreements), len(texts.by_language))
-        before, after = expected[language], bundle.probabilities(sentences)
-        agreements.append(
-            Agreement(
-                language=language,
-                num_texts=len(sentences),
-                same_label=float((before.argmax(axis=1) == after.argmax(axis=1)).mean()),
-                variation=float(np.abs(before - after).sum(axis=1).mean() / 2),
-            )
-        )
-    progress(f"compare {bundle.settings.precision}", len(agreements), len(agreements))
-    return tuple(agreements)
+def _compare(language: str, before: Probabilities, after: Probabilities) -> Agreement:
+    return Agreement(
+        language=language,
+        num_texts=len(before),
+        same_label=float((before.argmax(axis=1) == after.argmax(axis=1)).mean()),
+        variation=float(np.abs(before - after).sum(axis=1).mean() / 2),
+    )
 
 
 def _refusal(agreements: tuple[Agreement, ...], floor: float) -> str | None:
@@ -189,38 +163,13 @@ def _refusal(agreements: tuple[Agreement, ...], floor: float) -> str | None:
     return f"labels agree with the student's too rarely ({', '.join(below)})" if below else None
 
 
-def _keep(
-    folder: Path,
-    student: Student,
-    described: ClassifierSettings,
-    precision: str,
-    agreements: tuple[Agreement, ...],
-    min_agreement: float,
-) -> ClassifierExport:
-    size_bytes = sum((folder / name).stat().st_size for name in (MODEL_NAME, TOKENIZER_NAME))
-    card = classifier_card(described, agreements, size_bytes=size_bytes)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    rows = [{name: _rounded(value) for name, value in asdict(row).items()} for row in agreements]
-    write_manifest(
-        folder,
-        kind="classifier",
-        parents={**student.parents, "student": student.fingerprint},
-        settings={**described.to_json(), "fidelity": {"floor": min_agreement, "languages": rows}},
-    )
-    return ClassifierExport(precision=precision, size_bytes=size_bytes, agreements=agreements)
-
-
 def _describe(student: Student, head: _Head, precision: str) -> ClassifierSettings:
     return ClassifierSettings(
         name=student.name,
-        family="static" if isinstance(student.weights, StaticWeights) else "transformer",
+        family=student.family,
         precision=precision,
         max_tokens=student.max_tokens,
         labels=head.labels,
         languages=student.languages,
         weak_languages=student.weak_languages,
     )
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from kdserve.datatypes import Embeddings
-from kdserve.errors import FidelityError
 from kdserve.evaluate import nearest_share
 from kdserve.export.evaluated import EvaluatedLanguage, evaluation_table
 from kdserve.export.settings import ExportSettings
@@ -64,11 +63,17 @@ class FidelityReport:
         """The worst text."""
         return min(row.min_cosine for row in self.languages)
 
+    @property
+    def refusal(self) -> str | None:
+        """Every language whose mean or minimum cosine is below its floor or no number, or whose retrieval fell."""
+        failures = [failure for row in (*self.languages, *self.probes) if (failure := _failure(row, self))]
+        failures += [failure for one in self.evaluated if (failure := _loss(one, self))]
+        return "; ".join(failures) or None
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, rounded so that equal exports give equal bytes."""
         rows, probes, evaluated = (
-            [{name: _rounded(value) for name, value in asdict(row).items()} for row in part]
-            for part in (self.languages, self.probes, self.evaluated)
+            [rounded_values(asdict(row)) for row in part] for part in (self.languages, self.probes, self.evaluated)
         )
         figures = {name: getattr(self, name) for name in ("mean_cosine", "min_cosine", "max_difference")}
         floors = {
@@ -76,7 +81,7 @@ class FidelityReport:
             "min_cosine": self.min_cosine_allowed,
             "max_retrieval_loss": self.max_retrieval_loss_allowed,
         }
-        record = {"floors": floors, **{name: _rounded(value) for name, value in figures.items()}}
+        record = {"floors": floors, **rounded_values(figures)}
         record |= {"languages": rows, "probes": probes}
         return {**record, "evaluated": evaluated} if evaluated else record
 
@@ -109,7 +114,7 @@ def measure_fidelity(
     probes: Mapping[str, tuple[Embeddings, Embeddings]] = MappingProxyType({}),
     evaluated: tuple[EvaluatedLanguage, ...] = (),
 ) -> FidelityReport:
-    """Compare the student's vectors with the bundle's, language by language; `check_fidelity` judges.
+    """Compare the student's vectors with the bundle's, language by language; the report's `refusal` judges.
 
     `probes` are pairs of the two by name. `parallel`: row i of every language says the same. Retrieval among the gate's
     own few texts is recorded only: one text more or less is already a point. It is judged on evaluation files.
@@ -124,22 +129,6 @@ def measure_fidelity(
         min_cosine_allowed=settings.min_cosine,
         max_retrieval_loss_allowed=settings.max_retrieval_loss,
     )
-
-
-def check_fidelity(report: FidelityReport) -> None:
-    """Let a report pass, or name every language that lost too much.
-
-    Raises:
-        FidelityError: a language's mean or minimum cosine is below its floor or not a number, or its retrieval fell.
-    """
-    rows = (*report.languages, *report.probes)
-    failures = [failure for row in rows if (failure := _failure(row, report))]
-    failures += [failure for one in report.evaluated if (failure := _loss(one, report))]
-    if failures:
-        raise FidelityError(
-            f"the bundle loses more than its floor allows: {'; '.join(failures)}; "
-            "nothing was written; choose a higher precision or lower the floor"
-        )
 
 
 def _failure(row: LanguageFidelity, report: FidelityReport) -> str | None:
@@ -175,5 +164,6 @@ def _compare(language: str, pairs: Mapping[str, tuple[Embeddings, Embeddings]], 
     )
 
 
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def rounded_values(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with its floats cut to six digits, so that equal exports give equal bytes."""
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in record.items()}

@@ -19,7 +19,7 @@ from kdserve.export.transformer_settings import read_transformer_settings
 from kdserve.export.weights import BertWeights, Head, StaticWeights
 from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file
-from kdserve.model_settings import SIZES, verify_student
+from kdserve.model_settings import SIZES, Family, verify_student
 from kdserve.modules import Module, read_modules
 from kdserve.runtime.bundle import PROMPTS_NAME, Prompts
 from kdserve.toml import require
@@ -60,6 +60,11 @@ class Student:
 
     def __post_init__(self) -> None:
         require(self, max_tokens=SIZES)
+
+    @property
+    def family(self) -> Family:
+        """A table of tokens alone, or a transformer's body."""
+        return "static" if isinstance(self.weights, StaticWeights) else "transformer"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,7 @@ from kdserve.export import (
     is_classifier,
     trim_vocabulary,
 )
+from kdserve.export.student import read_student
 from kdserve.manifest import verify_folder, write_manifest
 from kdserve.samples import parallel
 
@@ -78,10 +79,17 @@ def test_the_manifest_names_labels_parents_and_what_was_lost(student: Path, bund
     assert "Classifier.load(" in (bundle / "README.md").read_text(encoding="utf-8")
 
 
-def test_auto_takes_the_first_precision_whose_labels_agree(student: Path, tmp_path: Path) -> None:
+def test_auto_keeps_the_fastest_whose_labels_agree(student: Path, tmp_path: Path) -> None:
     done = export_classifier(student, tmp_path / "auto", settings=ExportSettings(precision="auto"), min_agreement=0.9)
-    assert done.precision == "int8"
-    with pytest.raises(FidelityError, match=r"labels agree with the student's too rarely \(.* < 1\.5\)"):
+    tried = ["int8", "fp32"] if read_student(student).family == "static" else ["int8", "w8", "fp32"]
+    assert [attempt.precision for attempt in done.attempts] == tried
+    passed = [attempt for attempt in done.attempts if attempt.refusal is None]
+    assert done.kept.texts_per_second == max(attempt.texts_per_second for attempt in passed)
+    assert Classifier.load(tmp_path / "auto").settings.precision == done.kept.precision
+    assert [path.name for path in (tmp_path / "auto").glob("*.onnx")] == ["model.onnx"]
+    with pytest.raises(
+        FidelityError, match=r"floor allows: fp32: labels agree with the student's too rarely \(.* < 1\.5\)"
+    ):
         export_classifier(student, tmp_path / "b", settings=ExportSettings(precision="fp32"), min_agreement=1.5)
     assert not (tmp_path / "b").exists()
 
