@@ -3,111 +3,29 @@
 Requests wait in turns. A free thread takes some texts of the first, then of the next, so that a large request cannot
 hold up a small one; what it takes is merged by canonical length, as always, so every vector is what it is alone. While
 little waits, it runs at once on the event loop: a hop to a thread costs more than a short text.
-
-N texts, W width of a row
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TypeVar
 
 from kdserve.errors import EncodeError
-from kdserve.runtime.batches import canonical_length
 from kdserve.runtime.tokens import TokenizedTexts
 from kdserve.serve.metrics import Metrics
 from kdserve.serve.refusals import Refusal
 from kdserve.serve.settings import Limits
+from kdserve.serve.tickets import JOB_TOKENS, Answer, Engine, OnWait, Part, Ticket, run_parts
 from kdserve.serve.workers import Outcome, StuckError, Workers, attempt
 
-Ids = Sequence[Sequence[int]]
-Rows = npt.NDArray[np.float32]
-OnWait = Callable[[asyncio.Future[Any]], None]
-"""Told the future that a request waits for, so that it can be ended early."""
 Result = TypeVar("Result")
-JOB_TOKENS, LEAST_JOB_TOKENS, TURN_TOKENS = 1024, 128, 256
-INLINE_S = 0.001
-"""What may run on the event loop: everybody else waits so long."""
+LEAST_JOB_TOKENS, TURN_TOKENS = 128, 256
 INLINE_CHARACTERS = 2000
 LEAST_RETRY_S = 0.05
 MOST_READY = 512
-
-
-@dataclass(eq=False, kw_only=True, slots=True)
-class Engine:
-    """A model as the batcher sees it: token ids in, rows out, and those who wait for it.
-
-    `inline_tokens` and `tokens_per_s` are measured at the start.
-    """
-
-    name: str
-    width: int
-    run: Callable[[Ids], Rows]
-    inline_tokens: int = 0
-    tokens_per_s: float = 1.0
-    waiting: dict[Ticket, None] = field(default_factory=dict)
-    waiting_tokens: int = 0
-
-    def measure(self, ids: Ids) -> None:
-        """Run a few texts to learn how fast they go."""
-        num_tokens = sum(map(len, ids))
-        seconds = min(attempt(lambda: self.run(ids)).seconds for _ in range(4)) or INLINE_S
-        self.tokens_per_s = num_tokens / seconds
-        self.inline_tokens = min(JOB_TOKENS, int(self.tokens_per_s * INLINE_S))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """The rows (N, W) of a request's texts, the tokens read of each, and which were cut."""
-
-    rows: Rows
-    num_tokens: list[int]
-    is_cut: list[bool]
-
-
-class Ticket:
-    """A request's texts on their way: which are taken already, and the rows that came back."""
-
-    __slots__ = (
-        "engine", "future", "ids", "num_missing", "num_taken", "on_wait", "order", "rows", "sizes", "waiting_tokens",
-    )  # fmt: skip
-
-    def __init__(self, engine: Engine, ids: Ids, future: asyncio.Future[None], on_wait: OnWait) -> None:
-        self.engine, self.ids, self.future, self.on_wait = engine, ids, future, on_wait
-        self.rows = np.empty((len(ids), engine.width), np.float32)
-        self.num_taken, self.num_missing = 0, len(ids)
-        self.sizes = [max(1, len(text)) for text in ids]  # a text of no token takes a place too
-        self.waiting_tokens = sum(self.sizes)
-        # texts of one length run together, and come first when they are short
-        self.order = sorted(range(len(ids)), key=lambda n: canonical_length(len(ids[n]))) if len(ids) > 1 else [0]
-
-    def take(self, room: int) -> list[int]:
-        """The next texts that have no more than `room` tokens together, but at least one."""
-        first, total = self.num_taken, 0
-        while self.num_taken < len(self.order):
-            size = self.sizes[self.order[self.num_taken]]
-            if total and total + size > room:
-                break
-            total += size
-            self.num_taken += 1
-        self.waiting_tokens -= total
-        self.engine.waiting_tokens -= total
-        return self.order[first : self.num_taken]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """Some texts of one ticket, in a batch."""
-
-    ticket: Ticket
-    places: list[int]
 
 
 class Batcher:
@@ -262,13 +180,13 @@ class Batcher:
         for engine in list(self._engines):
             if engine.waiting_tokens <= engine.inline_tokens:
                 parts = self._take(engine, engine.waiting_tokens)
-                self._settle(parts, attempt(partial(_run, parts)))
+                self._settle(parts, attempt(partial(run_parts, parts)))
         while self._engines and self._workers.num_idle:
             engine = self._engines[0]
             self._engines.rotate(-1)
             share = max(LEAST_JOB_TOKENS, engine.waiting_tokens // self._workers.num_idle)
             parts = self._take(engine, min(JOB_TOKENS, share))
-            self._workers.start(partial(_run, parts), partial(self._settle_and_go_on, parts))
+            self._workers.start(partial(run_parts, parts), partial(self._settle_and_go_on, parts))
         fresh, self._fresh = self._fresh, []
         for ticket in fresh:
             if not ticket.future.done():
@@ -305,7 +223,7 @@ class Batcher:
         if outcome.error is not None and len({id(part.ticket) for part in parts}) > 1:
             for part in parts:  # one of them is at fault: each runs again, alone
                 if not part.ticket.future.done():
-                    self._ready.append((partial(_run, [part]), partial(self._settle_and_go_on, [part])))
+                    self._ready.append((partial(run_parts, [part]), partial(self._settle_and_go_on, [part])))
             self._schedule()
             return
         start = 0
@@ -320,10 +238,6 @@ class Batcher:
                     if not ticket.num_missing:
                         ticket.future.set_result(None)
             start = stop
-
-
-def _run(parts: Sequence[Part]) -> Rows:
-    return parts[0].ticket.engine.run([part.ticket.ids[place] for part in parts for place in part.places])
 
 
 def _told(error: Exception) -> Exception:

@@ -19,9 +19,9 @@ from kdserve.search.changes import add_documents
 from kdserve.search.embedding import Embedded, embed_documents
 from kdserve.search.kinship import require_kin
 from kdserve.search.snapshot import Snapshot
-from kdserve.serve.batching import Rows
 from kdserve.serve.models import ServedEncoder
 from kdserve.serve.refusals import Refusal
+from kdserve.serve.tickets import Rows
 
 _logger = logging.getLogger("kdserve.serve")
 

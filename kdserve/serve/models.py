@@ -12,8 +12,9 @@ from kdserve.datatypes import Embeddings
 from kdserve.errors import RecipeError
 from kdserve.runtime import Classifier, Encoder
 from kdserve.runtime.encoder import Role
-from kdserve.serve.batching import Answer, Batcher, Engine, OnWait
+from kdserve.serve.batching import Batcher
 from kdserve.serve.refusals import Refusal
+from kdserve.serve.tickets import Answer, Engine, OnWait
 
 _WARM_UP = ["A few words of no great length, to see how fast they go."] * 8
 

