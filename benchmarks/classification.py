@@ -88,7 +88,7 @@ def run(task: str, options: argparse.Namespace, overrides: Sequence[str]) -> tup
     shutil.rmtree(options.work / task / "train", ignore_errors=True)
     with progress_bars() as progress:
         made = gather_classifier(recipe, options.work / task, cache=options.cache, progress=progress)
-        steps = 0 if recipe.classifier.mode == "zero-shot" else recipe.train.steps
+        steps = 0 if recipe.classifier and recipe.classifier.mode == "zero-shot" else recipe.train.steps
         recipe = replace(recipe, train=replace(recipe.train, steps=steps))
         layers = start_label_layers(recipe, made) if steps else None
         learned = ClassificationTask(recipe, made.data, made.student, made.lessons, layers=layers)

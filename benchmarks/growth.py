@@ -79,7 +79,9 @@ def compare(recipe: Recipe, made: Ingredients, options: argparse.Namespace) -> l
     assert isinstance(small, TransformerStudent)
     runs = [train(SMALL, recipe, made, small, options.work)]
     grown = grow_student(small, recipe.student, layers=options.layers, width=options.width, seed=recipe.seed)
-    times, body = options.width // recipe.student.body.width, recipe.student.body
+    body = recipe.student.body
+    assert body is not None, "the recipe has no [student.body]"
+    times = options.width // body.width
     sizes = {"width": options.width, "layers": options.layers}
     larger = replace(body, **sizes, heads=times * body.heads, feed_forward=times * body.feed_forward)
     from_nothing = replace(recipe, student=replace(recipe.student, body=larger))

@@ -82,6 +82,21 @@ def require(section: object, **ranges: str) -> None:
                 raise ValueError(f"{key} is {number!r}; it must lie in {allowed}")
 
 
+Rule = tuple[str, bool, str]
+"""A key, whether its rule holds, and what the rule says."""
+
+
+def require_rules(*rules: Rule) -> None:
+    """Refuse a section, or a recipe, at the first rule that does not hold.
+
+    Raises:
+        ValueError: names key and rule.
+    """
+    for key, holds, rule in rules:
+        if not holds:
+            raise ValueError(f"{key} {rule}")
+
+
 def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
     if hint is Any:
         return value

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kdserve.errors import RecipeError
-from kdserve.recipe import DataRecipe, Recipe, load_recipe, recipe_record
+from kdserve.recipe import BodyRecipe, ClassifierRecipe, DataRecipe, Recipe, load_recipe, recipe_record
 
 GOOD = 'name = "x"\nfamily = "static"\n[[data]]\npath = "sample"\n'
 
@@ -38,6 +38,23 @@ def test_a_recipe_loads_with_defaults_and_overrides(tmp_path: Path):
         ('name = "x"\n[[data]]\npath = "sample"\n', "the key family is missing"),
         (GOOD + "[objective]\ncosine = 0\ncontrastive = 0\nmse = 1\n", "mse alone collapses"),
         (GOOD + "[layers]\nhidden = 1.0\n", r"layers\.map is missing"),
+        (GOOD + "[student.body]\nlayers = 2\n", r"the key student\.body\.width is missing"),
+        (GOOD + "[student.body]\nwidth = 10\n", r"student\.body\.heads is 4; it must divide the width 10"),
+        (GOOD + "[student]\ntable_bits = 4\n[student.body]\nwidth = 20\n", r"student\.body\.width must be a multiple"),
+        (GOOD + '[student]\nstart = "s"\n[student.body]\nwidth = 64\n', r"student\.start has a body already"),
+        (GOOD + '[classifier]\nlabelled = "x"\n', r"the key classifier\.mode is missing"),
+        (GOOD + '[classifier]\nmode = ""\nlabelled = "x"\n', r"classifier\.mode is ''; choose one of"),
+        (GOOD + '[classifier]\nmode = "zero-shot"\n', r"classifier\.labelled is missing"),
+        (GOOD + '[classifier]\nmode = "language"\n', r"student\.body\.width is missing"),
+        (GOOD + "[targets]\nsource = 0\n", r"targets\.source must be above 0"),
+        (GOOD + "[targets]\nqueries = 0.5\n", r"targets\.queries needs targets\.own"),
+        (GOOD + "[align]\nfold_texts = 9\n", r"align\.fold_texts needs targets\.own"),
+        (
+            GOOD + '[vocabulary]\nof_teacher = true\nfolder = "v"\n',
+            r"vocabulary\.of_teacher is a vocabulary already; remove folder",
+        ),
+        (GOOD + '[vocabulary]\nfolder = "v"\n[student]\nstart = "s"\n', r"student\.start has a vocabulary"),
+        ('name = "x"\nfamily = "static"\ndata = []\n', "data must name at least one source"),
         ("name = ", "no readable TOML"),
     ],
 )
@@ -50,11 +67,17 @@ def test_a_wrong_recipe_is_refused_by_key_and_file(tmp_path: Path, text: str, me
 
 
 DEFAULTS = Recipe(name="x", family="static", data=(DataRecipe(path="sample"),))
+SECTIONS = {
+    "classifier": ClassifierRecipe,
+    "student.body": BodyRecipe,
+    **{entry.name: type(getattr(DEFAULTS, entry.name)) for entry in dataclasses.fields(DEFAULTS)},
+}
+NEEDED = ["classifier.mode=zero-shot", "classifier.labelled=x", "student.body.width=64"]
 NUMBERS = [("seed", "int")] + [
-    (f"{section.name}.{entry.name}", entry.type)
-    for section in dataclasses.fields(DEFAULTS)
-    if dataclasses.is_dataclass(getattr(DEFAULTS, section.name))
-    for entry in dataclasses.fields(getattr(DEFAULTS, section.name))
+    (f"{name}.{entry.name}", entry.type)
+    for name, section in SECTIONS.items()
+    if dataclasses.is_dataclass(section)
+    for entry in dataclasses.fields(section)
     if entry.type in ("int", "float")
 ]
 
@@ -63,14 +86,14 @@ NUMBERS = [("seed", "int")] + [
 @pytest.mark.parametrize("key", [key for key, kind in NUMBERS if kind == "float"])
 def test_no_float_is_infinite_or_none(tmp_path: Path, key: str, value: str):
     with pytest.raises(RecipeError, match=rf"{key} is -?(nan|inf); it must be a finite number"):
-        load_recipe(write(tmp_path, GOOD), overrides=[f"{key}={value}"])
+        load_recipe(write(tmp_path, GOOD), overrides=[*NEEDED, f"{key}={value}"])
 
 
 @pytest.mark.parametrize(("key", "kind"), NUMBERS)
 def test_every_number_has_a_range_and_says_it(tmp_path: Path, key: str, kind: str):
     value = "-1.0" if kind == "float" else "-1"
     with pytest.raises(RecipeError, match=rf"recipe\.toml: {key} is {value}; it must lie in [\[(]"):
-        load_recipe(write(tmp_path, GOOD), overrides=[f"{key}={value}"])
+        load_recipe(write(tmp_path, GOOD), overrides=[*NEEDED, f"{key}={value}"])
 
 
 @pytest.mark.parametrize(
@@ -114,6 +137,25 @@ def test_a_recipe_says_only_what_it_changes_of_its_base(tmp_path: Path):
     (tmp_path / "recipe.toml").unlink()
     with pytest.raises(RecipeError, match="there is no recipe"):
         load_recipe(second)
+
+
+def test_a_recipe_has_a_body_and_a_classifier_only_where_it_says_so(tmp_path: Path):
+    recipe = load_recipe(write(tmp_path, GOOD))
+    assert (recipe.student.body, recipe.classifier) == (None, None)
+    assert (recipe_record(recipe)["student"]["body"], recipe_record(recipe)["classifier"]) == (None, None)
+    own = GOOD + '[student.body]\nwidth = 64\nlayers = 2\n[classifier]\nmode = "language"\n'
+    recipe = load_recipe(write(tmp_path, own))
+    assert recipe.student.body == BodyRecipe(width=64, layers=2)
+    assert recipe.classifier == ClassifierRecipe(mode="language")
+    assert recipe_record(recipe)["student"]["body"] == {"width": 64, "layers": 2, "heads": 4, "feed_forward": 1024}
+
+
+def test_a_recipe_can_switch_off_the_body_of_its_base_and_the_classifier(tmp_path: Path):
+    write(tmp_path, GOOD + '[student]\nmax_tokens = 32\n[student.body]\nwidth = 64\n[classifier]\nmode = "language"\n')
+    second = tmp_path / "second.toml"
+    second.write_text('base = "recipe.toml"\n[student.body]\nwidth = 0\n[classifier]\nmode = ""\n', encoding="utf-8")
+    recipe = load_recipe(second)
+    assert (recipe.student.body, recipe.student.max_tokens, recipe.classifier) == (None, 32, None)
 
 
 def test_a_missing_recipe_and_a_bare_override_are_refused(tmp_path: Path):

@@ -17,7 +17,7 @@ from kdserve.distill.hardware import best_device
 from kdserve.distill.teacher import Teacher
 from kdserve.distill.vocabulary import CLS, PAD, SEP, UNK
 from kdserve.errors import RecipeError
-from kdserve.recipe import StudentRecipe
+from kdserve.recipe import BodyRecipe, StudentRecipe
 
 _T5 = ("t5", "mt5")
 PARTS = ("query", "key", "value")
@@ -49,16 +49,16 @@ def take_body(teacher: Teacher, settings: StudentRecipe) -> Any:
     return ready_for_training(body, settings)
 
 
-def draw_body(settings: StudentRecipe, *, seed: int) -> Any:
+def draw_body(size: BodyRecipe, settings: StudentRecipe, *, seed: int) -> Any:
     """Return a BERT body of the recipe's own size, its weights drawn at random from `seed`."""
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
         vocab_size=1,  # the token table stands outside of the body
-        hidden_size=settings.body.width,
-        num_hidden_layers=settings.body.layers,
-        num_attention_heads=settings.body.heads,
-        intermediate_size=settings.body.feed_forward,
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.feed_forward,
         max_position_embeddings=settings.max_tokens,
     )
     with torch.random.fork_rng(devices=[]):

@@ -30,7 +30,7 @@ def prepare(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: 
     Raises:
         KdserveError: see the rooms.
     """
-    make = prepare_classifier if recipe.classifier.mode else _prepare_embedder
+    make = prepare_classifier if recipe.classifier else _prepare_embedder
     work.mkdir(parents=True, exist_ok=True)
     return make(recipe, work, cache, progress)
 

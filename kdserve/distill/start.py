@@ -34,7 +34,7 @@ from kdserve.distill.student import StaticStudent, Student, TransformerStudent
 from kdserve.distill.teacher import Teacher
 from kdserve.distill.vocabulary import CLS, SEP, UNK
 from kdserve.errors import RecipeError
-from kdserve.recipe import Recipe
+from kdserve.recipe import BodyRecipe, Recipe
 
 _OWN_TABLE_DEVIATION = 0.2
 """Of the values of a table under a body drawn at random, where positions deviate by 0.02 (each layer normalises)."""
@@ -52,9 +52,8 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
         return _go_on(recipe, made)
     if settings.table_rank > made.tokenizer.get_vocab_size():
         raise RecipeError("student.table_rank is larger than the vocabulary; lower it")
-    takes_layers = recipe.family == "transformer" and not settings.body.width
-    body = take_body(made.teacher, settings) if takes_layers else None
-    dense = teacher_dense(made.teacher) if takes_layers else []
+    body = take_body(made.teacher, settings) if recipe.takes_layers else None
+    dense = teacher_dense(made.teacher) if recipe.takes_layers else []
     if body is not None and recipe.align.body_steps:
         own = work / f"body-{made.body_key(recipe)[:16]}"
         settled = settle_body(recipe, made, own, body=body, dense=dense, progress=progress)
@@ -65,7 +64,8 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
     if recipe.family == "static":
         return StaticStudent(table, settings)
     if body is None:
-        return _start_own_body(table, recipe, made)
+        assert settings.body is not None
+        return _start_own_body(table, recipe, settings.body, made)
     copy_special_rows(table, made.teacher)
     return TransformerStudent(table, settings, body=body, dense=dense)
 
@@ -101,7 +101,7 @@ def _keep_table(recipe: Recipe, made: Ingredients, work: Path, progress: Progres
     return load_file(path)["table"]
 
 
-def _start_own_body(table_VD: Tensor, recipe: Recipe, made: Ingredients) -> TransformerStudent:
+def _start_own_body(table_VD: Tensor, recipe: Recipe, size: BodyRecipe, made: Ingredients) -> TransformerStudent:
     """Put the table under a body drawn at random, which begins as little more than a sum, as its layers add to it.
 
     Another width than the teacher's is reached by the main directions of the teacher's vectors, and left by a dense
@@ -109,13 +109,12 @@ def _start_own_body(table_VD: Tensor, recipe: Recipe, made: Ingredients) -> Tran
     """
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    settings, dim = recipe.student, made.teacher.dim
-    width = settings.body.width
+    settings, dim, width = recipe.student, made.teacher.dim, size.width
     generator = torch.Generator().manual_seed(recipe.seed)
     table_VD *= _OWN_TABLE_DEVIATION / table_VD.std()
     special = [CLS, SEP, UNK]
     table_VD[special] = torch.randn(len(special), dim, generator=generator) * _OWN_TABLE_DEVIATION
-    body = draw_body(settings, seed=recipe.seed)
+    body = draw_body(size, settings, seed=recipe.seed)
     if width == dim:
         return TransformerStudent(table_VD, settings, body=body)
     directions_DW = _main_directions(made, width)

@@ -81,8 +81,8 @@ def test_a_body_of_its_own_starts_near_the_static_student(tmp_path: Path, tiny_r
 
 
 def test_a_drawn_body_depends_on_the_seed_alone():
-    recipe = StudentRecipe(body=BodyRecipe(width=32, layers=1, heads=2, feed_forward=48), max_tokens=8)
-    first, again, other = (draw_body(recipe, seed=seed).state_dict() for seed in (1, 1, 2))
+    size, settings = BodyRecipe(width=32, layers=1, heads=2, feed_forward=48), StudentRecipe(max_tokens=8)
+    first, again, other = (draw_body(size, settings, seed=seed).state_dict() for seed in (1, 1, 2))
     name = "encoder.layer.0.attention.self.query.weight"
     assert torch.equal(first[name], again[name])
     assert not torch.equal(first[name], other[name])

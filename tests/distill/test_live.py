@@ -219,7 +219,7 @@ def test_the_student_keeps_the_prompts_and_the_vectors(tmp_path: Path, live_reci
     [
         ("vocabulary.of_teacher=false", "targets.own needs vocabulary.of_teacher"),
         ("targets={source=1.0, own=1.0}", "targets.source must be 0"),
-        ("targets={source=0}", "targets must have a weight above 0"),
+        ("targets={source=0}", "targets.source must be above 0"),
         ("targets={source=1}", "layers.states needs targets.own"),
         ("align.body_steps=10", "align.body_steps must be 0"),
         ("train.batch_size=15", "train.batch_size must be even"),

@@ -25,7 +25,7 @@ def prepare_classifier(recipe: Recipe, work: Path, cache: Path | None, progress:
     """Make everything below `work` that a classifier's training takes; see `prepare`."""
     with processes().main_process_first():  # it makes what the others then open
         made = gather_classifier(recipe, work, cache=cache, progress=progress)
-    if recipe.classifier.mode == "zero-shot":
+    if recipe.classifier and recipe.classifier.mode == "zero-shot":
         recipe = replace(recipe, train=replace(recipe.train, steps=0))
     student, labels = made.student, made.lessons.labels
 

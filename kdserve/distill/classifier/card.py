@@ -16,6 +16,7 @@ _EXPECTED = {
 def write_classifier_card(outcome: Outcome, labels: Sequence[str], path: Path) -> None:
     """Write a classifier's card as Markdown."""
     recipe, accuracy, made = outcome.recipe, outcome.accuracy, outcome.recipe.classifier
+    assert made is not None
     worst, lowest = accuracy.worst
     expected = _EXPECTED.get(made.mode, _EXPECTED[""])
     teacher = "" if made.mode == "language" else f" Its teacher is {made.teacher or recipe.teacher.model}."

@@ -31,7 +31,7 @@ from kdserve.distill.teacher import Teacher, load_teacher
 from kdserve.distill.tokens import TokenStore
 from kdserve.distill.validation import held_out_pairs
 from kdserve.errors import RecipeError
-from kdserve.recipe import Recipe, recipe_record
+from kdserve.recipe import ClassifierRecipe, Recipe, recipe_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,13 +61,15 @@ def gather_classifier(
     recipe: Recipe, work: Path, *, cache: Path | None, progress: Progress = no_progress
 ) -> ClassifierIngredients:
     """Make everything below `work`, or open what stands there; `cache` keeps the teacher's answers for other runs."""
-    if recipe.classifier.mode == "language":
+    settings = recipe.classifier
+    assert settings is not None
+    if settings.mode == "language":
         return _gather_languages(recipe, work, progress)
-    texts = _read_texts(recipe)
-    teacher, labels = _open_teacher(recipe, texts)
+    texts = _read_texts(recipe, settings)
+    teacher, labels = _open_teacher(recipe, settings, texts)
     tokenizer, data, encoder = _start_encoder(recipe, work, cache, progress)
     scores = teacher.score_sources(data.corpus, cache=cache or work / "teacher", progress=progress)
-    corpus = _prefer_sure(data.corpus, scores, recipe.classifier.confidence)
+    corpus = _prefer_sure(data.corpus, scores, settings.confidence)
     data = TrainingData(corpus=corpus, tokens=data.tokens, vectors=scores, row_of=np.arange(len(scores)))
     head = _fit_student_head(recipe, encoder, tokenizer, texts, labels)
     hard = texts["labelled"] + texts["target"]
@@ -76,7 +78,7 @@ def gather_classifier(
     return ClassifierIngredients(
         tokenizer=tokenizer,
         data=data,
-        student=ClassifierStudent(encoder, head, head_only=recipe.classifier.head_only),
+        student=ClassifierStudent(encoder, head, head_only=settings.head_only),
         lessons=Lessons(
             labels=labels,
             held_out=held_out_pairs(corpus, recipe.validation, seed=recipe.seed),
@@ -108,23 +110,25 @@ def tokenize_texts(tokenizer: Tokenizer, texts: LabelledTexts, recipe: Recipe) -
     return TokenStore(ids=ids, offsets=np.cumsum([0, *map(len, rows)]).astype(np.int64))
 
 
-def _read_texts(recipe: Recipe) -> dict[str, LabelledTexts]:
-    made = recipe.classifier
+def _read_texts(recipe: Recipe, made: ClassifierRecipe) -> dict[str, LabelledTexts]:
+    data_dir = Path(recipe.data_dir)
     return {
-        "labelled": read_source(recipe, made.labelled),
-        "development": read_source(recipe, made.development) if made.development else NO_TEXTS,
+        "labelled": read_source(made, data_dir / made.labelled),
+        "development": read_source(made, data_dir / made.development) if made.development else NO_TEXTS,
         "target": read_target(recipe),
     }
 
 
-def _open_teacher(recipe: Recipe, texts: Mapping[str, LabelledTexts]) -> tuple[LabelTeacher, tuple[str, ...]]:
+def _open_teacher(
+    recipe: Recipe, made: ClassifierRecipe, texts: Mapping[str, LabelledTexts]
+) -> tuple[LabelTeacher, tuple[str, ...]]:
     """Open the sequence classifier, or train a head for the embedder; the labels are in the teacher's order."""
-    made, settings = recipe.classifier, recipe.teacher
+    settings = recipe.teacher
     if made.teacher:
         folder = Path(recipe.data_dir) / Path(made.teacher).expanduser()
         teacher = SequenceTeacher(folder, batch_size=settings.batch_size)
-        return teacher, settle_labels(recipe, teacher.labels, **texts)
-    labels = settle_labels(recipe, (), **texts)
+        return teacher, settle_labels(made, teacher.labels, **texts)
+    labels = settle_labels(made, (), **texts)
     embedder = load_teacher(settings.model, revision=settings.revision, batch_size=settings.batch_size)
     return HeadTeacher(embedder, _fit_teacher_head(embedder, texts, labels), labels), labels
 

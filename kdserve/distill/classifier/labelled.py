@@ -15,7 +15,7 @@ from kdserve.distill.corpus import SOURCE
 from kdserve.distill.pairs import find_files
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.errors import DataError
-from kdserve.recipe import DataRecipe, Recipe
+from kdserve.recipe import ClassifierRecipe, DataRecipe, Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,15 +71,15 @@ def read_labelled(path: Path, *, language: str, text: str = "text", label: str =
     return LabelledTexts(texts=texts, labels=labels, languages=(language,) * len(rows))
 
 
-def read_source(recipe: Recipe, path: str) -> LabelledTexts:
+def read_source(made: ClassifierRecipe, path: Path) -> LabelledTexts:
     """Read a file of the source language's texts."""
-    made = recipe.classifier
-    return read_labelled(Path(recipe.data_dir) / path, language=SOURCE, text=made.text, label=made.label)
+    return read_labelled(path, language=SOURCE, text=made.text, label=made.label)
 
 
 def read_target(recipe: Recipe) -> LabelledTexts:
     """Read the target languages' texts that the recipe's mode learns from: none, a few of each class, or all."""
     made = recipe.classifier
+    assert made is not None
     if made.mode not in ("semi-supervised", "supervised"):
         return NO_TEXTS
     wanted = set(recipe.languages + recipe.weak_languages)
@@ -95,7 +95,7 @@ def read_target(recipe: Recipe) -> LabelledTexts:
     return found
 
 
-def settle_labels(recipe: Recipe, known: Sequence[str], **files: LabelledTexts) -> tuple[str, ...]:
+def settle_labels(made: ClassifierRecipe, known: Sequence[str], **files: LabelledTexts) -> tuple[str, ...]:
     """Return the labels in their order: the teacher's, the recipe's, or those of the labelled texts, sorted.
 
     `known` are the labels of the teacher, empty where its head is yet to be trained. `files` are texts by role.
@@ -103,7 +103,7 @@ def settle_labels(recipe: Recipe, known: Sequence[str], **files: LabelledTexts) 
     Raises:
         DataError: a label that the teacher or the recipe does not know, a label without a text, or fewer than two.
     """
-    labelled, made = files["labelled"], recipe.classifier
+    labelled = files["labelled"]
     labels = tuple(known) or made.labels or tuple(sorted(set(labelled.labels)))
     who = "the teacher does" if known else "classifier.labels does" if made.labels else f"{made.labelled} does"
     if known and made.labels and set(known) != set(made.labels):

@@ -45,6 +45,7 @@ def language_lessons(corpus: Corpus, recipe: Recipe, *, progress: Progress) -> L
 def start_language_student(tokenizer: Tokenizer, num_labels: int, recipe: Recipe) -> tuple[StaticStudent, Head]:
     """Draw a table (V, W) and a head at random."""
     generator = torch.Generator().manual_seed(recipe.seed)
+    assert recipe.student.body is not None
     width = recipe.student.body.width
     table = torch.randn(tokenizer.get_vocab_size(), width, generator=generator) * _DEVIATION
     weight = torch.randn(width, num_labels, generator=generator) * _DEVIATION

@@ -69,6 +69,8 @@ class ClassificationTask:
         *,
         layers: LayerDistillation | None = None,
     ) -> None:
+        assert recipe.classifier is not None
+        self.settings = recipe.classifier
         self.recipe, self.data, self.student, self.lessons, self.layers = recipe, data, student, lessons, layers
         self.beside: Mapping[str, nn.Module] = {"layers": layers} if layers else {}
 
@@ -81,11 +83,11 @@ class ClassificationTask:
         """Return the encoder's groups as an embedder's, and the head with its own rate."""
         groups = embedder_groups([self.student.encoder, *self.beside.values()], self.recipe.train)
         head = list(self.student.head.parameters())
-        return [*groups, {"params": head, "rate": self.recipe.classifier.head_rate, "weight_decay": 0.0}]
+        return [*groups, {"params": head, "rate": self.settings.head_rate, "weight_decay": 0.0}]
 
     def losses(self, model: nn.Module, batch: Batch, *, step: int, autocast: Autocast) -> Losses:  # noqa: ARG002
         """alpha · T² · KL over the texts with soft labels + (1 - alpha) · cross-entropy over those with a label."""
-        settings = self.recipe.classifier
+        settings = self.settings
         assert batch.teacher_BD is not None
         assert batch.label_B is not None
         with autocast():
@@ -105,7 +107,7 @@ class ClassificationTask:
     def batches(self, *, start: int, stride: int, offset: int) -> Iterator[Batch]:
         """Yield batches: texts of the corpus, and labelled texts behind them."""
         recipe, hard = self.recipe, self.lessons.hard
-        num_hard = round(recipe.classifier.label_share * recipe.train.batch_size) if hard else 0
+        num_hard = round(self.settings.label_share * recipe.train.batch_size) if hard else 0
         shared = replace(recipe.train, batch_size=recipe.train.batch_size - num_hard)
         sampler = make_sampler(self.data.corpus, self.data.tokens.lengths, shared, seed=recipe.seed)
         for step, texts in enumerate(sampler.batches(start=start, stride=stride, offset=offset), start):

@@ -233,7 +233,7 @@ def test_a_student_learns_to_name_languages_without_a_teacher(tmp_path: Path):
         (["classifier.alpha=1.5"], r"classifier\.alpha is 1\.5; it must lie in \[0, 1\]"),
         (["classifier.temperature=0"], r"classifier\.temperature is 0\.0; it must lie in \(0, inf\)"),
         (["classifier.mode=language"], "language takes no teacher, files or labels"),
-        (["classifier.mode="], r"classifier\.mode is missing"),
+        (["classifier.mode="], r"classifier\.mode is ''; choose one of"),
         (["classifier.mode=all"], r"classifier\.mode is 'all'; choose one of"),
         (['classifier.labels=["a", "a"]'], "names a label twice"),
     ],

@@ -45,25 +45,25 @@ def texts(*labels: str) -> LabelledTexts:
 
 def test_labels_come_from_teacher_recipe_or_texts_in_this_order(classifier_recipe):
     recipe = classifier_recipe()
-    assert settle_labels(recipe, (), labelled=texts("b", "a", "b")) == ("a", "b")
-    assert settle_labels(recipe, ("b", "a"), labelled=texts("b", "a")) == ("b", "a")
+    assert settle_labels(recipe.classifier, (), labelled=texts("b", "a", "b")) == ("a", "b")
+    assert settle_labels(recipe.classifier, ("b", "a"), labelled=texts("b", "a")) == ("b", "a")
     fixed = classifier_recipe(overrides=['classifier.labels=["b", "c", "a"]'])
-    assert settle_labels(fixed, (), labelled=texts("a", "b", "c")) == ("b", "c", "a")
+    assert settle_labels(fixed.classifier, (), labelled=texts("a", "b", "c")) == ("b", "c", "a")
 
 
 def test_labels_that_do_not_fit_are_refused(classifier_recipe):
     recipe = classifier_recipe()
     with pytest.raises(DataError, match=r"classifier\.labelled has the label 'c', which the teacher does not know"):
-        settle_labels(recipe, ("a", "b"), labelled=texts("a", "b", "c"))
+        settle_labels(recipe.classifier, ("a", "b"), labelled=texts("a", "b", "c"))
     with pytest.raises(DataError, match=r"classifier\.target has the label 'c', which train\.tsv does not know"):
-        settle_labels(recipe, (), labelled=texts("a", "b"), target=texts("c"))
+        settle_labels(recipe.classifier, (), labelled=texts("a", "b"), target=texts("c"))
     with pytest.raises(DataError, match=r"the label 'b' has no text in train\.tsv"):
-        settle_labels(recipe, ("a", "b"), labelled=texts("a"))
+        settle_labels(recipe.classifier, ("a", "b"), labelled=texts("a"))
     with pytest.raises(DataError, match="has one label only, 'a'"):
-        settle_labels(recipe, (), labelled=texts("a", "a"))
+        settle_labels(recipe.classifier, (), labelled=texts("a", "a"))
     fixed = classifier_recipe(overrides=['classifier.labels=["a", "z"]'])
     with pytest.raises(DataError, match=r"the teacher has the labels a, b, classifier\.labels a, z"):
-        settle_labels(fixed, ("a", "b"), labelled=texts("a", "b"))
+        settle_labels(fixed.classifier, ("a", "b"), labelled=texts("a", "b"))
 
 
 def test_target_texts_follow_the_mode(classifier_recipe):

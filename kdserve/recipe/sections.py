@@ -1,22 +1,11 @@
-"""Recipes: everything that decides how a student comes out, in one TOML file.
-
-The loader is strict: an unknown key, a wrong type, a missing key or a value out of range is an error that names the
-dotted key and the file. `--set train.steps=20` goes through the same loader.
-"""
+"""The sections of a recipe: each says its keys, their defaults and meaning, and refuses what does not fit together."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from kdserve.classifier_recipe import ClassifierRecipe, classifier_rules
-from kdserve.errors import RecipeError
-from kdserve.toml import apply_override, build, merge, require
+from kdserve.toml import require, require_rules
 
 _TRAIN_RANGES = {
     "steps": "[0, inf)",
@@ -100,23 +89,27 @@ class VocabularyRecipe:
 
     def __post_init__(self) -> None:
         require(self, size="[300, inf)", sentences="[1, inf)", temperature="(0, 1]", source_share="[0, 1)")
+        other = bool(self.folder or self.teacher_words)
+        require_rules(
+            ("of_teacher", not (self.of_teacher and other), "is a vocabulary already; remove folder and teacher_words")
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BodyRecipe:
-    """A body of one's own size, drawn at random, in place of the teacher's layers; `width` 0 takes those.
+    """A body of one's own size, drawn at random, in place of the teacher's layers.
 
     `width` is that of the token table and of every layer. Where the teacher's vectors have another, a dense layer leads
     to them.
     """
 
-    width: int = 0
+    width: int
     layers: int = 4
     heads: int = 4
     feed_forward: int = 1024
 
     def __post_init__(self) -> None:
-        require(self, width="[0, inf)", layers="[1, inf)", heads="[1, inf)", feed_forward="[1, inf)")
+        require(self, width="[1, inf)", layers="[1, inf)", heads="[1, inf)", feed_forward="[1, inf)")
         if self.width % self.heads:
             raise ValueError(f"heads is {self.heads}; it must divide the width {self.width}")
 
@@ -132,7 +125,7 @@ class StudentRecipe:
 
     start: str = ""
     layers: tuple[int, ...] = (0, 3, 5)
-    body: BodyRecipe = BodyRecipe()
+    body: BodyRecipe | None = None
     max_tokens: int = 128
     table_bits: Literal[0, 4, 8] = 0
     table_rank: int = 0
@@ -140,8 +133,12 @@ class StudentRecipe:
 
     def __post_init__(self) -> None:
         require(self, layers="[0, inf)", max_tokens="[4, inf)", table_rank="[0, inf)", dropout="[0, 1)")
-        if not self.layers:
-            raise ValueError("layers is empty; it must name at least one layer")
+        width = self.body.width if self.body else 0
+        require_rules(
+            ("layers", bool(self.layers), "is empty; it must name at least one layer"),
+            ("start", not (self.start and self.body), "has a body already; remove student.body"),
+            ("body.width", self.table_bits != 4 or width % 32 == 0, "must be a multiple of 32 for 4 bits"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +161,7 @@ class AlignRecipe:
 
     def __post_init__(self) -> None:
         require(self, damping="(0, inf)", anchor="[0, inf)", iterations="[1, inf)", max_rows="[1, inf)")
-        require(self, body_steps="[0, inf)", body_rate="[0, inf)")
+        require(self, body_steps="[0, inf)", body_rate="[0, inf)", fold_texts="[0, inf)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,6 +181,11 @@ class TargetsRecipe:
 
     def __post_init__(self) -> None:
         require(self, source="[0, inf)", own="[0, inf)", partner="[0, inf)", queries="[0, 1]")
+        require_rules(
+            ("source", self.live or self.source > 0, "must be above 0 where own and partner are 0"),
+            ("source", not (self.live and self.source), "must be 0 beside targets.own and targets.partner"),
+            ("queries", self.live or not self.queries, "needs targets.own or targets.partner"),
+        )
 
     @property
     def live(self) -> bool:
@@ -237,6 +239,7 @@ class LayerRecipe:
         require(self, **weights, relation_heads="[1, inf)", batch_size="[1, inf)")
         if any(len(pair) != 2 or min(pair) < 0 for pair in self.map):
             raise ValueError(f"map is {self.map}; it must hold pairs [student layer, teacher layer], from 0")
+        require_rules(("map", bool(self.map) or not any(getattr(self, name) for name in weights), "is missing"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,159 +299,3 @@ class ValidationRecipe:
 
     def __post_init__(self) -> None:
         require(self, permille="[0, 1000)", max_pairs="[1, inf)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """How a student is made. Paths are relative to `data_dir`, which is relative to the recipe's own folder.
-
-    `languages` are claimed as covered by the published card, `weak_languages` are trained but promised less; both empty
-    means: every language of the data. `refuse_overlap` names evaluation files (globs) none of whose sentences may occur
-    in the training data.
-    """
-
-    name: str
-    family: Literal["static", "transformer"]
-    data: tuple[DataRecipe, ...]
-    seed: int = 1
-    data_dir: str = "."
-    languages: tuple[str, ...] = ()
-    weak_languages: tuple[str, ...] = ()
-    refuse_overlap: tuple[str, ...] = ()
-    teacher: TeacherRecipe = TeacherRecipe()
-    vocabulary: VocabularyRecipe = VocabularyRecipe()
-    student: StudentRecipe = StudentRecipe()
-    targets: TargetsRecipe = TargetsRecipe()
-    align: AlignRecipe = AlignRecipe()
-    objective: ObjectiveRecipe = ObjectiveRecipe()
-    layers: LayerRecipe = LayerRecipe()
-    guide: GuideRecipe = GuideRecipe()
-    classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
-    train: TrainRecipe = TrainRecipe()
-    validation: ValidationRecipe = ValidationRecipe()
-
-    def __post_init__(self) -> None:
-        require(self, seed="[0, 4294967295]")
-
-
-def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `key=value` overrides, whose values are TOML (bare words are taken as strings).
-
-    A recipe may name another one, `base`, beside it: what it does not say itself is taken from there.
-
-    Raises:
-        RecipeError: the file is missing or no TOML, or a key or value does not fit.
-    """
-    path = Path(path)
-    record = _read(path)
-    for override in overrides:
-        apply_override(record, override)
-    recipe: Recipe = build(Recipe, record, where=str(path))
-    _check(recipe, where=str(path))
-    data_dir = path.parent / Path(recipe.data_dir).expanduser()
-    return dataclasses.replace(recipe, data_dir=str(data_dir))
-
-
-def _read(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"there is no recipe {path}; check the path") from error
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be read ({error.strerror}); name a recipe in TOML") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is no readable TOML: {error}") from error
-    if "base" not in record:
-        return record
-    base, above = record.pop("base"), (*above, path.resolve())
-    if not isinstance(base, str) or (path.parent / base).resolve() in above:
-        raise RecipeError(f"{path}: base is {base!r}; name another recipe")
-    return merge(_read(path.parent / base, above=above), record)
-
-
-def recipe_record(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as JSON: what a student's manifest keeps of it."""
-    record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    del record["data_dir"]  # where the data lay says nothing of the student
-    return record
-
-
-def _target_rules(recipe: Recipe) -> list[tuple[str, bool, str]]:
-    """What must hold where the teacher runs beside the student."""
-    targets, vocabulary, live = recipe.targets, recipe.vocabulary, recipe.targets.live
-    weights = (targets.source, targets.own, targets.partner)
-    takes_layers = recipe.family == "transformer" and not recipe.student.body.width and not recipe.student.start
-    return [
-        ("targets", sum(weights) > 0, "must have a weight above 0"),
-        ("targets.queries", live or not targets.queries, "needs targets.own or targets.partner"),
-        ("targets.source", not (live and targets.source), "must be 0 beside targets.own and targets.partner"),
-        ("targets.own", vocabulary.of_teacher or not live, "needs vocabulary.of_teacher"),
-        ("align.fold_texts", recipe.align.fold_texts >= 0, "must be 0 (off) or more"),
-        ("align.fold_texts", live or not recipe.align.fold_texts, "needs targets.own or targets.partner"),
-        ("align.fold_texts", bool(recipe.layers.map) or not recipe.align.fold_texts, "needs layers.map"),
-        ("layers.states", live or not recipe.layers.states, "needs targets.own or targets.partner"),
-        ("objective.negatives", not (live and recipe.objective.negatives), "needs targets.source"),
-        (
-            "train.batch_size",
-            not targets.partner or recipe.train.batch_size % 2 == 0,
-            "must be even",
-        ),
-        ("vocabulary.of_teacher", takes_layers or not vocabulary.of_teacher, "needs layers of the teacher"),
-        (
-            "vocabulary.of_teacher",
-            not (vocabulary.of_teacher and (vocabulary.folder or vocabulary.teacher_words)),
-            "is a vocabulary already; remove vocabulary.folder and teacher_words",
-        ),
-        (
-            "align.body_steps",
-            not (vocabulary.of_teacher and recipe.align.body_steps),
-            "must be 0 with vocabulary.of_teacher, whose table needs no solve; layers.states settles the body",
-        ),
-    ]
-
-
-def _check(recipe: Recipe, *, where: str) -> None:
-    """Refuse values that no training could use."""
-    train, objective, layers, body = recipe.train, recipe.objective, recipe.layers, recipe.student.body
-    rules = [
-        ("data", bool(recipe.data), "must name at least one source of pairs"),
-        ("student.start", not (recipe.student.start and body.width), "has a body already; remove student.body"),
-        (
-            "student.start",
-            not (recipe.student.start and recipe.vocabulary.folder),
-            "has a vocabulary; remove vocabulary.folder",
-        ),
-        (
-            "student.body.width",
-            recipe.student.table_bits != 4 or body.width % 32 == 0,
-            "must be a multiple of 32 for 4 bits",
-        ),
-        (
-            "layers.map",
-            bool(layers.map) or not layers.states + layers.hidden + layers.attention + layers.relations,
-            "is missing",
-        ),
-        *_target_rules(recipe),
-        (
-            "layers",
-            recipe.classifier.mode != "language" or layers == LayerRecipe(),
-            'needs a teacher, and classifier.mode = "language" has none',
-        ),
-        (
-            "vocabulary.teacher_words",
-            not recipe.vocabulary.teacher_words or recipe.classifier.mode != "language",
-            'needs a teacher, and classifier.mode = "language" has none',
-        ),
-    ]
-    if recipe.classifier.mode == "language":
-        needs = "is missing: the width of the token table; and the family must be static"
-        rules.append(("student.body.width", recipe.family == "static" and body.width > 0, needs))
-    for key, holds, rule in [*classifier_rules(recipe.classifier), *rules]:
-        if not holds:
-            raise RecipeError(f"{where}: {key} {rule}")
-    spreads = objective.contrastive + objective.translation + objective.relational + objective.cosine
-    if train.steps and objective.mse > 0 and spreads == 0:
-        raise RecipeError(
-            f"{where}: objective.mse alone collapses onto one vector when the teacher's vectors are normalised; "
-            "add objective.cosine, contrastive or relational"
-        )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kdserve.toml import require
+from kdserve.toml import require, require_rules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierRecipe:
-    """A classifier in place of an embedder; `mode` "" is none.
+    """A classifier in place of an embedder.
 
     zero-shot: a head on the student's vectors of labelled source texts, nothing else is trained. unsupervised: also the
     teacher's soft labels of the source sentences, on their translations. semi-supervised: also `per_class` labelled
@@ -24,7 +24,7 @@ class ClassifierRecipe:
     `confidence`.
     """
 
-    mode: Literal["", "zero-shot", "unsupervised", "semi-supervised", "supervised", "language"] = ""
+    mode: Literal["zero-shot", "unsupervised", "semi-supervised", "supervised", "language"]
     teacher: str = ""
     labelled: str = ""
     development: str = ""
@@ -50,19 +50,13 @@ class ClassifierRecipe:
             confidence="[0, inf)",
             head_rate="[0, inf)",
         )
-
-
-def classifier_rules(made: ClassifierRecipe) -> list[tuple[str, bool, str]]:
-    """Return what the section must hold: key, whether it does, and the rule."""
-    if not made.mode:
-        return [("classifier.mode", made == ClassifierRecipe(), "is missing, but other keys of [classifier] are given")]
-    by_language = made.mode == "language"
-    wants_target = made.mode in ("semi-supervised", "supervised")
-    files = bool(made.teacher or made.labelled or made.development or made.target or made.labels)
-    return [
-        ("classifier.labelled", by_language or bool(made.labelled), "is missing: the source language's labelled texts"),
-        ("classifier.target", bool(made.target) or not wants_target, f"is missing, which {made.mode} learns from"),
-        ("classifier.target", not made.target or "{language}" in made.target, "needs {language} in its name"),
-        ("classifier.mode", not (by_language and files), "language takes no teacher, files or labels; remove them"),
-        ("classifier.labels", len(set(made.labels)) == len(made.labels), "names a label twice"),
-    ]
+        by_language = self.mode == "language"
+        wants_target = self.mode in ("semi-supervised", "supervised")
+        files = bool(self.teacher or self.labelled or self.development or self.target or self.labels)
+        require_rules(
+            ("labelled", by_language or bool(self.labelled), "is missing: the source language's labelled texts"),
+            ("target", bool(self.target) or not wants_target, f"is missing, which {self.mode} learns from"),
+            ("target", not self.target or "{language}" in self.target, "needs {language} in its name"),
+            ("mode", not (by_language and files), "language takes no teacher, files or labels; remove them"),
+            ("labels", len(set(self.labels)) == len(self.labels), "names a label twice"),
+        )

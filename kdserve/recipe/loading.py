@@ -1,0 +1,58 @@
+"""Read a recipe and what is set on the command line, strictly, with the recipe that it builds on."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdserve.errors import RecipeError
+from kdserve.recipe.recipe import Recipe
+from kdserve.toml import apply_override, build, merge
+
+
+def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key=value` overrides, whose values are TOML (bare words are taken as strings).
+
+    A recipe may name another one, `base`, beside it: what it does not say itself is taken from there.
+
+    Raises:
+        RecipeError: the file is missing or no TOML, or a key or value does not fit.
+    """
+    path = Path(path)
+    record = _read(path)
+    for override in overrides:
+        apply_override(record, override)
+    _leave_out(record)
+    recipe: Recipe = build(Recipe, record, where=str(path))
+    data_dir = path.parent / Path(recipe.data_dir).expanduser()
+    return dataclasses.replace(recipe, data_dir=str(data_dir))
+
+
+def _read(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"there is no recipe {path}; check the path") from error
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read ({error.strerror}); name a recipe in TOML") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path} is no readable TOML: {error}") from error
+    if "base" not in record:
+        return record
+    base, above = record.pop("base"), (*above, path.resolve())
+    if not isinstance(base, str) or (path.parent / base).resolve() in above:
+        raise RecipeError(f"{path}: base is {base!r}; name another recipe")
+    return merge(_read(path.parent / base, above=above), record)
+
+
+def _leave_out(record: dict[str, Any]) -> None:
+    """Leave out tables that a recipe switches off, as its base may have them: `width = 0`, `mode = ""`."""
+    if record.get("classifier") == {"mode": ""}:
+        del record["classifier"]
+    student = record.get("student")
+    body = student.get("body") if isinstance(student, dict) else None
+    if isinstance(student, dict) and isinstance(body, dict) and body.get("width") == 0:
+        record["student"] = {key: value for key, value in student.items() if key != "body"}

@@ -1,0 +1,125 @@
+"""The recipe as a whole, and the rules that hold between its sections."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kdserve.recipe.classifier import ClassifierRecipe
+from kdserve.recipe.sections import (
+    AlignRecipe,
+    DataRecipe,
+    GuideRecipe,
+    LayerRecipe,
+    ObjectiveRecipe,
+    StudentRecipe,
+    TargetsRecipe,
+    TeacherRecipe,
+    TrainRecipe,
+    ValidationRecipe,
+    VocabularyRecipe,
+)
+from kdserve.toml import Rule, require, require_rules
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a student is made. Paths are relative to `data_dir`, which is relative to the recipe's own folder.
+
+    `languages` are claimed as covered by the published card, `weak_languages` are trained but promised less; both empty
+    means: every language of the data. `refuse_overlap` names evaluation files (globs) none of whose sentences may occur
+    in the training data.
+    """
+
+    name: str
+    family: Literal["static", "transformer"]
+    data: tuple[DataRecipe, ...]
+    seed: int = 1
+    data_dir: str = "."
+    languages: tuple[str, ...] = ()
+    weak_languages: tuple[str, ...] = ()
+    refuse_overlap: tuple[str, ...] = ()
+    teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    vocabulary: VocabularyRecipe = field(default_factory=VocabularyRecipe)
+    student: StudentRecipe = field(default_factory=StudentRecipe)
+    targets: TargetsRecipe = field(default_factory=TargetsRecipe)
+    align: AlignRecipe = field(default_factory=AlignRecipe)
+    objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
+    layers: LayerRecipe = field(default_factory=LayerRecipe)
+    guide: GuideRecipe = field(default_factory=GuideRecipe)
+    classifier: ClassifierRecipe | None = None
+    train: TrainRecipe = field(default_factory=TrainRecipe)
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+
+    def __post_init__(self) -> None:
+        require(self, seed="[0, 4294967295]")
+        require_rules(
+            ("data", bool(self.data), "must name at least one source of pairs"),
+            (
+                "student.start",
+                not (self.student.start and self.vocabulary.folder),
+                "has a vocabulary; remove vocabulary.folder",
+            ),
+            *_live_rules(self),
+            *_language_rules(self),
+        )
+        aims = self.objective
+        if (
+            self.train.steps
+            and aims.mse > 0
+            and not aims.contrastive + aims.translation + aims.relational + aims.cosine
+        ):
+            raise ValueError(
+                "objective.mse alone collapses onto one vector when the teacher's vectors are normalised; "
+                "add objective.cosine, contrastive or relational"
+            )
+
+    @property
+    def takes_layers(self) -> bool:
+        """Whether the student starts from layers of the teacher."""
+        return self.family == "transformer" and not self.student.body and not self.student.start
+
+
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as JSON: what a student's manifest keeps of it."""
+    record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    del record["data_dir"]  # where the data lay says nothing of the student
+    return record
+
+
+def _live_rules(recipe: Recipe) -> list[Rule]:
+    """What must hold where the teacher runs beside the student, or gives it its vocabulary."""
+    targets, align, of_teacher = recipe.targets, recipe.align, recipe.vocabulary.of_teacher
+    live, folds = targets.live, align.fold_texts > 0
+    return [
+        ("targets.own", of_teacher or not live, "needs vocabulary.of_teacher"),
+        ("align.fold_texts", live or not folds, "needs targets.own or targets.partner"),
+        ("align.fold_texts", bool(recipe.layers.map) or not folds, "needs layers.map"),
+        ("layers.states", live or not recipe.layers.states, "needs targets.own or targets.partner"),
+        ("objective.negatives", not (live and recipe.objective.negatives), "needs targets.source"),
+        ("train.batch_size", not targets.partner or recipe.train.batch_size % 2 == 0, "must be even"),
+        ("vocabulary.of_teacher", recipe.takes_layers or not of_teacher, "needs layers of the teacher"),
+        (
+            "align.body_steps",
+            not (of_teacher and align.body_steps),
+            "must be 0 with vocabulary.of_teacher, whose table needs no solve; layers.states settles the body",
+        ),
+    ]
+
+
+def _language_rules(recipe: Recipe) -> list[Rule]:
+    """What must hold where there is no teacher, as labels are languages."""
+    if recipe.classifier is None or recipe.classifier.mode != "language":
+        return []
+    none = 'needs a teacher, and classifier.mode = "language" has none'
+    return [
+        ("layers", recipe.layers == LayerRecipe(), none),
+        ("vocabulary.teacher_words", not recipe.vocabulary.teacher_words, none),
+        (
+            "student.body.width",
+            recipe.family == "static" and recipe.student.body is not None,
+            "is missing: the width of the token table; and the family must be static",
+        ),
+    ]
