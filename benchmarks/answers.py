@@ -1,9 +1,9 @@
-"""Search quality: does a question find the paragraph, and the sentence, that answers it? All languages of XQuAD-R.
+"""Search quality language by language: does a question find the paragraph, and the sentence, that answers it?
 
-    python benchmarks/answers.py MODEL... --data DIR
+    python benchmarks/answers.py MODEL --data DIR
 
-A MODEL is a published name, a bundle or student folder, or a teacher's name; DIR holds eval/xquad-r-dev. Leaves the
-record `answers`, which has every pair of languages.
+MODEL is a published name, a bundle or student folder, or a teacher's name; DIR holds eval/xquad-r-dev. Leaves the
+record `answers-<name>`, which has every pair of languages and whose table stands in the model's card.
 """
 
 from __future__ import annotations
@@ -22,42 +22,40 @@ from kdserve.loading import open_model
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("model")
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
     questions = read_questions(arguments.data / "eval" / "xquad-r-dev")
-    figures = {}
-    for model in arguments.models:
-        with progress_bars() as progress:
-            embedder = Remembering(open_model(model, num_threads=1), progress=progress)
-            figures[Path(model).name] = measure_answers(embedder, questions, progress=progress)
+    with progress_bars() as progress:
+        embedder = Remembering(open_model(arguments.model, num_threads=1), progress=progress)
+        figures = measure_answers(embedder, questions, progress=progress)
     table = answer_table(figures)
     print(table.markdown())
-    record = {name: [asdict(one) for one in by_unit] for name, by_unit in figures.items()}
-    write_record("answers", {"models": record}, table=table, machine=describe_machine())
+    name = Path(arguments.model).name
+    record = {"model": name, "answers": [asdict(one) for one in figures]}
+    write_record(f"answers-{name}", record, table=table, machine=describe_machine())
 
 
-def answer_table(figures: dict[str, list[AnswerFigures]]) -> Table:
-    """One row a model: recall@1 in one language and across languages, and the pool of all."""
-    columns = ["model"]
-    rows = [[name] for name in figures]
-    for number, first in enumerate(next(iter(figures.values()))):
-        columns += [f"{first.unit}: own language", "lowest", "across languages", "one pool, mAP"]
-        for row, by_unit in zip(rows, figures.values(), strict=True):
-            one = by_unit[number]
-            worst = min(one.within, key=lambda language: one.within[language])
-            across = sum(one.asked.values()) / len(one.asked)
-            own = sum(one.within.values()) / len(one.within)
-            row += [f"{100 * own:.1f}", f"{worst} {100 * one.within[worst]:.1f}", f"{100 * across:.1f}"]
-            row.append(f"{one.pooled:.3f}")
-    sample = next(iter(figures.values()))
-    sizes = ", ".join(f"{max(one.num_candidates.values())} {one.unit}s" for one in sample)
+def answer_table(figures: list[AnswerFigures]) -> Table:
+    """One row a language, the mean first: to paragraphs, then to sentences."""
+    columns, rows = ["language"], [["mean"], *([language] for language in sorted(figures[0].within))]
+    for one in figures:
+        columns += [f"{one.unit}, own language", "asked of others", "answered to others"]
+        for row in rows:
+            row += [_percent(column, row[0]) for column in (one.within, one.asked, one.answered)]
+    sizes = " and ".join(f"{max(one.num_candidates.values())} {one.unit}s" for one in figures)
+    pools = ", ".join(f"{one.pooled:.3f} ({one.unit}s)" for one in figures)
     note = (
-        f"Half of XQuAD-R: {sample[0].num_questions} questions, {sizes} a language, {len(sample[0].within)} languages. "
-        "Recall@1 in % within each language and over all ordered pairs of different languages; mean average precision "
-        "where all languages' candidates lie in one pool and the answer in each is right."
+        f"Half of XQuAD-R: recall@1 in % of {figures[0].num_questions} questions among {sizes} of a language; means "
+        "over the other languages by the question's language and by the answer's. All languages in one pool, mean "
+        f"average precision: {pools}."
     )
     return Table(columns=columns, rows=rows, note=note)
+
+
+def _percent(figures: dict[str, float], language: str) -> str:
+    value = sum(figures.values()) / len(figures) if language == "mean" else figures[language]
+    return f"{100 * value:.1f}"
 
 
 if __name__ == "__main__":

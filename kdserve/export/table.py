@@ -67,7 +67,8 @@ def quantize_blocks(table_VH: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.u
     """Round blocks of 32 along the width to -8..7 times a scale: (V, H / 2) uint8, low nibble first, and (V, H / 32).
 
     Of the scales that put the largest value on -8, 7 or -7, each block takes the one with the least squared error, so a
-    table that sits on such a grid already comes back as it was.
+    table that sits on such a grid already comes back as it was. A scale below zero puts the highest value on -8, as
+    ggml's Q4_0 does.
     """
     vocabulary, width = table_VH.shape
     blocks = table_VH.reshape(vocabulary, width // BLOCK, BLOCK)
@@ -75,8 +76,9 @@ def quantize_blocks(table_VH: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.u
     largest = np.maximum(-low, high)
     best_error = np.full(largest.shape, np.inf, dtype=np.float32)
     best_scale = np.ones_like(largest)
-    for candidate in (np.maximum(-low / 8, high / 7), largest / 7, largest / 8):
-        scale = np.maximum(candidate, _SMALLEST).astype(np.float32)
+    candidates = (np.maximum(-low / 8, high / 7), largest / 7, largest / 8, -np.maximum(high / 8, -low / 7))
+    for candidate in candidates:
+        scale = np.where(np.abs(candidate) < _SMALLEST, _SMALLEST, candidate).astype(np.float32)
         levels = np.clip(np.rint(blocks / scale[..., None]), -8, 7)
         error = np.square(levels * scale[..., None] - blocks).sum(axis=-1)
         better = error < best_error
