@@ -48,8 +48,8 @@ from kdserve.errors import FolderError, KdserveError
 from kdserve.search import (
     BuildOptions,
     Document,
+    Requirements,
     Retriever,
-    Wish,
     build,
     changes,
     describe,
@@ -92,7 +92,7 @@ CHANGES: dict[str, Change] = {
     "update": lambda index: index.update(documents(50, 90, "another")),
     "delete": lambda index: index.delete([f"d{n}" for n in range(1, 150, 7)]),
     "compact": lambda index: index.compact(),
-    "compact to a graph": lambda index: index.compact(asked=Wish(kind="hnsw", recall=0.5)),
+    "compact to a graph": lambda index: index.compact(requirements=Requirements(kind="hnsw", recall=0.5)),
 }
 
 
@@ -126,13 +126,13 @@ def run_child(
     embedding.CHUNK_DOCUMENTS, build.CHECKPOINT_S, changes.COPY_DOCUMENTS = 32, 0.0, 64
     passed: list[str] = []
 
-    def step(what: str) -> None:
+    def crash_point(what: str) -> None:
         passed.append(what)
         if len(passed) == kill_at_step:
             os.kill(os.getpid(), by)
 
     for module in (generation, build, changes):
-        module.step = step
+        module.crash_point = crash_point
     if max_file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, resource.RLIM_INFINITY))
     try:

@@ -33,7 +33,7 @@ from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars, say
 from kdserve.datatypes import Embeddings
 from kdserve.runtime import Encoder
-from kdserve.search import BuildOptions, Document, Retriever, Wish, describe
+from kdserve.search import BuildOptions, Document, Requirements, Retriever, describe
 from kdserve.search.kinds import APPROXIMATE
 from kdserve.search.segment import APPROXIMATE as FAISS_FILE
 
@@ -103,7 +103,7 @@ def main() -> None:
     for kind in options.kinds.split(","):
         started = time.perf_counter()
         with progress_bars() as progress:
-            retriever.compact(asked=Wish(kind=kind, recall=options.recall), progress=progress)  # type: ignore[arg-type]
+            retriever.compact(requirements=Requirements(kind=kind, recall=options.recall), progress=progress)  # type: ignore[arg-type]
         seconds = time.perf_counter() - started
         figures[kind] = measure_kind(retriever, vectors, queries, truth) | {
             "make_s": seconds,

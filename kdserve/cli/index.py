@@ -163,11 +163,11 @@ def delete(
 @index.command("compact")
 def compact(folder: IndexFolder, kind: Kind = "auto", recall: Recall = 0.0, memory: Memory = "") -> None:
     """Rewrite an index as one piece, without what was deleted; its kind is chosen anew."""
-    from kdserve.search import Wish, compact_index
+    from kdserve.search import Requirements, compact_index
 
-    wish = Wish(kind=kind, recall=recall, memory_bytes=_num_bytes(memory))
+    requirements = Requirements(kind=kind, recall=recall, memory_bytes=_num_bytes(memory))
     with progress_bars() as progress:
-        compact_index(folder, asked=None if wish == Wish() else wish, progress=progress)
+        compact_index(folder, requirements=None if requirements == Requirements() else requirements, progress=progress)
     _report(folder)
 
 

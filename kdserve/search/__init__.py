@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdserve.search.changes import compact_index, delete_documents
     from kdserve.search.documents import Document, Id, NewMetadata, ids_as_typed
-    from kdserve.search.inspect import IndexInfo, describe, encoder_name, verify_index
-    from kdserve.search.kinds import Tuning, Wish
+    from kdserve.search.info import IndexInfo, describe, encoder_name, verify_index
+    from kdserve.search.kinds import Requirements, Tuning
     from kdserve.search.languages import name_languages
     from kdserve.search.lines import STDIN, read_lines
     from kdserve.search.mining import MinedPair, mine
@@ -31,10 +31,10 @@ __all__ = [
     "IndexInfo",
     "MinedPair",
     "NewMetadata",
+    "Requirements",
     "Retriever",
     "Source",
     "Tuning",
-    "Wish",
     "compact_index",
     "delete_documents",
     "describe",
@@ -52,8 +52,8 @@ __all__ = [
 _MODULES = {
     "changes": "compact_index delete_documents",
     "documents": "Document Id NewMetadata ids_as_typed",
-    "inspect": "IndexInfo describe encoder_name verify_index",
-    "kinds": "Tuning Wish",
+    "info": "IndexInfo describe encoder_name verify_index",
+    "kinds": "Tuning Requirements",
     "languages": "name_languages",
     "lines": "STDIN read_lines",
     "mining": "MinedPair mine",

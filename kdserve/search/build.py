@@ -15,13 +15,13 @@ from kdserve.datatypes import Embedder, Progress
 from kdserve.errors import DataError, FidelityError, FolderError
 from kdserve.locks import folder_lock
 from kdserve.manifest import MANIFEST_NAME, sync_path, write_error
-from kdserve.search.choosing import settle
+from kdserve.search.compatibility import measure_compatible
 from kdserve.search.documents import Document, Id, number_documents
 from kdserve.search.embedding import Embedded
-from kdserve.search.generation import IndexState, folder_name, publish, step
-from kdserve.search.kinship import measure_kin
+from kdserve.search.generation import IndexState, crash_point, folder_name, publish
 from kdserve.search.segment import Segment, SegmentWriter
 from kdserve.search.snapshot import read_current
+from kdserve.search.tuning import choose_kind
 from kdserve.search.vectors import encode_rows
 
 _logger = logging.getLogger("kdserve")
@@ -59,7 +59,7 @@ def build_index(
     The work is done in a folder beside the target. With a `resume_key`, which stands for the same documents in the
     same order and the same settings, a build that was killed goes on from its last checkpoint, and one that was done is
     left as it is. The recall of a
-    `query_encoder`, kin of the encoder, is measured at the end.
+    `query_encoder`, the encoder's teacher or student, is measured at the end.
 
     Raises:
         FolderError: the target exists, another build writes it, or the disk is full. Nothing stays behind.
@@ -83,7 +83,7 @@ def build_index(
                 if not (resume_key and isinstance(error, FidelityError | KeyboardInterrupt)):
                     shutil.rmtree(staging, ignore_errors=True)
                 raise
-            step("index renamed")
+            crash_point("index renamed")
             sync_path(folder.parent)
     except OSError as error:
         raise write_error(folder, error) from error
@@ -111,11 +111,11 @@ def append_documents(
         numbered, next_id = number_documents(chunk.documents, next_id)
         writer.append(numbered, chunk.spans, encode_rows(chunk.vectors, writer.precision))
         ingest.progress("index", writer.num_documents, ingest.total)
-        step("chunk appended")
+        crash_point("chunk appended")
         if resume_key and time.monotonic() - last_checkpoint >= CHECKPOINT_S:
             writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
             last_checkpoint = time.monotonic()
-            step("checkpoint written")
+            crash_point("checkpoint written")
     return next_id
 
 
@@ -148,15 +148,15 @@ def _fill(
         if not writer.num_documents:
             raise DataError(f"there are no texts to index; {staging.name[1:-8]} was not made")
         writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
-        step("last checkpoint written")
+        crash_point("last checkpoint written")
         record = writer.seal(fresh.name)
     finally:
         writer.close()
-    step("segment sealed")
-    state = settle(staging, record, replace(state, next_id=next_id), ingest.progress)
+    crash_point("segment sealed")
+    state = choose_kind(staging, record, replace(state, next_id=next_id), ingest.progress)
     if query_encoder is not None:
         segment = Segment(staging, record, dim=state.dim, precision=state.precision)
-        state = replace(state, kin=(measure_kin(segment, ingest.encoder, query_encoder),))
+        state = replace(state, kin=(measure_compatible(segment, ingest.encoder, query_encoder),))
     publish(staging, state, None)
 
 
@@ -180,7 +180,7 @@ def _is_built(folder: Path, state: IndexState, resume_key: str, query_encoder: E
     if replace(state, **chosen) != there or len(there.segments) != 1:
         return False
     wanted = () if query_encoder is None else (query_encoder.fingerprint,)
-    rows = Segment(folder, there.segments[0], dim=there.dim, precision=there.precision).rows
+    rows = Segment(folder, there.segments[0], dim=there.dim, precision=there.precision).stored
     return tuple(kin.encoder for kin in there.kin) == wanted and rows.state().get(RESUME_KEY) == resume_key
 
 

@@ -17,13 +17,13 @@ import numpy as np
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
 from kdserve.search.build import Ingest, append_documents, chunks
-from kdserve.search.choosing import settle
+from kdserve.search.document_file import StoredDocument
 from kdserve.search.documents import Document, Id, NewMetadata, require_id
-from kdserve.search.generation import IndexState, change, files_of, step
-from kdserve.search.kinds import Wish
-from kdserve.search.rows import StoredDocument
+from kdserve.search.generation import IndexState, change, crash_point, files_of
+from kdserve.search.kinds import Requirements
 from kdserve.search.segment import Segment, SegmentRecord, SegmentWriter, write_bits
 from kdserve.search.snapshot import Snapshot, open_snapshot
+from kdserve.search.tuning import choose_kind
 
 MERGE_LIMIT_ROWS = 262_144
 """Larger segments are only rewritten by `compact`."""
@@ -72,7 +72,7 @@ def add_documents(
             record = writer.seal(fresh.name)
         finally:
             writer.close()
-        step("segment sealed")
+        crash_point("segment sealed")
         segments = [*_mark_deleted(fresh, snapshot.segments, replaced), record]
         state = replace(state, next_id=next_id, segments=tuple(segments))
         return _merge_small(index, fresh, state, ingest.progress)
@@ -98,18 +98,22 @@ def delete_documents(index: Path, ids: Sequence[Id], *, reopen: Reopen = open_sn
         if missing := [id_ for id_ in ids if id_ not in known]:
             raise DataError(f"{index} has no document {missing[0]!r}; nothing was deleted")
         segments = _mark_deleted(fresh, snapshot.segments, found)
-        step("rows marked")
+        crash_point("rows marked")
         return replace(state, segments=tuple(segments))
 
     return change(index, write, reopen)
 
 
 def compact_index(
-    index: Path, *, asked: Wish | None = None, progress: Progress = no_progress, reopen: Reopen = open_snapshot
+    index: Path,
+    *,
+    requirements: Requirements | None = None,
+    progress: Progress = no_progress,
+    reopen: Reopen = open_snapshot,
 ) -> Snapshot:
     """Rewrite the index as one segment without its deleted documents. Ids, texts and vectors stay as they are.
 
-    The kind is chosen anew, by what was asked when the index was built, or by what is `asked` now.
+    The kind is chosen anew, by the `requirements`, or by those that the index was built with.
 
     Raises:
         FolderError: another writer, a damaged index, or a full disk. The index is then as it was.
@@ -118,8 +122,8 @@ def compact_index(
     def write(fresh: Path, state: IndexState) -> IndexState:
         segments = open_snapshot(index, exact=True).segments
         record = _merge(segments, fresh, fresh.name, state, progress)
-        state = replace(state, asked=asked or state.asked)
-        return settle(index, record, state, progress) if record else replace(state, segments=())
+        state = replace(state, asked=requirements or state.asked)
+        return choose_kind(index, record, state, progress) if record else replace(state, segments=())
 
     return change(index, write, reopen)
 
@@ -194,7 +198,7 @@ def _merge_small(index: Path, fresh: Path, state: IndexState, progress: Progress
     needed = set(files_of(state))
     for path in [path for path in fresh.iterdir() if path.is_file() and f"{fresh.name}/{path.name}" not in needed]:
         path.unlink()
-    step("segments merged")
+    crash_point("segments merged")
     return state
 
 
@@ -209,7 +213,7 @@ def _merge(
             for documents in chunks(_live_documents(segment), COPY_DOCUMENTS):
                 _copy(segment, documents, writer)
                 progress("merge", writer.num_documents, total)
-                step("documents copied")
+                crash_point("documents copied")
         if writer.num_documents:
             return writer.seal(name)
     finally:
@@ -220,7 +224,7 @@ def _merge(
 
 
 def _live_documents(segment: Segment) -> Iterator[StoredDocument]:
-    return (document for document in segment.rows.scan() if segment.is_live(document))
+    return (document for document in segment.stored.scan() if segment.is_live(document))
 
 
 def _copy(

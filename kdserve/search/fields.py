@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdserve.errors import DataError
+from kdserve.search.document_file import KINDS, Kind
 from kdserve.search.filters import LANGUAGE, Compare, Condition, Contains, Leaf, OneOf, Value, leaves_of
-from kdserve.search.rows import KINDS, Kind
 from kdserve.search.segment import Segment
 from kdserve.search.sql import column_of
 
@@ -20,7 +20,7 @@ HINTS = {
 
 def field_kinds(segments: Sequence[Segment]) -> dict[str, str]:
     """What each metadata field holds, by its name: "text", "number", "list", or several of them."""
-    names = sorted(set().union(*(segment.rows.fields for segment in segments)))
+    names = sorted(set().union(*(segment.stored.fields for segment in segments)))
     return {name: " and ".join(sorted(_kinds(name, segments), reverse=True)) for name in names}
 
 
@@ -31,7 +31,7 @@ def require_fields(condition: Condition, segments: Sequence[Segment]) -> None:
         DataError: which, and what there is instead.
     """
     for leaf in leaves_of(condition) if segments else ():
-        if all(column_of(leaf.name, segment.rows.fields) == "NULL" for segment in segments):
+        if all(column_of(leaf.name, segment.stored.fields) == "NULL" for segment in segments):
             there = ", ".join(["id", "language", *field_kinds(segments)])
             raise DataError(f"no document has a field {leaf.name!r}; there are: {there}")
         asked = _asked(leaf)
@@ -63,5 +63,5 @@ def _holds(name: str, kinds: set[Kind], segments: Sequence[Segment]) -> bool:
     """Whether a field holds any value of one of the kinds, in any segment."""
     if name == LANGUAGE:
         return "text" in kinds
-    columns = [(segment.rows, column_of(name, segment.rows.fields)) for segment in segments]
+    columns = [(segment.stored, column_of(name, segment.stored.fields)) for segment in segments]
     return any(rows.holds(column, kind) for kind in sorted(kinds) for rows, column in columns if column != "NULL")

@@ -35,8 +35,8 @@ from kdserve.manifest import (
     verify_file,
     write_error,
 )
-from kdserve.search.kinds import KINDS, IndexKind, Tuning, Wish
-from kdserve.search.kinship import Kin
+from kdserve.search.compatibility import CompatibleEncoder
+from kdserve.search.kinds import KINDS, IndexKind, Requirements, Tuning
 from kdserve.search.segment import VECTORS, SegmentRecord
 from kdserve.search.vectors import Precision
 from kdserve.toml import build
@@ -65,11 +65,11 @@ class IndexState:
     encoder_name: str
     next_id: int
     segments: tuple[SegmentRecord, ...]
-    asked: Wish
+    asked: Requirements
     window: int = 0
     lexical: bool = False
     teacher: str = ""
-    kin: tuple[Kin, ...] = ()
+    kin: tuple[CompatibleEncoder, ...] = ()
     tuning: Tuning | None = None
     reason: str = ""
 
@@ -131,7 +131,7 @@ def publish(index: Path, state: IndexState, previous: Manifest | None) -> Manife
     files = {name: known[name] if name in known else _record(index / name) for name in files_of(state)}
     sync_tree(fresh)
     sync_path(index)
-    step("files written")
+    crash_point("files written")
     manifest = Manifest(
         kind="index",
         made_by=f"kdserve {kdserve.__version__}",
@@ -140,7 +140,7 @@ def publish(index: Path, state: IndexState, previous: Manifest | None) -> Manife
         files=files,
     )
     replace_manifest(index, manifest)
-    step("pointer replaced")
+    crash_point("pointer replaced")
     return manifest
 
 
@@ -159,7 +159,7 @@ def change(index: Path, write: Callable[[Path, IndexState], IndexState], reopen:
         fresh = index / folder_name(state.generation + 1)
         try:
             fresh.mkdir()
-            step("folder made")
+            crash_point("folder made")
             publish(index, write(fresh, replace(state, generation=state.generation + 1)), manifest)
             try:
                 return reopen(index)
@@ -179,11 +179,11 @@ def remove_garbage(index: Path, state: IndexState) -> None:
     for folder in sorted(index.glob("gen-*")):
         if folder.name not in current:
             shutil.rmtree(folder)
-            step("garbage removed")
+            crash_point("garbage removed")
 
 
-def step(name: str) -> None:
-    """A moment between two durable writes. It does nothing; crash trials put a death in its place."""
+def crash_point(name: str) -> None:
+    """Mark a moment between two durable writes. It does nothing; crash trials put a death in its place."""
 
 
 def _record(path: Path) -> FileRecord:

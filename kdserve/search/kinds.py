@@ -140,8 +140,8 @@ KINDS_HELP = "; ".join(f"{kind.name}: {kind.summary}" for kind in _ALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
-    """What a user asks of an index: a kind or "auto", a recall to reach (0: 0.95), a memory to stay in (0: any)."""
+class Requirements:
+    """What an index must be: a kind or "auto", a recall to reach (0: 0.95), a memory to stay in (0: any)."""
 
     kind: KindOrAuto = "auto"
     recall: float = 0.0

@@ -17,15 +17,15 @@ import numpy as np
 
 from kdserve.datatypes import Embedder, Hit, Progress, no_progress, require_texts
 from kdserve.errors import DataError, FolderError, KdserveError, MissingExtraError
-from kdserve.search.asking import Question, widen_until_enough
 from kdserve.search.build import chunks
+from kdserve.search.compatibility import require_compatible, teacher_of
 from kdserve.search.documents import Document, Id, number_documents
 from kdserve.search.embedding import Embedded, embed_documents
 from kdserve.search.filters import parse_filter
-from kdserve.search.kinship import require_kin, teacher_of
 from kdserve.search.milvus_filter import as_milvus, document_key
 from kdserve.search.passages import choose_window
 from kdserve.search.protocol import RetrieverProtocol
+from kdserve.search.ranking import SearchOptions, widen_until_enough
 from kdserve.search.vectors import require_unit_rows
 
 try:
@@ -109,7 +109,7 @@ class MilvusRetriever(RetrieverProtocol):
                 raise FolderError(f"{address} has no collection {collection} made by kdserve; check the name")
             rows = client.query(f"{collection}_state", filter="key == 0", output_fields=["state"])
         state = _State(**rows[0]["state"])
-        require_kin(f"{address} {collection}", state.encoder, state.teacher, encoder)
+        require_compatible(f"{address} {collection}", state.encoder, state.teacher, encoder)
         return cls(client, collection, encoder, state)
 
     def __len__(self) -> int:
@@ -133,7 +133,7 @@ class MilvusRetriever(RetrieverProtocol):
         per_language: int = 0,
     ) -> list[list[Hit]]:
         """As `Retriever.search_batch`."""
-        question = Question(k=k, where=where, min_score=min_score, per_language=per_language)
+        options = SearchOptions(k=k, where=where, min_score=min_score, per_language=per_language)
         condition = as_milvus(parse_filter(where)) if where else ""
         texts = require_texts(queries)
         vectors = require_unit_rows(self.encoder.encode_query(texts), len(texts), self.encoder.dim)
@@ -144,7 +144,7 @@ class MilvusRetriever(RetrieverProtocol):
             )
             return ((_hits(entities, min_score), len(entities)) for entities in found)
 
-        return widen_until_enough(texts, question, ranked, first_depth=k + 1, most=MAX_HITS)
+        return widen_until_enough(texts, options, ranked, first_depth=k + 1, most=MAX_HITS)
 
     def add(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
         """Add documents; an id that is there already is an error, and what came before it stays."""

@@ -22,7 +22,7 @@ from kdserve.errors import DataError
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.build import chunks
 from kdserve.search.kinds import KINDS, num_lists
-from kdserve.search.topk import Scores, Searcher, Source, nearest
+from kdserve.search.topk import Scores, SearchedSegment, Searcher, nearest
 from kdserve.search.vectors import Rows, VectorFile, encode_rows, require_unit_rows, row_dtype, write_sums
 
 EMBEDDED_AT_ONCE = 2048
@@ -139,7 +139,7 @@ def _neighbours(side: _Side, other: _Side, k: int, what: str, progress: Progress
         raise DataError(f"k is {k}; margins look at {MOST_NEIGHBOURS} neighbours at most, the default is 4")
     scores = np.empty((side.num_rows, count), np.float32)
     rows = np.empty((side.num_rows, count), np.int64)
-    source = Source(
+    source = SearchedSegment(
         searcher=_searcher(other, progress),
         vectors=other.vectors,
         first_row=0,

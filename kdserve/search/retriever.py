@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress, require_texts
-from kdserve.search.asking import Question, answer
 from kdserve.search.build import Embed, Ingest, build_index
 from kdserve.search.changes import add_documents, compact_index, delete_documents
+from kdserve.search.compatibility import require_compatible, teacher_of
 from kdserve.search.documents import Document, Id, NewMetadata
 from kdserve.search.embedding import embed_documents
 from kdserve.search.generation import IndexState
-from kdserve.search.kinds import KindOrAuto, Wish
-from kdserve.search.kinship import require_kin, teacher_of
+from kdserve.search.kinds import KindOrAuto, Requirements
 from kdserve.search.passages import choose_window
 from kdserve.search.protocol import RetrieverProtocol
+from kdserve.search.ranking import SearchOptions, answer
 from kdserve.search.snapshot import Snapshot, open_snapshot
 from kdserve.search.topk import Neighbours
 from kdserve.search.vectors import Precision, require_unit_rows
@@ -28,7 +28,7 @@ from kdserve.search.vectors import Precision, require_unit_rows
 class BuildOptions:
     """How an index is made.
 
-    `kind`, `recall` and `memory_bytes` are wishes: see `kinds`. "auto" chooses by the number of rows and the others.
+    `kind`, `recall` and `memory_bytes` are its `Requirements`; "auto" chooses by the number of rows and the others.
     Documents longer than `passage_tokens` are split into overlapping passages; 0 stands for the encoder's own window,
     and an encoder that cannot count tokens leaves them whole. A document is found by its best passage.
     `lexical` also keeps the words of the documents, for search by meaning and words together.
@@ -85,7 +85,7 @@ class Retriever(RetrieverProtocol):
         state = IndexState(
             generation=1,
             kind="exact",
-            asked=Wish(kind=options.kind, recall=options.recall, memory_bytes=options.memory_bytes),
+            asked=Requirements(kind=options.kind, recall=options.recall, memory_bytes=options.memory_bytes),
             precision=options.precision,
             dim=encoder.dim,
             encoder=encoder.fingerprint,
@@ -97,7 +97,7 @@ class Retriever(RetrieverProtocol):
             teacher=teacher_of(encoder),
         )
         if query_encoder is not None:
-            require_kin(Path(folder), state.encoder, state.teacher, query_encoder)
+            require_compatible(Path(folder), state.encoder, state.teacher, query_encoder)
         ingest = Ingest(encoder=encoder, embed=embed or _embed_here(encoder), total=options.total, progress=progress)
         build_index(Path(folder), documents, state, ingest, resume_key=options.resume_key, query_encoder=query_encoder)
         return cls.open(folder, encoder)
@@ -109,10 +109,10 @@ class Retriever(RetrieverProtocol):
         `exact` searches with numpy, whatever the kind of the index.
 
         Raises:
-            FolderError: no index, a damaged one, or one built with an encoder that is no kin of this one.
+            FolderError: no index, a damaged one, or one that none of these encoders built.
         """
         snapshot = open_snapshot(Path(folder), exact=exact)
-        require_kin(Path(folder), snapshot.state.encoder, snapshot.state.teacher, encoder)
+        require_compatible(Path(folder), snapshot.state.encoder, snapshot.state.teacher, encoder)
         return cls(Path(folder), encoder, snapshot, exact=exact)
 
     def __len__(self) -> int:
@@ -161,17 +161,17 @@ class Retriever(RetrieverProtocol):
             TypeError: `queries` is a bare str.
             DataError: as `search`.
         """
-        question = Question(k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language)
+        options = SearchOptions(k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language)
         texts = require_texts(queries)
         vectors = require_unit_rows(self.encoder.encode_query(texts), len(texts), self.encoder.dim)
-        return answer(self._snapshot, texts, vectors, question)
+        return answer(self._snapshot, texts, vectors, options)
 
     def search_vectors(
         self, vectors: Embeddings, k: int = 10, *, where: str = "", min_score: float = -np.inf
     ) -> Neighbours:
         """The `k` best rows for each vector (B, D): scores and row numbers, without reading any text."""
-        question = Question(k=k, where=where, min_score=min_score)
-        return self._snapshot.neighbours(vectors, question.k, where=where, min_score=min_score)
+        options = SearchOptions(k=k, where=where, min_score=min_score)
+        return self._snapshot.neighbours(vectors, options.k, where=where, min_score=min_score)
 
     def add(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
         """Add documents, in one commit.
@@ -207,9 +207,12 @@ class Retriever(RetrieverProtocol):
             raise TypeError("expected a sequence of ids, got one str; put it into a list")
         self._snapshot = delete_documents(self.folder, ids, reopen=self._reopen)
 
-    def compact(self, *, asked: Wish | None = None, progress: Progress = no_progress) -> None:
-        """Rewrite the index as one segment, without what was deleted; its kind is chosen anew, by what is `asked`."""
-        self._snapshot = compact_index(self.folder, asked=asked, progress=progress, reopen=self._reopen)
+    def compact(self, *, requirements: Requirements | None = None, progress: Progress = no_progress) -> None:
+        """Rewrite the index as one segment, without what was deleted; its kind is chosen anew.
+
+        Without `requirements`, those stay that the index was built with.
+        """
+        self._snapshot = compact_index(self.folder, requirements=requirements, progress=progress, reopen=self._reopen)
 
     def refresh(self) -> bool:
         """Look for a newer state of the index and take it; say whether there was one."""

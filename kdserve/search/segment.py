@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from kdserve.datatypes import Embeddings, Scalar
 from kdserve.errors import FolderError
+from kdserve.search.document_file import DocumentFile, DocumentWriter, StoredDocument
 from kdserve.search.documents import Document
 from kdserve.search.passages import Span
-from kdserve.search.rows import RowFile, RowWriter, StoredDocument
 from kdserve.search.topk import Mask, true_scores
 from kdserve.search.vectors import Precision, VectorFile, row_dtype, write_sums
 
@@ -55,7 +55,7 @@ class SegmentWriter:
 
     def __init__(self, folder: Path, *, dim: int, precision: Precision, lexical: bool) -> None:
         self.folder, self.precision = folder, precision
-        self._rows = RowWriter(folder / ROWS, lexical=lexical)
+        self._rows = DocumentWriter(folder / ROWS, lexical=lexical)
         self._row_bytes = row_dtype(precision, dim).itemsize
         self._vectors = _open_at(folder / VECTORS, self._rows.num_rows * self._row_bytes)
         self._passages = _open_at(folder / PASSAGES, self._rows.num_rows * PASSAGE_BYTES)
@@ -111,7 +111,7 @@ class Segment:
     def __init__(self, index: Path, record: SegmentRecord, *, dim: int, precision: Precision) -> None:
         self.folder = folder = index / record.folder
         self.record, self.num_rows = record, record.num_rows
-        self.rows = RowFile(folder / ROWS, num_documents=record.num_documents, num_rows=record.num_rows)
+        self.stored = DocumentFile(folder / ROWS, num_documents=record.num_documents, num_rows=record.num_rows)
         self.vectors = VectorFile(
             folder / VECTORS, folder / SUMS, precision=precision, dim=dim, num_rows=record.num_rows
         )
@@ -136,9 +136,9 @@ class Segment:
     def first_by_words(self, text: str, k: int, allowed: Mask | None) -> list[tuple[float, StoredDocument]]:
         """The `k` documents that BM25 ranks first among the allowed ones, with their scores."""
         found: list[tuple[float, StoredDocument]] = []
-        ranked = self.rows.ranked(text)
+        ranked = self.stored.ranked(text)
         while len(found) < k and (some := list(islice(ranked, k))):
-            stored = self.rows.documents([doc for doc, _ in some])
+            stored = self.stored.documents([doc for doc, _ in some])
             found += [(score, stored[doc]) for doc, score in some if allowed is None or allowed[stored[doc].first_row]]
         return found[:k]
 

@@ -13,16 +13,16 @@ import numpy as np
 from kdserve.datatypes import Embeddings, Hit
 from kdserve.errors import FolderError
 from kdserve.manifest import MANIFEST_NAME, Manifest, read_error
+from kdserve.search.document_file import StoredDocument
 from kdserve.search.documents import Id
 from kdserve.search.exact import ExactSearcher
 from kdserve.search.fields import require_fields
 from kdserve.search.filters import parse_filter
 from kdserve.search.generation import IndexState, read_state, verify_quick
 from kdserve.search.kinds import KINDS
-from kdserve.search.rows import StoredDocument
 from kdserve.search.segment import APPROXIMATE, Segment
 from kdserve.search.sql import as_sql
-from kdserve.search.topk import Mask, Neighbours, Searcher, Source, nearest
+from kdserve.search.topk import Mask, Neighbours, SearchedSegment, Searcher, nearest
 from kdserve.search.vectors import Rows
 
 Passage = tuple[StoredDocument, int, int]
@@ -68,7 +68,7 @@ class Snapshot:
         self._require_untouched()
         allowed = self._allowed(where) if where else [segment.live for segment in self.segments]
         sources = [
-            Source(
+            SearchedSegment(
                 searcher=_for_filter(searcher, segment, mask),
                 vectors=segment.vectors,
                 first_row=int(first_row),
@@ -122,7 +122,7 @@ class Snapshot:
         """The live documents with the given ids, each with the number of its segment; the others are left out."""
         found = []
         for number, segment in enumerate(self.segments):
-            for document in segment.rows.find(ids).values():
+            for document in segment.stored.find(ids).values():
                 if segment.is_live(document):
                     found.append((number, document))
         return found
@@ -136,7 +136,7 @@ class Snapshot:
         require_fields(condition, self.segments)
         masks = []
         for segment in self.segments:
-            mask = segment.rows_of(segment.rows.select(*as_sql(condition, segment.rows.fields)))
+            mask = segment.rows_of(segment.stored.select(*as_sql(condition, segment.stored.fields)))
             masks.append(mask if segment.live is None else mask & segment.live)
         with self._lock:
             if len(self._masks) >= MASKS_KEPT:
@@ -222,7 +222,7 @@ def _for_filter(searcher: Searcher, segment: Segment, mask: Mask | None) -> Sear
 
 def _passages(segment: Segment, first_row: int, rows: Rows) -> Iterable[tuple[int, Passage]]:
     passages = segment.passages[rows - first_row]
-    documents = segment.rows.documents(np.unique(passages[:, 0]).tolist())
+    documents = segment.stored.documents(np.unique(passages[:, 0]).tolist())
     for row, (doc, start, end) in zip(rows.tolist(), passages.tolist(), strict=True):
         yield row, (documents[doc], start, end)
 

@@ -53,7 +53,7 @@ class Vectors(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class SearchedSegment:
     """One segment in a search. Its rows are numbered from `first_row` on in the answer.
 
     `owners` gives the document of each row where documents have several; then only the best row of each counts.
@@ -75,7 +75,7 @@ class Neighbours:
     rows: Rows
 
 
-def nearest(queries: Embeddings, sources: list[Source], k: int, *, min_score: float = -np.inf) -> Neighbours:
+def nearest(queries: Embeddings, sources: list[SearchedSegment], k: int, *, min_score: float = -np.inf) -> Neighbours:
     """The `k` best rows of each query over all sources, one row a document, ordered by score and then by row.
 
     There are as many columns as rows if those are fewer than `k`.
@@ -117,7 +117,7 @@ def true_scores(queries: Embeddings, vectors: Vectors, rows: Rows) -> Scores:
     return scores
 
 
-def _scored(queries: Embeddings, sources: list[Source], count: int, k: int) -> tuple[Scores, Rows, Scores]:
+def _scored(queries: Embeddings, sources: list[SearchedSegment], count: int, k: int) -> tuple[Scores, Rows, Scores]:
     """The k best of what the sources propose, and the score (B,) that a row beyond the proposals may still have."""
     beyond = np.full(len(queries), -np.inf, np.float32)
     slack = queries.shape[1] * np.float32(2.0**-23)  # twice the bound on the rounding of a float32 inner product
@@ -161,7 +161,7 @@ def _ordered(scores: Scores, rows: Rows) -> tuple[Scores, Rows]:
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def _repeated(rows: Rows, sources: list[Source]) -> Mask:
+def _repeated(rows: Rows, sources: list[SearchedSegment]) -> Mask:
     """Mark every row whose document has a better row further left."""
     owners = np.full(rows.shape, -1, np.int64)
     for source in sources:

@@ -13,11 +13,11 @@ from kdserve.datatypes import Hit, no_progress
 from kdserve.errors import FolderError, KdserveError, RecipeError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.search import Document, Id, delete_documents, encoder_name, open_snapshot
-from kdserve.search.asking import Question, answer
 from kdserve.search.build import Ingest
 from kdserve.search.changes import add_documents
+from kdserve.search.compatibility import require_compatible
 from kdserve.search.embedding import Embedded, embed_documents
-from kdserve.search.kinship import require_kin
+from kdserve.search.ranking import SearchOptions, answer
 from kdserve.search.snapshot import Snapshot
 from kdserve.serve.models import ServedEncoder
 from kdserve.serve.refusals import Refusal
@@ -53,7 +53,7 @@ class ServedIndex:
                 if pointer == self.pointer and not force:
                     return False
                 snapshot = open_snapshot(self.folder)
-                require_kin(self.folder, snapshot.state.encoder, snapshot.state.teacher, self.encoder.encoder)
+                require_compatible(self.folder, snapshot.state.encoder, snapshot.state.teacher, self.encoder.encoder)
             except (KdserveError, OSError) as error:
                 _logger.error(
                     "the newer state of an index cannot be opened; the old one stays",
@@ -107,10 +107,10 @@ class Found:
     generation: int
 
 
-def search(index: ServedIndex, query: str, vector: Rows, question: Question) -> Found:
+def search(index: ServedIndex, query: str, vector: Rows, options: SearchOptions) -> Found:
     """Look a query up that is embedded already: `vector` (1, D). Raises DataError as `Retriever.search`."""
     snapshot = index.snapshot
-    return Found(hits=answer(snapshot, [query], vector, question)[0], generation=snapshot.state.generation)
+    return Found(hits=answer(snapshot, [query], vector, options)[0], generation=snapshot.state.generation)
 
 
 def open_indexes(
@@ -135,7 +135,7 @@ def open_indexes(
         encoder = next((one for one in encoders if _fits(folder, snapshot, one)), None)
         if encoder is None:
             encoder = open_encoder(encoder_name(folder))
-            require_kin(folder, snapshot.state.encoder, snapshot.state.teacher, encoder.encoder)
+            require_compatible(folder, snapshot.state.encoder, snapshot.state.teacher, encoder.encoder)
             encoders.append(encoder)
         indexes[name] = ServedIndex(name=name, folder=folder, encoder=encoder, snapshot=snapshot, pointer=pointer)
     return indexes
@@ -143,7 +143,7 @@ def open_indexes(
 
 def _fits(folder: Path, snapshot: Snapshot, encoder: ServedEncoder) -> bool:
     try:
-        require_kin(folder, snapshot.state.encoder, snapshot.state.teacher, encoder.encoder)
+        require_compatible(folder, snapshot.state.encoder, snapshot.state.teacher, encoder.encoder)
     except FolderError:
         return False
     return True

@@ -10,7 +10,7 @@ import msgspec
 
 from kdserve.datatypes import Cell, Hit
 from kdserve.search import Document
-from kdserve.search.asking import Question
+from kdserve.search.ranking import SearchOptions
 from kdserve.search.snippets import make_snippet
 from kdserve.serve.endpoint import Call, Endpoint, Reply, cut_headers
 from kdserve.serve.indexes import ServedIndex, search
@@ -175,7 +175,7 @@ class Searching:
         index = self._index(request.index)
         if request.k > self._limits.hits:
             raise Refusal("invalid", f"k is {request.k}, {self._limits.hits} are allowed; ask for fewer", param="k")
-        question = Question(
+        options = SearchOptions(
             k=request.k,
             where=request.where,
             min_score=request.min_score,
@@ -185,7 +185,7 @@ class Searching:
         asked = await index.encoder.embed([request.query], role="query", truncate=True, on_wait=call.wait)
 
         def find() -> tuple[int, list[HitBody]]:
-            found = search(index, request.query, asked.rows, question)
+            found = search(index, request.query, asked.rows, options)
             return found.generation, [_hit(hit, request.query if request.snippets else None) for hit in found.hits]
 
         generation, hits = await index.encoder.batcher.aside(find, call.wait)
@@ -274,7 +274,7 @@ def _changed(index: ServedIndex) -> Reply:
 
 def _index_body(index: ServedIndex) -> IndexBody:
     snapshot = index.snapshot
-    fields = sorted({name for segment in snapshot.segments for name in segment.rows.field_names()})
+    fields = sorted({name for segment in snapshot.segments for name in segment.stored.field_names()})
     return IndexBody(
         name=index.name,
         generation=index.generation,

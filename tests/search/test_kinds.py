@@ -10,7 +10,17 @@ from trigrams import TrigramEmbedder
 from kdserve import samples
 from kdserve.datatypes import no_progress
 from kdserve.errors import DataError, FidelityError
-from kdserve.search import BuildOptions, Document, Retriever, Wish, describe, faiss, snapshot, vectors, verify_index
+from kdserve.search import (
+    BuildOptions,
+    Document,
+    Requirements,
+    Retriever,
+    describe,
+    faiss,
+    snapshot,
+    vectors,
+    verify_index,
+)
 from kdserve.search.kinds import APPROXIMATE, KINDS, KINDS_HELP, IndexKind, KindOrAuto, num_lists
 
 NAMES = [kind.name for kind in APPROXIMATE]
@@ -95,7 +105,7 @@ def test_a_compacted_index_can_become_another_kind(tmp_path, documents, embedder
     retriever = Retriever.build(tmp_path / "index", documents[:600], embedder)
     assert (describe(retriever.folder).kind, describe(retriever.folder).tuning) == ("exact", None)
     right = retriever.search("apple", 5)
-    retriever.compact(asked=Wish(kind="hnsw", recall=0.99))
+    retriever.compact(requirements=Requirements(kind="hnsw", recall=0.99))
     assert describe(retriever.folder).kind == "hnsw"
     assert Retriever.open(retriever.folder, embedder, exact=True).search("apple", 5) == right
 
@@ -132,8 +142,8 @@ def test_a_recall_that_is_not_reached_names_the_best_and_keeps_the_work(tmp_path
 
 
 def test_size_alone_chooses_numpy_then_faiss_then_a_graph(tmp_path, documents, embedder, monkeypatch):
-    monkeypatch.setattr("kdserve.search.choosing.EXACT_ROWS", 10)
-    monkeypatch.setattr("kdserve.search.choosing.FLAT_ROWS", 100)
+    monkeypatch.setattr("kdserve.search.tuning.EXACT_ROWS", 10)
+    monkeypatch.setattr("kdserve.search.tuning.FLAT_ROWS", 100)
     for num_rows, kind in ((10, "exact"), (100, "flat"), (300, "ivf-pq")):
         retriever = Retriever.build(tmp_path / kind, documents[:num_rows], embedder)
         assert describe(retriever.folder).kind == kind
@@ -181,7 +191,7 @@ def test_every_kind_is_recorded_and_offered():
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
     with pytest.raises(DataError, match="no kind of index 'hnws'; choose one of auto, exact, flat, ivf-pq, hnsw"):
-        Wish(kind="hnws")
+        Requirements(kind="hnws")
 
 
 def test_lists_and_factories():

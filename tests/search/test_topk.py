@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kdserve.search.exact import ExactSearcher
 from kdserve.search.faiss import FlatSearcher
-from kdserve.search.topk import Source, nearest
+from kdserve.search.topk import SearchedSegment, nearest
 from kdserve.search.vectors import VectorFile, encode_rows, row_dtype, write_sums
 
 
@@ -61,7 +61,7 @@ def test_searchers_agree_with_brute_force(tmp_path_factory, seed, num_rows, num_
     file = vector_file(tmp_path_factory.mktemp("vectors"), vectors, precision)
     stored = file.slice(0, num_rows)
     for searcher in (ExactSearcher(file), FlatSearcher(file)):
-        source = Source(
+        source = SearchedSegment(
             searcher=searcher,
             vectors=file,
             first_row=0,
@@ -85,7 +85,9 @@ def test_several_sources_answer_as_one(tmp_path):
         file = vector_file(folder, vectors[start:stop])
         searcher = ExactSearcher(file) if start else FlatSearcher(file)
         sources.append(
-            Source(searcher=searcher, vectors=file, first_row=start, num_rows=stop - start, allowed=None, owners=None)
+            SearchedSegment(
+                searcher=searcher, vectors=file, first_row=start, num_rows=stop - start, allowed=None, owners=None
+            )
         )
     answer = as_pairs(nearest(vectors[:8], sources, 15))
     assert answer == plain(vectors[:8], vectors, 15, np.ones(90, bool), np.arange(90))

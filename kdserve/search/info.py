@@ -8,10 +8,10 @@ from pathlib import Path
 
 from kdserve.errors import FolderError
 from kdserve.manifest import Manifest, verify_file
+from kdserve.search.compatibility import CompatibleEncoder
 from kdserve.search.fields import field_kinds
 from kdserve.search.generation import IndexState
 from kdserve.search.kinds import Tuning
-from kdserve.search.kinship import Kin
 from kdserve.search.snapshot import Snapshot, read_current
 
 
@@ -36,7 +36,7 @@ class IndexInfo:
     generation: int
     encoder: str
     encoder_name: str
-    kin: tuple[Kin, ...]
+    kin: tuple[CompatibleEncoder, ...]
     size_bytes: int
     fields: tuple[str, ...]
     field_types: Mapping[str, str]
@@ -107,12 +107,12 @@ def _verify(folder: Path, manifest: Manifest, state: IndexState) -> int:
     for segment in snapshot.segments:
         segment.vectors.slice(0, segment.num_rows)
         next_row = 0
-        for number, document in enumerate(segment.rows.scan()):
+        for number, document in enumerate(segment.stored.scan()):
             if (document.doc, document.first_row) != (number, next_row):
-                raise FolderError(f"{segment.rows.path} loses count at document {number}; build the index again")
+                raise FolderError(f"{segment.stored.path} loses count at document {number}; build the index again")
             next_row += document.num_rows
         if next_row != segment.num_rows:
             raise FolderError(
-                f"{segment.rows.path} has {next_row} passages for {segment.num_rows} vectors; build again"
+                f"{segment.stored.path} has {next_row} passages for {segment.num_rows} vectors; build again"
             )
     return len(manifest.files)

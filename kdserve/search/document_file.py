@@ -60,7 +60,7 @@ class StoredDocument:
     num_rows: int
 
 
-class RowWriter:
+class DocumentWriter:
     """Appends documents to a new or unfinished file, with their words if `lexical`. Nothing counts before `checkpoint`.
 
     Raises:
@@ -139,11 +139,11 @@ class RowWriter:
         return column
 
 
-class RowFile:
+class DocumentFile:
     """The documents of one finished segment, read-only. The file is closed as soon as nothing refers to this.
 
     Raises, everywhere:
-        FolderError: the file cannot be read, or holds what no `RowWriter` writes.
+        FolderError: the file cannot be read, or holds what no `DocumentWriter` writes.
     """
 
     def __init__(self, path: Path, *, num_documents: int, num_rows: int) -> None:

@@ -1,4 +1,4 @@
-"""From a question to hits: by meaning, by meaning and words together, spread over languages."""
+"""From a query to hits: by meaning, by meaning and words together, spread over languages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ FUSED_DEPTH = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """What is asked beside the texts: `k` hits, a filter, a least score, words too, at most so many of a language."""
+class SearchOptions:
+    """What a search takes beside the texts.
+
+    `k` hits, a filter, a least score, whether to rank by words too, at most so many of a language.
+    """
 
     k: int
     where: str = ""
@@ -38,25 +41,25 @@ class Question:
             raise DataError(f"per_language is {self.per_language}; ask for 1 hit of a language or more, or 0 for any")
 
 
-def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, question: Question) -> list[list[Hit]]:
-    """The hits for each question; a blank one has none.
+def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, options: SearchOptions) -> list[list[Hit]]:
+    """The hits for each query; a blank one has none.
 
     Raises:
         DataError: words are asked for, and the index was built without them.
     """
-    if question.lexical and not snapshot.state.lexical:
+    if options.lexical and not snapshot.state.lexical:
         raise DataError("this index was built without words; build it with lexical to search by them")
 
     def ranked(numbers: Sequence[int], depth: int) -> Iterable[tuple[list[Hit], int]]:
         some = [texts[number] for number in numbers]
-        return [(hits, len(hits)) for hits in _ranked(snapshot, some, vectors[numbers], depth, question)]
+        return [(hits, len(hits)) for hits in _ranked(snapshot, some, vectors[numbers], depth, options)]
 
-    return widen_until_enough(texts, question, ranked, first_depth=question.k, most=snapshot.num_rows)
+    return widen_until_enough(texts, options, ranked, first_depth=options.k, most=snapshot.num_rows)
 
 
 def widen_until_enough(
     texts: Sequence[str],
-    question: Question,
+    options: SearchOptions,
     ranked: Callable[[Sequence[int], int], Iterable[tuple[list[Hit], int]]],
     *,
     first_depth: int,
@@ -73,38 +76,38 @@ def widen_until_enough(
     while pending:
         unsettled = []
         for number, (hits, num_found) in zip(pending, ranked(pending, depth), strict=True):
-            answers[number] = spread(hits, question)
-            if len(answers[number]) < question.k and depth <= num_found and depth < most:
+            answers[number] = spread(hits, options)
+            if len(answers[number]) < options.k and depth <= num_found and depth < most:
                 unsettled.append(number)
         pending, depth = unsettled, min(depth * 4, most)
     return answers
 
 
-def spread(hits: Sequence[Hit], question: Question) -> list[Hit]:
+def spread(hits: Sequence[Hit], options: SearchOptions) -> list[Hit]:
     """The first `k` hits, with no more than `per_language` of each language; hits of unknown language are one too."""
-    if not question.per_language:
-        return list(hits[: question.k])
+    if not options.per_language:
+        return list(hits[: options.k])
     seen: Counter[str | None] = Counter()
     chosen = []
     for hit in hits:
         seen[hit.language] += 1
-        if seen[hit.language] <= question.per_language:
+        if seen[hit.language] <= options.per_language:
             chosen.append(hit)
-    return chosen[: question.k]
+    return chosen[: options.k]
 
 
 def _ranked(
-    snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, depth: int, question: Question
+    snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, depth: int, options: SearchOptions
 ) -> list[list[Hit]]:
-    """At least `depth` hits for each question, if there are so many."""
-    if not question.lexical:
-        found = snapshot.neighbours(vectors, depth, min_score=question.min_score, where=question.where)
+    """At least `depth` hits for each query, if there are so many."""
+    if not options.lexical:
+        found = snapshot.neighbours(vectors, depth, min_score=options.min_score, where=options.where)
         return snapshot.hits(found)
     depth = max(depth, FUSED_DEPTH)
-    by_meaning = snapshot.neighbours(vectors, depth, min_score=-np.inf, where=question.where)
+    by_meaning = snapshot.neighbours(vectors, depth, min_score=-np.inf, where=options.where)
     fused = []
     for number, text in enumerate(texts):
-        by_words = snapshot.ranked_by_words(text, vectors[number], depth, where=question.where)
+        by_words = snapshot.ranked_by_words(text, vectors[number], depth, where=options.where)
         rankings = [
             [
                 (row, score)
@@ -116,7 +119,7 @@ def _ranked(
         owner = dict(zip(*snapshot.owners([row for ranking in rankings for row, _ in ranking]), strict=True))
         best = {owner[row]: (row, score) for ranking in rankings for row, score in ranking}
         order = fuse([[owner[row] for row, _ in ranking] for ranking in rankings])
-        kept = [best[key] for key in order if best[key][1] >= question.min_score]
+        kept = [best[key] for key in order if best[key][1] >= options.min_score]
         fused.append(snapshot.hits(_neighbours(kept))[0])
     return fused
 

@@ -1,6 +1,6 @@
-"""Which encoders may ask an index: the one that built it, and its teacher or its students.
+"""Which encoders may query an index: the one that built it, and its teacher or its students.
 
-A student gives nearly the vectors of its teacher, so that its queries can be asked of an index that the teacher built,
+A student gives nearly the vectors of its teacher, so that it can query an index that the teacher built,
 or the other way round. Manifests say who is whose teacher. How much is lost is measured when the index is built.
 """
 
@@ -17,7 +17,7 @@ from kdserve.datatypes import Embedder
 from kdserve.errors import FolderError
 from kdserve.search.exact import ExactSearcher
 from kdserve.search.segment import Segment
-from kdserve.search.topk import Source, nearest
+from kdserve.search.topk import SearchedSegment, nearest
 
 TEACHER = "teacher"
 NUM_QUERIES = 256
@@ -35,7 +35,7 @@ class Descendant(Embedder, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kin:
+class CompatibleEncoder:
     """An encoder whose queries were measured: the share of the 10 nearest that they find, against the builder's."""
 
     encoder: str
@@ -47,7 +47,7 @@ def teacher_of(encoder: Embedder) -> str:
     return encoder.parents.get(TEACHER, "") if isinstance(encoder, Descendant) else ""
 
 
-def require_kin(index: Path | str, built_with: str, teacher: str, encoder: Embedder) -> None:
+def require_compatible(index: Path | str, built_with: str, teacher: str, encoder: Embedder) -> None:
     """Refuse an encoder that neither built the index, nor is its builder's teacher or student.
 
     Raises:
@@ -60,7 +60,7 @@ def require_kin(index: Path | str, built_with: str, teacher: str, encoder: Embed
         )
 
 
-def measure_kin(segment: Segment, builder: Embedder, other: Embedder) -> Kin:
+def measure_compatible(segment: Segment, builder: Embedder, other: Embedder) -> CompatibleEncoder:
     """How much of the 10 nearest documents of the builder's queries the other encoder's queries find.
 
     The queries are the beginnings of documents.
@@ -68,15 +68,15 @@ def measure_kin(segment: Segment, builder: Embedder, other: Embedder) -> Kin:
     random = np.random.default_rng(0)
     num_documents = segment.record.num_documents
     docs = random.choice(num_documents, min(NUM_QUERIES, num_documents), replace=False)
-    stored = segment.rows.documents(sorted(docs.tolist()))
+    stored = segment.stored.documents(sorted(docs.tolist()))
     texts = [document.text[:QUERY_CHARACTERS] for document in stored.values()]
     right, found = (_nearest_rows(segment, encoder, texts) for encoder in (builder, other))
     shares = [len(set(a) & set(b)) / len(a) for a, b in zip(right, found, strict=True)]
-    return Kin(encoder=other.fingerprint, recall=float(np.mean(shares)))
+    return CompatibleEncoder(encoder=other.fingerprint, recall=float(np.mean(shares)))
 
 
 def _nearest_rows(segment: Segment, encoder: Embedder, texts: Sequence[str]) -> list[list[int]]:
-    source = Source(
+    source = SearchedSegment(
         searcher=ExactSearcher(segment.vectors),
         vectors=segment.vectors,
         first_row=0,

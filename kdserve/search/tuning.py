@@ -20,12 +20,12 @@ from kdserve.search.kinds import (
     FLAT_ROWS,
     KINDS,
     Kind,
+    Requirements,
     Tuning,
-    Wish,
 )
 from kdserve.search.segment import APPROXIMATE as APPROXIMATE_FILE
 from kdserve.search.segment import Segment, SegmentRecord
-from kdserve.search.topk import Scores, Searcher, Source, nearest
+from kdserve.search.topk import Scores, SearchedSegment, Searcher, nearest
 from kdserve.search.vectors import VectorFile
 
 if TYPE_CHECKING:
@@ -39,46 +39,50 @@ SAME_SCORE = 1e-6
 """A row that scores as high as the last right one counts as right: equal texts are interchangeable."""
 
 
-def settle(folder: Path, record: SegmentRecord, state: IndexState, progress: Progress) -> IndexState:
+def choose_kind(folder: Path, record: SegmentRecord, state: IndexState, progress: Progress) -> IndexState:
     """Choose the kind of an index that is this one segment, and write what it needs beside the vectors.
 
     Raises:
         DataError: no kind fits into the memory.
         FidelityError: no kind that fits reaches the recall.
     """
-    wish = state.asked
-    kinds, reason = _kinds_to_try(wish, state.dim, record.num_rows)
+    requirements = state.asked
+    kinds, reason = _kinds_to_try(requirements, state.dim, record.num_rows)
     tried: list[tuple[Kind, Tuning]] = []
     for kind in kinds:
         if not kind.approximate:
             return replace(state, kind=kind.name, tuning=None, reason=reason, segments=(record,))
         segment = Segment(folder, record, dim=state.dim, precision=state.precision)
-        tuning = _make(folder / record.folder / APPROXIMATE_FILE, segment.vectors, kind, wish, progress)
+        tuning = _make(folder / record.folder / APPROXIMATE_FILE, segment.vectors, kind, requirements, progress)
         tried.append((kind, tuning))
-        if tuning.recall >= (wish.recall or USUAL_RECALL):
+        if tuning.recall >= (requirements.recall or USUAL_RECALL):
             record = replace(record, approximate=True)
             return replace(state, kind=kind.name, tuning=tuning, reason=reason, segments=(record,))
     best_kind, best = max(tried, key=lambda pair: pair[1].recall)
     raise FidelityError(
-        f"recall {wish.recall or USUAL_RECALL} was not reached, the best is {best.recall:.3f} by {best_kind.name} in "
-        f"{best.memory_bytes / 1e6:.0f} MB; ask for a lower --recall, more --memory, or --kind flat"
+        f"recall {requirements.recall or USUAL_RECALL} was not reached, the best is {best.recall:.3f} "
+        f"by {best_kind.name} in {best.memory_bytes / 1e6:.0f} MB; "
+        "ask for a lower --recall, more --memory, or --kind flat"
     )
 
 
-def _kinds_to_try(wish: Wish, dim: int, num_rows: int) -> tuple[list[Kind], str]:
+def _kinds_to_try(requirements: Requirements, dim: int, num_rows: int) -> tuple[list[Kind], str]:
     """The kinds to try in order, and why."""
-    if wish.kind != "auto":
-        return [KINDS[wish.kind]], "asked for"
-    if wish.memory_bytes:
+    if requirements.kind != "auto":
+        return [KINDS[requirements.kind]], "asked for"
+    if requirements.memory_bytes:
         order = [KINDS["flat"], *APPROXIMATE] if num_rows <= FLAT_ROWS else [*APPROXIMATE, KINDS["flat"]]
-        fitting = [kind for kind in order if kind.estimated_bytes(dim, num_rows) <= wish.memory_bytes]
+        fitting = [kind for kind in order if kind.estimated_bytes(dim, num_rows) <= requirements.memory_bytes]
         if not fitting:
             least, smallest = min((kind.estimated_bytes(dim, num_rows), kind.name) for kind in order)
             raise DataError(
-                f"{num_rows} vectors of width {dim} do not fit into {wish.memory_bytes / 1e6:.1f} MB; "
+                f"{num_rows} vectors of width {dim} do not fit into {requirements.memory_bytes / 1e6:.1f} MB; "
                 f"the smallest kind, {smallest}, needs about {least / 1e6:.1f} MB"
             )
-        return fitting, f"the quickest kind that fits into {wish.memory_bytes / 1e6:.0f} MB and reaches the recall"
+        return (
+            fitting,
+            f"the quickest kind that fits into {requirements.memory_bytes / 1e6:.0f} MB and reaches the recall",
+        )
     if num_rows <= EXACT_ROWS:
         return [KINDS["exact"]], f"{num_rows} rows are few enough to score each with numpy"
     if num_rows <= FLAT_ROWS:
@@ -94,14 +98,14 @@ class _Trial:
     least_scores: Scores
 
 
-def _make(path: Path, vectors: VectorFile, kind: Kind, wish: Wish, progress: Progress) -> Tuning:
+def _make(path: Path, vectors: VectorFile, kind: Kind, requirements: Requirements, progress: Progress) -> Tuning:
     """Write a compressed index and find the quickest setting that reaches the recall; else the best there is."""
     from kdserve.search.faiss import ApproximateSearcher, write_approximate
 
     write_approximate(path, vectors, kind, progress=progress)
     searcher = ApproximateSearcher(path, vectors, kind=kind, effort=1, candidates=1)
     trial = _trial(vectors)
-    target = wish.recall or USUAL_RECALL
+    target = requirements.recall or USUAL_RECALL
     measured: list[Tuning] = []
     for number, candidates in enumerate(kind.candidates):
         progress(f"tune {kind.name}", number, len(kind.candidates))
@@ -153,8 +157,10 @@ def _measure(searcher: ApproximateSearcher, vectors: VectorFile, trial: _Trial, 
     )
 
 
-def _source(searcher: Searcher, vectors: VectorFile) -> Source:
-    return Source(searcher=searcher, vectors=vectors, first_row=0, num_rows=vectors.num_rows, allowed=None, owners=None)
+def _source(searcher: Searcher, vectors: VectorFile) -> SearchedSegment:
+    return SearchedSegment(
+        searcher=searcher, vectors=vectors, first_row=0, num_rows=vectors.num_rows, allowed=None, owners=None
+    )
 
 
 def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
