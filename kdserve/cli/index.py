@@ -18,7 +18,7 @@ from kdserve.search.kinds import KINDS_HELP, KindOrAuto
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Hit
-    from kdserve.search import Retriever, Source
+    from kdserve.search import Retriever
     from kdserve.search.build import Embed
 
 DEFAULT_BUNDLE = "kdserve-static"
@@ -118,34 +118,38 @@ def build(
     say(f'ask it: kdserve search {out} "your question"')
 
 
-@index.command("add")
-def add(
-    folder: IndexFolder,
-    texts: Texts,
-    bundle: OtherBundle = "",
-    format: FormatOption = None,
-    text_column: TextColumn = "text",
-    id_column: IdColumn = "id",
-    numbers: Numbers = "",
-    languages_by: LanguagesBy = "",
-) -> None:
-    """Add documents; an id that is in the index already is an error, and nothing is added then."""
-    _add(folder, open_source(texts, format, text_column, id_column, numbers), bundle, languages_by, update=False)
+def _change_command(name: str, explanation: str, *, update: bool) -> None:
+    """Make the command `add` or `update`, which take the same."""
+
+    def change(
+        folder: IndexFolder,
+        texts: Texts,
+        bundle: OtherBundle = "",
+        format: FormatOption = None,
+        text_column: TextColumn = "text",
+        id_column: IdColumn = "id",
+        numbers: Numbers = "",
+        languages_by: LanguagesBy = "",
+    ) -> None:
+        source = open_source(texts, format, text_column, id_column, numbers)
+        retriever = _open(folder, bundle)
+        with progress_bars() as progress:
+            total = source.count()
+            if update:
+                retriever.update(with_languages(source.read_updates(), languages_by), total=total, progress=progress)
+            else:
+                retriever.add(with_languages(source.read(), languages_by), total=total, progress=progress)
+        report_skipped(source)
+        say(f"{folder}: {len(retriever)} documents")
+        _report_cut(retriever.encoder)
+
+    index.command(name, help=explanation)(change)
 
 
-@index.command("update")
-def update(
-    folder: IndexFolder,
-    texts: Texts,
-    bundle: OtherBundle = "",
-    format: FormatOption = None,
-    text_column: TextColumn = "text",
-    id_column: IdColumn = "id",
-    numbers: Numbers = "",
-    languages_by: LanguagesBy = "",
-) -> None:
-    """Put documents in the place of those with the same ids; the others are added."""
-    _add(folder, open_source(texts, format, text_column, id_column, numbers), bundle, languages_by, update=True)
+_change_command(
+    "add", "Add documents; an id that is in the index already is an error, and nothing is added then.", update=False
+)
+_change_command("update", "Put documents in the place of those with the same ids; the others are added.", update=True)
 
 
 @index.command("delete")
@@ -236,19 +240,6 @@ def _embed_on_ray(bundle: str, num_workers: int) -> Embed:
     embed = embed_on_ray(partial(open_model, _lasting_name(bundle)), num_workers=num_workers)
     say(f"embedding on {num_workers} Ray workers")
     return embed
-
-
-def _add(folder: Path, source: Source, bundle: str, languages_by: str, *, update: bool) -> None:
-    retriever = _open(folder, bundle)
-    with progress_bars() as progress:
-        total = source.count()
-        if update:
-            retriever.update(with_languages(source.read_updates(), languages_by), total=total, progress=progress)
-        else:
-            retriever.add(with_languages(source.read(), languages_by), total=total, progress=progress)
-    report_skipped(source)
-    say(f"{folder}: {len(retriever)} documents")
-    _report_cut(retriever.encoder)
 
 
 def _report(folder: Path) -> None:
