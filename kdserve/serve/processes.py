@@ -51,8 +51,9 @@ class _Family:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
-        self._children = [self._bear() for _ in range(self._settings.processes)]
         try:
+            while len(self._children) < self._settings.processes and not self._stopping:
+                self._children.append(self._bear())
             while not self._stopping:
                 wait([child.sentinel for child in self._children], timeout=0.5)
                 self._replace_the_dead()

@@ -59,9 +59,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the doors, and say where they are."""
         await super().startup(sockets)
-        if hasattr(signal, "SIGHUP"):
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGHUP, self._reload)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         for one in sockets or []:
             host, port = one.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -133,6 +131,7 @@ def run(settings: ServerSettings) -> None:
 def run_here(settings: ServerSettings, door: socket.socket) -> None:
     """Serve in this process. Threads that still compute at the end do not hold it."""
     log_to_stderr()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to look at again
     sys.setswitchinterval(SWITCH_S)
     app = Application(settings)
     Server(app).run([door])
