@@ -1,7 +1,7 @@
 """The precisions of a bundle: how its weights are stored and its products computed.
 
-One row of `PRECISIONS` says all of one; the export, its gate, the model card and the command line read it there. A new
-way to compute is a class in kdserve/export/arithmetic.py beside it.
+One row of `PRECISIONS` says all of one: the export, its gate, model cards, the command line and `bench` read it
+there. A new way to compute is a class in kdserve/export/arithmetic.py beside it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ index cannot be made again. This form is onnxruntime's standard, here to compare
 class Precision:
     """One way to store weights and to compute with them, under the name that manifests and users give it.
 
-    `arithmetic` is that of the matrix products (kdserve/export/arithmetic.py), `half` whether all else is float16 too.
-    The token table takes `table_bits`, or fewer where the student was trained so. `floor` is the lowest mean cosine
-    between student and bundle that a language may have where no other is asked for. `card_note` stands in the model's
-    card. `auto` tries those that are `in_auto`: int4 is a choice of size, fp16 one of device, asked for by name.
+    `arithmetic` is that of the matrix products (kdserve/export/arithmetic.py), whose weights take `weight_bits` each,
+    `half` whether all else is float16 too. The token table takes `table_bits`, or fewer where the student was trained
+    so. `floor` is the lowest mean cosine between student and bundle that a language may have where no other is asked
+    for. `card_note` stands in the model's card. `auto` tries those that are `in_auto`: int4 is a choice of size, fp16
+    one of device, asked for by name.
     """
 
     name: str
     arithmetic: Literal["float32", "token-int8", "batch-int8", "blocks-8", "blocks-4"]
+    weight_bits: Literal[4, 8, 16, 32]
     table_bits: Literal[4, 8, 32]
     half: bool = False
     floor: float = _FLOOR
@@ -41,12 +43,12 @@ class Precision:
 
 
 _ROWS = (
-    Precision(name="int8", arithmetic="token-int8", table_bits=8, floor=0.998, in_auto=True),
-    Precision(name="w8", arithmetic="blocks-8", table_bits=8, in_auto=True),
-    Precision(name="fp32", arithmetic="float32", table_bits=32, in_auto=True),
-    Precision(name="fp16", arithmetic="float32", table_bits=32, half=True),
-    Precision(name="int4", arithmetic="blocks-4", table_bits=4),
-    Precision(name="dynamic-int8", arithmetic="batch-int8", table_bits=8, card_note=_BATCH_NOTE),
+    Precision(name="int8", arithmetic="token-int8", weight_bits=8, table_bits=8, floor=0.998, in_auto=True),
+    Precision(name="w8", arithmetic="blocks-8", weight_bits=8, table_bits=8, in_auto=True),
+    Precision(name="fp32", arithmetic="float32", weight_bits=32, table_bits=32, in_auto=True),
+    Precision(name="fp16", arithmetic="float32", weight_bits=16, table_bits=32, half=True),
+    Precision(name="int4", arithmetic="blocks-4", weight_bits=4, table_bits=4),
+    Precision(name="dynamic-int8", arithmetic="batch-int8", weight_bits=8, table_bits=8, card_note=_BATCH_NOTE),
 )
 PRECISIONS = {row.name: row for row in _ROWS}
 CHOICES = (*PRECISIONS, AUTO)

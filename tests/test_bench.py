@@ -24,6 +24,7 @@ from kdserve.bench.table import conditions, gain_text, markdown_table, table_lin
 from kdserve.bench.threads import thread_environment
 from kdserve.cli import app
 from kdserve.errors import DataError, EncodeError, FolderError, MissingExtraError
+from kdserve.precisions import PRECISIONS
 from kdserve.runtime import Encoder
 
 BUNDLES = Path(__file__).parent / "runtime" / "bundles"
@@ -172,15 +173,16 @@ def test_a_peak_that_cannot_be_measured_is_an_error(monkeypatch):
 def test_cost_counts_what_minilm_has(tmp_path):
     config = {"hidden_size": 384, "vocab_size": 30522, "num_hidden_layers": 6, "intermediate_size": 1536}
     (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}), encoding="utf-8")
-    cost = cost_of(tmp_path, precision="int8")
+    cost = cost_of(tmp_path, precision=PRECISIONS["int8"])
     assert cost.body_parameters == 6 * 1_774_464  # of a layer in transformers' BertModel
     assert cost.table_parameters == 31_034 * 384
     assert cost.body_bytes == 10_646_784
+    assert cost_of(tmp_path, precision=PRECISIONS["int4"]).body_bytes == 10_646_784 // 2
     assert cost.flops(10) == 6 * (2 * 12 * 384**2 * 10 + 4 * 384 * 100) + 3840
-    assert cost_of(tmp_path / "nowhere", precision="fp32") is None
+    assert cost_of(tmp_path / "nowhere", precision=PRECISIONS["fp32"]) is None
     (tmp_path / "config.json").write_text('{"hidden_size": "wide"}', encoding="utf-8")
     with pytest.raises(FolderError, match=r"config\.json is damaged"):
-        cost_of(tmp_path, precision="fp32")
+        cost_of(tmp_path, precision=PRECISIONS["fp32"])
 
 
 def test_energy_is_summed_over_packages_and_none_where_it_cannot_be_read(tmp_path):

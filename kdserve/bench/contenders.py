@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from kdserve.bench.contender import Contender
-from kdserve.bench.cost import Cost, Precision, cost_of
+from kdserve.bench.cost import Cost, cost_of
 from kdserve.datatypes import Embedder, Progress
 from kdserve.evaluate import Remembering, evaluate_samples, evaluate_sts, evaluate_translation, read_sts, read_tatoeba
 from kdserve.loading import DEFAULT_TEACHER, Device, open_model
+from kdserve.precisions import PRECISIONS
 from kdserve.runtime import Encoder, published_names
 from kdserve.runtime.tokens import TextTokenizer
 
@@ -59,7 +60,7 @@ def open_contender(
             return [len(ids) for ids in tokenizer.tokenize(texts).ids]
     else:
         teacher = cast("Teacher", embedder)
-        folder, code, cost = teacher.folder, _TEACHER_CODE, cost_of(teacher.folder, precision="fp32")
+        folder, code, cost = teacher.folder, _TEACHER_CODE, cost_of(teacher.folder, precision=PRECISIONS["fp32"])
 
         def tokenize(texts: Sequence[str]) -> list[int]:
             return _teacher_tokens(teacher, texts)
@@ -115,7 +116,9 @@ def measure_quality(
 
 def _bundle_cost(encoder: Encoder) -> Cost | None:
     settings, folder = encoder.settings, encoder.bundle.folder
-    precision = cast(Precision, settings.precision if settings.precision in ("fp32", "fp16") else "int8")
+    precision = PRECISIONS.get(settings.precision)
+    if precision is None:  # of another version
+        return None
     if settings.family != "static":
         return cost_of(folder, precision=precision)
     vocabulary = json.loads(encoder.bundle.tokenizer.read_text(encoding="utf-8"))["model"]["vocab"]

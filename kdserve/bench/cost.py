@@ -9,12 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kdserve.errors import FolderError
-
-Precision = Literal["fp32", "fp16", "int8"]
-_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+from kdserve.precisions import Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +33,7 @@ class Cost:
     @property
     def body_bytes(self) -> int:
         """Bytes of weights that every call reads."""
-        return self.body_parameters * _BYTES[self.precision]
+        return self.body_parameters * self.precision.weight_bits // 8
 
     def flops(self, num_tokens: float) -> float:
         """Multiplications and additions for one text: 2·(4H² + 2HI)·T + 4HT² a layer, and the mean of T rows."""

@@ -176,7 +176,7 @@ def _peak_share(
     """Part of the measured matrix-product rate; None without products, and on a GPU, whose peak is not measured."""
     if peak is None or contender.cost is None or tokens is None or not _multiplies(contender):
         return None
-    limit = peak.int8_gops if contender.cost.precision == "int8" else peak.fp32_gflops
+    limit = peak.fp32_gflops if contender.cost.precision.arithmetic == "float32" else peak.int8_gops
     return mean(contender.cost.flops(count) for count in tokens) * texts_per_s / 1e9 / limit if limit else None
 
 
