@@ -20,7 +20,7 @@ import numpy.typing as npt
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.pairs import Pair, digest_files, hash_text, read_pairs
 from kdserve.errors import DataError
-from kdserve.recipe import Recipe
+from kdserve.recipe import Recipe, ValidationRecipe
 
 SOURCE = "en"
 """The code under which source sentences are counted as a language of their own."""
@@ -112,7 +112,7 @@ def _write(recipe: Recipe, folder: Path, key: str, progress: Progress) -> None:
     if missing := sorted(wanted - writer.languages.keys() - {SOURCE}):
         named = ", ".join(missing)
         raise DataError(f"the recipe names {named}, but its data has no such pair; add some, or mend `languages`")
-    writer.finish(recipe, key)
+    writer.finish(recipe.validation, key)
     progress("reading pairs", writer.rows, writer.rows)
 
 
@@ -149,7 +149,7 @@ class _Writer:
         self.may_hold_out.append(may_hold_out)
         self.rows += 1
 
-    def finish(self, recipe: Recipe, key: str) -> None:
+    def finish(self, settings: ValidationRecipe, key: str) -> None:
         source_hash, first, source_of = np.unique(np.array(self.hashes), return_index=True, return_inverse=True)
         language = np.array(self.language_of)
         weight = np.array(self.weights)
@@ -157,7 +157,7 @@ class _Writer:
         # A source is held out by its own hash, so all its translations go together; never one of a lexicon.
         holdable = np.zeros(len(source_hash), dtype=bool)
         np.logical_or.at(holdable, source_of, np.array(self.may_hold_out, dtype=bool) & ~lone)
-        held_out = holdable & (source_hash % 1000 < recipe.validation.permille)
+        held_out = holdable & (source_hash % 1000 < settings.permille)
         source_weight = np.zeros(len(source_hash), dtype=np.float32)
         np.maximum.at(source_weight, source_of, weight)
         ends = {name: np.array(values) for name, values in self.ends.items()}

@@ -53,7 +53,14 @@ def run_embedder(
         made.data,
         student,
         TranslationValidator(made.corpus, made.data.tokens, recipe.validation, seed=recipe.seed),
-        layers=start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus),
+        layers=start_layers(
+            recipe.layers,
+            student,
+            teacher=made.teacher,
+            tokenizer=made.tokenizer,
+            corpus=made.corpus,
+            seed=recipe.seed,
+        ),
         guide=guide or start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim),
         live=live,
     )

@@ -34,7 +34,7 @@ from kdserve.distill.student import StaticStudent, Student, TransformerStudent
 from kdserve.distill.teacher import Teacher
 from kdserve.distill.vocabulary import CLS, SEP, UNK
 from kdserve.errors import RecipeError
-from kdserve.recipe import BodyRecipe, Recipe
+from kdserve.recipe import BodyRecipe, LayerRecipe, Recipe
 
 _OWN_TABLE_DEVIATION = 0.2
 """Of the values of a table under a body drawn at random, where positions deviate by 0.02 (each layer normalises)."""
@@ -132,14 +132,14 @@ def _main_directions(made: Ingredients, width: int) -> Tensor:
 
 
 def start_layers(
-    recipe: Recipe, student: Student, *, teacher: TeacherBody, tokenizer: Tokenizer, corpus: Corpus
+    settings: LayerRecipe, student: Student, *, teacher: TeacherBody, tokenizer: Tokenizer, corpus: Corpus, seed: int
 ) -> LayerDistillation | None:
     """Return the recipe's distillation of inner layers, if it has one."""
-    if not recipe.layers.hidden + recipe.layers.attention + recipe.layers.relations:
+    if not settings.hidden + settings.attention + settings.relations:
         return None
     if not isinstance(student, TransformerStudent):
         raise RecipeError('layers.* needs family = "transformer": static students have none')
-    return LayerDistillation(recipe.layers, teacher, student, tokenizer, corpus, seed=recipe.seed)
+    return LayerDistillation(settings, teacher, student, tokenizer, corpus, seed=seed)
 
 
 def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tensor:

@@ -74,7 +74,14 @@ def test_maps_and_heads_that_do_not_fit_are_refused(tmp_path: Path, tiny_recipe,
         recipe = tiny_recipe("transformer", overrides=overrides)
         made = gather(recipe, tmp_path / "work", cache=teacher_cache)
         student = start_student(recipe, made, tmp_path / "work")
-        start_layers(recipe, student, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.corpus)
+        start_layers(
+            recipe.layers,
+            student,
+            teacher=made.teacher,
+            tokenizer=made.tokenizer,
+            corpus=made.corpus,
+            seed=recipe.seed,
+        )
 
     with pytest.raises(RecipeError, match=r"layers\.map is missing"):
         start("layers.attention=1.0")

@@ -98,8 +98,14 @@ def start_label_layers(recipe: Recipe, made: ClassifierIngredients) -> LayerDist
     """Return the recipe's distillation of inner layers, if it has one and a teacher."""
     if not made.teacher:
         return None
-    encoder = made.student.encoder
-    return start_layers(recipe, encoder, teacher=made.teacher, tokenizer=made.tokenizer, corpus=made.data.corpus)
+    return start_layers(
+        recipe.layers,
+        made.student.encoder,
+        teacher=made.teacher,
+        tokenizer=made.tokenizer,
+        corpus=made.data.corpus,
+        seed=recipe.seed,
+    )
 
 
 def tokenize_texts(tokenizer: Tokenizer, texts: LabelledTexts, recipe: Recipe) -> TokenStore:
@@ -187,8 +193,8 @@ def _start_encoder(
 
 def _gather_languages(recipe: Recipe, work: Path, progress: Progress) -> ClassifierIngredients:
     corpus, tokenizer, tokens = gather_texts(recipe, work, progress=progress)
-    lessons = language_lessons(corpus, recipe, progress=progress)
-    encoder, head = start_language_student(tokenizer, len(lessons.labels), recipe)
+    lessons = language_lessons(corpus, recipe.validation, seed=recipe.seed, progress=progress)
+    encoder, head = start_language_student(tokenizer, len(lessons.labels), recipe.student, seed=recipe.seed)
     return ClassifierIngredients(
         tokenizer=tokenizer,
         data=_unlabelled(corpus, tokens),

@@ -19,12 +19,12 @@ from kdserve.distill.pairs import hash_text
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.student import StaticStudent
 from kdserve.distill.validation import held_out_pairs
-from kdserve.recipe import Recipe
+from kdserve.recipe import StudentRecipe, ValidationRecipe
 
 _DEVIATION = 0.1
 
 
-def language_lessons(corpus: Corpus, recipe: Recipe, *, progress: Progress) -> Lessons:
+def language_lessons(corpus: Corpus, settings: ValidationRecipe, *, seed: int, progress: Progress) -> Lessons:
     """Label every text by its language.
 
     The held-out texts are translations of held-out sources, and such sources themselves. What also occurs among the
@@ -35,21 +35,22 @@ def language_lessons(corpus: Corpus, recipe: Recipe, *, progress: Progress) -> L
     label_of = np.concatenate(
         [number_of[corpus.language_of], np.full(len(corpus.sources), labels.index(SOURCE))]
     ).astype(np.int64)
-    pairs = held_out_pairs(corpus, recipe.validation, seed=recipe.seed)
+    pairs = held_out_pairs(corpus, settings, seed=seed)
     sources = np.unique(corpus.source_of[pairs]).astype(np.int64)
-    drawn = random_stream(Stream.HELD_OUT_SOURCES, recipe.seed).permutation(sources)[: 5 * recipe.validation.max_pairs]
+    drawn = random_stream(Stream.HELD_OUT_SOURCES, seed).permutation(sources)[: 5 * settings.max_pairs]
     held_out = np.concatenate([pairs, np.sort(drawn) + len(corpus.source_of)])
     return Lessons(labels=labels, held_out=held_out[_unseen(corpus, held_out, progress)], label_of=label_of)
 
 
-def start_language_student(tokenizer: Tokenizer, num_labels: int, recipe: Recipe) -> tuple[StaticStudent, Head]:
+def start_language_student(
+    tokenizer: Tokenizer, num_labels: int, settings: StudentRecipe, *, seed: int
+) -> tuple[StaticStudent, Head]:
     """Draw a table (V, W) and a head at random."""
-    generator = torch.Generator().manual_seed(recipe.seed)
-    assert recipe.student.body is not None
-    width = recipe.student.body.width
+    assert settings.body is not None  # a rule of recipes
+    generator, width = torch.Generator().manual_seed(seed), settings.body.width
     table = torch.randn(tokenizer.get_vocab_size(), width, generator=generator) * _DEVIATION
     weight = torch.randn(width, num_labels, generator=generator) * _DEVIATION
-    return StaticStudent(table, recipe.student), Head(weight_DK=weight, bias_K=torch.zeros(num_labels))
+    return StaticStudent(table, settings), Head(weight_DK=weight, bias_K=torch.zeros(num_labels))
 
 
 def _unseen(corpus: Corpus, held_out: npt.NDArray[np.int64], progress: Progress) -> npt.NDArray[np.bool_]:
