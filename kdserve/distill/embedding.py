@@ -104,7 +104,7 @@ class EmbeddingTask:
             drawn = random_stream(Stream.PARTNERS, recipe.seed, number)
             partner_B = torch.arange(2 * len(texts)).roll(len(texts)) if partners else None
             texts = np.concatenate([texts, partners.draw(texts, drawn)]) if partners else texts
-            queries_B = drawn.random(len(texts)) < recipe.targets.queries if recipe.targets.live else None
+            queries_B = drawn.random(len(texts)) < recipe.targets.queries
             splits = random_stream(Stream.TOKEN_SPLITS, recipe.seed, number)
             target_B = data.corpus.sources_of(texts)
             ids_BT, mask_BT = data.tokens.padded(texts, wrap=self.student.wraps, splits=splits, queries_B=queries_B)
@@ -116,7 +116,8 @@ class EmbeddingTask:
                 partner_B=partner_B,
             )
             if recipe.objective.translation and not partners:
-                ids_BT, mask_BT = data.tokens.padded(target_B + len(data.corpus.source_of), wrap=self.student.wraps)
+                sources = target_B + len(data.corpus.source_of)
+                ids_BT, mask_BT = data.tokens.padded(sources, wrap=self.student.wraps, queries_B=queries_B)
                 batch = replace(batch, source_ids_BT=ids_BT, source_mask_BT=mask_BT)
             if recipe.objective.negatives and recipe.objective.contrastive:
                 most = min(recipe.objective.negatives, len(trained))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdserve.distill.reopen import open_student
+from kdserve.distill.reopen import open_student, read_prompts
 from kdserve.distill.student import TransformerStudent, save_student
 from kdserve.distill.vocabulary import read_vocabulary
 from kdserve.errors import FolderError, RecipeError
@@ -62,7 +62,8 @@ def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> 
     if not growth.max_difference < MAX_DIFFERENCE:
         raise FolderError(f"{folder} would change by {growth.max_difference:.1e} as it grows; it cannot be grown")
     with staged_folder(out) as staging:
-        save_student(grown, tokenizer, staging, max_tokens=settings.max_tokens)
+        prompts = read_prompts(folder)
+        save_student(grown, tokenizer, staging, max_tokens=settings.max_tokens, prompts=prompts)
         (staging / "README.md").write_text(_card(settings.name, growth), encoding="utf-8")
         write_manifest(
             staging,

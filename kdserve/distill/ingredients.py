@@ -14,7 +14,7 @@ from kdserve.distill.adopt import adopt_vocabulary
 from kdserve.distill.batches import TrainingData
 from kdserve.distill.corpus import Corpus, build_corpus, digest_of
 from kdserve.distill.overlap import refuse_overlap
-from kdserve.distill.reopen import parent_students
+from kdserve.distill.reopen import parent_students, read_prompts
 from kdserve.distill.teacher import Teacher, VectorCache, load_teacher
 from kdserve.distill.tokens import TokenStore, tokenize_corpus
 from kdserve.distill.vocabulary import draw_sentences, make_vocabulary
@@ -87,10 +87,19 @@ def gather_texts(
         work / "tokens",
         max_tokens=recipe.student.max_tokens - edges,
         split=recipe.train.split_tokens,
-        prompts=teacher.prompts if teacher and recipe.targets.live else ("", ""),
+        prompts=student_prompts(recipe, teacher) if teacher else ("", ""),
         progress=progress,
     )
     return corpus, tokenizer, tokens
+
+
+def student_prompts(recipe: Recipe, teacher: Teacher) -> tuple[str, str]:
+    """Return what stands before a student's documents and queries: its live teacher's, or its start's."""
+    if recipe.targets.live:
+        return teacher.prompts
+    if recipe.student.start and not recipe.classifier:
+        return read_prompts(Path(recipe.data_dir) / recipe.student.start)
+    return "", ""
 
 
 def solves_vectors(recipe: Recipe) -> bool:

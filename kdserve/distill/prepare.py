@@ -11,7 +11,7 @@ from kdserve.distill.embedding import EmbeddingTask
 from kdserve.distill.fold import keep_folded
 from kdserve.distill.guide import Guide, start_guide
 from kdserve.distill.hardware import processes
-from kdserve.distill.ingredients import Ingredients, gather
+from kdserve.distill.ingredients import Ingredients, gather, student_prompts
 from kdserve.distill.reopen import parent_students
 from kdserve.distill.run import Run
 from kdserve.distill.start import start_layers, start_live, start_student
@@ -81,7 +81,7 @@ def run_embedder(
         parents={"teacher": made.teacher.fingerprint, **parent_students(recipe)},
         write_own=write_own,
         measure="held-out translation accuracy",
-        prompts=made.teacher.prompts if recipe.targets.live else ("", ""),
+        prompts=student_prompts(recipe, made.teacher),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from kdserve.distill.bodies import ready_for_training, require_positions
@@ -25,6 +26,14 @@ def parent_students(recipe: Recipe) -> dict[str, str]:
         for role, folder in named.items()
         if folder
     }
+
+
+def read_prompts(folder: Path) -> tuple[str, str]:
+    """Return what a student's folder puts before documents and before queries."""
+    path = folder / "config_sentence_transformers.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    prompts = record.get("prompts") or {}
+    return prompts.get("document") or "", prompts.get("query") or ""
 
 
 def open_student(folder: Path, settings: StudentRecipe) -> Student:

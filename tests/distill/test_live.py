@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from kdserve.distill import distill, prepare
 from kdserve.distill.adopt import adopt_vocabulary, adopted_table
 from kdserve.distill.fold import keep_folded
+from kdserve.distill.growth import grow
 from kdserve.distill.ingredients import gather
 from kdserve.distill.live import LiveTeacher, Partners, state_loss
 from kdserve.distill.start import start_live, start_student
@@ -212,6 +213,17 @@ def test_the_student_keeps_the_prompts_and_the_vectors(tmp_path: Path, live_reci
     ids, _ = made.data.tokens.padded(np.array([3]), wrap=True)
     text = made.corpus.translations[3]
     assert made.tokenizer.encode("ask: " + text).ids[: ids.shape[1] - 1] == ids[0, :-1].tolist()
+
+
+def test_a_student_that_goes_on_or_grows_keeps_its_prompts(tmp_path: Path, live_recipe, tiny_recipe, teacher_folder):
+    first, second, grown = (tmp_path / name for name in ("first", "second", "grown"))
+    distill(live_recipe(steps=2), first)
+    onwards = [f"teacher.model={teacher_folder}", f"student.start={first}", "vocabulary.folder=''"]
+    distill(tiny_recipe("transformer", steps=2, overrides=onwards), second)
+    grow(first, grown, layers=3, width=0)
+    for folder in (second, grown):
+        prompts = SentenceTransformer(str(folder), device="cpu").prompts
+        assert (prompts["query"], prompts["document"]) == ("ask: ", "told: ")
 
 
 @pytest.mark.parametrize(

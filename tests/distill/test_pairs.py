@@ -46,6 +46,18 @@ def test_tsv_jsonl_and_parquet_give_the_same_pairs(tmp_path: Path):
     assert [(p.translation, p.language) for p in found[0]] == [("Katze", "de"), ("chien", "fr")]
 
 
+def test_at_most_so_many_pairs_of_each_language_are_kept_of_the_same_sentences(tmp_path: Path):
+    lines = [f"sentence {number}\t{language} {number}\t{language}" for number in range(50) for language in ("de", "fr")]
+    (tmp_path / "p.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    columns = {"path": "p.tsv", "language_column": "2"}
+    everything, some = read(tmp_path, **columns), read(tmp_path, **columns, most=7)
+    german, french = ([pair.source for pair in some if pair.language == code] for code in ("de", "fr"))
+    assert german == french == [pair.source for pair in everything if pair.language == "de" and pair in some]
+    assert len(german) == 7
+    assert german != [f"sentence {number}" for number in range(7)]
+    assert read(tmp_path, **columns, most=60) == sorted(everything, key=lambda pair: pair.language)
+
+
 def test_source_sentences_alone_have_no_language(tmp_path: Path):
     (tmp_path / "en.tsv").write_text("one cat\none dog\n")
     assert [(p.source, p.translation, p.language) for p in read(tmp_path, path="en.tsv", translation="")] == [
