@@ -2,7 +2,8 @@
 
 Requests wait in turns. A free thread takes some texts of the first, then of the next, so that a large request cannot
 hold up a small one; what it takes is merged by canonical length, as always, so every vector is what it is alone. While
-little waits, it runs at once on the event loop: a hop to a thread costs more than a short text.
+little waits, it runs at once on the event loop: a hop to a thread costs more than a short text. A quick model, such as
+a static one, always runs there, in slices of a millisecond.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from kdserve.runtime.tokens import TokenizedTexts
 from kdserve.serve.metrics import Metrics
 from kdserve.serve.refusals import Refusal
 from kdserve.serve.settings import Limits
-from kdserve.serve.tickets import JOB_TOKENS, Answer, Engine, OnWait, Part, Ticket, run_parts
+from kdserve.serve.tickets import JOB_TOKENS, LEAST_JOB_TOKENS, Answer, Engine, OnWait, Part, Ticket, run_parts
 from kdserve.serve.workers import Outcome, StuckError, Workers, attempt
 
 Result = TypeVar("Result")
-LEAST_JOB_TOKENS, TURN_TOKENS = 128, 256
+TURN_TOKENS = 256
 INLINE_CHARACTERS = 2000
 LEAST_RETRY_S = 0.05
 MOST_READY = 512
@@ -178,14 +179,16 @@ class Batcher:
         while self._ready and self._workers.num_idle:
             self._workers.start(*self._ready.popleft())
         for engine in list(self._engines):
-            if engine.waiting_tokens <= engine.inline_tokens:
-                parts = self._take(engine, engine.waiting_tokens)
+            if engine.is_quick or engine.waiting_tokens <= engine.inline_tokens:
+                parts = self._take(engine, engine.inline_tokens)
                 self._settle(parts, attempt(partial(run_parts, parts)))
-        while self._engines and self._workers.num_idle:
-            engine = self._engines[0]
-            self._engines.rotate(-1)
-            share = max(LEAST_JOB_TOKENS, engine.waiting_tokens // self._workers.num_idle)
-            parts = self._take(engine, min(JOB_TOKENS, share))
+        if any(engine.is_quick for engine in self._engines):
+            self._schedule()  # the next slice, after whoever else is due
+        while self._workers.num_idle and (slow := next((one for one in self._engines if not one.is_quick), None)):
+            self._engines.remove(slow)
+            self._engines.append(slow)
+            share = max(LEAST_JOB_TOKENS, slow.waiting_tokens // self._workers.num_idle)
+            parts = self._take(slow, min(JOB_TOKENS, share))
             self._workers.start(partial(run_parts, parts), partial(self._settle_and_go_on, parts))
         fresh, self._fresh = self._fresh, []
         for ticket in fresh:

@@ -20,7 +20,7 @@ Ids = Sequence[Sequence[int]]
 Rows = npt.NDArray[np.float32]
 OnWait = Callable[[asyncio.Future[Any]], None]
 """Told the future that a request waits for, so that it can be ended early."""
-JOB_TOKENS = 1024
+JOB_TOKENS, LEAST_JOB_TOKENS = 1024, 128
 INLINE_S = 0.001
 """What may run on the event loop: everybody else waits so long."""
 
@@ -39,6 +39,11 @@ class Engine:
     tokens_per_s: float = 1.0
     waiting: dict[Ticket, None] = field(default_factory=dict)
     waiting_tokens: int = 0
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a batch worth a thread takes less than may run on the event loop."""
+        return self.inline_tokens >= LEAST_JOB_TOKENS
 
     def measure(self, ids: Ids) -> None:
         """Run a few texts to learn how fast they go."""

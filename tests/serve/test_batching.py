@@ -114,6 +114,19 @@ def test_what_arrives_in_one_moment_runs_together_and_at_once_where_it_is_little
     play(scene, inline_tokens=10)
 
 
+def test_a_quick_model_runs_in_slices_between_which_others_have_their_turn():
+    async def scene(ask, model, engine):
+        large = ask(*["1 " * 100] * 40)
+        await asyncio.sleep(0)
+        small = ask("5")
+        assert (await small).rows.tolist() == [[5]]
+        assert not large.done()
+        assert (await large).rows.tolist() == [[100]] * 40
+        assert max(sum(map(len, batch)) for batch in model.batches) <= 400
+
+    play(scene, inline_tokens=300)
+
+
 def test_a_large_request_does_not_hold_up_a_small_one():
     async def scene(ask, model, engine):
         model.gate.clear()
