@@ -201,7 +201,12 @@ def main() -> None:
                 columns = ("", "trials", "replies", "lost", "wrong")
                 rows = [(name, *(f"{one[key]:,}" for key in columns[1:])) for name, one in found.items()]
                 note = f"kdserve-static; {machine.cpu}; {machine.date}"
-                write_record("serve-trials", {"found": found}, table=Table(columns, rows, note), machine=machine)
+                write_record(
+                    "serve-trials",
+                    {"found": found},
+                    table=Table(columns=columns, rows=rows, note=note),
+                    machine=machine,
+                )
             sys.exit(any(one["lost"] or one["wrong"] for one in found.values()))
         texts = [text for some in zip(*parallel().values(), strict=True) for text in some]
         random.Random(0).shuffle(texts)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -30,6 +32,7 @@ SWITCH_S = 0.0005
 KEEP_ALIVE_S = 75
 LINGER_S, TICK_S = 1.0, 0.02
 BACKLOG = 2048
+SO_ATTACH_FILTER, BPF_RETURN = 26, 0x06
 _logger = logging.getLogger("kdserve.serve")
 
 
@@ -94,6 +97,8 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         with door.dup() as last:
             last.setblocking(False)
+            if self._settings.processes == 1:  # several share one door
+                _deafen(last)
             for server in self.servers:
                 server.close()
             door.close()
@@ -140,6 +145,15 @@ def run_here(settings: ServerSettings, door: socket.socket) -> None:
     logging.shutdown()
     if app.workers.num_busy:
         os._exit(0)
+
+
+def _deafen(door: socket.socket) -> None:
+    """Let no further handshake begin, where the system can: a filter that drops every packet to a listening socket, but
+    not those of connections that wait there (Linux, socket(7), SO_ATTACH_FILTER). Whoever knocks then tries again, and
+    finds the door shut."""
+    if sys.platform == "linux":
+        drop_all = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+        door.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop_all)))
 
 
 def _listen(host: str, port: int) -> socket.socket:
