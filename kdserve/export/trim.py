@@ -9,7 +9,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ def trim_vocabulary(
     with opening(student.body, "tokenizers"):
         after = open_tokenizer(json.dumps(tokenizer))
     with staged_folder(out) as folder:
-        _write(student, folder, tokenizer, np.array([ids[token] for token in kept]), tuple(chosen))
+        named = replace(student, name=out.resolve().name)
+        _write(named, folder, tokenizer, np.array([ids[token] for token in kept]), tuple(chosen))
         return TrimReport(
             tokens_before=len(ids),
             tokens_after=len(kept),

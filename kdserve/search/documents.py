@@ -69,13 +69,19 @@ class NewMetadata:
 
 
 def number_documents(documents: Sequence[Document], next_id: int) -> tuple[list[Document], int]:
-    """Give documents without an id the next numbers; the counter also passes every number that a user chose."""
+    """Give documents without an id the next numbers; the counter also passes every number that a user chose.
+
+    Raises:
+        DataError: there is no number left, as a user chose one of the last.
+    """
     numbered = []
     for document in documents:
         if document.id is None:
+            if next_id == MAX_INT:
+                raise DataError(f"the numbers of documents have come to {MAX_INT}, the last; give the others ids")
             document = replace(document, id=next_id)
         if isinstance(document.id, int):
-            next_id = max(next_id, document.id + 1)
+            next_id = max(next_id, min(document.id + 1, MAX_INT))
         numbered.append(document)
     return numbered, next_id
 

@@ -36,6 +36,7 @@ from kdserve.manifest import (
     write_error,
 )
 from kdserve.search.compatibility import CompatibleEncoder
+from kdserve.search.documents import MAX_INT
 from kdserve.search.kinds import KINDS, IndexKind, Requirements, Tuning
 from kdserve.search.segment import VECTORS, SegmentRecord
 from kdserve.search.vectors import Precision
@@ -198,7 +199,7 @@ def _parse_state(record: object) -> IndexState:
     counts = [state.generation, state.dim, *(segment.num_documents for segment in state.segments)]
     if state.tuning:
         counts += [state.tuning.effort, state.tuning.candidates]
-    if min(counts) < 1 or max(state.dim, state.next_id, *counts) > MAX_COUNT or min(state.next_id, state.window) < 0:
+    if min(counts) < 1 or max(counts) > MAX_COUNT or not 0 <= state.next_id <= MAX_INT or state.window < 0:
         raise ValueError("a number in it is out of range")
     if any(not segment.num_documents <= segment.num_rows <= MAX_COUNT for segment in state.segments):
         raise ValueError("a segment has fewer rows than documents")

@@ -52,6 +52,21 @@ def test_an_update_replaces_and_adds(retriever):
     assert "text number 3" not in [hit.text for hit in retriever.search("text number 3", 21)]
 
 
+@pytest.mark.parametrize("number", [2**31, 1_732_645_800_000, 2**63 - 1])
+def test_any_number_of_64_bits_is_an_id(tmp_path, embedder, number):
+    documents = [Document(text="far", id=number), Document(text="near", id=-number)]
+    Retriever.build(tmp_path / "index", documents, embedder)
+    retriever = Retriever.open(tmp_path / "index", embedder)
+    assert {hit.id for hit in retriever.search("far", 2)} == {number, -number}
+    if number < 2**63 - 1:
+        retriever.add([Document(text="counted")])
+        assert retriever.search("counted", 1)[0].id == number + 1
+    else:
+        with pytest.raises(DataError, match="have come to 9223372036854775807, the last"):
+            retriever.add([Document(text="counted")])
+        assert len(Retriever.open(tmp_path / "index", embedder).search("far", 9)) == 2
+
+
 def test_a_deleted_id_can_be_given_again_by_the_user_but_never_by_the_counter(tmp_path, embedder):
     retriever = Retriever.build(tmp_path / "index", [Document(text="a"), Document(text="b")], embedder)
     retriever.delete([1])
