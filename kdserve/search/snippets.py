@@ -7,11 +7,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from kdserve.search.lexical import UNSPACED, WORD
 
 MAX_CHARACTERS = 240
+MAX_QUERY_CHARACTERS, MAX_TEXT_CHARACTERS = 10_000, 20_000
+"""How much of a query and of a text is looked at for words."""
 SENTENCE = re.compile(r"""(?<=[.!?…])["'»”’)\]]*\s+|(?<=[。！？।])\s*|\n+""")
 Span = tuple[int, int]
 
@@ -29,9 +32,10 @@ class Snippet:
 def make_snippet(text: str, query: str, *, max_characters: int = MAX_CHARACTERS) -> Snippet:
     """Choose the window of at most `max_characters` that holds most of the query's different words, the rarer in the
     text the better; of equals the first. It begins with a sentence or a word, and is the beginning where no word meets.
+    Words are looked for in the first 20,000 characters of the text, and taken from the first 10,000 of the query.
     """
-    wanted = {word for word, _ in _words(query)}
-    found = [(word, span) for word, span in _words(text) if word in wanted]
+    wanted = _wanted(query[:MAX_QUERY_CHARACTERS])
+    found = [(word, span) for word, span in _words(text[:MAX_TEXT_CHARACTERS]) if word in wanted]
     first, last = _best_window(found, max_characters)
     start = _beginning(text, first, last, max_characters)
     end = _ending(text, start, max_characters)
@@ -41,6 +45,12 @@ def make_snippet(text: str, query: str, *, max_characters: int = MAX_CHARACTERS)
     return Snippet(
         text=text[start:end], start=start, end=end, highlights=tuple((a - start, b - start) for a, b in _joined(inside))
     )
+
+
+@lru_cache(maxsize=16)
+def _wanted(query: str) -> frozenset[str]:
+    """The words of a query, read once for all its hits."""
+    return frozenset(word for word, _ in _words(query))
 
 
 def _words(text: str) -> list[tuple[str, Span]]:

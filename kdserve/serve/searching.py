@@ -11,7 +11,7 @@ import msgspec
 from kdserve.datatypes import Cell, Hit
 from kdserve.search import Document
 from kdserve.search.ranking import SearchOptions
-from kdserve.search.snippets import make_snippet
+from kdserve.search.snippets import MAX_QUERY_CHARACTERS, make_snippet
 from kdserve.serve.endpoint import Call, Endpoint, Reply, cut_headers
 from kdserve.serve.indexes import ServedIndex, search
 from kdserve.serve.models import Models
@@ -183,17 +183,17 @@ class Searching:
             per_language=request.per_language,
         )
         asked = await index.encoder.embed([request.query], role="query", truncate=True, on_wait=call.wait)
+        words = request.query.lstrip()[:MAX_QUERY_CHARACTERS]
+        is_cut = [asked.is_cut[0] or len(request.query.lstrip()) > len(words)]
 
         def find() -> tuple[int, list[HitBody]]:
-            found = search(index, request.query, asked.rows, options)
-            return found.generation, [_hit(hit, request.query if request.snippets else None) for hit in found.hits]
+            found = search(index, words, asked.rows, options)
+            return found.generation, [_hit(hit, words if request.snippets else None) for hit in found.hits]
 
         generation, hits = await index.encoder.batcher.aside(find, call.wait)
         took_ms = round((time.perf_counter() - began) * 1000, 3)
-        body = SearchReply(
-            index=index.name, generation=generation, hits=hits, truncated=asked.is_cut[0], took_ms=took_ms
-        )
-        return Reply(body=body, headers=[*cut_headers(asked.is_cut), (b"x-index-generation", b"%d" % generation)])
+        body = SearchReply(index=index.name, generation=generation, hits=hits, truncated=is_cut[0], took_ms=took_ms)
+        return Reply(body=body, headers=[*cut_headers(is_cut), (b"x-index-generation", b"%d" % generation)])
 
     async def list_indexes(self, call: Call, request: None) -> Reply:
         """Answer GET /indexes."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 import kdserve
 from kdserve.runtime.encoder import Role
@@ -21,6 +21,8 @@ from kdserve.serve.refusals import Refusal, as_tei
 from kdserve.serve.settings import Limits
 
 _encoder = msgspec.json.Encoder()
+CHARACTERS_A_TOKEN = 4
+"""Texts with more for each token of the limit are refused before they are cut, which takes time."""
 REFUSES = (400, 404, 413, 429, 504)
 
 
@@ -80,7 +82,7 @@ class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
     prompt_name: Role | None = None
 
 
-class Token(msgspec.Struct):
+class Token(msgspec.Struct, gc=False):
     """A token; `start` and `stop` are characters of the text, null for special tokens."""
 
     id: int
@@ -184,7 +186,12 @@ class TextEmbeddingsInference:
         prompts = model.encoder.settings.prompts
         prompt = prompts.query if request.prompt_name == "query" else prompts.document
         special = request.add_special_tokens
-        work = lambda: [self._tokens(model, prompt + text, special) for text in texts]  # noqa: E731
+        num_characters, most = sum(map(len, texts)), self._limits.tokens * CHARACTERS_A_TOKEN
+        if num_characters > most:
+            raise Refusal(
+                "too_large", f"the texts have {num_characters} characters, {most} are allowed; send fewer a request"
+            )
+        work = lambda: self._tokenized(model, [prompt + text for text in texts], special)  # noqa: E731
         return Reply(body=await model.batcher.aside(work, call.wait))
 
     async def info(self, call: Call, request: None) -> Reply:
@@ -211,18 +218,29 @@ class TextEmbeddingsInference:
         """Answer GET /health."""
         return Reply(body=b"", content_type=TEXT)
 
-    def _tokens(self, model: ServedEncoder, text: str, special: bool) -> list[Token]:
-        """Cut one text into the tokens that the encoder reads, through the library: our own cut knows no characters."""
+    def _tokenized(self, model: ServedEncoder, texts: list[str], special: bool) -> bytes:
+        """The reply's body, written here, beside the event loop: it can be long. The tokens are those that the encoder
+        reads, from the library: our own cut knows no characters."""
         if model.name not in self._tokenizers:
             self._tokenizers[model.name] = open_tokenizer(json.dumps(read_spec(model.encoder.bundle.tokenizer)))
-        encoding = self._tokenizers[model.name].encode(text, add_special_tokens=special)
-        masks = encoding.special_tokens_mask
-        return [
-            Token(id=id_, text=token, special=bool(mask), start=None if mask else start, stop=None if mask else stop)
-            for id_, token, mask, (start, stop) in zip(
-                encoding.ids, encoding.tokens, masks, encoding.offsets, strict=True
-            )
-        ]
+        tokenizer, total, encodings = self._tokenizers[model.name], 0, []
+        for text in texts:
+            encodings += tokenizer.encode_batch([text], add_special_tokens=special)  # `encode` would hold the GIL
+            total += len(encodings[-1])
+            if total > self._limits.tokens:
+                message = (
+                    f"the texts have more than the {self._limits.tokens} tokens that are allowed; send fewer a request"
+                )
+                raise Refusal("too_large", message)
+        return _encoder.encode([_tokens(encoding) for encoding in encodings])
+
+
+def _tokens(encoding: Encoding) -> list[Token]:
+    masks = encoding.special_tokens_mask
+    return [
+        Token(id=id_, text=token, special=bool(mask), start=None if mask else start, stop=None if mask else stop)
+        for id_, token, mask, (start, stop) in zip(encoding.ids, encoding.tokens, masks, encoding.offsets, strict=True)
+    ]
 
 
 def predictions(model: ServedClassifier, rows: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[Prediction]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdserve.search.snippets import MAX_CHARACTERS, make_snippet
+from kdserve.search.snippets import MAX_CHARACTERS, MAX_QUERY_CHARACTERS, MAX_TEXT_CHARACTERS, make_snippet
 
 FILLER = "Nothing of note happened on that day, or on the next. " * 20
 
@@ -51,6 +51,14 @@ def test_without_a_common_word_the_beginning_is_shown():
 
 def test_words_in_arabic_are_marked():
     assert marked("القطار متأخر اليوم", "القطار") == ["القطار"]
+
+
+def test_of_a_long_query_and_a_long_text_the_beginnings_count():
+    text = f"{'nothing ' * MAX_TEXT_CHARACTERS}bread"
+    assert marked(text, "bread") == []
+    long_query = f"{'k ' * MAX_QUERY_CHARACTERS}bread"
+    assert marked("warm bread", long_query) == []
+    assert marked("warm bread", f"warm {long_query}") == ["warm"]
 
 
 @given(st.text(max_size=800), st.text(max_size=30))

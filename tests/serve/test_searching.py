@@ -77,6 +77,14 @@ def test_a_search_that_cannot_be(server: ServerProcess, body: object, status: in
     assert part in answer.json["error"]["message"]
 
 
+def test_a_query_longer_than_is_read_says_so(server: ServerProcess):
+    answer = server.post("/search", {"query": "poach an egg " + "k " * 3_000_000, "lexical": True})
+    assert (answer.status, answer.json["truncated"], answer.headers["x-truncated"]) == (200, True, "0")
+    assert "egg" in {
+        hit["snippet"]["text"][start:end] for hit in answer.json["hits"] for start, end in hit["snippet"]["highlights"]
+    }
+
+
 def test_a_blank_query_finds_nothing(server: ServerProcess):
     assert server.post("/search", {"query": "  "}).json["hits"] == []
 

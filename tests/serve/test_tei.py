@@ -65,6 +65,14 @@ def test_tokenize_gives_the_tokens_that_the_encoder_reads(server: ServerProcess,
     assert tokens[0][-1]["stop"] == len(texts[0])
 
 
+def test_tokenize_takes_no_more_tokens_than_other_requests_may_have(server: ServerProcess):
+    (tokens,) = server.post("/tokenize", {"inputs": "k " * 10_000}).json
+    assert [token["start"] for token in tokens] == [*range(0, 20_000, 2)]
+    for inputs in ("k " * 3_900_000, "k " * 500_000, ["k " * 140_000, "k " * 140_000]):
+        answer = server.post("/tokenize", {"inputs": inputs})
+        assert (answer.status, answer.json["error_type"]) == (413, "validation")
+
+
 def test_info_and_health(server: ServerProcess, encoder: Encoder):
     info = server.get("/info").json
     assert (info["model_id"], info["model_sha"], info["max_input_length"]) == ("tiny-static", encoder.fingerprint, 64)
