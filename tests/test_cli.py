@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 import kdserve
 from kdserve.cli import app
+from kdserve.cli.console import print_row
 
 BUNDLES = Path(__file__).parent / "runtime" / "bundles"
 
@@ -55,3 +57,8 @@ def test_models_says_which_folder_it_leaves_out(tmp_path):
     assert done.exit_code == 0
     assert done.stderr.startswith("left out: ")
     assert "is damaged" in done.stderr
+
+
+def test_a_row_is_one_line_that_drives_no_terminal(capsys: pytest.CaptureFixture[str]):
+    print_row("0.5", "a\tb\nc", "x \x1b[31mRED\x1b]0;title\x07 \u202e z", "شَمْس 👩‍👧")
+    assert capsys.readouterr().out == "0.5\ta b c\tx \ufffd[31mRED\ufffd]0;title\ufffd \ufffd z\tشَمْس 👩‍👧\n"

@@ -54,6 +54,13 @@ def test_an_index_gets_its_languages_from_kdserve_langid(tmp_path: Path):
     assert sum(hit["language"] == wanted[hit["id"]] for hit in hits) >= 39
 
 
+def test_classify_reads_lines_as_an_index_does(tmp_path: Path):
+    (tmp_path / "texts.txt").write_bytes("\ufeffGuten Tag, mein Freund\n\nOù est la gare ?\n".encode())
+    run = CliRunner().invoke(app, ["classify", "kdserve-langid", str(tmp_path / "texts.txt")], catch_exceptions=False)
+    rows = [line.split("\t") for line in run.stdout.splitlines()]
+    assert [(row[0], row[2]) for row in rows] == [("de", "Guten Tag, mein Freund"), ("fr", "Où est la gare ?")]
+
+
 def test_classify_says_once_how_many_texts_it_read_a_beginning_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "texts.txt").write_text("Ein kurzer Satz.\n" + "Der Zug kommt spät. " * 200 + "\n", encoding="utf-8")
     run = CliRunner().invoke(app, ["classify", "kdserve-langid", str(tmp_path / "texts.txt")], catch_exceptions=False)

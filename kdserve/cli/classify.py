@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kdserve.cli.console import print_json, say
-from kdserve.errors import DataError
+from kdserve.cli.console import print_json, print_row, say
 
 _CHUNK_TEXTS = 1024
 
@@ -28,9 +27,10 @@ def classify(
 ) -> None:
     """Name the label of each text: label, probability and text with tabs between. Empty lines are skipped."""
     from kdserve.runtime import Classifier
+    from kdserve.search import read_lines
 
     classifier, num_texts = Classifier.load(bundle), 0
-    for chunk in _chunks(_lines(texts)):
+    for chunk in _chunks(line for _, line in read_lines(texts) if line.strip()):
         num_texts += len(chunk)
         for text, row in zip(chunk, classifier.probabilities(chunk), strict=True):
             best = [(classifier.labels[place], float(row[place])) for place in (-row).argsort(kind="stable")]
@@ -39,7 +39,7 @@ def classify(
                 labels = {name: round(value, 6) for name, value in best[:top]}
                 print_json({"text": text, "label": label, "probability": round(probability, 6), "labels": labels})
             else:
-                typer.echo(f"{label}\t{probability:.3f}\t{text}")
+                print_row(label, f"{probability:.3f}", text)
     if not num_texts:
         say(f"{texts} holds no text, so there is no label; give a file with a text a line")
     if classifier.num_cut:
@@ -47,20 +47,6 @@ def classify(
             f"{classifier.num_cut} of {num_texts} texts are longer than the {classifier.max_tokens} tokens that the "
             f"classifier reads; their labels tell of their beginnings"
         )
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Yield the texts as they come, so that a pipe gets its answers early.
-
-    Raises:
-        DataError: the file is missing or not UTF-8.
-    """
-    try:
-        stream = typer.get_text_stream("stdin", encoding="utf-8") if str(path) == "-" else path.open(encoding="utf-8")
-        with stream:
-            yield from (line.rstrip("\r\n") for line in stream if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error}); give a file with a text a line") from error
 
 
 def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from kdserve.datatypes import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @contextmanager
@@ -71,6 +73,13 @@ def needs_extra(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MissingExtraError((error.name or extra).partition(".")[0], extra) from error
+
+
+def print_row(*cells: str) -> None:
+    """Write one line of cells with tabs between to stdout: white space inside a cell becomes one space, and what could
+    drive a terminal (control characters, directional overrides) a replacement character. `--json` has them as they are.
+    """
+    sys.stdout.write("\t".join(_CONTROL.sub("\ufffd", " ".join(cell.split())) for cell in cells) + "\n")
 
 
 def print_json(record: object) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kdserve.cli import mine
-from kdserve.cli.console import print_json, progress_bars, say
+from kdserve.cli.console import print_json, print_row, progress_bars, say
 from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, report_skipped, with_languages
 from kdserve.search.kinds import KINDS_HELP, KindOrAuto
 
@@ -277,11 +277,10 @@ def _report_cut(encoder: Embedder) -> None:
 
 def _print_hits(query: str | None, hits: list[Hit]) -> None:
     if query is not None:
-        typer.echo(f"# {query}")
+        print_row(f"# {query}")
     for hit in hits:
-        text = " ".join(hit.text.split())
         place = f"[{hit.passage[0]}:{hit.passage[1]}]" if hit.passage else ""
-        typer.echo(f"{hit.score:.3f}\t{hit.id}{place}\t{hit.language or '-'}\t{text}")
+        print_row(f"{hit.score:.3f}", f"{hit.id}{place}", hit.language or "-", hit.text)
     if not hits:
         say("nothing found")
 
