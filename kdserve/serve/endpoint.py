@@ -180,7 +180,7 @@ class EndpointApp:
             raise Refusal("invalid", str(error)) from error
         except (EncodeError, FolderError) as error:
             _logger.exception("a request failed")
-            raise Refusal("failed", str(error)) from error
+            raise Refusal("failed", "the server failed; its log says more") from error
 
 
 def refuse(refusal: Refusal, dialect: Dialect) -> Reply:

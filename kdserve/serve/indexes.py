@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 from kdserve.datatypes import Hit, no_progress
-from kdserve.errors import FolderError, KdserveError, RecipeError
+from kdserve.errors import DataError, FolderError, KdserveError, RecipeError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.search import Document, Id, delete_documents, encoder_name, open_snapshot
 from kdserve.search.build import Ingest
@@ -28,13 +28,17 @@ _logger = logging.getLogger("kdserve.serve")
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class ServedIndex:
-    """An index with the encoder that asks it. `snapshot` is what is current; a request keeps the one it began with."""
+    """An index with the encoder that asks it. `snapshot` is what is current; a request keeps the one it began with.
+
+    `is_broken` since a search could not read its files, until they are opened again.
+    """
 
     name: str
     folder: Path
     encoder: ServedEncoder
     snapshot: Snapshot
     pointer: tuple[int, int, int]
+    is_broken: bool = False
     changing: Lock = field(default_factory=Lock)
 
     @property
@@ -50,7 +54,7 @@ class ServedIndex:
         with self.changing:
             try:
                 pointer = _pointer(self.folder)
-                if pointer == self.pointer and not force:
+                if pointer == self.pointer and not force and not self.is_broken:
                     return False
                 snapshot = open_snapshot(self.folder)
                 require_compatible(self.folder, snapshot.state.encoder, snapshot.state.teacher, self.encoder.encoder)
@@ -61,7 +65,7 @@ class ServedIndex:
                 )
                 return False
             newer = snapshot.state.generation != self.generation
-            self.snapshot, self.pointer = snapshot, pointer
+            self.snapshot, self.pointer, self.is_broken = snapshot, pointer, False
         if newer:
             _logger.info("took a new generation", extra={"index": self.name, "generation": self.generation})
         return newer
@@ -95,7 +99,9 @@ class ServedIndex:
             try:
                 self.snapshot = change()
             except FolderError as error:
-                raise Refusal("conflict", str(error)) from error
+                _logger.warning("an index was not changed", extra={"index": self.name, "error": str(error)})
+                message = str(error).replace(str(self.folder), self.name)  # where it lies is nobody's business
+                raise Refusal("conflict", message) from error
             self.pointer = _pointer(self.folder)
 
 
@@ -108,9 +114,22 @@ class Found:
 
 
 def search(index: ServedIndex, query: str, vector: Rows, options: SearchOptions) -> Found:
-    """Look a query up that is embedded already: `vector` (1, D). Raises DataError as `Retriever.search`."""
+    """Look a query up that is embedded already: `vector` (1, D).
+
+    Raises:
+        Refusal: the filter cannot be, or the index was built without words and they are asked for.
+        FolderError: the index cannot be read.
+    """
     snapshot = index.snapshot
-    return Found(hits=answer(snapshot, [query], vector, options)[0], generation=snapshot.state.generation)
+    try:
+        hits = answer(snapshot, [query], vector, options)[0]
+    except DataError as error:
+        no_words = options.lexical and not snapshot.state.lexical
+        raise Refusal("invalid", str(error), param="lexical" if no_words else "where") from error
+    except FolderError:
+        index.is_broken = index.is_broken or snapshot is index.snapshot
+        raise
+    return Found(hits=hits, generation=snapshot.state.generation)
 
 
 def open_indexes(

@@ -14,7 +14,7 @@ from kdserve.serve.refusals import ErrorBody, PlainErrorBody, as_tei
 _REASONS = {
     400: "The request does not fit", 401: "No valid key", 403: "A key that may not do this", 404: "No such thing",
     409: "Somebody else is writing", 413: "Too much in one request", 429: "Too much waits; see Retry-After",
-    500: "It failed", 503: "The server is stopping", 504: "No answer in time",
+    500: "It failed", 503: "The server is not ready", 504: "No answer in time",
 }  # fmt: skip
 
 

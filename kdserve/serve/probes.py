@@ -51,9 +51,11 @@ class Probes:
         return Reply(body=b"ok\n", content_type=TEXT)
 
     async def ready(self, call: Call, request: None) -> Reply:
-        """Answer GET /readyz: 503 while the server is stopping."""
+        """Answer GET /readyz: 503 while the server is stopping, or an index cannot be read."""
         if self._is_draining():
             raise Refusal("stopping", "the server is stopping; ask another")
+        if broken := [name for name, index in self._indexes.items() if index.is_broken]:
+            raise Refusal("unready", f"indexes that cannot be read: {', '.join(broken)}; restore them")
         generations = {name: index.generation for name, index in self._indexes.items()}
         models = self._models
         return Reply(body=Ready(encoders=[*models.encoders], classifiers=[*models.classifiers], indexes=generations))

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 Kind = Literal["invalid", "too_large", "unauthorized", "forbidden", "missing", "method", "conflict", "overloaded",
-               "stopping", "late", "failed"]  # fmt: skip
+               "stopping", "unready", "late", "failed"]  # fmt: skip
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -87,6 +87,7 @@ _STATUS: dict[Kind, int] = {
     "conflict": 409,
     "overloaded": 429,
     "stopping": 503,
+    "unready": 503,
     "late": 504,
     "failed": 500,
 }
@@ -100,6 +101,7 @@ _OPENAI: dict[Kind, str] = {
     "conflict": "conflict_error",
     "overloaded": "rate_limit_error",
     "stopping": "service_unavailable_error",
+    "unready": "service_unavailable_error",
     "late": "timeout_error",
     "failed": "server_error",
 }

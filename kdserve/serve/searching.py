@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
 
 from kdserve.datatypes import Cell, Hit
+from kdserve.errors import DataError
 from kdserve.search import Document
 from kdserve.search.ranking import SearchOptions
 from kdserve.search.snippets import MAX_QUERY_CHARACTERS, make_snippet
@@ -211,7 +213,8 @@ class Searching:
         """Answer DELETE /documents."""
         index = self._index(request.index)
         require_number(len(request.ids), self._limits.texts)
-        await self._write(lambda: index.delete(request.ids))
+        with _blamed("ids"):
+            await self._write(lambda: index.delete(request.ids))
         return _changed(index)
 
     async def classify(self, call: Call, request: ClassifyRequest) -> Reply:
@@ -229,11 +232,12 @@ class Searching:
     async def _add(self, request: AddRequest, *, update: bool) -> Reply:
         index = self._index(request.index)
         require_number(len(request.documents), self._limits.texts)
-        documents = [
-            Document(text=one.text, id=one.id, language=one.language, metadata=one.metadata)
-            for one in request.documents
-        ]
-        await self._write(lambda: index.add(documents, update=update))
+        with _blamed("documents"):
+            documents = [
+                Document(text=one.text, id=one.id, language=one.language, metadata=one.metadata)
+                for one in request.documents
+            ]
+            await self._write(lambda: index.add(documents, update=update))
         return _changed(index)
 
     async def _write(self, work: Callable[[], None]) -> None:
@@ -246,9 +250,19 @@ class Searching:
         if name is None and self._indexes:
             return next(iter(self._indexes.values()))
         if name is None or name not in self._indexes:
-            there = ", ".join(self._indexes) or "none"
-            raise Refusal("missing", f"there is no index {name!r} here; there is: {there}", param="index")
+            there = ", ".join(self._indexes)
+            message = f"there is no index {name!r} here; there is: {there}" if there else "this server has no index"
+            raise Refusal("missing", message, param="index")
         return self._indexes[name]
+
+
+@contextlib.contextmanager
+def _blamed(param: str) -> Iterator[None]:
+    """Name the field in which data that cannot be stood."""
+    try:
+        yield
+    except DataError as error:
+        raise Refusal("invalid", str(error), param=param) from error
 
 
 def _hit(hit: Hit, query: str | None) -> HitBody:

@@ -10,7 +10,8 @@ import pytest
 from serverprocess import BUNDLES, ServerProcess, served, until
 
 from kdserve import Encoder, Retriever
-from kdserve.search import Document
+from kdserve.locks import folder_lock
+from kdserve.search import BuildOptions, Document
 
 READER, WRITER = "reader-0123456789abcdef", "writer-0123456789abcdef"
 
@@ -77,6 +78,41 @@ def test_a_search_that_cannot_be(server: ServerProcess, body: object, status: in
     assert part in answer.json["error"]["message"]
 
 
+def test_an_error_names_the_field_at_fault(server: ServerProcess):
+    for where in ("year >", "nobody == 1"):
+        assert server.post("/search", {"query": "a", "where": where}).json["error"]["param"] == "where"
+    assert server.post("/search", {"query": "a", "index": "letters"}).json["error"]["param"] == "index"
+
+
+def test_words_are_not_searched_in_an_index_without_them_and_a_broken_index_is_told(tmp_path: Path):
+    encoder, folder = Encoder.load(BUNDLES / "static"), tmp_path / "plain.index"
+    options = BuildOptions(encoder_name=str(BUNDLES / "static"))
+    Retriever.build(folder, [Document(text="warm bread", id=1)], encoder, options=options)
+    whole = Path(shutil.copytree(folder, tmp_path / "whole.index"))
+    with served("--index", folder, "--set", "reload_s=0.2") as server:
+        error = server.post("/search", {"query": "bread", "lexical": True}).json["error"]
+        assert (error["code"], error["param"]) == ("invalid", "lexical")
+        (stored,) = folder.rglob("rows.db")
+        stored.write_bytes(bytes(stored.stat().st_size))
+        answer = server.post("/search", {"query": "bread"})
+        assert answer.status == 500
+        assert str(tmp_path) not in answer.json["error"]["message"]
+        assert str(stored) in server.wait_for("a request failed")["error"]
+        ready = server.get("/readyz")
+        assert (ready.status, ready.json["error"]["code"]) == (503, "unready")
+        assert "plain" in ready.json["error"]["message"]
+        stored.write_bytes((whole / stored.relative_to(folder)).read_bytes())
+        until(lambda: server.get("/readyz").status == 200)
+        assert server.post("/search", {"query": "bread"}).json["hits"][0]["id"] == 1
+
+
+def test_a_server_without_an_index_says_so():
+    with served(BUNDLES / "static") as server:
+        for body in ({"query": "a"}, {"query": "a", "index": "notes"}):
+            answer = server.post("/search", body)
+            assert (answer.status, answer.json["error"]["message"]) == (404, "this server has no index")
+
+
 def test_a_query_longer_than_is_read_says_so(server: ServerProcess):
     answer = server.post("/search", {"query": "poach an egg " + "k " * 3_000_000, "lexical": True})
     assert (answer.status, answer.json["truncated"], answer.headers["x-truncated"]) == (200, True, "0")
@@ -131,9 +167,21 @@ def test_documents_are_added_updated_and_deleted(writable: ServerProcess):
     assert first()["text"] == "okapi in the zoo today"
     assert change("DELETE", {"ids": ["okapi"]})["documents"] == 72
     assert first()["id"] != "okapi"
-    assert writable.request("DELETE", "/documents", {"ids": ["okapi"]}, key=WRITER).status == 400
-    assert writable.post("/documents", {"documents": []}, key=WRITER).status == 400
-    assert writable.post("/documents", {"documents": [{"text": " "}]}, key=WRITER).status == 400
+    gone = writable.request("DELETE", "/documents", {"ids": ["okapi"]}, key=WRITER)
+    assert (gone.status, gone.json["error"]["param"]) == (400, "ids")
+    for documents in ([], [{"text": " "}]):
+        refused = writable.post("/documents", {"documents": documents}, key=WRITER)
+        assert (refused.status, refused.json["error"]["param"]) == (400, "documents")
+
+
+def test_a_change_beside_another_writer_is_refused_without_telling_where_the_index_lies(
+    writable: ServerProcess, own_index: Path
+):
+    with folder_lock(own_index):
+        answer = writable.post("/documents", {"documents": [{"text": "new"}]}, key=WRITER)
+    assert answer.status == 409
+    assert answer.json["error"]["message"] == "another process is writing to own; wait until it is done"
+    assert str(own_index) in writable.wait_for("an index was not changed")["error"]
 
 
 def test_a_generation_that_another_process_wrote_is_taken(writable: ServerProcess, own_index: Path):
