@@ -32,7 +32,9 @@ SWITCH_S = 0.0005
 KEEP_ALIVE_S = 75
 LINGER_S, TICK_S = 1.0, 0.02
 BACKLOG = 2048
-SO_ATTACH_FILTER, BPF_RETURN = 26, 0x06
+SO_ATTACH_FILTER = 26
+# flags = tcp[13] & (SYN | ACK); if flags == SYN: return 0 bytes; return all
+DROP_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 _logger = logging.getLogger("kdserve.serve")
 
 
@@ -99,6 +101,7 @@ class Server(uvicorn.Server):
             last.setblocking(False)
             if self._settings.processes == 1:  # several share one door
                 _deafen(last)
+                await asyncio.sleep(TICK_S)  # for handshakes that have begun
             for server in self.servers:
                 server.close()
             door.close()
@@ -148,12 +151,11 @@ def run_here(settings: ServerSettings, door: socket.socket) -> None:
 
 
 def _deafen(door: socket.socket) -> None:
-    """Let no further handshake begin, where the system can: a filter that drops every packet to a listening socket, but
-    not those of connections that wait there (Linux, socket(7), SO_ATTACH_FILTER). Whoever knocks then tries again, and
-    finds the door shut."""
+    """Let no further handshake begin, where the system can: a filter drops the first packet (SYN without ACK) of each
+    connection, and no other (Linux, socket(7), SO_ATTACH_FILTER). Who knocks tries again, and finds the door shut."""
     if sys.platform == "linux":
-        drop_all = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
-        door.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop_all)))
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in DROP_SYN))
+        door.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(DROP_SYN), ctypes.addressof(code)))
 
 
 def _listen(host: str, port: int) -> socket.socket:
