@@ -37,15 +37,16 @@ import numpy as np
 from kdserve.errors import KdserveError
 from kdserve.manifest import read_manifest, write_manifest
 from kdserve.runtime import Encoder
-from kdserve.runtime.mapped import _HOLDERS, _fields, _message, _varint
+from kdserve.runtime.mapped import _HOLDERS, _fields
+from kdserve.runtime.protobuf import _varint, bytes_field
 
 BUNDLES = Path(__file__).parents[1] / "tests" / "runtime" / "bundles"
 TEXTS = ["a house", "Ein Haus am See [SEP]", "家 \u200f", "many words " * 100, ""]
 MEMORY_BYTES = 4 << 30
 SECONDS_A_TRIAL = 30
 ODD: list[Any] = [None, True, -1, 0, 1, 2**31, 2**63, 1e308, "", "x", "\u0000", "../outside", [], {}, [[]], {"a": 1}]
-OUTSIDE = _message(13, _message(1, b"location") + _message(2, b"../outside")) + _varint(14 << 3) + _varint(1)
-TENSOR = _message(8, b"outside") + _varint(1 << 3) + _varint(1) + _varint(2 << 3) + _varint(1) + OUTSIDE
+OUTSIDE = bytes_field(13, bytes_field(1, b"location") + bytes_field(2, b"../outside")) + _varint(14 << 3) + _varint(1)
+TENSOR = bytes_field(8, b"outside") + _varint(1 << 3) + _varint(1) + _varint(2 << 3) + _varint(1) + OUTSIDE
 Change = Callable[[Path, random.Random], None]
 
 
@@ -110,7 +111,7 @@ def spoil_message(data: bytes, message: str, rng: random.Random) -> bytes:
     if inside and rng.random() < 0.8:
         field = rng.choice(inside)
         inner = spoil_message(data[field.content : field.end], _HOLDERS[message][field.number], rng)
-        return data[: field.start] + _message(field.number, inner) + data[field.end :]
+        return data[: field.start] + bytes_field(field.number, inner) + data[field.end :]
     field = rng.choice(fields)
     before, whole, after = data[: field.start], data[field.start : field.end], data[field.end :]
     ways = [
@@ -120,9 +121,9 @@ def spoil_message(data: bytes, message: str, rng: random.Random) -> bytes:
         _varint(rng.randrange(1, 30) << 3 | 3) + whole + _varint(rng.randrange(1, 30) << 3 | 4),
         whole[:-1] + bytes([rng.randrange(256)]),
         whole[: rng.randrange(len(whole) + 1)],
-        _message(field.number, rng.randbytes(rng.choice([0, 1, 8]))),
-        _message(rng.randrange(1, 30), whole),
-        whole + _message(rng.choice(sorted(_HOLDERS.get(message, {5: ""}))), TENSOR),
+        bytes_field(field.number, rng.randbytes(rng.choice([0, 1, 8]))),
+        bytes_field(rng.randrange(1, 30), whole),
+        whole + bytes_field(rng.choice(sorted(_HOLDERS.get(message, {5: ""}))), TENSOR),
     ]
     return before + rng.choice(ways) + after
 
@@ -148,8 +149,10 @@ def plant_tensor(bundle: Path, rng: random.Random) -> None:
     }
     content = TENSOR
     for number in reversed(rng.choice(sorted(paths.values()))):
-        content = _message(number, content)
-    planted = rng.choice([_message(7, content), _message(25, _message(7, _message(5, _message(5, TENSOR))))])
+        content = bytes_field(number, content)
+    planted = rng.choice(
+        [bytes_field(7, content), bytes_field(25, bytes_field(7, bytes_field(5, bytes_field(5, TENSOR))))]
+    )
     group = b"\x9b\x06\x9c\x06" if rng.random() < 0.3 else b""
     path = bundle / "model.onnx"
     path.write_bytes(group + path.read_bytes() + planted if rng.random() < 0.5 else planted + path.read_bytes() + group)
