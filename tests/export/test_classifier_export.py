@@ -141,7 +141,7 @@ def test_the_commands_export_and_classify(student: Path, tmp_path: Path) -> None
     label, probability, text = run.stdout.rstrip("\n").split("\t")
     assert (label in LANGUAGES, 0 < float(probability) <= 1, text) == (True, True, "これは家です。")
     run = CliRunner().invoke(app, ["classify", str(tmp_path / "c"), str(tmp_path / "none.txt")])
-    assert "none.txt cannot be read" in str(run.exception)
+    assert "none.txt; check the path" in str(run.exception)
 
 
 def test_a_trimmed_classifier_stays_one(student: Path, tmp_path: Path) -> None:
