@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 from kdserve.bench.machine import describe_machine
 from kdserve.datatypes import Embeddings
 from kdserve.distill import prepare
-from kdserve.distill.student import Student
+from kdserve.distill.students.embedder import Student
 from kdserve.evaluate import evaluate_translation, read_sts, read_tatoeba, sts_spearman
 from kdserve.recipe import Recipe, load_recipe
 

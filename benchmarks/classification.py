@@ -25,18 +25,18 @@ from records import Table, write_record
 
 from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
-from kdserve.distill.classifier.ingredients import (
+from kdserve.distill.data.corpus import SOURCE
+from kdserve.distill.data.labelled import LabelledTexts, read_labelled
+from kdserve.distill.data.pairs import find_files
+from kdserve.distill.prepare.classifier_ingredients import (
     ClassifierIngredients,
     gather_classifier,
     start_label_layers,
     tokenize_texts,
 )
-from kdserve.distill.classifier.labelled import LabelledTexts, read_labelled
-from kdserve.distill.classifier.task import ClassificationTask
-from kdserve.distill.corpus import SOURCE
-from kdserve.distill.inference import run_over
-from kdserve.distill.pairs import find_files
-from kdserve.distill.training import Trainer
+from kdserve.distill.students.inference import run_over
+from kdserve.distill.tasks.classification import ClassificationTask
+from kdserve.distill.training.trainer import Trainer
 from kdserve.evaluate import ClassificationFigures, measure_classification
 from kdserve.model_settings import read_student_settings
 from kdserve.recipe import DataRecipe, Recipe, load_recipe

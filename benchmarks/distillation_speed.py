@@ -196,8 +196,8 @@ def train_sentence_transformers(work: Path, lap: Lap, *, steps: int, precision: 
     from sentence_transformers.sentence_transformer.losses import MSELoss
     from transformers import TrainerCallback, TrainerState
 
-    from kdserve.distill.ingredients import gather
-    from kdserve.distill.sampling import make_sampler
+    from kdserve.distill.data.sampling import make_sampler
+    from kdserve.distill.start.ingredients import gather
     from kdserve.recipe import load_recipe
 
     recipe = load_recipe(work / "recipe.toml")
@@ -242,7 +242,7 @@ def train_sentence_transformers(work: Path, lap: Lap, *, steps: int, precision: 
 
 def time_teacher(work: Path, *, most: int = 512) -> dict[str, Any]:
     """Sentences a second of the teacher: as kdserve's cache is filled, and as SentenceTransformer.encode by default."""
-    from kdserve.distill.ingredients import gather
+    from kdserve.distill.start.ingredients import gather
     from kdserve.recipe import load_recipe
 
     made = gather(load_recipe(work / "recipe.toml"), work)

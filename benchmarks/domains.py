@@ -21,7 +21,7 @@ from records import Table, write_record
 from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
 from kdserve.datatypes import Embedder
-from kdserve.distill.pairs import hash_text
+from kdserve.distill.data.pairs import hash_text
 from kdserve.evaluate import Remembering
 from kdserve.loading import open_model
 from kdserve.recipe import Recipe, load_recipe

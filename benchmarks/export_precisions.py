@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def open_all(work: Path, threads: int) -> list[Contender]:
     """The teacher in torch, then its bundles, exported where they are not there yet."""
-    from kdserve.distill.teacher import find_teacher
+    from kdserve.distill.teachers.embedder import find_teacher
     from kdserve.export import ExportSettings, export_bundle
     from kdserve.loading import open_model
     from kdserve.runtime import Encoder

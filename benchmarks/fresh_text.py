@@ -19,7 +19,7 @@ import torch
 
 from kdserve import Encoder
 from kdserve.datatypes import Embedder
-from kdserve.distill.teacher import load_teacher
+from kdserve.distill.teachers.embedder import load_teacher
 
 
 def main() -> None:

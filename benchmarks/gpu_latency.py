@@ -170,7 +170,7 @@ def bundle_cells(folder: Path, device: str, texts: Sequence[str], batches: Seque
 
 def open_model(name: str, device: str) -> SentenceTransformer:
     if name == "all-MiniLM-L6-v2":
-        from kdserve.distill.teacher import find_teacher
+        from kdserve.distill.teachers.embedder import find_teacher
 
         name = str(find_teacher(name))
     return SentenceTransformer(name, device=device).eval()

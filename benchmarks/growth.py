@@ -25,12 +25,12 @@ import torch
 from records import Table, write_record
 
 from kdserve.bench.machine import describe_machine
-from kdserve.distill.growth import grow_student
-from kdserve.distill.guide import Guide
-from kdserve.distill.ingredients import Ingredients, gather
-from kdserve.distill.prepare import run_embedder
-from kdserve.distill.start import start_student
-from kdserve.distill.student import Student, TransformerStudent
+from kdserve.distill.objectives.guide import Guide
+from kdserve.distill.prepare.embedding import run_embedder
+from kdserve.distill.start.ingredients import Ingredients, gather
+from kdserve.distill.start.student import start_student
+from kdserve.distill.students.embedder import Student, TransformerStudent
+from kdserve.distill.students.growth import grow_student
 from kdserve.recipe import Recipe, load_recipe
 
 SMALL, SCRATCH = "small", "grown size, from nothing"

@@ -24,8 +24,8 @@ from records import Table, write_record
 
 from kdserve import Classifier
 from kdserve.bench.machine import describe_machine
-from kdserve.distill.classifier.labelled import read_labelled
-from kdserve.distill.pairs import find_files
+from kdserve.distill.data.labelled import read_labelled
+from kdserve.distill.data.pairs import find_files
 from kdserve.evaluate import read_tatoeba
 from kdserve.recipe import DataRecipe
 

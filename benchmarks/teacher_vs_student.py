@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace, num_threads: int) -> None:
 
 def teacher_int8(work: Path) -> Path:
     """The teacher exported by kdserve, per-token int8: what a user would serve without a student."""
-    from kdserve.distill.teacher import find_teacher
+    from kdserve.distill.teachers.embedder import find_teacher
     from kdserve.export import ExportSettings, export_bundle
 
     bundle = work / f"{TEACHER}-int8"

@@ -51,7 +51,7 @@ def open_model(model: str, *, device: Device = "cpu", num_threads: int | None = 
     try:
         import torch
 
-        from kdserve.distill.teacher import load_teacher
+        from kdserve.distill.teachers.embedder import load_teacher
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "sentence-transformers", _teacher_extras(model)) from error
     if num_threads is not None:
@@ -76,7 +76,7 @@ def find_student(model: str) -> Path:
     if model not in PACKAGED_TEACHERS:
         return Path(model)
     try:
-        from kdserve.distill.teacher import find_teacher
+        from kdserve.distill.teachers.embedder import find_teacher
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "sentence-transformers", _teacher_extras(model)) from error
     return find_teacher(model)

@@ -73,6 +73,6 @@ def test_a_device_that_is_none(device: str):
 
 
 def test_a_device_that_is_none_for_a_teacher():
-    teacher = pytest.importorskip("kdserve.distill.teacher", reason="needs the extra distill")
+    teacher = pytest.importorskip("kdserve.distill.teachers.embedder", reason="needs the extra distill")
     with pytest.raises(EncodeError, match="there is no device 'mps' here; name cpu or cuda"):
         teacher.load_teacher("all-MiniLM-L6-v2", device="mps")

@@ -74,7 +74,7 @@ def test_language_accuracy_on_sentences_of_another_corpus():
     data = os.environ.get("KDSERVE_DATA")
     if not data:
         pytest.skip("KDSERVE_DATA does not name the folder of the real corpora")
-    from kdserve.distill.classifier.labelled import read_labelled
+    from kdserve.distill.data.labelled import read_labelled
 
     classifier = Classifier.load("kdserve-langid")
     accuracy = {}

@@ -47,7 +47,7 @@ def main() -> None:
 def prepare_teacher(work: Path) -> None:
     """Lay the teacher and the calibration texts where every environment finds them."""
     from kdserve import samples
-    from kdserve.distill.teacher import find_teacher
+    from kdserve.distill.teachers.embedder import find_teacher
 
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "teacher").is_dir():

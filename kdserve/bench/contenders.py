@@ -19,7 +19,7 @@ from kdserve.runtime import Encoder, published_names
 from kdserve.runtime.tokens import TextTokenizer
 
 if TYPE_CHECKING:
-    from kdserve.distill.teacher import Teacher
+    from kdserve.distill.teachers.embedder import Teacher
 
 _BUNDLE_CODE = """
 from kdserve import Encoder

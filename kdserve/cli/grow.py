@@ -26,7 +26,7 @@ def grow(
     json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Make a student deeper and wider without changing its vectors: a start for training a larger one."""
-    from kdserve.distill.growth import grow as run
+    from kdserve.distill.students.growth import grow as run
 
     growth = run(student, out, layers=layers, width=width, seed=seed)
     if json:

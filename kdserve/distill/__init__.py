@@ -16,9 +16,9 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome
 from kdserve.distill.hardware import processes
 from kdserve.distill.prepare import prepare
-from kdserve.distill.reopen import parent_students
 from kdserve.distill.run import Run
-from kdserve.distill.teacher import Teacher, load_teacher
+from kdserve.distill.students.folder import parent_students
+from kdserve.distill.teachers.embedder import Teacher, load_teacher
 from kdserve.errors import DataError, FolderError, MissingExtraError, RecipeError
 from kdserve.locks import folder_lock
 from kdserve.recipe import Recipe

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdserve.distill.corpus import Corpus
-from kdserve.distill.validation import Accuracy
-from kdserve.distill.vocabulary import Coverage
+from kdserve.distill.data.corpus import Corpus
+from kdserve.distill.data.vocabulary import Coverage
+from kdserve.distill.training.validation import Accuracy
 from kdserve.recipe import Recipe
 
 

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from kdserve.datatypes import Progress, no_progress
-from kdserve.distill.batches import TrainingData
 from kdserve.distill.card import Outcome, count_pairs, draw_curve
-from kdserve.distill.corpus import SOURCE
-from kdserve.distill.student import Student, save_student
-from kdserve.distill.task import Task
-from kdserve.distill.training import Trainer
+from kdserve.distill.data.batches import TrainingData
+from kdserve.distill.data.corpus import SOURCE
+from kdserve.distill.students.embedder import Student, save_student
+from kdserve.distill.training.task import Task
+from kdserve.distill.training.trainer import Trainer
 from kdserve.manifest import staged_folder, write_manifest
 from kdserve.model_settings import StudentSettings
 from kdserve.recipe import Recipe, recipe_record

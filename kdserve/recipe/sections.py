@@ -148,7 +148,7 @@ class AlignRecipe:
     `anchor` holds what is a token of the teacher's too to its row there, so many times as strongly as the source
     sentences that have it pull (0 = off). Before the solve, the layers taken of the teacher learn to fit each other for
     `body_steps`, in the teacher's own tokens (0 = off). Beside a live teacher `fold_texts` does that in closed form: on
-    so many texts, each layer of `layers.map` is solved for what the teacher gives there (see kdserve.distill.fold).
+    so many texts, each layer of `layers.map` is solved for what the teacher gives there (kdserve.distill.start.fold).
     """
 
     damping: float = 5e-3
@@ -195,7 +195,7 @@ class TargetsRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveRecipe:
-    """Weights of the objectives (0 = off); see kdserve.distill.objectives for what each of them is.
+    """Weights of the objectives (0 = off); see kdserve.distill.objectives.vectors for what each of them is.
 
     `negatives` is how many of the teacher's vectors, drawn anew each step, `contrastive` takes as wrong answers beside
     the batch's own. `symmetric` gives half of it to the other way: each teacher's vector among the batch's texts.
@@ -262,7 +262,7 @@ class TrainRecipe:
     """The training loop. `temperature` flattens the languages' shares (1 = as the data is, towards 0 = equal).
 
     `source_share` of the texts are the source language itself. `token_dropout` hides that share of tokens,
-    `split_tokens` cuts that share into smaller ones (see kdserve.distill.splitting). `average` is the decay of the
+    `split_tokens` cuts that share into smaller ones (see kdserve.distill.data.splitting). `average` is the decay of the
     exponential average of weights that is kept as the student (0 = off). Over each of `cycles` the rates rise and fall
     once; with more than one, the mean of the weights at their ends, and of `student.start`, is kept.
     """

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdserve import samples
-from kdserve.distill.vocabulary import train_unigram
+from kdserve.distill.data.vocabulary import train_unigram
 from kdserve.recipe import Recipe, load_recipe
 
 TINY = """
@@ -38,6 +38,39 @@ precision = "fp32"
 
 [validation]
 permille = 150
+"""
+
+CLASSIFIER = """
+name = "tiny"
+family = "static"
+
+[[data]]
+path = "pairs.tsv"
+language_column = "language"
+source = "english"
+translation = "other"
+
+[vocabulary]
+size = 700
+folder = "vocabulary"
+
+[student]
+max_tokens = 24
+
+[classifier]
+mode = "{mode}"
+labelled = "train.tsv"
+target = "target.{{language}}.tsv"
+
+[train]
+steps = 8
+batch_size = 16
+evaluate_every = 4
+checkpoint_every = 4
+precision = "fp32"
+
+[validation]
+permille = 200
 """
 
 
@@ -81,6 +114,18 @@ def tiny_recipe(pairs_folder: Path):
         path = pairs_folder / f"{family}-{bits}-{steps}-{average}.toml"
         text = TINY.format(family=family, bits=bits, steps=steps, average=average)
         path.write_text(text, encoding="utf-8")
+        return load_recipe(path, overrides=overrides)
+
+    return make
+
+
+@pytest.fixture
+def classifier_recipe(labelled_folder: Path):
+    """Return a function that writes and loads a small classifier's recipe."""
+
+    def make(mode: str = "unsupervised", *, overrides=()) -> Recipe:
+        path = labelled_folder / f"classifier-{mode}.toml"
+        path.write_text(CLASSIFIER.format(mode=mode), encoding="utf-8")
         return load_recipe(path, overrides=overrides)
 
     return make

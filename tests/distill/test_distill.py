@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from kdserve.cli import app
 from kdserve.distill import distill, load_teacher, prepare
-from kdserve.distill.corpus import build_corpus
-from kdserve.distill.sampling import make_sampler
+from kdserve.distill.data.corpus import build_corpus
+from kdserve.distill.data.sampling import make_sampler
 from kdserve.errors import DataError, FolderError, RecipeError, TrainingError
 from kdserve.manifest import verify_folder
 
@@ -225,7 +225,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_student(tmp_path: Path, tiny_reci
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("kdserve.distill.corpus.np.save", full)
+    monkeypatch.setattr("kdserve.distill.data.corpus.np.save", full)
     with pytest.raises(FolderError, match=r"No space left on device\); mend that and run the same again"):
         distill(tiny_recipe("static"), tmp_path / "s", cache=teacher_cache)
     assert not (tmp_path / "s").exists()
@@ -238,7 +238,7 @@ def test_a_full_disk_while_the_table_is_written_is_one_line(tmp_path: Path, tiny
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("kdserve.distill.start.save_file", full)
+    monkeypatch.setattr("kdserve.distill.start.student.save_file", full)
     with pytest.raises(FolderError, match=r"No space left on device .*; mend that and run the same again, it goes on"):
         distill(tiny_recipe("static", steps=0), tmp_path / "s", cache=teacher_cache)
     assert not (tmp_path / "s").exists()

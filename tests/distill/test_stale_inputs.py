@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdserve.distill import distill
-from kdserve.distill.classifier.ingredients import gather_classifier
-from kdserve.distill.ingredients import gather
-from kdserve.distill.start import start_student
-from kdserve.distill.teacher import find_teacher
+from kdserve.distill.prepare.classifier_ingredients import gather_classifier
+from kdserve.distill.start.ingredients import gather
+from kdserve.distill.start.student import start_student
+from kdserve.distill.teachers.embedder import find_teacher
 from kdserve.errors import DataError, FolderError
 from kdserve.recipe import load_recipe
 

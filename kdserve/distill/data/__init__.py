@@ -1,0 +1,1 @@
+"""Texts in: pairs, labelled texts, the corpus on disk, vocabulary, tokens, and the batches made of them."""

@@ -1,0 +1,142 @@
+"""Labelled texts: TSV files with a header, plain or gzip, one for each language."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kdserve.distill.data.corpus import SOURCE
+from kdserve.distill.data.pairs import find_files
+from kdserve.distill.streams import Stream, random_stream
+from kdserve.errors import DataError
+from kdserve.recipe import ClassifierRecipe, DataRecipe, Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledTexts:
+    """Texts with their labels and languages, row by row."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+    languages: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __add__(self, other: LabelledTexts) -> LabelledTexts:
+        return LabelledTexts(
+            texts=self.texts + other.texts,
+            labels=self.labels + other.labels,
+            languages=self.languages + other.languages,
+        )
+
+    def numbers(self, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+        """(N,) the place of each text's label in `labels`."""
+        place = {label: number for number, label in enumerate(labels)}
+        return np.array([place[label] for label in self.labels], dtype=np.int64)
+
+
+NO_TEXTS = LabelledTexts(texts=(), labels=(), languages=())
+
+
+def read_labelled(path: Path, *, language: str, text: str = "text", label: str = "label") -> LabelledTexts:
+    """Read one file.
+
+    Raises:
+        DataError: missing, not UTF-8, without one of the columns, a ragged row, an empty cell, or no row at all.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            header, *rows = [line.rstrip("\r\n").split("\t") for line in file] or [[]]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text ({error}); check the path and the file") from error
+    for column in (text, label):
+        if column not in header:
+            found = ", ".join(header) or "nothing"
+            raise DataError(f"{path} has no column {column!r}; its first line names {found}")
+    columns = header.index(text), header.index(label)
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header) or not all(row[column].strip() for column in columns):
+            raise DataError(f"{path} line {number} has no text or no label, or other columns than the first line")
+    if not rows:
+        raise DataError(f"{path} has no row below its header; give it labelled texts")
+    texts, labels = (tuple(row[column].strip() for row in rows) for column in columns)
+    return LabelledTexts(texts=texts, labels=labels, languages=(language,) * len(rows))
+
+
+def read_source(made: ClassifierRecipe, path: Path) -> LabelledTexts:
+    """Read a file of the source language's texts."""
+    return read_labelled(path, language=SOURCE, text=made.text, label=made.label)
+
+
+def read_target(recipe: Recipe) -> LabelledTexts:
+    """Read the target languages' texts that the recipe's mode learns from: none, a few of each class, or all."""
+    made = recipe.classifier
+    assert made is not None
+    if made.mode not in ("semi-supervised", "supervised"):
+        return NO_TEXTS
+    wanted = set(recipe.languages + recipe.weak_languages)
+    found = NO_TEXTS
+    for path, language in find_files(DataRecipe(path=made.target), Path(recipe.data_dir)):
+        if language != SOURCE and (not wanted or language in wanted):
+            read = read_labelled(path, language=language, text=made.text, label=made.label)
+            found += _few(read, made.per_class, seed=recipe.seed) if made.mode == "semi-supervised" else read
+    if missing := sorted(wanted - {SOURCE} - set(found.languages)):
+        raise DataError(f"the recipe names {', '.join(missing)}, but {made.target} has no such file; add some")
+    if not found:
+        raise DataError(f"{made.target} has files of the source language alone; add some of the target languages")
+    return found
+
+
+def settle_labels(made: ClassifierRecipe, known: Sequence[str], **files: LabelledTexts) -> tuple[str, ...]:
+    """Return the labels in their order: the teacher's, the recipe's, or those of the labelled texts, sorted.
+
+    `known` are the labels of the teacher, empty where its head is yet to be trained. `files` are texts by role.
+
+    Raises:
+        DataError: a label that the teacher or the recipe does not know, a label without a text, or fewer than two.
+    """
+    labelled = files["labelled"]
+    labels = tuple(known) or made.labels or tuple(sorted(set(labelled.labels)))
+    who = "the teacher does" if known else "classifier.labels does" if made.labels else f"{made.labelled} does"
+    if known and made.labels and set(known) != set(made.labels):
+        raise DataError(f"the teacher has the labels {_listed(known)}, classifier.labels {_listed(made.labels)}")
+    for role, texts in files.items():
+        strangers = sorted(set(texts.labels) - set(labels))
+        if strangers:
+            raise DataError(
+                f"classifier.{role} has the label {strangers[0]!r}, which {who} not know ({_listed(labels)}); "
+                "mend the file or the labels"
+            )
+    empty = [label for label in labels if label not in set(labelled.labels)]
+    if empty:
+        raise DataError(f"the label {empty[0]!r} has no text in {made.labelled}; give it some or leave it out")
+    if len(labels) < 2:
+        raise DataError(f"{made.labelled} has one label only, {labels[0]!r}; a classifier needs two or more")
+    return labels
+
+
+def _few(texts: LabelledTexts, per_class: int, *, seed: int) -> LabelledTexts:
+    """Draw `per_class` texts of each label."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for row in random_stream(Stream.LABELS_PER_CLASS, seed).permutation(len(texts)).tolist():
+        seen[texts.labels[row]] += 1
+        if seen[texts.labels[row]] <= per_class:
+            kept.append(row)
+    return LabelledTexts(
+        texts=tuple(texts.texts[row] for row in kept),
+        labels=tuple(texts.labels[row] for row in kept),
+        languages=tuple(texts.languages[row] for row in kept),
+    )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")

@@ -1,0 +1,116 @@
+"""Every text of the corpus as token ids, once, in one flat array on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.data.corpus import Corpus, digest_of, iter_texts
+from kdserve.distill.data.splitting import TokenSplitter, gather_runs, make_splitter
+from kdserve.distill.data.vocabulary import CLS, PAD, SEP
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenStore:
+    """Text i has tokens `ids[offsets[i]:offsets[i + 1]]`, cut to `max_tokens`, without [CLS] and [SEP].
+
+    `prompts` are the tokens that stand before a document and before a query.
+    """
+
+    ids: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    splitter: TokenSplitter | None = None
+    key: str = ""
+    """SHA-256 (hex) of what the tokens depend on: texts, tokenizer, cut and prompts."""
+    prompts: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """(P + S,) tokens of each text."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    def ragged(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the tokens of these texts one after the other, and their lengths."""
+        starts, ends = self.offsets[numbers], self.offsets[numbers + 1]
+        return gather_runs(self.ids, starts, ends - starts), ends - starts
+
+    def padded(
+        self,
+        numbers: npt.NDArray[np.int64],
+        *,
+        wrap: bool,
+        splits: np.random.Generator | None = None,
+        queries_B: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return ids and mask, both (B, T) int64; `wrap` puts [CLS] before and [SEP] behind each text.
+
+        `splits` decides which tokens the splitter cuts; without it, or without a splitter, none. `queries_B` says which
+        texts are queries; without it all are.
+        """
+        tokens, lengths = self.ragged(numbers)
+        if splits and self.splitter:
+            tokens, lengths = self.splitter.split(tokens, lengths, splits)
+        edge = int(wrap)
+        is_query = np.ones(len(numbers), dtype=np.int64) if queries_B is None else queries_B.astype(np.int64)
+        starts = edge + np.array([len(prompt) for prompt in self.prompts])[is_query]
+        ends = starts + lengths
+        width = max(1, int(ends.max(initial=0)) + edge)
+        columns = np.arange(width)
+        ids = np.full((len(numbers), width), PAD, dtype=np.int64)
+        ids[(columns >= starts[:, None]) & (columns < ends[:, None])] = tokens
+        for role, prompt in enumerate(self.prompts):
+            ids[is_query == role, edge : edge + len(prompt)] = prompt
+        if wrap:
+            ids[:, 0] = CLS
+            ids[np.arange(len(numbers)), ends] = SEP
+        mask = columns < (ends + edge)[:, None]
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def tokenize_corpus(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    max_tokens: int,
+    split: float = 0.0,
+    prompts: Sequence[str] = ("", ""),
+    progress: Progress = no_progress,
+) -> TokenStore:
+    """Tokenise the translations, then the sources, into `folder`, or open what was made there before.
+
+    `split` is the share of tokens that the store cuts, where it is asked to; `prompts` stand before documents and
+    before queries. `max_tokens` holds the longer prompt and the text.
+    """
+    document, query = (tuple(tokenizer.encode(prompt.rstrip(), add_special_tokens=False).ids) for prompt in prompts)
+    max_tokens -= max(len(document), len(query))
+    splitter = make_splitter(tokenizer, share=split, most=max_tokens) if split else None
+    key = digest_of(tokenizer.to_str(), max_tokens, corpus.digest, document, query)
+    done = folder / "tokens.json"
+    if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != key:
+        folder.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)
+        lengths: list[int] = []
+        total = len(corpus.translations) + len(corpus.sources)
+        with (folder / "ids.i32").open("wb") as file:
+            for texts in chain(iter_texts(corpus.translations), iter_texts(corpus.sources)):
+                encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+                rows = [encoding.ids[:max_tokens] for encoding in encodings]
+                lengths += map(len, rows)
+                file.write(np.fromiter(chain.from_iterable(rows), dtype=np.int32).tobytes())
+                progress("tokenising", len(lengths), total)
+        np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        done.write_text(json.dumps(key), encoding="utf-8")
+    ids = np.memmap(folder / "ids.i32", dtype=np.int32, mode="r")
+    offsets = np.load(folder / "offsets.npy")
+    return TokenStore(ids=ids, offsets=offsets, splitter=splitter, key=key, prompts=(document, query))

@@ -1,0 +1,1 @@
+"""Losses: what the student is told about its distance to the teacher."""

@@ -1,0 +1,91 @@
+"""The teacher beside its student: both read the same tokens, so any text in any language is its own lesson.
+
+Letters: B batch, T tokens, W width of the body, D width of the vectors, P translations, S source sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdserve.distill.data.corpus import Corpus
+from kdserve.distill.students.bodies import take_body, teacher_dense
+from kdserve.distill.students.embedder import Encoding, TransformerStudent
+from kdserve.distill.teachers.embedder import Teacher
+from kdserve.errors import RecipeError
+from kdserve.recipe import Recipe
+
+
+class LiveTeacher(nn.Module):
+    """All layers of the teacher over the table that the student starts from; it is never trained."""
+
+    def __init__(self, recipe: Recipe, teacher: Teacher, table_VW: Tensor) -> None:
+        super().__init__()
+        self.recipe = recipe
+        layers = tuple(range(teacher.body.config.num_hidden_layers))
+        settings = replace(recipe.student, layers=layers, table_bits=0, table_rank=0)
+        body = take_body(teacher, settings)
+        self.encoder = TransformerStudent(table_VW, settings, body=body, dense=teacher_dense(teacher))
+        self.encoder.eval().requires_grad_(False)
+        self.pairs = recipe.layers.map
+        for ours, theirs in self.pairs if recipe.layers.states else ():
+            if not (0 <= ours < len(recipe.student.layers) and 0 <= theirs < len(layers)):
+                raise RecipeError(f"layers.map names [{ours}, {theirs}], but there is no such layer; count from 0")
+
+    @torch.no_grad()
+    def teach(self, ids_BT: Tensor, mask_BT: Tensor) -> Encoding:
+        """Return the teacher's vectors and hidden states."""
+        encoding: Encoding = self.encoder(ids_BT, mask_BT)
+        return encoding
+
+    def targets(self, taught_BD: Tensor, partner_B: Tensor | None) -> Tensor:
+        """Return what each text is to be embedded as: (B, D) of unit length."""
+        mixed_BD = self.recipe.targets.own * taught_BD
+        if partner_B is not None:
+            mixed_BD = mixed_BD + self.recipe.targets.partner * taught_BD[partner_B]
+        return functional.normalize(mixed_BD, dim=-1)
+
+    def losses(self, ours: Encoding, taught: Encoding, mask_BT: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """Return {"states": (weight, loss)}, or nothing where the recipe wants none."""
+        weight = self.recipe.layers.states
+        if not weight:
+            return {}
+        parts = [
+            state_loss(ours.hidden_BTW[student + 1], taught.hidden_BTW[teacher + 1], mask_BT)
+            for student, teacher in self.pairs
+        ]
+        return {"states": (weight, torch.stack(parts).mean())}
+
+
+def state_loss(ours_BTW: Tensor, theirs_BTW: Tensor, mask_BT: Tensor) -> Tensor:
+    """Squared error of the states of real tokens, as a share of the variance of the teacher's among them."""
+    real = mask_BT.bool()
+    ours, theirs = ours_BTW[real].float(), theirs_BTW[real].float()
+    spread = (theirs - theirs.mean(dim=0)).square().mean()
+    return functional.mse_loss(ours, theirs) / spread.clamp_min(1e-12)
+
+
+class Partners:
+    """For each text, the other texts that say the same: the source sentence and its translations."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus, num_pairs = corpus, len(corpus.source_of)
+        self.by_source = np.argsort(corpus.source_of, kind="stable")
+        self.starts = np.searchsorted(corpus.source_of[self.by_source], np.arange(len(corpus.sources) + 1))
+        self.place = np.empty(num_pairs, dtype=np.int64)
+        self.place[self.by_source] = np.arange(num_pairs)
+
+    def draw(self, texts: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Draw a partner for each text; a text that stands alone is its own."""
+        num_pairs, sources = len(self.corpus.source_of), self.corpus.sources_of(texts)
+        first, others = self.starts[sources], self.starts[sources + 1] - self.starts[sources]
+        own = np.where(texts < num_pairs, self.place[texts.clip(max=num_pairs - 1)] - first, others)
+        drawn = np.floor(rng.random(len(texts)) * others).astype(np.int64)
+        drawn += (drawn >= own) & (others > 0)
+        is_source = drawn == others
+        return np.where(is_source, sources + num_pairs, self.by_source[(first + drawn).clip(max=num_pairs - 1)])

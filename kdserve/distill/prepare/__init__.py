@@ -1,0 +1,27 @@
+"""From a recipe to its run: texts, teacher and student are gathered, and the task is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.prepare.classification import prepare_classifier
+from kdserve.distill.prepare.embedding import prepare_embedder
+from kdserve.distill.run import Run
+from kdserve.recipe import Recipe
+
+__all__ = ["prepare"]
+
+
+def prepare(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Run:
+    """Make everything below `work` that the recipe's training takes, or open what stands there.
+
+    `cache` (default: inside `work`) keeps the teacher's vectors for other runs. Of several processes the first one
+    makes what the others then open.
+
+    Raises:
+        KdserveError: see the rooms.
+    """
+    make = prepare_classifier if recipe.classifier else prepare_embedder
+    work.mkdir(parents=True, exist_ok=True)
+    return make(recipe, work, cache, progress)

@@ -1,0 +1,78 @@
+"""The run of a student that embeds: its texts, its teacher and its start are gathered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.distill.card import Outcome, write_card
+from kdserve.distill.data.vocabulary import measure_coverage, sentences_by_language
+from kdserve.distill.hardware import processes
+from kdserve.distill.objectives.guide import Guide, start_guide
+from kdserve.distill.run import Run
+from kdserve.distill.start.fold import keep_folded
+from kdserve.distill.start.ingredients import Ingredients, gather, student_prompts
+from kdserve.distill.start.student import start_layers, start_live, start_student
+from kdserve.distill.students.embedder import Student, TransformerStudent
+from kdserve.distill.students.folder import parent_students
+from kdserve.distill.tasks.embedding import EmbeddingTask
+from kdserve.distill.training.validation import TranslationValidator
+from kdserve.recipe import Recipe
+
+
+def prepare_embedder(recipe: Recipe, work: Path, cache: Path | None, progress: Progress) -> Run:
+    """Make everything below `work` that a student of vectors takes; see `prepare`."""
+    with processes().main_process_first():  # it makes what the others then open
+        made = gather(recipe, work, cache=cache, progress=progress)
+    student = start_student(recipe, made, work, progress=progress)
+    return run_embedder(recipe, made, student, work, progress=progress)
+
+
+def run_embedder(
+    recipe: Recipe,
+    made: Ingredients,
+    student: Student,
+    work: Path,
+    *,
+    guide: Guide | None = None,
+    progress: Progress = no_progress,
+) -> Run:
+    """Return the run that trains this student; without a `guide`, the recipe's own one guides it, if it names one."""
+    live = start_live(recipe, student, teacher=made.teacher)
+    if live and recipe.align.fold_texts and isinstance(student, TransformerStudent):
+        keep_folded(recipe, made, student, live, work, progress=progress)
+    task = EmbeddingTask(
+        recipe,
+        made.data,
+        student,
+        TranslationValidator(made.corpus, made.data.tokens, recipe.validation, seed=recipe.seed),
+        layers=start_layers(
+            recipe.layers,
+            student,
+            teacher=made.teacher,
+            tokenizer=made.tokenizer,
+            corpus=made.corpus,
+            seed=recipe.seed,
+        ),
+        guide=guide or start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim),
+        live=live,
+    )
+
+    def write_own(outcome: Outcome, folder: Path) -> None:
+        texts = sentences_by_language(made.corpus, most=500, seed=recipe.seed)
+        write_card(outcome, measure_coverage(made.tokenizer, texts), folder / "README.md")
+
+    return Run(
+        recipe=recipe,
+        work=work,
+        key=made.run_key(recipe),
+        task=task,
+        encoder=student,
+        tokenizer=made.tokenizer,
+        data=made.data,
+        dim=made.teacher.dim,
+        parents={"teacher": made.teacher.fingerprint, **parent_students(recipe)},
+        write_own=write_own,
+        measure="held-out translation accuracy",
+        prompts=student_prompts(recipe, made.teacher),
+    )

@@ -1,0 +1,1 @@
+"""The student before its first step: gathered, solved in closed form, inherited."""

@@ -1,0 +1,44 @@
+"""A model over many texts: in batches of like length, without gradients, as it will be used.
+
+Letters: B batch, T tokens, N texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from kdserve.distill.data.tokens import TokenStore
+from kdserve.distill.students.embedder import Student
+
+_BATCH = 256
+
+
+def embed_texts(student: Student, tokens: TokenStore, texts: npt.NDArray[np.int64]) -> Tensor:
+    """Embed texts by their numbers: (N, D) on the CPU, in their order."""
+    return run_over(student, lambda ids, mask: student(ids, mask).vectors_BD, tokens, texts, wrap=student.wraps)
+
+
+@torch.no_grad()
+def run_over(
+    model: nn.Module,
+    forward: Callable[[Tensor, Tensor], Tensor],
+    tokens: TokenStore,
+    texts: npt.NDArray[np.int64],
+    *,
+    wrap: bool,
+) -> Tensor:
+    """Return what `forward` gives for each of these texts, in their order, on the CPU; `model` is what it calls."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    order = np.argsort(tokens.lengths[texts], kind="stable")
+    parts = []
+    for begin in range(0, len(order), _BATCH):
+        ids, mask = tokens.padded(texts[order[begin : begin + _BATCH]], wrap=wrap)
+        parts.append(forward(ids.to(device), mask.to(device)).float().cpu())
+    model.train(was_training)
+    return torch.cat(parts)[torch.from_numpy(np.argsort(order))]

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from kdserve.distill.data.labelled import LabelledTexts, read_labelled, read_target, settle_labels
+from kdserve.errors import DataError
+
+
+def test_labelled_texts_are_read_with_their_columns(tmp_path: Path):
+    path = tmp_path / "a.tsv.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write("id\ttopic\tbody\n1\tsports\tTor!\n2\ttravel\tDer Zug fährt.\n")
+    read = read_labelled(path, language="de", text="body", label="topic")
+    assert read == LabelledTexts(texts=("Tor!", "Der Zug fährt."), labels=("sports", "travel"), languages=("de", "de"))
+    assert read.numbers(["travel", "sports"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("label\tbody\na\tb\n", r"has no column 'text'; its first line names label, body"),
+        ("", r"has no column 'text'; its first line names nothing"),
+        ("label\ttext\n", "has no row below its header"),
+        ("label\ttext\na\n", r"line 2 has no text or no label"),
+        ("label\ttext\na\tb\n\tc\n", r"line 3 has no text or no label"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(tmp_path: Path, content: str, message: str):
+    path = tmp_path / "a.tsv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message) as caught:
+        read_labelled(path, language="en")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_labelled(tmp_path / "none.tsv", language="en")
+
+
+def texts(*labels: str) -> LabelledTexts:
+    return LabelledTexts(texts=("x",) * len(labels), labels=labels, languages=("en",) * len(labels))
+
+
+def test_labels_come_from_teacher_recipe_or_texts_in_this_order(classifier_recipe):
+    recipe = classifier_recipe()
+    assert settle_labels(recipe.classifier, (), labelled=texts("b", "a", "b")) == ("a", "b")
+    assert settle_labels(recipe.classifier, ("b", "a"), labelled=texts("b", "a")) == ("b", "a")
+    fixed = classifier_recipe(overrides=['classifier.labels=["b", "c", "a"]'])
+    assert settle_labels(fixed.classifier, (), labelled=texts("a", "b", "c")) == ("b", "c", "a")
+
+
+def test_labels_that_do_not_fit_are_refused(classifier_recipe):
+    recipe = classifier_recipe()
+    with pytest.raises(DataError, match=r"classifier\.labelled has the label 'c', which the teacher does not know"):
+        settle_labels(recipe.classifier, ("a", "b"), labelled=texts("a", "b", "c"))
+    with pytest.raises(DataError, match=r"classifier\.target has the label 'c', which train\.tsv does not know"):
+        settle_labels(recipe.classifier, (), labelled=texts("a", "b"), target=texts("c"))
+    with pytest.raises(DataError, match=r"the label 'b' has no text in train\.tsv"):
+        settle_labels(recipe.classifier, ("a", "b"), labelled=texts("a"))
+    with pytest.raises(DataError, match="has one label only, 'a'"):
+        settle_labels(recipe.classifier, (), labelled=texts("a", "a"))
+    fixed = classifier_recipe(overrides=['classifier.labels=["a", "z"]'])
+    with pytest.raises(DataError, match=r"the teacher has the labels a, b, classifier\.labels a, z"):
+        settle_labels(fixed.classifier, ("a", "b"), labelled=texts("a", "b"))
+
+
+def test_target_texts_follow_the_mode(classifier_recipe):
+    assert len(read_target(classifier_recipe("unsupervised"))) == 0
+    few = read_target(classifier_recipe("semi-supervised", overrides=["classifier.per_class=3"]))
+    counts = Counter(zip(few.languages, few.labels, strict=True))
+    assert counts == {(language, label): 3 for language in ("de", "ja") for label in ("question", "statement")}
+    assert len(read_target(classifier_recipe("supervised"))) == 2 * 120
+    only = classifier_recipe("supervised", overrides=['languages=["de"]'])
+    assert set(read_target(only).languages) == {"de"}
+    with pytest.raises(DataError, match=r"the recipe names \w+(, \w+)*, but .* has no such file"):
+        read_target(classifier_recipe("supervised", overrides=['languages=["de", "fr"]']))
+    with pytest.raises(DataError, match="no file matches"):
+        read_target(classifier_recipe("supervised", overrides=["classifier.target=no.{language}.tsv"]))

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdserve.distill.data.corpus import build_corpus
+from kdserve.distill.teachers.embedder import Teacher, VectorCache, find_teacher
+from kdserve.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return Teacher(find_teacher("all-MiniLM-L6-v2"), device="cpu", batch_size=32)
+
+
+def test_the_cache_survives_a_stop_at_any_byte(tmp_path: Path, tiny_recipe, teacher: Teacher):
+    corpus = build_corpus(tiny_recipe("static"), tmp_path / "corpus")
+    whole = VectorCache(tmp_path / "whole", teacher=teacher)
+    whole.fill(corpus, chunk=50)
+    vectors = whole.vectors[whole.rows_of(corpus)].astype(np.float32)
+    own = teacher.encode_document(corpus.sources.select(range(len(corpus.sources))))
+    assert (vectors * own).sum(axis=1).min() > 0.9998
+    torn = VectorCache(tmp_path / "torn", teacher=teacher)
+    torn.keys_path.write_bytes(whole.keys_path.read_bytes()[: 50 * 8 + 3])
+    torn.vectors_path.write_bytes(whole.vectors_path.read_bytes()[: 60 * 768 + 11])
+    torn.fill(corpus, chunk=50)
+    assert torn.vectors.shape == whole.vectors.shape
+    np.testing.assert_allclose(torn.vectors[torn.rows_of(corpus)], vectors, atol=2e-3)
+
+
+def test_a_second_run_embeds_nothing(tmp_path: Path, tiny_recipe, teacher: Teacher, monkeypatch):
+    corpus = build_corpus(tiny_recipe("static"), tmp_path / "corpus")
+    VectorCache(tmp_path / "c", teacher=teacher).fill(corpus)
+    monkeypatch.setattr(teacher, "encode_fast", lambda _: pytest.fail("embedded again"))
+    VectorCache(tmp_path / "c", teacher=teacher).fill(corpus)
+
+
+def test_nan_from_the_teacher_is_refused_with_its_sentence(tmp_path: Path, tiny_recipe, teacher: Teacher, monkeypatch):
+    corpus = build_corpus(tiny_recipe("static"), tmp_path / "corpus")
+
+    def broken(texts):
+        vectors = np.ones((len(texts), teacher.dim), dtype=np.float16)
+        vectors[2, 5] = np.nan
+        return vectors
+
+    monkeypatch.setattr(teacher, "encode_fast", broken)
+    cache = VectorCache(tmp_path / "c", teacher=teacher)
+    with pytest.raises(DataError, match="no usable vector"):
+        cache.fill(corpus)
+    assert cache.keys_path.stat().st_size == 0
