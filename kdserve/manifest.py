@@ -25,7 +25,7 @@ from kdserve.locks import folder_in_use
 
 MANIFEST_NAME = "kdserve.json"
 FORMAT_VERSION = 1
-Kind = Literal["student", "bundle", "classifier", "index", "corpus"]
+Kind = Literal["student", "bundle", "classifier", "index", "corpus", "sequence-student", "translator"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from kdserve.errors import FolderError, RecipeError
 from kdserve.manifest import MANIFEST_NAME, Manifest, read_manifest, verify_folder
 from kdserve.toml import build, require
 
-Family = Literal["static", "transformer"]
+Family = Literal["static", "transformer", "sequence"]
 SIZES = "[1, 1048576]"
 """Where numbers of tokens and dimensions lie, so that an array can be made of them."""
 
@@ -82,6 +82,42 @@ class StudentSettings(ModelSettings):
 
 
 _OPTIONAL = ("labels", "recipe", "accuracy", "grown")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceSettings(ModelSettings):
+    """What students that write, and their bundles, say of themselves (docs/sequence-to-sequence.md).
+
+    `max_tokens` bounds what is read at once, `max_output_tokens` what is written. `languages` are read, `targets`
+    written; none: the language of the source. `prefix` is put before each source. `source_tokens` take, by language, the
+    place of a source's own language token, an output is made to start with that of `target_tokens`.
+    """
+
+    task: Literal["translate", "summarise"]
+    max_output_tokens: int
+    targets: tuple[str, ...] = ()
+    prefix: str = ""
+    source_tokens: Mapping[str, str] = field(default_factory=dict)
+    target_tokens: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self, max_tokens=SIZES, max_output_tokens=SIZES)
+        for name in ("source_tokens", "target_tokens"):
+            if not all(isinstance(token, str) for token in getattr(self, name).values()):
+                raise ValueError(f"{name} must map languages to tokens")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceStudentSettings(SequenceSettings):
+    """What the manifest of a student that writes says beyond its files.
+
+    `table_bits` is how the encoder's token table was trained to be stored, 0 in floats. `recipe` and `accuracy` are
+    records of its training.
+    """
+
+    table_bits: Literal[0, 4, 8] = 0
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_student_settings(folder: Path) -> StudentSettings:
