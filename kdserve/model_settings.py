@@ -89,8 +89,8 @@ class SequenceSettings(ModelSettings):
     """What students that write, and their bundles, say of themselves (docs/sequence-to-sequence.md).
 
     `max_tokens` bounds what is read at once, `max_output_tokens` what is written. `languages` are read, `targets`
-    written; none: the language of the source. `prefix` is put before each source. `source_tokens` take, by language, the
-    place of a source's own language token, an output is made to start with that of `target_tokens`.
+    written; none: the language of the source. `prefix` is put before each source. `source_tokens` take, by language,
+    the place of a source's own language token, an output is made to start with that of `target_tokens`.
     """
 
     task: Literal["translate", "summarise"]
