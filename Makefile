@@ -49,7 +49,7 @@ qemu: $(VENV)/ready
 	$(BIN)/python -m pytest --no-skips tests/runtime/test_emulation.py
 
 optimum: $(VENV)/ready $(VENV)-optimum/ready
-	KDSERVE_OPTIMUM_PYTHON=$(CURDIR)/$(VENV)-optimum/bin/python $(BIN)/python -m pytest --no-skips tests/export/test_optimum.py
+	KDSERVE_OPTIMUM_PYTHON=$(CURDIR)/$(VENV)-optimum/bin/python $(BIN)/python -m pytest --no-skips tests/export/graphs/test_optimum.py
 
 wheel: $(VENV)/ready $(VENV)-wheel/ready
 	KDSERVE_WHEEL_PYTHON=$(CURDIR)/$(VENV)-wheel/bin/python $(BIN)/python -m pytest --no-skips tests/test_wheel.py

@@ -1,7 +1,7 @@
 """The precisions of a bundle: how its weights are stored and its products computed.
 
 One row of `PRECISIONS` says all of one: the export, its gate, model cards, the command line and `bench` read it
-there. A new way to compute is a class in kdserve/export/arithmetic.py beside it.
+there. A new way to compute is a class in kdserve/export/graphs/arithmetic.py beside it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal
 
 from kdserve.errors import RecipeError
 
+TableBits = Literal[4, 8, 32]
 AUTO = "auto"
 _FLOOR = 0.999
 _BATCH_NOTE = """
@@ -25,17 +26,17 @@ index cannot be made again. This form is onnxruntime's standard, here to compare
 class Precision:
     """One way to store weights and to compute with them, under the name that manifests and users give it.
 
-    `arithmetic` is that of the matrix products (kdserve/export/arithmetic.py), whose weights take `weight_bits` each,
-    `half` whether all else is float16 too. The token table takes `table_bits`, or fewer where the student was trained
-    so. `floor` is the lowest mean cosine between student and bundle that a language may have where no other is asked
-    for. `card_note` stands in the model's card. `auto` tries those that are `in_auto`: int4 is a choice of size, fp16
-    one of device, asked for by name.
+    `arithmetic` is that of the matrix products (kdserve/export/graphs/arithmetic.py), whose weights take `weight_bits`
+    each, `half` whether all else is float16 too. The token table takes `table_bits`, or fewer where the student was
+    trained so. `floor` is the lowest mean cosine between student and bundle that a language may have where no other is
+    asked for. `card_note` stands in the model's card. `auto` tries those that are `in_auto`: int4 is a choice of size,
+    fp16 one of device, asked for by name.
     """
 
     name: str
     arithmetic: Literal["float32", "token-int8", "batch-int8", "blocks-8", "blocks-4"]
     weight_bits: Literal[4, 8, 16, 32]
-    table_bits: Literal[4, 8, 32]
+    table_bits: TableBits
     half: bool = False
     floor: float = _FLOOR
     in_auto: bool = False

@@ -64,7 +64,7 @@ def test_modules_stand_inside_their_folder(tmp_path: Path, path: str):
 
 def test_teacher_and_export_ask_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     teacher = pytest.importorskip("kdserve.distill.teachers.embedder", reason="needs the extra distill")
-    export = pytest.importorskip("kdserve.export.student", reason="needs the extra export")
+    export = pytest.importorskip("kdserve.export.read.student", reason="needs the extra export")
     folder = tmp_path / "model"
     shutil.copytree(teacher.find_teacher("all-MiniLM-L6-v2"), folder)
     (folder / "trap.py").write_text(TRAP, encoding="utf-8")

@@ -20,6 +20,6 @@ def test_an_unknown_name_is_answered_with_all_that_there_are() -> None:
 
 def test_a_way_to_compute_is_known_for_every_precision() -> None:
     pytest.importorskip("onnx", reason="needs the extra export")
-    from kdserve.export.arithmetic import UNCALIBRATED
+    from kdserve.export.graphs.arithmetic import UNCALIBRATED
 
     assert {row.arithmetic for row in PRECISIONS.values()} == {*UNCALIBRATED, "token-int8"}

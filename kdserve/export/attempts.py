@@ -13,8 +13,8 @@ import onnx
 
 from kdserve.datatypes import Progress
 from kdserve.errors import FidelityError
-from kdserve.export.pairs import require_exact_products
-from kdserve.export.student import Student
+from kdserve.export.graphs.exact import require_exact_products
+from kdserve.export.read.student import Student
 from kdserve.export.texts import GateTexts
 from kdserve.manifest import write_manifest
 from kdserve.model_settings import ModelSettings

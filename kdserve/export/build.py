@@ -8,16 +8,16 @@ import onnx
 
 from kdserve.datatypes import TokenBatch
 from kdserve.errors import FolderError
-from kdserve.export.arithmetic import UNCALIBRATED
-from kdserve.export.bert import bert_graph
-from kdserve.export.optimum import optimum_graph
-from kdserve.export.smoothing import smoothed_int8_graph
-from kdserve.export.static import static_graph
-from kdserve.export.student import Student
-from kdserve.export.table import BLOCK, TableBits
+from kdserve.export.graphs.arithmetic import UNCALIBRATED
+from kdserve.export.graphs.optimum import optimum_graph
+from kdserve.export.graphs.smoothing import smoothed_int8_graph
+from kdserve.export.graphs.static import static_graph
+from kdserve.export.graphs.table import BLOCK
+from kdserve.export.graphs.transformer import bert_graph
+from kdserve.export.read.student import Student
+from kdserve.export.read.weights import BertWeights, StaticWeights
 from kdserve.export.texts import calibration_texts
-from kdserve.export.weights import BertWeights, StaticWeights
-from kdserve.precisions import Precision, named_precisions
+from kdserve.precisions import Precision, TableBits, named_precisions
 from kdserve.runtime.batches import make_batches
 from kdserve.runtime.tokens import TextTokenizer
 

@@ -13,9 +13,9 @@ from kdserve.export.card import bundle_card
 from kdserve.export.evaluated import Evaluate, Evaluation, compare_evaluations
 from kdserve.export.gate import FidelityReport, measure_fidelity
 from kdserve.export.layout import write_layout
+from kdserve.export.read.student import Student, read_student
 from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
-from kdserve.export.student import Student, read_student
 from kdserve.export.texts import GateTexts, Probe, probe_texts, sample_gate_texts
 from kdserve.manifest import staged_folder
 from kdserve.precisions import Precision

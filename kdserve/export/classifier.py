@@ -22,9 +22,9 @@ from kdserve.export.build import build_graph, candidates, require_graph
 from kdserve.export.classifier_card import Agreement, classifier_card
 from kdserve.export.gate import rounded_values
 from kdserve.export.layout import write_tokenizer
+from kdserve.export.read.student import Student, read_student
 from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
-from kdserve.export.student import Student, read_student
 from kdserve.export.texts import GateTexts, sample_gate_texts
 from kdserve.manifest import MANIFEST_NAME, staged_folder
 from kdserve.model_settings import read_student_settings

@@ -12,9 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdserve.export.modules import POOLING_FLAGS
-from kdserve.export.student import Student
-from kdserve.export.weights import Head, StaticWeights
+from kdserve.export.read.modules import POOLING_FLAGS
+from kdserve.export.read.student import Student
+from kdserve.export.read.weights import Head, StaticWeights
 from kdserve.json_files import read_object
 from kdserve.modules import read_modules
 from kdserve.runtime.bundle import PROMPTS_NAME, TOKENIZER_NAME

@@ -9,8 +9,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from kdserve.datatypes import Embeddings
-from kdserve.export.foreign import opening
-from kdserve.export.student import Student
+from kdserve.export.read.foreign import opening
+from kdserve.export.read.student import Student
 from kdserve.runtime.encoder import Role
 from kdserve.runtime.library import open_normalizer
 from kdserve.runtime.normalizer import NORMALIZER

@@ -23,10 +23,10 @@ from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 
 from kdserve.errors import FolderError
-from kdserve.export.bodies import FAMILIES, POSITIONS_AFTER_PADDING
 from kdserve.export.classifier import HEAD_NAME
-from kdserve.export.table import BLOCK
-from kdserve.export.weights import Array
+from kdserve.export.graphs.table import BLOCK
+from kdserve.export.read.bert import FAMILIES, POSITIONS_AFTER_PADDING
+from kdserve.export.read.weights import Array
 from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, kind_of, staged_folder, verify_folder, write_manifest
 from kdserve.model_settings import StudentSettings

@@ -20,13 +20,13 @@ from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
-from kdserve.export.bodies import POSITIONS_AFTER_PADDING
-from kdserve.export.foreign import opening
-from kdserve.export.static import read_table
-from kdserve.export.student import Student, read_student
-from kdserve.export.tensors import INDEX_NAME, WEIGHTS_NAME, read_stored, weight_files
+from kdserve.export.read.bert import POSITIONS_AFTER_PADDING
+from kdserve.export.read.foreign import opening
+from kdserve.export.read.static import read_table
+from kdserve.export.read.student import Student, read_student
+from kdserve.export.read.tensors import INDEX_NAME, WEIGHTS_NAME, read_stored, weight_files
+from kdserve.export.read.tokenizer import require_rows
 from kdserve.export.texts import GateTexts
-from kdserve.export.tokenizer import require_rows
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
 from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest

@@ -12,10 +12,10 @@ from tiny_students import LANGUAGES, tiny_static, tiny_transformer
 
 from kdserve.errors import FidelityError, FolderError, RecipeError
 from kdserve.export import ExportSettings, GateTexts, export_bundle
-from kdserve.export.arithmetic import DynamicInt8, Float32
-from kdserve.export.bert import bert_graph
-from kdserve.export.student import read_student
-from kdserve.export.weights import BertWeights
+from kdserve.export.graphs.arithmetic import DynamicInt8, Float32
+from kdserve.export.graphs.transformer import bert_graph
+from kdserve.export.read.student import read_student
+from kdserve.export.read.weights import BertWeights
 from kdserve.manifest import read_manifest
 from kdserve.runtime import Encoder
 from kdserve.runtime.session import open_graph

@@ -25,7 +25,7 @@ from kdserve.export import (
     is_classifier,
     trim_vocabulary,
 )
-from kdserve.export.student import read_student
+from kdserve.export.read.student import read_student
 from kdserve.manifest import verify_folder, write_manifest
 from kdserve.samples import parallel
 

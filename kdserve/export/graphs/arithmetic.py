@@ -12,10 +12,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from kdserve.export.graph import GraphBuilder
-from kdserve.export.pairs import quantize_columns
-from kdserve.export.table import BLOCK, quantize_blocks, quantize_rows
-from kdserve.export.weights import Array, LinearWeights
+from kdserve.export.graphs.builder import GraphBuilder
+from kdserve.export.graphs.exact import quantize_columns
+from kdserve.export.graphs.table import BLOCK, quantize_blocks, quantize_rows
+from kdserve.export.read.weights import Array, LinearWeights
 
 _ZERO_OF_BOUNDED = 32
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from numpy import int64
 from onnx import TensorProto
 
-from kdserve.export.graph import GraphBuilder
-from kdserve.export.weights import DenseWeights, Head, HeadLayer, NormWeights, Pooling
+from kdserve.export.graphs.builder import GraphBuilder
+from kdserve.export.read.weights import DenseWeights, Head, HeadLayer, NormWeights, Pooling
 
 _LOWEST = -3.4e38
 _OPERATORS = {"Tanh": "Tanh", "ReLU": "Relu", "Sigmoid": "Sigmoid"}

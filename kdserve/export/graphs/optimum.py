@@ -15,10 +15,10 @@ import onnx
 import onnxruntime
 
 from kdserve.errors import FolderError, RecipeError
-from kdserve.export.graph import MICROSOFT, GraphBuilder
-from kdserve.export.head import sentence_embedding
-from kdserve.export.student import Student
-from kdserve.export.tensors import INDEX_NAME, weight_files
+from kdserve.export.graphs.builder import MICROSOFT, GraphBuilder
+from kdserve.export.graphs.head import sentence_embedding
+from kdserve.export.read.student import Student
+from kdserve.export.read.tensors import INDEX_NAME, weight_files
 from kdserve.json_files import read_object
 
 _SCRIPT = Path(__file__).with_name("optimum_body.py")

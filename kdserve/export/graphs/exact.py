@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from scipy.optimize import linear_sum_assignment
 
 from kdserve.errors import FidelityError
-from kdserve.export.weights import Array, BertWeights, LayerWeights, LinearWeights
+from kdserve.export.read.weights import Array, BertWeights, LayerWeights, LinearWeights
 from kdserve.runtime.saturation import EXACT_MARK
 
 PAIR_LIMIT = 128

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from kdserve.errors import FolderError
-from kdserve.export.bodies import body_without_graph, read_body
-from kdserve.export.foreign import opening
-from kdserve.export.modules import read_head, read_truncate_dim
-from kdserve.export.static import read_table
-from kdserve.export.table import TableBits
-from kdserve.export.tensors import read_tensors
-from kdserve.export.tokenizer import OpenedTokenizer, open_static_tokenizer, open_tokenizer, require_rows
-from kdserve.export.transformer_settings import read_transformer_settings
-from kdserve.export.weights import BertWeights, Head, StaticWeights
+from kdserve.export.read.families import body_without_graph, read_body
+from kdserve.export.read.foreign import opening
+from kdserve.export.read.modules import read_head, read_truncate_dim
+from kdserve.export.read.static import read_table
+from kdserve.export.read.tensors import read_tensors
+from kdserve.export.read.tokenizer import OpenedTokenizer, open_static_tokenizer, open_tokenizer, require_rows
+from kdserve.export.read.transformer_settings import read_transformer_settings
+from kdserve.export.read.weights import BertWeights, Head, StaticWeights
 from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file
 from kdserve.model_settings import SIZES, Family, verify_student
 from kdserve.modules import Module, read_modules
+from kdserve.precisions import TableBits
 from kdserve.runtime.bundle import PROMPTS_NAME, Prompts
 from kdserve.toml import require
 

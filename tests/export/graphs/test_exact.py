@@ -13,11 +13,11 @@ from tiny_students import tiny_plain
 
 from kdserve.errors import FidelityError
 from kdserve.export import ExportSettings, GateTexts, export_bundle
-from kdserve.export.arithmetic import DynamicInt8, Float32
-from kdserve.export.bert import bert_graph
-from kdserve.export.pairs import order_channels, pair_signs, quantize_columns, require_exact_products
-from kdserve.export.student import read_student
-from kdserve.export.weights import BertWeights
+from kdserve.export.graphs.arithmetic import DynamicInt8, Float32
+from kdserve.export.graphs.exact import order_channels, pair_signs, quantize_columns, require_exact_products
+from kdserve.export.graphs.transformer import bert_graph
+from kdserve.export.read.student import read_student
+from kdserve.export.read.weights import BertWeights
 from kdserve.runtime.saturation import EXACT_MARK
 from kdserve.runtime.session import open_graph
 from kdserve.samples import parallel

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from kdserve.errors import FolderError
-from kdserve.export.foreign import opening
-from kdserve.export.weights import Array
+from kdserve.export.read.foreign import opening
+from kdserve.export.read.weights import Array
 from kdserve.json_files import read_object
 
 WEIGHTS_NAME = "model.safetensors"

@@ -6,14 +6,13 @@ V vocabulary, H width, B batch, T tokens
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from kdserve.export.graph import GraphBuilder
+from kdserve.export.graphs.builder import GraphBuilder
+from kdserve.precisions import TableBits
 
-TableBits = Literal[4, 8, 32]
 BLOCK = 32
 _SMALLEST = np.float32(1e-12)
 

@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from kdserve.export.tensors import read_tensors
-from kdserve.export.weights import (
+from kdserve.export.read.tensors import read_tensors
+from kdserve.export.read.weights import (
     DenseActivation,
     DenseWeights,
     Head,

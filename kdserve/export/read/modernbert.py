@@ -1,4 +1,4 @@
-"""From the tensors of T5 encoders and ModernBERT, which normalise before each part, to one set of weights."""
+"""From the tensors of ModernBERT, which normalises before each part, to one set of weights."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from kdserve.export.distances import bucketed_bias, window_bias
-from kdserve.export.weights import (
-    Activation,
+from kdserve.export.read.distances import window_bias
+from kdserve.export.read.linear import read_linear
+from kdserve.export.read.weights import (
     Array,
     AttentionPositions,
     BertWeights,
@@ -18,58 +18,6 @@ from kdserve.export.weights import (
     LinearWeights,
     NormWeights,
 )
-
-T5_FAMILIES = {"t5", "mt5", "umt5"}
-_T5_ACTIVATIONS: dict[str, Activation] = {"relu": "Relu", "gated-gelu": "FastGelu"}
-
-
-def t5_without_graph(config: Mapping[str, Any]) -> str:
-    """Say what of a T5-like encoder is not known here, or nothing."""
-    kind = config.get("feed_forward_proj")
-    return "" if kind in _T5_ACTIVATIONS else f"a {config['model_type']} body with the feed-forward part {kind}"
-
-
-def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
-    """Arrange the encoder of a checkpoint without objection by `t5_without_graph`. Raises KeyError for a lack."""
-
-    def norm(name: str) -> NormWeights:
-        return NormWeights(gain=tensors[name], shift=None, epsilon=config["layer_norm_epsilon"], centred=False)
-
-    biases: dict[str, AttentionPositions] = {}
-    layers = []
-    gated = config["feed_forward_proj"] == "gated-gelu"
-    for block in (f"encoder.block.{i}.layer" for i in range(config["num_layers"])):
-        attention, feed_forward = f"{block}.0.SelfAttention", f"{block}.1.DenseReluDense"
-        if (table := tensors.get(f"{attention}.relative_attention_bias.weight")) is not None:  # else the last one's
-            distance = config.get("relative_attention_max_distance", 128)
-            bias = bucketed_bias(table, num_buckets=len(table), max_distance=distance)
-            biases[f"distance{len(biases)}"] = AttentionPositions(distance_bias=bias)
-        layers.append(
-            LayerWeights(
-                query=_linear(tensors, f"{attention}.q"),
-                key=_linear(tensors, f"{attention}.k"),
-                value=_linear(tensors, f"{attention}.v"),
-                attention_output=_linear(tensors, f"{attention}.o"),
-                attention_norm=norm(f"{block}.0.layer_norm.weight"),
-                up=_linear(tensors, f"{feed_forward}.{'wi_0' if gated else 'wi'}"),
-                gate=_linear(tensors, f"{feed_forward}.wi_1") if gated else None,
-                down=_linear(tensors, f"{feed_forward}.wo"),
-                output_norm=norm(f"{block}.1.layer_norm.weight"),
-                positions=list(biases)[-1],
-            )
-        )
-    return BertWeights(
-        table=tensors["shared.weight" if "shared.weight" in tensors else "encoder.embed_tokens.weight"],
-        positions=None,
-        embedding_norm=None,
-        layers=tuple(layers),
-        num_heads=config["num_heads"],
-        activation=_T5_ACTIVATIONS[config["feed_forward_proj"]],
-        norm_first=True,
-        final_norm=norm("encoder.final_layer_norm.weight"),
-        score_scale=1.0,
-        attention_positions=biases,
-    )
 
 
 def modernbert_without_graph(config: Mapping[str, Any]) -> str:
@@ -93,18 +41,18 @@ def read_modernbert(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> 
     layers = []
     for index, kind in enumerate(kinds):
         name = f"layers.{index}"
-        query, key, value = _split(_linear(tensors, f"{name}.attn.Wqkv"), 3)
-        up, gate = _split(_linear(tensors, f"{name}.mlp.Wi"), 2)
+        query, key, value = _split(read_linear(tensors, f"{name}.attn.Wqkv"), 3)
+        up, gate = _split(read_linear(tensors, f"{name}.mlp.Wi"), 2)
         layers.append(
             LayerWeights(
                 query=query,
                 key=key,
                 value=value,
-                attention_output=_linear(tensors, f"{name}.attn.Wo"),
+                attention_output=read_linear(tensors, f"{name}.attn.Wo"),
                 attention_norm=norm(f"{name}.attn_norm") if index else None,
                 up=up,
                 gate=gate,
-                down=_linear(tensors, f"{name}.mlp.Wo"),
+                down=read_linear(tensors, f"{name}.mlp.Wo"),
                 output_norm=norm(f"{name}.mlp_norm"),
                 positions=kind,
             )
@@ -142,10 +90,6 @@ def _modernbert_positions(config: Mapping[str, Any], kind: str) -> AttentionPosi
     if kind == "full_attention":
         return positions
     return replace(positions, distance_bias=window_bias(config["local_attention"] // 2))
-
-
-def _linear(tensors: Mapping[str, Array], name: str) -> LinearWeights:
-    return LinearWeights(weight=np.ascontiguousarray(tensors[f"{name}.weight"].T), bias=tensors.get(f"{name}.bias"))
 
 
 def _split(linear: LinearWeights, parts: int) -> list[LinearWeights]:

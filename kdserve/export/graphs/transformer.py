@@ -8,12 +8,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from kdserve.export.arithmetic import Arithmetic
-from kdserve.export.distances import PositionTensors, write_positions
-from kdserve.export.graph import GraphBuilder
-from kdserve.export.head import sentence_embedding
-from kdserve.export.table import TableBits, gather_tokens, scaled
-from kdserve.export.weights import Array, BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.export.graphs.arithmetic import Arithmetic
+from kdserve.export.graphs.builder import GraphBuilder
+from kdserve.export.graphs.head import sentence_embedding
+from kdserve.export.graphs.positions import PositionTensors, write_positions
+from kdserve.export.graphs.table import gather_tokens, scaled
+from kdserve.export.read.weights import Array, BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.precisions import TableBits
 from kdserve.runtime.batches import canonical_length
 
 _LOWEST = {"Gelu": -0.17, "FastGelu": -0.17, "Relu": 0.0}

@@ -5,11 +5,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from kdserve.export.arithmetic import Arithmetic, BlockWeights, DynamicInt8, Float32, PerTokenInt8
-from kdserve.export.graph import GraphBuilder
-from kdserve.export.pairs import quantize_columns
-from kdserve.export.table import quantize_blocks, quantize_rows
-from kdserve.export.weights import LinearWeights
+from kdserve.export.graphs.arithmetic import Arithmetic, BlockWeights, DynamicInt8, Float32, PerTokenInt8
+from kdserve.export.graphs.builder import GraphBuilder
+from kdserve.export.graphs.exact import quantize_columns
+from kdserve.export.graphs.table import quantize_blocks, quantize_rows
+from kdserve.export.read.weights import LinearWeights
 from kdserve.runtime.session import open_graph
 
 RNG = np.random.default_rng(1)

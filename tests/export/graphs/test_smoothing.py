@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tiny_students import tiny_plain
 
-from kdserve.export.arithmetic import Float32
-from kdserve.export.bert import bert_graph
-from kdserve.export.smoothing import smooth
-from kdserve.export.student import read_student
+from kdserve.export.graphs.arithmetic import Float32
+from kdserve.export.graphs.smoothing import smooth
+from kdserve.export.graphs.transformer import bert_graph
+from kdserve.export.read.student import read_student
+from kdserve.export.read.weights import BertWeights
 from kdserve.export.texts import calibration_texts
-from kdserve.export.weights import BertWeights
 from kdserve.runtime.session import open_graph
 from kdserve.samples import documents, parallel, queries
 

@@ -8,15 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kdserve.export.distances import bucketed_bias
-from kdserve.export.pre_norm import (
-    T5_FAMILIES,
-    modernbert_without_graph,
-    read_modernbert,
-    read_t5,
-    t5_without_graph,
-)
-from kdserve.export.weights import (
+from kdserve.export.read.distances import bucketed_bias
+from kdserve.export.read.weights import (
     Activation,
     Array,
     AttentionPositions,
@@ -100,18 +93,10 @@ POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 _MPNET_PADDING, _MPNET_BUCKETS, _MPNET_DISTANCE = 1, 32, 128  # constants of its code, whatever the configuration says
 
 
-def body_without_graph(config: Mapping[str, Any]) -> str:
-    """Say what of a body is not known here, or nothing: a known family, with options that all are known."""
-    family = config.get("model_type")
-    if config.get("quantization_config"):
-        return "a body with quantised weights (quantization_config)"
-    if family in T5_FAMILIES:
-        return t5_without_graph(config)
-    if family == "modernbert":
-        return modernbert_without_graph(config)
-    names = FAMILIES.get(str(family))
-    if names is None:
-        return f"a body of the family {family}"
+def bert_without_graph(config: Mapping[str, Any]) -> str:
+    """Say what of a body like BERT's is not known here, or nothing."""
+    family = config["model_type"]
+    names = FAMILIES[family]
     if (activation := config.get(names.activation)) not in _ACTIVATIONS:
         return f"a {family} body with the activation {activation}"
     if (kind := config.get("position_embedding_type") or "absolute") != "absolute":
@@ -119,20 +104,8 @@ def body_without_graph(config: Mapping[str, Any]) -> str:
     return f"a {family} body that is a decoder" if config.get("is_decoder") else ""
 
 
-def read_body(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
-    """Arrange the tensors of a checkpoint without objection by `body_without_graph`.
-
-    Raises:
-        KeyError: a tensor or a setting is missing.
-    """
-    if config["model_type"] in T5_FAMILIES:
-        return read_t5(tensors, config)
-    if config["model_type"] == "modernbert":
-        return read_modernbert(tensors, config)
-    return _read_bert_like(tensors, config)
-
-
-def _read_bert_like(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
+def read_bert(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
+    """Arrange a checkpoint without objection by `bert_without_graph`. Raises KeyError for a lack."""
     family = config["model_type"]
     names = FAMILIES[family]
     tensors = {_plain_name(name): value for name, value in tensors.items()}

@@ -19,11 +19,11 @@ import onnx
 from onnx import helper
 
 from kdserve.datatypes import Embeddings, TokenBatch
-from kdserve.export.arithmetic import Float32, PerTokenInt8
-from kdserve.export.bert import bert_graph
-from kdserve.export.pairs import order_channels, pair_signs
-from kdserve.export.table import TableBits
-from kdserve.export.weights import BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.export.graphs.arithmetic import Float32, PerTokenInt8
+from kdserve.export.graphs.exact import order_channels, pair_signs
+from kdserve.export.graphs.transformer import bert_graph
+from kdserve.export.read.weights import BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.precisions import TableBits
 from kdserve.runtime.session import open_graph
 
 Array = npt.NDArray[np.float32]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdserve.errors import FolderError
-from kdserve.export.foreign import opening
+from kdserve.export.read.foreign import opening
 from kdserve.runtime import library
 
 Side = Literal["left", "right"]

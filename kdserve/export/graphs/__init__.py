@@ -1,0 +1,1 @@
+"""ONNX graphs written by hand: the builder, the students' graphs, the ways to multiply."""

@@ -1,0 +1,1 @@
+"""A folder in: configuration and weights as arrays, one file a family."""
