@@ -1,0 +1,116 @@
+"""Beam search over many sources of one length, with keys and values kept.
+
+N sources, K beams, R = N · K rows, S source tokens, V vocabulary, L output tokens
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, scaled_dot_product_attention
+
+PAD, END = 0, 1
+
+
+@dataclass
+class Found:
+    """Tokens (N, K, L) behind the start, padded, best first; lengths with the end, whether it was reached: (N, K)."""
+
+    tokens: Tensor
+    lengths: Tensor
+    ended: Tensor
+
+    def best(self) -> Tensor:
+        return self.tokens[:, 0]
+
+    def nearest(self, references: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return of each source the output that shares most single tokens and pairs of them with its reference.
+
+        Tokens (N, L), lengths (N,), and whether it ended (N,).
+        """
+        real, other = self.tokens != PAD, references != PAD
+        same = (self.tokens[..., None] == references[:, None, None]) & real[..., None] & other[:, None, None]
+        pairs = same[..., :-1, :-1] & same[..., 1:, 1:]
+        score = sum(
+            (matches.any(-1).sum(-1) + matches.any(-2).sum(-1)) / (self.lengths + other.sum(-1, keepdim=True))
+            for matches in (same, pairs)
+        )
+        chosen = score.masked_fill(~self.ended, -1).argmax(dim=1)
+        every = torch.arange(len(chosen), device=chosen.device)
+        return self.tokens[every, chosen], self.lengths[every, chosen], self.ended[every, chosen]
+
+
+class _Steps:
+    """The decoder, one token at a time."""
+
+    def __init__(self, decoder: nn.Module, states: Tensor, beam: int, most: int) -> None:
+        self.decoder, self.beam, self.count = decoder, beam, len(states)
+        self.layers, bert = decoder.bert.encoder.layer, decoder.bert
+        self.heads, rows = bert.config.num_attention_heads, len(states) * beam
+        self.crossed = [
+            [self._split(part(states)) for part in (layer.crossattention.self.key, layer.crossattention.self.value)]
+            for layer in self.layers
+        ]
+        shape = (len(self.layers), 2, rows, self.heads, most, states.shape[-1] // self.heads)
+        self.kept = states.new_zeros(shape)
+
+    def __call__(self, tokens_R: Tensor, step: int) -> Tensor:
+        """Return logits (R, V)."""
+        position = torch.tensor([[step]], device=tokens_R.device)
+        hidden = self.decoder.bert.embeddings(input_ids=tokens_R[:, None], position_ids=position)
+        for number, layer in enumerate(self.layers):
+            own, kept = layer.attention.self, self.kept[number]
+            kept[0, :, :, step], kept[1, :, :, step] = (
+                self._split(part(hidden))[:, :, 0] for part in (own.key, own.value)
+            )
+            query = self._split(own.query(hidden))
+            seen = scaled_dot_product_attention(query, kept[0, :, :, : step + 1], kept[1, :, :, : step + 1])
+            hidden = layer.attention.output(seen.transpose(1, 2).flatten(2), hidden)
+            query = self._split(layer.crossattention.self.query(hidden).view(self.count, self.beam, -1))
+            seen = scaled_dot_product_attention(query, *self.crossed[number])
+            hidden = layer.crossattention.output(seen.transpose(1, 2).reshape(hidden.shape), hidden)
+            hidden = layer.output(layer.intermediate(hidden), hidden)
+        return self.decoder.cls(hidden)[:, 0]
+
+    def reorder(self, rows_R: Tensor, length: int) -> None:
+        self.kept[..., :length, :] = self.kept[:, :, rows_R, :, :length]
+
+    def _split(self, values: Tensor) -> Tensor:
+        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+@torch.inference_mode()
+def search(model: nn.Module, source_NS: Tensor, *, beam: int, most: int) -> Found:
+    """Find outputs of at most `most` tokens by mean log probability; ended ones keep their place among the beams."""
+    states = model.encoder(input_ids=source_NS).last_hidden_state
+    count, device = len(source_NS), source_NS.device
+    steps = _Steps(model.decoder, states, beam, most)
+    tokens = torch.full((count, beam, most + 1), PAD, device=device)
+    sums = torch.full((count, beam), -torch.inf, device=device)
+    sums[:, 0] = 0.0
+    ended = torch.zeros((count, beam), dtype=torch.bool, device=device)
+    lengths = torch.zeros((count, beam), device=device)
+    only = torch.full((beam,), -torch.inf, device=device)
+    only[0] = 0.0
+    first = torch.arange(count, device=device)[:, None] * beam
+    for step in range(most):
+        logits = log_softmax(steps(tokens[:, :, step].flatten(), step).float(), dim=-1)
+        logits[:, PAD] = -torch.inf
+        top, ids = logits.topk(beam, dim=-1)
+        top, ids = top.view(count, beam, beam), ids.view(count, beam, beam)
+        top, ids = torch.where(ended[..., None], only, top), ids.masked_fill(ended[..., None], PAD)
+        longer = (lengths + ~ended)[..., None]
+        totals = sums[..., None] + top
+        chosen = (totals / longer).flatten(1).topk(beam, dim=-1).indices
+        parent = chosen // beam
+        sums, lengths = totals.flatten(1).gather(1, chosen), longer.expand_as(totals).flatten(1).gather(1, chosen)
+        tokens = tokens.gather(1, parent[..., None].expand_as(tokens))
+        tokens[:, :, step + 1] = ids.flatten(1).gather(1, chosen)
+        ended = ended.gather(1, parent) | (tokens[:, :, step + 1] == END)
+        if beam > 1:
+            steps.reorder((first + parent).flatten(), step + 1)
+        if step % 4 == 3 and bool(ended.all()):
+            break
+    return Found(tokens[:, :, 1:], lengths.long(), ended)
