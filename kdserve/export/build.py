@@ -86,5 +86,5 @@ def _int8_graph(student: Student, weights: BertWeights, bits: TableBits, tokeniz
 
 
 def _batches(reader: TextTokenizer, texts: list[str]) -> list[TokenBatch]:
-    ids = reader.tokenize(texts).ids
-    return [batch for _, batch in make_batches(ids, max_batch_tokens=_CALIBRATION_TOKENS, pad_id=reader.pad_id)]
+    packed, _ = reader.pack(texts)
+    return [batch for _, batch in make_batches(packed, max_batch_tokens=_CALIBRATION_TOKENS, pad_id=reader.pad_id)]

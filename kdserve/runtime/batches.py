@@ -5,6 +5,7 @@ B batch, T tokens
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,9 @@ import numpy.typing as npt
 
 from kdserve.datatypes import TokenBatch
 
+PackedIds = bytes
+"""The token ids of one text as int32, which are joined and laid out faster than a list of Python's numbers."""
+ID_BYTES = 4
 _STEPS = ((32, 4), (64, 8), (128, 16), (512, 32))
 
 
@@ -25,31 +29,42 @@ def canonical_length(num_tokens: int) -> int:
     return max(step, -(-num_tokens // step) * step)
 
 
+def pack_ids(ids: Sequence[Sequence[int]]) -> list[PackedIds]:
+    """Pack the token ids of each text, of which none is beyond 31 bits."""
+    return [array("i", text).tobytes() for text in ids]
+
+
 def make_batches(
-    ids: Sequence[Sequence[int]], *, max_batch_tokens: int, pad_id: int
+    packed: Sequence[PackedIds], *, max_batch_tokens: int, pad_id: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], TokenBatch]]:
     """Group texts of one canonical length into batches of at most `max_batch_tokens`, at least one text each.
 
-    Yields (positions (B,) in `ids`, batch (B, T)), shortest texts first.
+    Yields (positions (B,) in `packed`, batch (B, T)), shortest texts first.
     """
-    if len(ids) == 1:  # one text a call is common, and sorting it would take longer than small graphs do
-        yield np.zeros(1, np.int64), _pad(ids, canonical_length(len(ids[0])), pad_id)
+    flat = np.frombuffer(b"".join(packed), np.int32)
+    if len(packed) == 1:  # one text a call is common, and sorting it would take longer than small graphs do
+        yield np.zeros(1, np.int64), _padded(flat, [0], [len(flat)], canonical_length(len(flat)), pad_id)
         return
-    lengths = np.fromiter((canonical_length(len(text)) for text in ids), dtype=np.int64, count=len(ids))
-    order = np.argsort(lengths, kind="stable")
-    starts = np.flatnonzero(np.diff(lengths[order], prepend=-1))
-    for positions in np.split(order, starts[1:]) if len(ids) else []:
-        width = int(lengths[positions[0]])
+    sizes = np.fromiter(map(len, packed), np.int64, len(packed)) // ID_BYTES
+    firsts = np.cumsum(sizes) - sizes
+    different, which = np.unique(sizes, return_inverse=True)
+    widths = np.array([canonical_length(size) for size in different.tolist()], np.int64)[which]
+    order = np.argsort(widths, kind="stable")
+    starts = np.flatnonzero(np.diff(widths[order], prepend=-1))
+    for positions in np.split(order, starts[1:]) if len(packed) else []:
+        width = int(widths[positions[0]])
         num_rows = max(1, max_batch_tokens // width)
         for start in range(0, len(positions), num_rows):
             rows = positions[start : start + num_rows]
-            yield rows, _pad([ids[row] for row in rows], width, pad_id)
+            yield rows, _padded(flat, firsts[rows], sizes[rows], width, pad_id)
 
 
-def _pad(ids: Sequence[Sequence[int]], width: int, pad_id: int) -> TokenBatch:
-    padded = np.full((len(ids), width), pad_id, dtype=np.int64)
-    mask = np.zeros((len(ids), width), dtype=np.int64)
-    for row, text in enumerate(ids):
-        padded[row, : len(text)] = text
-        mask[row, : len(text)] = 1
-    return TokenBatch(ids=padded, mask=mask)
+def _padded(
+    flat: npt.NDArray[np.int32], firsts: npt.ArrayLike, sizes: npt.ArrayLike, width: int, pad_id: int
+) -> TokenBatch:
+    """The texts of `sizes` tokens that begin at `firsts` in `flat`, side by side."""
+    places = np.arange(width)
+    is_token = places < np.asarray(sizes)[:, None]
+    padded = np.full(is_token.shape, pad_id, dtype=np.int64)
+    padded[is_token] = flat[(places + np.asarray(firsts)[:, None])[is_token]]
+    return TokenBatch(ids=padded, mask=is_token.astype(np.int64))

@@ -19,7 +19,7 @@ from kdserve.manifest import unchanged, verify_folder
 from kdserve.model_settings import SIZES, ModelSettings
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
-from kdserve.runtime.running import Runner
+from kdserve.runtime.running import TOKENS_A_THREAD, Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
 from kdserve.runtime.tokens import TokenizedTexts
@@ -71,6 +71,7 @@ class Classifier:
             max_tokens=settings.max_tokens,
             device=device,
             num_threads=num_threads,
+            tokens_a_thread=TOKENS_A_THREAD[settings.family],
             output="probabilities",
         )
 
@@ -131,7 +132,7 @@ class Classifier:
             TypeError: `texts` is a bare str, a mapping or a set, or an item is no str.
             EncodeError: a text is no valid Unicode.
         """
-        return self._runner.run(require_texts(texts), what="classify", progress=progress).rows
+        return self._runner.run(require_texts(texts), what="classify", progress=progress)
 
     def tokenize(self, texts: Iterable[str]) -> TokenizedTexts:
         """Return the token ids that `probabilities` would read, and which texts are cut there. Raises likewise."""

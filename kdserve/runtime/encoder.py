@@ -14,7 +14,7 @@ from kdserve.errors import EncodeError
 from kdserve.manifest import unchanged
 from kdserve.runtime.bundle import Bundle, BundleSettings, open_bundle
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
-from kdserve.runtime.running import Runner
+from kdserve.runtime.running import TOKENS_A_THREAD, Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
 from kdserve.runtime.tokens import TokenizedTexts
@@ -40,6 +40,7 @@ class Encoder:
             max_tokens=bundle.settings.max_tokens,
             device=device,
             num_threads=num_threads,
+            tokens_a_thread=TOKENS_A_THREAD[bundle.settings.family],
         )
         if bundle.settings.family == "static":
             self._runner.map_table()
@@ -114,11 +115,11 @@ class Encoder:
             TypeError: `texts` is a bare str, a mapping or a set, or an item is no str.
             EncodeError: a text is no valid Unicode.
         """
-        return self._runner.run(self._prompted(texts, "query"), what="embed", progress=progress).rows
+        return self._runner.run(self._prompted(texts, "query"), what="embed", progress=progress)
 
     def encode_document(self, texts: Iterable[str], *, progress: Progress = no_progress) -> Embeddings:
         """Embed documents, as `encode_query`."""
-        return self._runner.run(self._prompted(texts, "document"), what="embed", progress=progress).rows
+        return self._runner.run(self._prompted(texts, "document"), what="embed", progress=progress)
 
     def tokenize(self, texts: Iterable[str], *, role: Role) -> TokenizedTexts:
         """Return the token ids that `encode_query` or `encode_document` would read, and which texts are cut there.

@@ -7,34 +7,27 @@ from __future__ import annotations
 
 import logging
 import threading
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from kdserve.datatypes import Progress, TokenBatch, no_progress
+from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import EncodeError, FolderError
-from kdserve.runtime.batches import make_batches
+from kdserve.runtime.batches import PackedIds, make_batches, pack_ids
 from kdserve.runtime.session import Device, Output, Session
 from kdserve.runtime.tokens import TextTokenizer, TokenizedTexts
 
 _logger = logging.getLogger("kdserve")
+TOKENS_A_THREAD = {"static": 1536, "transformer": 64}
+"""What is worth starting a thread for, by a model's family."""
 _WINDOW_TEXTS = 4096
 _TOLERANCE = 0.01
 _ROWS_A_STRETCH = 128  # Linux maps 64 KiB around what is touched, where the file is in memory
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
-    """What N texts became: `rows` (N, W) float32, the tokens read of each text, and which of them were cut."""
-
-    rows: npt.NDArray[np.float32]
-    num_tokens: list[int]
-    is_cut: list[bool]
 
 
 class Runner:
@@ -52,15 +45,16 @@ class Runner:
         max_tokens: int,
         device: Device,
         num_threads: int,
+        tokens_a_thread: int,
         output: Output = "sentence_embedding",
     ) -> None:
-        """Open both files.
+        """Open both files. A thread is started where it gets `tokens_a_thread` tokens or more.
 
         Raises:
             FolderError: one of them cannot be opened, or the tokenizer cuts elsewhere than at `max_tokens`.
         """
         self.model, self.width, self.max_tokens = model, width, max_tokens
-        self.device, self.num_threads = device, num_threads
+        self.device, self.num_threads, self._tokens_a_thread = device, num_threads, tokens_a_thread
         self.num_cut = 0
         self._counting = threading.Lock()
         self._output = output
@@ -84,10 +78,14 @@ class Runner:
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Turn texts into token ids, cut at `max_tokens`."""
         tokenized = self._tokenizer.tokenize(texts)
-        if num_cut := sum(tokenized.is_cut):
+        self._count_cut(tokenized.is_cut)
+        return tokenized
+
+    def _count_cut(self, is_cut: list[bool]) -> int:
+        if num_cut := sum(is_cut):
             with self._counting:
                 self.num_cut += num_cut
-        return tokenized
+        return num_cut
 
     def run_tokens(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """Return the row of each tokenized text, on as many threads as allowed: (N, W) float32.
@@ -96,52 +94,69 @@ class Runner:
             EncodeError: a row is no unit vector, or no probabilities that sum to 1.
         """
         rows = np.empty((len(ids), self.width), dtype=np.float32)
-        batches = list(make_batches(ids, max_batch_tokens=_BATCH_TOKENS[self.device], pad_id=self._tokenizer.pad_id))
-
-        def run(places: npt.NDArray[np.int64], batch: TokenBatch) -> None:
-            given = self._session.run(batch)
-            if given.shape != (len(places), self.width):
-                found = " × ".join(map(str, given.shape))
-                raise FolderError(f"{self.model} gives vectors of {found}, its manifest says {self.width}")
-            rows[places] = given
-
-        if self.num_threads == 1 or len(batches) == 1 or self.device != "cpu":
-            for places, batch in batches:
-                run(places, batch)
-        else:  # a session on each thread's own batch beats one batch split over threads
-            with ThreadPoolExecutor(min(self.num_threads, max(1, len(batches)))) as pool:
-                for future in [pool.submit(run, places, batch) for places, batch in reversed(batches)]:
-                    future.result()
-        self._require_sound(rows, ids)
+        self._fill(rows, pack_ids(ids))
         return rows
 
-    def _require_sound(self, rows: npt.NDArray[np.float32], ids: Sequence[Sequence[int]]) -> None:
+    def run(self, texts: Sequence[str], *, what: str, progress: Progress = no_progress) -> npt.NDArray[np.float32]:
+        """Tokenize texts and run them, some thousands at a time; say how many were cut. Else as `run_tokens`."""
+        rows = np.empty((len(texts), self.width), dtype=np.float32)
+        num_cut = 0
+        for start in range(0, len(texts), _WINDOW_TEXTS):
+            packed, is_cut = self._tokenizer.pack(texts[start : start + _WINDOW_TEXTS])
+            num_cut += self._count_cut(is_cut)
+            stop = start + len(packed)
+            self._fill(rows[start:stop], packed)
+            progress(what, stop, len(texts))
+        if num_cut and self._output == "sentence_embedding":  # a label is told by a beginning too
+            _logger.warning("%d of %d texts were cut at %d tokens", num_cut, len(texts), self.max_tokens)
+        return rows
+
+    def _fill(self, rows: npt.NDArray[np.float32], packed: Sequence[PackedIds]) -> None:
+        """Compute the rows of some texts. Python's own work stays on this thread: two would take turns at it, each
+        with a cold cache. Graphs need no interpreter; a session on each thread's own batch beats one batch split.
+        """
+        limit = _BATCH_TOKENS[self.device]
+        batches = list(make_batches(packed, max_batch_tokens=limit, pad_id=self._tokenizer.pad_id))
+        most = self.num_threads if self.device == "cpu" else 1
+        num_threads = min(most, len(batches), sum(batch.ids.size for _, batch in batches) // self._tokens_a_thread)
+        batches.sort(key=lambda batch: batch[1].ids.size)  # the largest first, so that all threads end together
+
+        def run() -> None:
+            while batches:
+                try:
+                    places, batch = batches.pop()
+                except IndexError:  # another thread took the last
+                    return
+                given = self._session.run(batch)
+                if given.shape != (len(places), self.width):
+                    found = " × ".join(map(str, given.shape))
+                    raise FolderError(f"{self.model} gives vectors of {found}, its manifest says {self.width}")
+                rows[places] = given
+
+        if num_threads < 2:
+            run()
+        else:
+            with ThreadPoolExecutor(num_threads - 1) as pool:
+                others = [pool.submit(run) for _ in range(num_threads - 1)]
+                try:
+                    run()
+                finally:
+                    batches.clear()  # after an error or Ctrl-C the others need not go on
+                for other in others:
+                    other.result()
+        self._require_sound(rows, packed)
+
+    def _require_sound(self, rows: npt.NDArray[np.float32], packed: Sequence[PackedIds]) -> None:
         """Refuse rows that cannot be right. A text of no token but special ones may have the zero vector."""
         with np.errstate(all="ignore"):
             is_vector = self._output == "sentence_embedding"
             sizes = np.linalg.norm(rows, axis=1) if is_vector else rows.sum(axis=1)
             wrong = np.flatnonzero(~(np.abs(sizes - 1) <= _TOLERANCE))  # NaN is wrong too
         for place in wrong.tolist():
-            if is_vector and not sizes[place] and self._tokenizer.special_ids.issuperset(ids[place]):
+            if is_vector and not sizes[place] and self._tokenizer.special_ids.issuperset(array("i", packed[place])):
                 continue
             size = "vectors of length" if is_vector else "probabilities that sum to"
             raise EncodeError(f"{self.model} gives {size} {sizes[place]:.3g}, not 1; export the bundle again")
-
-    def run(self, texts: Sequence[str], *, what: str, progress: Progress = no_progress) -> Rows:
-        """Tokenize texts and run them, some thousands at a time; say how many were cut."""
-        rows = np.empty((len(texts), self.width), dtype=np.float32)
-        num_tokens: list[int] = []
-        is_cut: list[bool] = []
-        for start in range(0, len(texts), _WINDOW_TEXTS):
-            tokenized = self.tokenize(texts[start : start + _WINDOW_TEXTS])
-            stop = start + len(tokenized.ids)
-            rows[start:stop] = self.run_tokens(tokenized.ids)
-            num_tokens += tokenized.num_tokens
-            is_cut += tokenized.is_cut
-            progress(what, stop, len(texts))
-        if (num_cut := sum(is_cut)) and self._output == "sentence_embedding":  # a label is told by a beginning too
-            _logger.warning("%d of %d texts were cut at %d tokens", num_cut, len(texts), self.max_tokens)
-        return Rows(rows=rows, num_tokens=num_tokens, is_cut=is_cut)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, special tokens included, before any cut."""

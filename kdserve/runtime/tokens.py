@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from tokenizers import Encoding, Tokenizer
 
 from kdserve.errors import EncodeError, FolderError
+from kdserve.runtime.batches import ID_BYTES, PackedIds, pack_ids
 from kdserve.runtime.library import encode_texts, open_tokenizer, read_spec
 from kdserve.runtime.unigram import UnigramTokenizer, is_supported, require_ids
 
@@ -66,23 +68,26 @@ class TextTokenizer:
         self._most_characters = self.max_tokens * _CHARACTERS_PER_TOKEN
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Turn texts into token ids with special tokens, cut at the limit.
+        """Turn texts into token ids with special tokens, cut at the limit. Raises as `pack`."""
+        packed, is_cut = self.pack(texts)
+        return TokenizedTexts(ids=[array("i", ids).tolist() for ids in packed], is_cut=is_cut)
+
+    def pack(self, texts: Sequence[str]) -> tuple[list[PackedIds], list[bool]]:
+        """Return what `tokenize` does, the ids packed.
 
         Raises:
             EncodeError: the tokenizers library failed.
         """
         looked_at = slice(-self._most_characters, None) if self._cuts_left else slice(self._most_characters)
         read = [text[looked_at] for text in texts]
-        tokenized = self._tokenize_with_library(read) if self._unigram is None else self._tokenize(read, self._unigram)
-        for row, text in enumerate(texts):
-            tokenized.is_cut[row] |= len(text) > self._most_characters
-        return tokenized
+        packed, is_cut = self._pack_with_library(read) if self._unigram is None else self._pack(read, self._unigram)
+        return packed, [cut or len(text) > self._most_characters for cut, text in zip(is_cut, texts, strict=True)]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, special tokens included, before any cut. Raises as `tokenize`."""
         if self._unigram is not None:
             num_special = sum(map(len, self._unigram.frame))
-            return [len(self._unigram.encode(text)) + num_special for text in texts]
+            return [len(ids) // ID_BYTES + num_special for ids in self._unigram.encode(texts)]
         assert self._library is not None
         num_special = self._library.num_special_tokens_to_add(False)
         counts = []
@@ -91,23 +96,18 @@ class TextTokenizer:
             counts.append(len(encoding.ids) + sum(len(ids) - num_special for ids in rest))
         return counts
 
-    def _tokenize(self, texts: Sequence[str], unigram: UnigramTokenizer) -> TokenizedTexts:
-        before, after = unigram.frame
-        room = self.max_tokens - len(before) - len(after)
-        ids: list[list[int]] = []
-        is_cut: list[bool] = []
-        for text in texts:
-            content = unigram.encode(text)
-            kept = content[max(0, len(content) - room) :] if self._cuts_left else content[:room]
-            ids.append([*before, *kept, *after])
-            is_cut.append(len(content) > room)
-        return TokenizedTexts(ids=ids, is_cut=is_cut)
+    def _pack(self, texts: Sequence[str], unigram: UnigramTokenizer) -> tuple[list[PackedIds], list[bool]]:
+        before, after = pack_ids(unigram.frame)
+        room = self.max_tokens * ID_BYTES - len(before) - len(after)
+        packed = unigram.encode(texts)
+        is_cut = [len(ids) > room for ids in packed]
+        if any(is_cut):
+            packed = [ids[max(0, len(ids) - room) :] if self._cuts_left else ids[:room] for ids in packed]
+        return [before + ids + after for ids in packed] if before or after else packed, is_cut
 
-    def _tokenize_with_library(self, texts: Sequence[str]) -> TokenizedTexts:
+    def _pack_with_library(self, texts: Sequence[str]) -> tuple[list[PackedIds], list[bool]]:
         encodings = self._encode(texts)
-        return TokenizedTexts(
-            ids=[encoding.ids for encoding in encodings], is_cut=[bool(encoding.overflowing) for encoding in encodings]
-        )
+        return pack_ids([encoding.ids for encoding in encodings]), [bool(found.overflowing) for found in encodings]
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         assert self._library is not None

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdserve.runtime.batches import PackedIds, pack_ids
 from kdserve.runtime.library import open_tokenizer
 from kdserve.runtime.normalizer import INVISIBLE, MARKS, SPACES
 
@@ -24,7 +25,8 @@ _WORD_START = "▁"
 _BEGINNING = 3
 _LOCAL_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"}
 
-_Memory = dict[str, tuple[int, ...] | None]
+_UNSEEN = b"unseen"
+_Memory = dict[str, PackedIds | None]
 
 
 class UnigramTokenizer:
@@ -47,7 +49,8 @@ class UnigramTokenizer:
         self._bytes = [self._ids.get(f"<0x{byte:02X}>") for byte in range(256)] if model["byte_fallback"] else []
         special = sorted((token["content"] for token in spec["added_tokens"]), key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, special))})" if special else r"(?!)")
-        self._special_ids: dict[str, int] = {token["content"]: token["id"] for token in spec["added_tokens"]}
+        ids = pack_ids([[token["id"]] for token in spec["added_tokens"]])
+        self._special_ids = dict(zip((token["content"] for token in spec["added_tokens"]), ids, strict=True))
         frame = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         frame["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["", 0.0]]}
         library = open_tokenizer(json.dumps(frame))
@@ -57,48 +60,51 @@ class UnigramTokenizer:
         self._segments: _Memory = {}
         self._remembered_bytes = 0
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without its frame and without a limit; what spells a special token is one."""
-        if not self._special.search(text):
-            return self._encode(text)
+    def encode(self, texts: Sequence[str]) -> list[PackedIds]:
+        """Return the ids of each text, without frame and without a limit; what spells a special token is one."""
+        together = "\n".join(texts)
+        if any(token in together for token in self._special_ids):
+            return [self._encode_with_special(text) for text in texts]
+        return [self._encode(text) for text in texts]
+
+    def _encode_with_special(self, text: str) -> PackedIds:
         parts = (part for part in self._special.split(text) if part)
-        return [n for part in parts for n in self._special_part(part)]
+        return b"".join(self._special_ids[part] if part in self._special_ids else self._encode(part) for part in parts)
 
-    def _special_part(self, part: str) -> list[int]:
-        number = self._special_ids.get(part)
-        return self._encode(part) if number is None else [number]
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for word in text.split(" "):
-            try:
-                word_ids = self._words[word]
-            except KeyError:
-                word_ids = self._encode_word(word)
-            if word_ids is None:  # spaces meet here: only the text as a whole shows what becomes of them
+    def _encode(self, text: str) -> PackedIds:
+        words = text.split(" ")
+        try:
+            return b"".join(map(self._words.__getitem__, words))  # type: ignore[arg-type]
+        except (KeyError, TypeError):  # a word that is new, or None
+            pass
+        found: list[PackedIds] = []
+        for word in words:
+            ids = self._words.get(word, _UNSEEN)
+            ids = self._encode_word(word) if ids is _UNSEEN else ids
+            if ids is None:  # spaces meet here: only the text as a whole shows what becomes of them
                 return self._encode_normalized(self._normalize(text))
-            ids += word_ids
-        return ids
+            found.append(ids)
+        return b"".join(found)
 
-    def _encode_word(self, word: str) -> tuple[int, ...] | None:
+    def _encode_word(self, word: str) -> PackedIds | None:
         """Return the ids of what stands between two spaces, or None where they depend on the neighbours."""
         normalized = self._normalize(word)
         alone = normalized.strip() == normalized != "" and _WORD_START not in (normalized[0], normalized[-1])
-        ids = tuple(self._encode_normalized(normalized)) if alone else None
+        ids = self._encode_normalized(normalized) if alone else None
         self._remember(self._words, word, ids)
         return ids
 
-    def _encode_normalized(self, normalized: str) -> list[int]:
-        ids: list[int] = []
+    def _encode_normalized(self, normalized: str) -> PackedIds:
+        found: list[PackedIds] = []
         for segment, _ in self._split(normalized):
-            segment_ids = self._segments.get(segment)
-            if segment_ids is None:
-                segment_ids = tuple(self._cut(segment))
-                self._remember(self._segments, segment, segment_ids)
-            ids += segment_ids
-        return ids
+            ids = self._segments.get(segment)
+            if ids is None:
+                (ids,) = pack_ids([self._cut(segment)])
+                self._remember(self._segments, segment, ids)
+            found.append(ids)
+        return b"".join(found)
 
-    def _remember(self, memory: _Memory, text: str, ids: tuple[int, ...] | None) -> None:
+    def _remember(self, memory: _Memory, text: str, ids: PackedIds | None) -> None:
         """Keep what is short; all is forgotten when it has grown to `_MEMORY_BYTES`."""
         if len(text) > _LONGEST_REMEMBERED:
             return

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdserve.runtime.batches import canonical_length, make_batches
+from kdserve.runtime.batches import canonical_length, make_batches, pack_ids
 
 
 def test_canonical_lengths_climb_a_fixed_ladder() -> None:
@@ -23,7 +23,7 @@ def test_a_canonical_length_holds_its_text_and_wastes_little(num_tokens: int) ->
 def test_batches_hold_every_text_once_and_keep_the_budget(lengths: list[int]) -> None:
     ids = [[7] * length for length in lengths]
     seen: list[int] = []
-    for rows, batch in make_batches(ids, max_batch_tokens=128, pad_id=9):
+    for rows, batch in make_batches(pack_ids(ids), max_batch_tokens=128, pad_id=9):
         seen += rows.tolist()
         assert batch.ids.shape[0] == 1 or batch.ids.size <= 128
         assert {canonical_length(lengths[row]) for row in rows} == {batch.ids.shape[1]}
