@@ -13,6 +13,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kdserve.errors import KdserveError
 from kdserve.runtime.threads import available_threads
 from kdserve.serve.batching import Batcher
+from kdserve.serve.connections import Door
 from kdserve.serve.endpoint import Call, Endpoint, EndpointApp, Reply
 from kdserve.serve.guard import Guard
 from kdserve.serve.indexes import open_indexes
@@ -77,6 +79,9 @@ class Application:
         if settings.telemetry:
             routed, self.send_last_spans = traced(routed)
         self._guard = Guard(routed, self.metrics, log_requests=settings.log_requests)
+        engines = [*(one.engine for one in encoders), *(one.engine for one in classifiers)]
+        shed = [] if settings.origins or settings.telemetry else self._shed()  # those look at every reply
+        self.door = Door(shed, engines, batcher, self._guard, limits.head_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -107,6 +112,10 @@ class Application:
                 except StuckError as error:
                     _logger.error("an index did not open", extra={"index": index.name, "error": str(error)})
 
+    def _shed(self) -> list[Endpoint]:
+        """What needs a model."""
+        return [one for one in self.endpoints if one.method == "POST" and one.needs == "read" and 429 in one.refuses]
+
     def _routed(self) -> ASGIApp:
         self.endpoints += [
             _static("/", "A page to try it in", (_PAGES / "page.html").read_bytes()),
@@ -117,10 +126,13 @@ class Application:
         paths: dict[str, dict[str, ASGIApp]] = {}
         for one in self.endpoints:
             paths.setdefault(one.path, {})[one.method] = EndpointApp(one, lambda: self.keys, self.settings)
-        routed: ASGIApp = Starlette(
-            routes=[Route(path, _ByMethod(apps), methods=list(apps)) for path, apps in paths.items()],
-            exception_handlers={HTTPException: self._missing, Exception: _failed},
-            lifespan=self._lifespan,
+        routed: ASGIApp = _Straight(
+            paths,
+            Starlette(
+                routes=[Route(path, _ByMethod(apps), methods=list(apps)) for path, apps in paths.items()],
+                exception_handlers={HTTPException: self._missing, Exception: _failed},
+                lifespan=self._lifespan,
+            ),
         )
         if self.settings.origins:
             routed = CORSMiddleware(
@@ -154,6 +166,25 @@ class Application:
         while self.settings.reload_s and self.indexes:
             await asyncio.sleep(self.settings.reload_s)
             await self._refresh(force=False)
+
+
+class _Straight:
+    """The way to an endpoint that path and method name. All else is Starlette's: paths with parameters, what is not
+    there, the beginning and the end."""
+
+    def __init__(self, paths: Mapping[str, Mapping[str, ASGIApp]], app: ASGIApp) -> None:
+        self._app = app
+        self._apps = {
+            (path, method): ServerErrorMiddleware(one, handler=_failed)
+            for path, apps in paths.items()
+            for method, one in apps.items()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        is_plain = scope["type"] == "http" and not scope.get("root_path")
+        named = self._apps.get((scope["path"], scope["method"])) if is_plain else None
+        await (named or self._app)(scope, receive, send)
 
 
 class _ByMethod:

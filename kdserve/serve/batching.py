@@ -23,7 +23,7 @@ from kdserve.serve.tickets import JOB_TOKENS, LEAST_JOB_TOKENS, Answer, Engine, 
 from kdserve.serve.workers import Outcome, StuckError, Workers, attempt
 
 Result = TypeVar("Result")
-TURN_TOKENS = 256
+TURN_TOKENS = 512
 INLINE_CHARACTERS = 2000
 LEAST_RETRY_S = 0.05
 MOST_READY = 512
@@ -80,14 +80,19 @@ class Batcher:
         Raises:
             Refusal: too much waits.
         """
-        if engine.waiting_tokens >= self._limits.waiting_tokens:
-            raise self._overloaded(engine)
+        if self.is_full(engine):
+            raise self.overloaded(engine)
 
-    def _overloaded(self, engine: Engine) -> Refusal:
+    def is_full(self, engine: Engine, *, coming_tokens: int = 0) -> bool:
+        """Whether more waits for a model than may, with what is about to."""
+        return engine.waiting_tokens + coming_tokens >= self._limits.waiting_tokens
+
+    def overloaded(self, engine: Engine) -> Refusal:
+        """The refusal of what comes while that is so."""
         wait_s = engine.waiting_tokens / (engine.tokens_per_s * self._workers.num_threads)
         return Refusal(
             "overloaded",
-            f"{engine.name} has {engine.waiting_tokens} tokens waiting; try again a little later",
+            f"more than {self._limits.waiting_tokens} tokens wait for {engine.name}; try again a little later",
             retry_s=max(LEAST_RETRY_S, wait_s),
         )
 

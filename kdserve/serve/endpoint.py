@@ -19,9 +19,11 @@ from kdserve.serve.settings import ServerSettings
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
 JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
-MOST_LISTED, MOST_LOGGED = 100, 2000
+MOST_LISTED, MOST_LOGGED, LINGER_S = 100, 2000, 1.0
 PATH = "endpoint"
 """Where a request's state says which endpoint it met."""
+CONNECTION = "connection"
+"""Where it has its connection, under our own server: told when that is lost, a request needs no task that watches."""
 _encoder = msgspec.json.Encoder()
 _no_limit = contextlib.nullcontext()
 _logger = logging.getLogger("kdserve.serve")
@@ -33,6 +35,7 @@ class Call:
     def __init__(self, scope: Scope, receive: Receive, *, timeout_s: float) -> None:
         self.scope, self._receive, self._timeout_s = scope, receive, timeout_s
         self._future: asyncio.Future[Any] | None = None
+        self._connection = scope["state"].get(CONNECTION)
         self._watch: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.is_gone = self.is_late = False
@@ -45,6 +48,7 @@ class Call:
             ClientGone: the client hung up.
             TimeoutError: it began, and did not end in time.
         """
+        await self._require_length(limit_bytes)
         message = await self._receive()
         parts, size = [], 0
         async with asyncio.timeout(self._timeout_s) if message.get("more_body") else _no_limit:
@@ -59,27 +63,54 @@ class Call:
                     return b"".join(parts)
                 message = await self._receive()
 
+    async def _require_length(self, limit_bytes: int) -> None:
+        """Refuse a body that says itself that it is too large. Whoever sends it all the same would not see the refusal
+        of a connection that closes, and is listened to for a moment; whoever asks first (Expect) is told at once."""
+        told = dict(self.scope["headers"])
+        if int(told.get(b"content-length", 0)) <= limit_bytes:
+            return
+        if b"expect" not in told:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while (await self._receive()).get("more_body"):
+                        pass
+        raise body_too_large(limit_bytes)
+
     def wait(self, future: asyncio.Future[Any]) -> None:
         """End `future` when the client hangs up or the time is over."""
         self._future = future
-        if self._watch is None:
+        if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._timeout_s, self._end_late)
-            self._watch = loop.create_task(self._end_gone())
+            if self._connection is not None:
+                self._connection.on_lost = self._end_gone
+                self._connection.flow.resume_reading()  # which a large body has paused: it would not see the end
+            else:
+                self._watch = loop.create_task(self._watch_receive())
+        if self.is_late:
+            self._end()
+        elif self.is_gone or (self._connection is not None and self._connection.is_lost):
+            self._end_gone()
 
     def close(self) -> None:
         """Stop watching."""
-        if self._watch is not None and self._timer is not None:
-            self._watch.cancel()
+        if self._timer is not None:
             self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        elif self._connection is not None:
+            self._connection.on_lost = None
 
     def _end_late(self) -> None:
         self.is_late = True
         self._end()
 
-    async def _end_gone(self) -> None:
+    async def _watch_receive(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._end_gone()
+
+    def _end_gone(self) -> None:
         self.is_gone = True
         self._end()
 

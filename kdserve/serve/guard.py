@@ -1,4 +1,4 @@
-"""What stands around every endpoint: request ids, the count of who is inside, the log, the metrics."""
+"""What stands around every endpoint: request ids, the log, the metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdserve.serve.endpoint import PATH
 from kdserve.serve.metrics import Metrics
 
 _logger = logging.getLogger("kdserve.serve.requests")
-_GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _NOTES = ("key", "outcome", "body")
 TOO_MANY = 429
 """Not logged one by one: to tell would cost more than to refuse. The metrics count them."""
@@ -26,8 +26,9 @@ class Guard:
     """An ASGI application around another. While `is_draining`, replies close their connections."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, *, log_requests: bool) -> None:
-        self.is_draining, self.num_inside = False, 0
-        self._app, self._metrics, self._log_requests = app, metrics, log_requests
+        self.is_draining = False
+        self.metrics = metrics
+        self._app, self._log_requests = app, log_requests
         self._ids = itertools.count(1)
         self._prefix = os.urandom(6).hex().encode()
 
@@ -50,21 +51,23 @@ class Guard:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        self.num_inside += 1
         try:
             await self._app(scope, receive, send_on)
         finally:
-            self.num_inside -= 1
             seconds = time.perf_counter() - began
-            self._metrics.replied(scope["state"].get(PATH, "other"), status, seconds)
+            self.metrics.replied(scope["state"].get(PATH, "other"), status, seconds)
             if (status >= 400 and status != TOO_MANY) or self._log_requests:
                 self._log(scope, request_id, status, seconds)
 
+    def next_id(self) -> bytes:
+        """An id for a request that was given none."""
+        return b"%s-%x" % (self._prefix, next(self._ids))
+
     def _id(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         for name, value in headers:
-            if name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
+            if name == b"x-request-id" and GIVEN_ID.fullmatch(value):
                 return value
-        return b"%s-%x" % (self._prefix, next(self._ids))
+        return self.next_id()
 
     def _log(self, scope: Scope, request_id: bytes, status: int, seconds: float) -> None:
         notes = {name: scope["state"][name] for name in _NOTES if name in scope["state"]}

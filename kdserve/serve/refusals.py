@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 Kind = Literal["invalid", "too_large", "unauthorized", "forbidden", "missing", "method", "conflict", "overloaded",
-               "stopping", "unready", "late", "failed"]  # fmt: skip
+               "long_head", "stopping", "unready", "late", "failed"]  # fmt: skip
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -86,6 +86,7 @@ _STATUS: dict[Kind, int] = {
     "method": 405,
     "conflict": 409,
     "overloaded": 429,
+    "long_head": 431,
     "stopping": 503,
     "unready": 503,
     "late": 504,
@@ -100,6 +101,7 @@ _OPENAI: dict[Kind, str] = {
     "method": "invalid_request_error",
     "conflict": "conflict_error",
     "overloaded": "rate_limit_error",
+    "long_head": "invalid_request_error",
     "stopping": "service_unavailable_error",
     "unready": "service_unavailable_error",
     "late": "timeout_error",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ import uvicorn
 
 from kdserve.errors import RecipeError
 from kdserve.serve.app import Application
+from kdserve.serve.connections import Connection
 from kdserve.serve.logs import log_to_stderr
 from kdserve.serve.processes import supervise
 from kdserve.serve.settings import ServerSettings
@@ -32,6 +34,8 @@ SWITCH_S = 0.0005
 KEEP_ALIVE_S = 75
 LINGER_S, TICK_S = 1.0, 0.02
 BACKLOG = 2048
+GUESTS_A_TURN = 16
+"""The event loop lets one guest in a turn at each door: at a single one they would wait while turns are long."""
 SO_ATTACH_FILTER = 26
 # flags = tcp[13] & (SYN | ACK); if flags == SYN: return 0 bytes; return all
 DROP_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
@@ -47,7 +51,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=Connection,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -63,9 +67,13 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the doors, and say where they are."""
-        await super().startup(sockets)
+        doors = sockets or []
+        beside = [door.dup() for door in doors for _ in range(GUESTS_A_TURN - 1)]
+        await super().startup([*doors, *beside])
+        for one in beside:  # the loop holds a copy of its own
+            one.close()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-        for one in sockets or []:
+        for one in doors:
             host, port = one.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             models = [*self._app.models.encoders, *self._app.models.classifiers]
@@ -142,6 +150,8 @@ def run_here(settings: ServerSettings, door: socket.socket) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to look at again
     sys.setswitchinterval(SWITCH_S)
     app = Application(settings)
+    gc.collect()
+    gc.freeze()  # or every full collection would go over the models' tables again, which takes tens of milliseconds
     Server(app).run([door])
     if app.send_last_spans is not None:
         app.send_last_spans()

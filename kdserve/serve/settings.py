@@ -20,6 +20,7 @@ class Limits:
     `timeout_s` is the time from a request's arrival to its answer.
     """
 
+    head_bytes: int = 65_536
     body_bytes: int = 8_000_000
     texts: int = 2048
     tokens: int = 262_144
@@ -74,6 +75,7 @@ class ServerSettings:
 
 _LEAST = {
     "processes": 1,
+    "limits.head_bytes": 1024,
     "limits.body_bytes": 1,
     "limits.texts": 1,
     "limits.tokens": 1,

@@ -1,0 +1,184 @@
+"""A client's connection: uvicorn's, with a bound on the head of a request, and refusals that cost next to nothing.
+
+At ten times what a server can bear nine requests of ten are refused, and what that costs is lost to the tenth. While
+all models have more waiting than they may, a request for one of them is refused before anything of it is parsed, a
+tenth of the cost; one that came in pieces, or has anything unusual in its head, goes the ordinary way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from kdserve.serve.batching import Batcher
+from kdserve.serve.endpoint import CONNECTION, Endpoint
+from kdserve.serve.guard import GIVEN_ID, TOO_MANY, Guard
+from kdserve.serve.refusals import Dialect, Refusal, as_openai
+from kdserve.serve.tickets import Engine
+
+HEAD_END = b"\r\n\r\n"
+BYTES_A_TOKEN = 8
+"""Of a request: rather too many, so that nobody is refused here who would not be refused later."""
+FRESH_S = 0.01
+"""How long a written refusal is sent again: it tells how much waits."""
+_LINE = re.compile(rb"POST (/[a-z0-9/_-]*) HTTP/1\.1\r\n")
+_TELLING = re.compile(
+    rb"\r\n(content-length|transfer-encoding|expect|connection|upgrade|x-request-id)[ \t]*:[ \t]*([^\r]*)",
+    re.IGNORECASE,
+)
+
+
+class Connection(HttpToolsProtocol):
+    """One connection of a server whose application is an `Application`."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._door: Door = self.config.app.door  # type: ignore[union-attr]
+        self._is_between, self._is_in_head, self._head_bytes = True, False, 0
+        self._refused_at = 0.0
+        self.is_lost = False
+        self.on_lost: Callable[[], None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came: refuse it here, or pass it on."""
+        if self._is_between and (self.cycle is None or self.cycle.response_complete):
+            reply = self._door.refusal_of(data)
+            if reply is not None:
+                self._refused_at = self.loop.time()
+                self.transport.write(reply)
+                return
+            self._head_bytes = 0
+            if len(data) > self._door.head_bytes and data.find(HEAD_END, 0, self._door.head_bytes) < 0:
+                self._refuse_head()
+                return
+        super().data_received(data)
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._door.head_bytes:
+                self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        """Note that a request begins."""
+        super().on_message_begin()
+        self.scope["state"][CONNECTION] = self
+        self._is_between, self._is_in_head = False, True
+
+    def on_headers_complete(self) -> None:
+        """Note that its head is whole."""
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that it is whole: what comes next is another."""
+        super().on_message_complete()
+        self._is_between = True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell whoever waits for the answer to a request."""
+        super().connection_lost(error)
+        self.is_lost = True
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that had no reply for long; those that are sent here count too."""
+        since_s = self.loop.time() - self._refused_at
+        if since_s < self.timeout_keep_alive:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive - since_s, self.timeout_keep_alive_handler
+            )
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _refuse_head(self) -> None:
+        self._is_in_head = False
+        message = f"the head of a request may have {self._door.head_bytes} bytes; send less"
+        self.transport.write(written(Refusal("long_head", message, headers=[(b"connection", b"close")]), as_openai))
+        self.transport.close()
+
+
+class Door:
+    """What connections ask before they read a request: while all `engines` have more waiting than they may, requests
+    for `endpoints`, which need one of them, are refused.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[Endpoint], engines: Sequence[Engine], batcher: Batcher, guard: Guard, head_bytes: int
+    ) -> None:
+        self.head_bytes = head_bytes
+        self._dialects = {one.path.encode(): one.dialect for one in endpoints}
+        self._engines, self._batcher, self._guard = engines, batcher, guard
+        self._written: dict[Dialect, bytes] = {}
+        self._fresh_until = 0.0
+        self._let_in_bytes = 0  # of requests in this turn of the event loop: the batcher knows of none of them yet
+
+    def refusal_of(self, data: bytes) -> bytes | None:
+        """The reply to a whole request that would be refused, or None where it is to be read."""
+        if self._guard.is_draining or not self._is_full():
+            self._let_in(len(data))
+            return None
+        line = _LINE.match(data)
+        if line is None or (dialect := self._dialects.get(line[1])) is None:
+            return None
+        given_id = _whole(data)
+        if given_id is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        if now > self._fresh_until:
+            self._written, self._fresh_until = {}, now + FRESH_S
+        if dialect not in self._written:
+            self._written[dialect] = written(self._batcher.overloaded(self._engines[0]), dialect)
+        self._guard.metrics.replied(line[1].decode(), TOO_MANY, 0.0)
+        head, end, body = self._written[dialect].partition(HEAD_END)
+        request_id = given_id if GIVEN_ID.fullmatch(given_id) else self._guard.next_id()
+        return b"%s\r\nx-request-id: %s%s%s" % (head, request_id, end, body)
+
+    def _is_full(self) -> bool:
+        if len(self._engines) == 1:  # else nobody knows which one those in this turn are for
+            return self._batcher.is_full(self._engines[0], coming_tokens=self._let_in_bytes // BYTES_A_TOKEN)
+        return all(map(self._batcher.is_full, self._engines))
+
+    def _let_in(self, num_bytes: int) -> None:
+        if not self._let_in_bytes:
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+        self._let_in_bytes += num_bytes
+
+    def _begin_turn(self) -> None:
+        self._let_in_bytes = 0
+
+
+def _whole(data: bytes) -> bytes | None:
+    """The id that a request was given ("" for none), if these bytes are it and nothing else. Else None."""
+    head, end, body = data.partition(HEAD_END)
+    length, given_id = None, b""
+    for name, value in _TELLING.findall(head):
+        name = name.lower()
+        if name == b"content-length" and length is None:
+            length = value.strip()
+        elif name == b"x-request-id":
+            given_id = value
+        elif name != b"connection" or value.lower() != b"keep-alive":
+            return None
+    is_plain = end and head.count(b"\n") == head.count(b"\r\n")
+    return given_id if is_plain and length == b"%d" % len(body) else None
+
+
+def written(refusal: Refusal, dialect: Dialect) -> bytes:
+    """A refusal as the bytes of a whole reply."""
+    body = msgspec.json.encode(dialect(refusal))
+    status = HTTPStatus(refusal.status)
+    headers = [
+        (b"date", formatdate(usegmt=True).encode()),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        *refusal.headers,
+    ]
+    lines = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b"%s: %s" % header for header in headers)]
+    return b"\r\n".join(lines) + HEAD_END + body

@@ -1,0 +1,151 @@
+"""What happens to a request before anything reads it: long heads, large bodies, and refusals at the door."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+from serverprocess import BUNDLES, ServerProcess, served, until
+
+from kdserve.serve import load_settings
+from kdserve.serve.app import Application
+from kdserve.serve.connections import Door
+
+EMBEDDINGS = b"POST /v1/embeddings HTTP/1.1\r\n"
+
+
+@contextlib.contextmanager
+def sending(server: ServerProcess, *pieces: bytes) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        yield connection
+
+
+def reply_of(connection: socket.socket) -> tuple[int, bytes]:
+    """The status and the body of the next reply."""
+    with http.client.HTTPResponse(connection) as reply:
+        reply.begin()
+        return reply.status, reply.read()
+
+
+def test_a_long_head_is_refused_whole_or_in_pieces_and_a_long_body_is_not(server: ServerProcess):
+    long = b"x-padding: " + b"a" * 70_000
+    whole = EMBEDDINGS + long + b"\r\ncontent-length: 0\r\n\r\n"
+    for pieces in ([whole], [EMBEDDINGS, long], [EMBEDDINGS + b"a: b\r\n" * 20_000]):
+        with sending(server, *pieces) as connection:
+            status, told = reply_of(connection)
+            assert (status, json.loads(told)["error"]["code"]) == (431, "long_head")
+    body = json.dumps({"input": "word " * 40_000, "model": "tiny-static"}).encode()
+    with sending(server, EMBEDDINGS + b"content-length: %d\r\n\r\n" % len(body) + body) as connection:
+        assert reply_of(connection)[0] == 200
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(server: ServerProcess):
+    for more in (b"", b"expect: 100-continue\r\n"):
+        with sending(server, EMBEDDINGS + more + b"content-length: 1000000000\r\n\r\n") as connection:
+            assert reply_of(connection)[0] == 413
+
+
+def test_a_client_that_sends_it_all_the_same_sees_why_it_was_refused(server: ServerProcess):
+    assert server.post("/v1/embeddings", b" " * 30_000_000).status == 413
+
+
+def request(body: bytes = b"{}", *, line: bytes = EMBEDDINGS, more: bytes = b"") -> bytes:
+    return line + b"host: x\r\n" + more + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+def refused(application: Application, data: bytes, *, waiting: int = 10**9) -> bytes | None:
+    """What the door says to some bytes, while so many tokens wait for each model."""
+
+    async def ask(door: Door) -> bytes | None:
+        return door.refusal_of(data)
+
+    for model in application.models.encoders.values():
+        model.engine.waiting_tokens = waiting
+    return asyncio.run(ask(application.door))
+
+
+@pytest.fixture(scope="module")
+def application() -> Application:
+    return Application(load_settings(None, given={"bundles": [str(BUNDLES / "static")]}))
+
+
+def test_while_too_much_waits_a_whole_request_is_refused_unread_in_its_dialect(application: Application):
+    reply = refused(application, request(more=b"connection: keep-alive\r\nX-Request-ID: given-1\r\n"))
+    assert reply is not None
+    head, _, body = reply.partition(b"\r\n\r\n")
+    headers = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    assert json.loads(body)["error"]["type"] == "rate_limit_error"
+    assert (int(headers[b"content-length"]), headers[b"x-request-id"]) == (len(body), b"given-1")
+    assert int(headers[b"retry-after-ms"]) > 0
+    reply = refused(application, request(line=b"POST /embed HTTP/1.1\r\n"))
+    assert reply is not None
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error_type"] == "overloaded"
+    assert b'status="429"} 2.0' not in application.metrics.write(num_lost=0)
+    assert application.metrics.write(num_lost=0).count(b'status="429"} 1.0') == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(line=b"GET /readyz HTTP/1.1\r\n"),
+        request(line=b"PUT /documents HTTP/1.1\r\n"),
+        request(line=b"POST /documents HTTP/1.1\r\n"),
+        request(line=b"POST /v1/embeddings HTTP/1.0\r\n"),
+        request()[:-1],
+        request() + request(),
+        request().replace(b"content-length: 2", b"content-length: 2\r\nContent-Length: 2"),
+        request().replace(b"content-length: 2", b"content-length: +2"),
+        request(more=b"transfer-encoding: chunked\r\n"),
+        request(more=b"x: y\ntransfer-encoding: chunked\r\n"),
+        request(more=b"expect: 100-continue\r\n"),
+        request(more=b"connection: close\r\n"),
+        EMBEDDINGS + b"host: x\r\n\r\n",
+        b"",
+    ],
+)
+def test_what_is_not_one_plain_whole_request_for_a_model_is_not_refused_at_the_door(
+    application: Application, data: bytes
+):
+    assert refused(application, data) is None
+
+
+def test_nobody_is_refused_at_the_door_while_a_model_has_room(application: Application):
+    assert refused(application, request(), waiting=0) is None
+    both = Application(load_settings(None, given={"bundles": [str(BUNDLES / "static"), str(BUNDLES / "transformer")]}))
+    assert refused(both, request()) is not None
+    next(iter(both.models.encoders.values())).engine.waiting_tokens = 0
+    assert asyncio.run(as_coroutine(both.door, request())) is None
+
+
+async def as_coroutine(door: Door, data: bytes) -> bytes | None:
+    return door.refusal_of(data)
+
+
+def test_bytes_of_a_body_that_look_like_a_request_are_not_answered():
+    inner = request(b'{"input": "a", "model": "kdserve-mini"}')
+    many = ["a long text of many words that take their time " * 4] * 2000
+    outer = request(json.dumps({"input": many, "model": "kdserve-mini"}).encode())
+    with (
+        served("kdserve-mini", "--threads", "1", "--set", "limits.waiting_tokens=1000") as server,
+        sending(server, outer),
+        sending(server) as connection,
+    ):
+
+        def is_full() -> bool:
+            connection.sendall(inner)
+            return reply_of(connection)[0] == 429
+
+        until(is_full)
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(inner))
+        assert reply_of(connection)[0] == 404
+        connection.sendall(inner)
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert reply_of(connection)[0] == 200
