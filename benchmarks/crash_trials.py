@@ -45,19 +45,10 @@ from records import Table, write_record
 from kdserve.bench.machine import describe_machine
 from kdserve.datatypes import Embeddings
 from kdserve.errors import FolderError, KdserveError
-from kdserve.search import (
-    BuildOptions,
-    Document,
-    Requirements,
-    Retriever,
-    build,
-    changes,
-    describe,
-    embedding,
-    generation,
-    verify_index,
-)
-from kdserve.search.kinds import KINDS
+from kdserve.search import BuildOptions, Document, Requirements, Retriever, describe, verify_index
+from kdserve.search.backends.kinds import KINDS
+from kdserve.search.documents import embedding
+from kdserve.search.index import build, changes, generation
 
 NUM_DOCUMENTS = 200
 QUERIES = [f"text number {n}" for n in (0, 7, 77, 199, 1234)]
@@ -197,7 +188,7 @@ class Trials:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.chance = folder, random.Random(seed)
         self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(["kdserve.search.faiss", "kdserve.search.retriever"])
+        self.processes.set_forkserver_preload(["kdserve.search.backends.faiss", "kdserve.search.retriever"])
         self.readers = Readers()
         self.base = folder / "base"
         build_base(self.base)

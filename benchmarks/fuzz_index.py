@@ -38,7 +38,7 @@ from crash_trials import EMBEDDER, QUERIES
 from kdserve.errors import KdserveError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.search import BuildOptions, Document, Retriever, describe, verify_index
-from kdserve.search.kinds import KINDS
+from kdserve.search.backends.kinds import KINDS
 
 NUM_DOCUMENTS = 150
 TRIAL_S = 60

@@ -34,8 +34,8 @@ from kdserve.cli.console import progress_bars, say
 from kdserve.datatypes import Embeddings
 from kdserve.runtime import Encoder
 from kdserve.search import BuildOptions, Document, Requirements, Retriever, describe
-from kdserve.search.kinds import APPROXIMATE
-from kdserve.search.segment import APPROXIMATE as FAISS_FILE
+from kdserve.search.backends.kinds import APPROXIMATE
+from kdserve.search.index.segment import APPROXIMATE as FAISS_FILE
 
 NUM_QUERIES = 1000
 NUM_SINGLE = 50
@@ -45,7 +45,7 @@ EMBEDDED_AT_ONCE = 16_384
 FIRST_ANSWER = """
 import sys, time, numpy as np
 from kdserve.search import Retriever
-import kdserve.search.faiss
+import kdserve.search.backends.faiss
 sys.path.insert(0, {here!r})
 from search import Replay
 query = np.load({queries!r})[:1]

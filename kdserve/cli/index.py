@@ -14,12 +14,12 @@ import typer
 from kdserve.cli import mine
 from kdserve.cli.console import print_json, print_row, progress_bars, say
 from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, report_skipped, with_languages
-from kdserve.search.kinds import KINDS_HELP, KindOrAuto
+from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Hit
     from kdserve.search import Retriever
-    from kdserve.search.build import Embed
+    from kdserve.search.index.build import Embed
 
 DEFAULT_BUNDLE = "kdserve-static"
 QUERIES_AT_ONCE = 256

@@ -9,17 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdserve.search.changes import compact_index, delete_documents
-    from kdserve.search.documents import Document, Id, NewMetadata, ids_as_typed
-    from kdserve.search.info import IndexInfo, describe, encoder_name, verify_index
-    from kdserve.search.kinds import Requirements, Tuning
-    from kdserve.search.languages import name_languages
-    from kdserve.search.lines import STDIN, read_lines
+    from kdserve.search.backends.kinds import Requirements, Tuning
+    from kdserve.search.documents.document import Document, Id, NewMetadata, ids_as_typed
+    from kdserve.search.documents.languages import name_languages
+    from kdserve.search.documents.lines import STDIN, read_lines
+    from kdserve.search.documents.readers import Format, Source, format_of, resume_key
+    from kdserve.search.documents.records import Columns
+    from kdserve.search.index.changes import compact_index, delete_documents
+    from kdserve.search.index.info import IndexInfo, describe, encoder_name, verify_index
+    from kdserve.search.index.snapshot import open_snapshot
     from kdserve.search.mining import MinedPair, mine
-    from kdserve.search.readers import Format, Source, format_of, resume_key
-    from kdserve.search.records import Columns
     from kdserve.search.retriever import BuildOptions, Retriever
-    from kdserve.search.snapshot import open_snapshot
 
 __all__ = [
     "STDIN",
@@ -50,17 +50,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "changes": "compact_index delete_documents",
-    "documents": "Document Id NewMetadata ids_as_typed",
-    "info": "IndexInfo describe encoder_name verify_index",
-    "kinds": "Tuning Requirements",
-    "languages": "name_languages",
-    "lines": "STDIN read_lines",
+    "index.changes": "compact_index delete_documents",
+    "documents.document": "Document Id NewMetadata ids_as_typed",
+    "index.info": "IndexInfo describe encoder_name verify_index",
+    "backends.kinds": "Tuning Requirements",
+    "documents.languages": "name_languages",
+    "documents.lines": "STDIN read_lines",
     "mining": "MinedPair mine",
-    "readers": "Format Source format_of resume_key",
-    "records": "Columns",
+    "documents.readers": "Format Source format_of resume_key",
+    "documents.records": "Columns",
     "retriever": "BuildOptions Retriever",
-    "snapshot": "open_snapshot",
+    "index.snapshot": "open_snapshot",
 }
 
 

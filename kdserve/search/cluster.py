@@ -16,11 +16,11 @@ import numpy as np
 
 from kdserve.datatypes import Embedder
 from kdserve.errors import DataError, MissingExtraError
-from kdserve.search.documents import Document
-from kdserve.search.embedding import Embedded, chunks_by_size, embed_chunk
+from kdserve.search.documents.document import Document
+from kdserve.search.documents.embedding import Embedded, chunks_by_size, embed_chunk
 
 if TYPE_CHECKING:
-    from kdserve.search.build import Embed
+    from kdserve.search.index.build import Embed
 
 WORKER_CPUS = 0.5
 """What a worker claims of a CPU. Ray Data needs some for itself; the model takes what it finds."""

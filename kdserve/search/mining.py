@@ -20,10 +20,10 @@ import numpy as np
 from kdserve.datatypes import Embedder, Embeddings, Progress, no_progress
 from kdserve.errors import DataError
 from kdserve.runtime.normalizer import is_blank
-from kdserve.search.build import chunks
-from kdserve.search.kinds import KINDS, num_lists
-from kdserve.search.topk import Scores, SearchedSegment, Searcher, nearest
-from kdserve.search.vectors import Rows, VectorFile, encode_rows, require_unit_rows, row_dtype, write_sums
+from kdserve.search.backends.kinds import KINDS, num_lists
+from kdserve.search.backends.topk import Scores, SearchedSegment, Searcher, nearest
+from kdserve.search.backends.vectors import Rows, VectorFile, encode_rows, require_unit_rows, row_dtype, write_sums
+from kdserve.search.index.build import chunks
 
 EMBEDDED_AT_ONCE = 2048
 QUERIES_AT_ONCE = 1024
@@ -156,7 +156,7 @@ def _neighbours(side: _Side, other: _Side, k: int, what: str, progress: Progress
 
 
 def _searcher(side: _Side, progress: Progress) -> Searcher:
-    from kdserve.search.faiss import ApproximateSearcher, FlatSearcher, write_approximate
+    from kdserve.search.backends.faiss import ApproximateSearcher, FlatSearcher, write_approximate
 
     if side.num_rows <= EXACT_ROWS:
         return FlatSearcher(side.vectors)

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from kdserve.datatypes import Embedder, Hit, Progress, no_progress
-from kdserve.search.documents import Document, Id
+from kdserve.search.documents.document import Document, Id
 
 
 class RetrieverProtocol(Protocol):

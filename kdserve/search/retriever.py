@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress, require_texts
-from kdserve.search.build import Embed, Ingest, build_index
-from kdserve.search.changes import add_documents, compact_index, delete_documents
-from kdserve.search.compatibility import require_compatible, teacher_of
-from kdserve.search.documents import Document, Id, NewMetadata
-from kdserve.search.embedding import embed_documents
-from kdserve.search.generation import IndexState
-from kdserve.search.kinds import KindOrAuto, Requirements
-from kdserve.search.passages import choose_window
+from kdserve.search.backends.kinds import KindOrAuto, Requirements
+from kdserve.search.backends.topk import Neighbours
+from kdserve.search.backends.vectors import Precision, require_unit_rows
+from kdserve.search.documents.document import Document, Id, NewMetadata
+from kdserve.search.documents.embedding import embed_documents
+from kdserve.search.documents.passages import choose_window
+from kdserve.search.index.build import Embed, Ingest, build_index
+from kdserve.search.index.changes import add_documents, compact_index, delete_documents
+from kdserve.search.index.compatibility import require_compatible, teacher_of
+from kdserve.search.index.generation import IndexState
+from kdserve.search.index.snapshot import Snapshot, open_snapshot
 from kdserve.search.protocol import RetrieverProtocol
-from kdserve.search.ranking import SearchOptions, answer
-from kdserve.search.snapshot import Snapshot, open_snapshot
-from kdserve.search.topk import Neighbours
-from kdserve.search.vectors import Precision, require_unit_rows
+from kdserve.search.query.ranking import SearchOptions, answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

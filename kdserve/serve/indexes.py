@@ -13,12 +13,12 @@ from kdserve.datatypes import Hit, no_progress
 from kdserve.errors import DataError, FolderError, KdserveError, RecipeError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.search import Document, Id, delete_documents, encoder_name, open_snapshot
-from kdserve.search.build import Ingest
-from kdserve.search.changes import add_documents
-from kdserve.search.compatibility import require_compatible
-from kdserve.search.embedding import Embedded, embed_documents
-from kdserve.search.ranking import SearchOptions, answer
-from kdserve.search.snapshot import Snapshot
+from kdserve.search.documents.embedding import Embedded, embed_documents
+from kdserve.search.index.build import Ingest
+from kdserve.search.index.changes import add_documents
+from kdserve.search.index.compatibility import require_compatible
+from kdserve.search.index.snapshot import Snapshot
+from kdserve.search.query.ranking import SearchOptions, answer
 from kdserve.serve.models import ServedEncoder
 from kdserve.serve.refusals import Refusal
 from kdserve.serve.tickets import Rows

@@ -12,8 +12,8 @@ import msgspec
 from kdserve.datatypes import Cell, Hit
 from kdserve.errors import DataError
 from kdserve.search import Document
-from kdserve.search.ranking import SearchOptions
-from kdserve.search.snippets import MAX_QUERY_CHARACTERS, make_snippet
+from kdserve.search.query.ranking import SearchOptions
+from kdserve.search.query.snippets import MAX_QUERY_CHARACTERS, make_snippet
 from kdserve.serve.endpoint import Call, Endpoint, Reply, cut_headers
 from kdserve.serve.indexes import ServedIndex, search
 from kdserve.serve.models import Models

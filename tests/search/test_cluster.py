@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from kdserve import samples
 from kdserve.cli.index import index
 from kdserve.errors import DataError, MissingExtraError
-from kdserve.search import Document, Retriever, embedding
+from kdserve.search import Document, Retriever
 from kdserve.search.cluster import embed_on_ray
+from kdserve.search.documents import embedding
 
 HERE = Path(__file__).parent
 

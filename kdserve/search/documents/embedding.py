@@ -1,0 +1,81 @@
+"""Documents to passages to vectors, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from kdserve.datatypes import Embedder, Embeddings
+from kdserve.search.backends.vectors import require_unit_rows
+from kdserve.search.documents.document import Document
+from kdserve.search.documents.passages import Span, TokenCounter, split_text
+
+CHUNK_DOCUMENTS = 2048
+CHUNK_CHARACTERS = 1_000_000
+STRETCH_CHARACTERS = 200_000
+"""Longer documents are cut into stretches before they are split, so that memory stays small."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedded:
+    """Documents, the spans of their passages, and the vectors (N, D) of all passages in order."""
+
+    documents: Sequence[Document]
+    spans: Sequence[Sequence[Span]]
+    vectors: Embeddings
+
+
+def embed_documents(documents: Iterable[Document], encoder: Embedder, *, window: int) -> Iterator[Embedded]:
+    """Embed documents in chunks; those of more than `window` tokens as passages, 0 leaves all whole.
+
+    Raises:
+        EncodeError: the encoder gave a vector that is no unit vector.
+    """
+    for chunk in chunks_by_size(documents):
+        yield embed_chunk(chunk, encoder, window=window)
+
+
+def embed_chunk(documents: Sequence[Document], encoder: Embedder, *, window: int) -> Embedded:
+    """Embed some documents at once."""
+    spans = [_spans(document.text, encoder, window) for document in documents]
+    texts = [d.text[start:end] for d, some in zip(documents, spans, strict=True) for start, end in some]
+    vectors = require_unit_rows(encoder.encode_document(texts), len(texts), encoder.dim)
+    return Embedded(documents=documents, spans=spans, vectors=vectors)
+
+
+def chunks_by_size(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Chunks of documents that have no more than some texts, and some characters, together."""
+    chunk: list[Document] = []
+    num_characters = 0
+    for document in documents:
+        chunk.append(document)
+        num_characters += len(document.text)
+        if len(chunk) >= CHUNK_DOCUMENTS or num_characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, num_characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _spans(text: str, encoder: Embedder, window: int) -> list[Span]:
+    if window and isinstance(encoder, TokenCounter):
+        return [
+            (begin + start, begin + end)
+            for begin, stretch in _stretches(text)
+            for start, end in split_text(stretch, encoder.count_tokens, window)
+        ]
+    return [(0, len(text))]
+
+
+def _stretches(text: str) -> Iterator[tuple[int, str]]:
+    """Parts of a text that are not blank, and where they begin; they end at a line or a word where there is one."""
+    start = 0
+    while start < len(text):
+        stop = start + STRETCH_CHARACTERS
+        if stop < len(text):
+            half = start + STRETCH_CHARACTERS // 2
+            ends = (text.rfind(end, half, stop) + 1 for end in ("\n", " "))
+            stop = next(filter(None, ends), stop)
+        if text[start:stop].strip():
+            yield start, text[start:stop]
+        start = stop

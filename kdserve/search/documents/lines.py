@@ -1,0 +1,112 @@
+"""The lines of a file or of standard input: UTF-8, ended by \\n, \\r\\n or \\r and by nothing else.
+
+Unicode knows more ends of lines (U+2028, U+0085, the form feed), but texts hold them inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from kdserve.errors import DataError
+from kdserve.search.documents.document import MAX_TEXT_BYTES
+
+STDIN = Path("-")
+BLOCK_BYTES = 1 << 20
+BOM = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_lines(path: Path, *, keep_ends: bool = False) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a file (gzipped if its name says so), as they come; it holds one line and a block.
+
+    Raises:
+        DataError: a missing or damaged file, a line that is not UTF-8, or is longer than an index can keep.
+    """
+    offset = 0
+    with opened(path) as file:
+        for number, line in enumerate(_raw_lines(file, path), 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                begin = offset + error.start + (len(BOM) if number == 1 and line.startswith(BOM) else 0)
+                raise _no_utf8(path, number, line, begin, error.object[error.start]) from error
+            offset += len(line)
+            yield number, text if keep_ends else text.rstrip("\r\n")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file or standard input for reading; what goes wrong inside becomes a DataError.
+
+    Raises:
+        DataError: the file is missing, is a folder, may not be read, or is damaged.
+    """
+    if path == STDIN:
+        yield sys.stdin.buffer
+        return
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file  # type: ignore[misc]
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}; check the path") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder, not a file; name a file in it") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        advice = {errno.EACCES: "check its permissions", errno.EMFILE: "close some files or raise `ulimit -n`"}
+        what = advice.get(getattr(error, "errno", None) or 0, "restore the file")
+        raise DataError(f"{path} cannot be read ({reason}); {what}") from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name.
+
+    Raises:
+        DataError: there can be nothing of this name, or the folders above may not be read.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
+
+
+def show(path: Path) -> str:
+    """What a message calls the file."""
+    return "standard input" if path == STDIN else str(path)
+
+
+def _raw_lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    size = number = 0
+    while block := file.read1(BLOCK_BYTES):  # type: ignore[attr-defined]
+        if block.endswith(b"\r"):
+            block += file.read(1)  # so that \r\n does not fall apart
+        for part in block.splitlines(keepends=True):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_TEXT_BYTES:
+                raise DataError(
+                    f"{show(path)} line {number + 1} is longer than {MAX_TEXT_BYTES // 1_000_000} MB, the limit of a "
+                    "line; cut it into several"
+                )
+            if part.endswith((b"\n", b"\r")):
+                yield b"".join(parts)
+                number += 1
+                parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
+
+
+def _no_utf8(path: Path, number: int, line: bytes, offset: int, byte: int) -> DataError:
+    encoding = "UTF-16" if number == 1 and line.startswith(UTF_16) else "LATIN1"
+    return DataError(
+        f"{show(path)} line {number} is not UTF-8 (byte 0x{byte:02x} at offset {offset}); "
+        f"convert it, perhaps with: iconv -f {encoding} -t UTF-8"
+    )

@@ -1,0 +1,186 @@
+"""Documents from files: text, TSV, CSV, JSON Lines, Parquet, a folder, or standard input.
+
+txt       one document a line; blank lines are skipped
+tsv, csv  a header line; the text column is a document, `id`, `lang` or `language` its own, the others its metadata
+jsonl     one object a line with `text`, and the same names; an object under `metadata` is taken apart
+parquet   columns as in a table
+folder    one document for each .txt or .md file below it, the id is the path; in a folder without such files, the
+          tables of the one format that it holds, as data sets are published in parts
+
+Text files may be gzipped. Lines end with \\n, \\r\\n or \\r. What cannot be read is an error that names the line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from kdserve.errors import DataError
+from kdserve.manifest import MANIFEST_NAME
+from kdserve.runtime.normalizer import is_blank
+from kdserve.search.documents.document import MAX_TEXT_BYTES, Document, NewMetadata
+from kdserve.search.documents.lines import STDIN, is_folder, opened, read_lines, show
+from kdserve.search.documents.records import Columns, documents_from
+from kdserve.search.documents.tables import Record, count_parquet, read_csv, read_jsonl, read_parquet, read_tsv
+
+Format = Literal["txt", "tsv", "csv", "jsonl", "parquet", "folder"]
+SUFFIXES: Mapping[str, Format] = {
+    ".txt": "txt", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"
+}  # fmt: skip
+WHOLE_TEXTS = (".txt", ".md")
+TABLES: Mapping[Format, Callable[[Path], Iterator[tuple[int, Record]]]] = {
+    "tsv": read_tsv, "csv": read_csv, "jsonl": read_jsonl, "parquet": read_parquet
+}  # fmt: skip
+
+
+def format_of(path: Path) -> Format:
+    """The format that a path's name tells; text for standard input.
+
+    Raises:
+        DataError: the name tells none.
+    """
+    if path == STDIN:
+        return "txt"
+    if is_folder(path):
+        return "folder"
+    if _ending(path) not in SUFFIXES:
+        raise DataError(
+            f"{path} does not tell its format by its name; give --format, one of {', '.join(get_args(Format))}"
+        )
+    return SUFFIXES[_ending(path)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Documents in a file, a folder, or standard input.
+
+    `skipped` counts what a folder holds beside them, by what it is; it fills while they are read.
+    """
+
+    path: Path
+    format: Format
+    columns: Columns = field(default_factory=Columns)
+    skipped: Counter[str] = field(default_factory=Counter, compare=False)
+
+    def read(self) -> Iterator[Document]:
+        """Read documents one by one, holding no more than a few.
+
+        Raises:
+            DataError: a missing, empty or damaged file, text that is not UTF-8, a ragged row, a row without a text.
+        """
+        return cast(Iterator[Document], self._read(update=False))
+
+    def read_updates(self) -> Iterator[Document | NewMetadata]:
+        """Read documents, and new metadata where a record has an id but no text; raises as `read`."""
+        return self._read(update=True)
+
+    def count(self) -> int:
+        """About how many documents there are, for progress; 0 where that is unknown, as for a pipe."""
+        format, files = self.files()
+        if format == "folder":
+            return len(files)
+        return sum(_count(file, format) for file in files)
+
+    def _read(self, *, update: bool) -> Iterator[Document | NewMetadata]:
+        format, files = self.files()
+        self.skipped.clear()
+        others = set(_files_below(self.path)) - set(files) if is_folder(self.path) else set()
+        self.skipped.update(_ending(file) or "without an ending" for file in sorted(others))
+        for file in files:
+            if file.is_file() and not file.stat().st_size:
+                if not is_folder(self.path):
+                    raise DataError(f"{file} is empty; give texts")
+                self.skipped["empty"] += 1
+            elif format == "folder":
+                yield from self._whole_text(file)
+            elif format == "txt":
+                yield from (Document(text=line) for _, line in read_lines(file) if not is_blank(line))
+            else:
+                yield from documents_from(file, TABLES[format](file), self.columns, update=update)
+
+    def _whole_text(self, file: Path) -> Iterator[Document]:
+        lines, size = [], 0
+        for _, line in read_lines(file):
+            lines.append(line)
+            size += len(line.encode()) + 1
+            if size > MAX_TEXT_BYTES:
+                raise DataError(f"{file} is longer than {MAX_TEXT_BYTES // 1_000_000} MB, the limit of a text; cut it")
+        if not is_blank(text := "\n".join(lines)):
+            yield Document(text=text, id=file.relative_to(self.path).as_posix())
+        else:
+            self.skipped["blank"] += 1
+
+    def files(self) -> tuple[Format, list[Path]]:
+        """The format, and the files that are in it: the one that was named, or those of a folder."""
+        if not is_folder(self.path):
+            if self.format == "folder":
+                what = "is a file, not a folder" if self.path.exists() else "is not there"
+                raise DataError(f"{show(self.path)} {what}; check the path and --format")
+            return self.format, [self.path]
+        there = _files_below(self.path)
+        format = self.format if self.format != "folder" else _format_in(self.path, there)
+        endings = WHOLE_TEXTS if format == "folder" else [name for name, told in SUFFIXES.items() if told == format]
+        wanted = [file for file in there if _ending(file) in endings and file.is_file()]
+        if not wanted:
+            raise DataError(f"{self.path} holds no {' or '.join(endings)} file; {_told(there)}")
+        return format, wanted
+
+
+def resume_key(source: Source, *settings: str) -> str:
+    """What stands for the same documents with the same settings, so that a killed build may go on; "" for a pipe.
+
+    Files are known by size and time of change: any edit starts the build afresh.
+    """
+    format, files = source.files()
+    if not all(file.is_file() for file in files):
+        return ""
+    known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    columns = (source.columns.text, source.columns.id, sorted(source.columns.numbers))
+    return hashlib.sha256(repr((known, format, columns, settings)).encode()).hexdigest()
+
+
+def _format_in(folder: Path, files: list[Path]) -> Format:
+    """What a folder is of: whole texts, if it holds any, else the one format of its tables."""
+    endings = {_ending(file) for file in files}
+    if endings & set(WHOLE_TEXTS):
+        return "folder"
+    if (folder / MANIFEST_NAME).is_file():
+        raise DataError(f"{folder} is a folder that kdserve made, not one of texts; check the path")
+    formats = sorted({SUFFIXES[ending] for ending in endings if ending in SUFFIXES})
+    if len(formats) > 1:
+        raise DataError(f"{folder} holds tables of several formats; choose one with --format: {', '.join(formats)}")
+    return formats[0] if formats else "folder"
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Everything below a folder that is no folder, in order."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
+
+    return sorted(Path(where) / name for where, _, names in os.walk(folder, onerror=refuse) for name in names)
+
+
+def _ending(path: Path) -> str:
+    """How a file's name ends, without .gz and in small letters."""
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _told(files: list[Path]) -> str:
+    kinds = Counter(_ending(file) or "without an ending" for file in files)
+    return "it is empty" if not kinds else "there are " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
+
+
+def _count(file: Path, format: Format) -> int:
+    if format == "parquet":
+        return count_parquet(file)
+    if file == STDIN or (file.exists() and not file.is_file()):
+        return 0
+    with opened(file) as lines:
+        num_lines = sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
+    return max(0, num_lines - (format in ("tsv", "csv")))

@@ -1,0 +1,94 @@
+"""Records of tables as documents: which field is the text, the id, the language; the others are metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdserve.errors import DataError
+from kdserve.search.documents.document import Document, NewMetadata
+from kdserve.search.documents.lines import show
+from kdserve.search.documents.tables import Record
+
+LANGUAGE_NAMES = ("lang", "language")
+ID, TEXT, METADATA = "id", "text", "metadata"
+INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns:
+    """Which column of a table is what. The cells of `numbers` are read as numbers, all others as they are."""
+
+    text: str = TEXT
+    id: str = ID
+    numbers: frozenset[str] = frozenset()
+
+
+def documents_from(
+    path: Path, records: Iterable[tuple[int, Record]], columns: Columns, *, update: bool
+) -> Iterator[Document | NewMetadata]:
+    """Turn numbered records into documents; with `update`, those without a text into new metadata for an id.
+
+    Raises:
+        DataError: what is wrong with a record, and where; a column of numbers that no record has.
+    """
+    unseen = set(columns.numbers)
+    number = 0
+    for number, record in records:
+        unseen -= record.keys()
+        try:
+            yield _document(record, columns, update=update)
+        except DataError as error:
+            raise DataError(f"{show(path)} line {number}: {error}") from error
+        if isinstance(nested := record.get(METADATA), dict):
+            unseen -= nested.keys()
+    if unseen and number:
+        raise DataError(f"{show(path)} has no column {min(unseen)!r} to read as numbers; check --numbers")
+
+
+def _document(given: Record, columns: Columns, *, update: bool) -> Document | NewMetadata:
+    record = dict(given)
+    nested = record.pop(METADATA, None)
+    if not isinstance(nested, dict):
+        record |= {} if nested is None else {METADATA: nested}
+        nested = {}
+    if both := sorted(record.keys() & nested.keys()):
+        raise DataError(f"{both[0]!r} is there twice, in {METADATA!r} and beside it; leave one out")
+    for name in columns.numbers:
+        for place in (record, nested):
+            if name in place:
+                place[name] = _number(name, place[name])
+    if columns.id != ID and columns.id not in record:
+        raise DataError(f"there is no {columns.id!r} among {_names(record)}")
+    only_metadata = update and record.get(columns.text) is None
+    if not only_metadata and columns.text not in record:
+        raise DataError(f"there is no {columns.text!r} among {_names(record)}")
+    text, id_ = record.pop(columns.text, None), record.pop(columns.id, None)
+    languages = [record.pop(name, None) or None for name in LANGUAGE_NAMES]
+    if None not in languages and languages[0] != languages[1]:
+        raise DataError(f"lang is {languages[0]!r} and language is {languages[1]!r}, which are the same; leave one out")
+    language, metadata = languages[0] or languages[1], {**record, **nested}
+    if only_metadata:
+        return NewMetadata(id=id_, language=language, metadata=metadata)
+    return Document(text=text, id=id_, language=language, metadata=metadata)
+
+
+def _names(record: Record) -> str:
+    return ", ".join(map(repr, record)) or "no fields"
+
+
+def _number(name: str, cell: object) -> int | float | None:
+    """A number as everybody writes it. Python's own would also take 2020_21 and the digits of other scripts."""
+    if cell is None or isinstance(cell, int | float):
+        return cell
+    text = cell.strip() if isinstance(cell, str) else ""
+    if isinstance(cell, str) and (not text or text.lower() == "nan"):
+        return None
+    if INTEGER.fullmatch(text):
+        return int(text)
+    if DECIMAL.fullmatch(text):
+        return float(text)
+    raise DataError(f"{name!r} is {cell!r}, not a number; mend it, or leave {name!r} out of the numbers")

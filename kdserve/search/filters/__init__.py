@@ -1,0 +1,1 @@
+"""Filters over metadata, as an expression and as SQL."""

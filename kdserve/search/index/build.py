@@ -1,0 +1,189 @@
+"""Documents in, a segment out: embedded chunk by chunk, with checkpoints that a killed build goes on from."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from kdserve.datatypes import Embedder, Progress
+from kdserve.errors import DataError, FidelityError, FolderError
+from kdserve.locks import folder_lock
+from kdserve.manifest import MANIFEST_NAME, sync_path, write_error
+from kdserve.search.backends.vectors import encode_rows
+from kdserve.search.documents.document import Document, Id, number_documents
+from kdserve.search.documents.embedding import Embedded
+from kdserve.search.index.compatibility import measure_compatible
+from kdserve.search.index.generation import IndexState, crash_point, folder_name, publish
+from kdserve.search.index.segment import Segment, SegmentWriter
+from kdserve.search.index.snapshot import read_current
+from kdserve.search.index.tuning import choose_kind
+
+_logger = logging.getLogger("kdserve")
+CHECKPOINT_S = 10.0
+RESUME_KEY = "resume key"
+NEXT_ID = "next id"
+Item = TypeVar("Item")
+
+
+Embed = Callable[[Iterable[Document], int], Iterator[Embedded]]
+"""Turns documents, and the window of their passages, into what an index keeps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ingest:
+    """How documents become rows: who embeds them and where, and how many there will be (0: unknown)."""
+
+    encoder: Embedder
+    embed: Embed
+    total: int
+    progress: Progress
+
+
+def build_index(
+    folder: Path,
+    documents: Iterable[Document],
+    state: IndexState,
+    ingest: Ingest,
+    *,
+    resume_key: str,
+    query_encoder: Embedder | None = None,
+) -> None:
+    """Write a new index; `state` is its settings, still without a segment.
+
+    The work is done in a folder beside the target. With a `resume_key`, which stands for the same documents in the
+    same order and the same settings, a build that was killed goes on from its last checkpoint, and one that was done is
+    left as it is. The recall of a
+    `query_encoder`, the encoder's teacher or student, is measured at the end.
+
+    Raises:
+        FolderError: the target exists, another build writes it, or the disk is full. Nothing stays behind.
+        DataError: no documents, an id twice, or no kind of index that fits into the memory.
+        FidelityError: the recall was not reached. A build with a resume key keeps what it embedded.
+    """
+    staging = folder.parent / f".{folder.name}.partial"
+    try:
+        if _is_built(folder, state, resume_key, query_encoder):
+            _logger.warning("%s was built from the same files before, and is left as it is", folder)
+            return
+        _refuse_existing(folder)
+        staging.mkdir(parents=True, exist_ok=True)
+        with folder_lock(staging):
+            _refuse_existing(folder)
+            try:
+                _fill(staging, documents, state, ingest, resume_key, query_encoder)
+                _refuse_existing(folder)
+                staging.rename(folder)
+            except BaseException as error:
+                if not (resume_key and isinstance(error, FidelityError | KeyboardInterrupt)):
+                    shutil.rmtree(staging, ignore_errors=True)
+                raise
+            crash_point("index renamed")
+            sync_path(folder.parent)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def append_documents(
+    writer: SegmentWriter,
+    embedded: Iterable[Embedded],
+    next_id: int,
+    ingest: Ingest,
+    *,
+    taken: Callable[[Sequence[Id]], Iterable[Id]] = lambda _: (),
+    resume_key: str = "",
+) -> int:
+    """Append documents to a segment and return the id counter after them; checkpoints when there is a resume key.
+
+    Raises:
+        DataError: one of the ids is `taken`, or comes twice.
+    """
+    last_checkpoint = time.monotonic()
+    ingest.progress("index", writer.num_documents, ingest.total)
+    for chunk in embedded:
+        for id_ in taken([document.id for document in chunk.documents if document.id is not None]):
+            raise DataError(f"id {id_!r} is in the index already; update it, or choose another id")
+        numbered, next_id = number_documents(chunk.documents, next_id)
+        writer.append(numbered, chunk.spans, encode_rows(chunk.vectors, writer.precision))
+        ingest.progress("index", writer.num_documents, ingest.total)
+        crash_point("chunk appended")
+        if resume_key and time.monotonic() - last_checkpoint >= CHECKPOINT_S:
+            writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
+            last_checkpoint = time.monotonic()
+            crash_point("checkpoint written")
+    return next_id
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _fill(
+    staging: Path,
+    documents: Iterable[Document],
+    state: IndexState,
+    ingest: Ingest,
+    resume_key: str,
+    query_encoder: Embedder | None,
+) -> None:
+    """Make the whole index in `staging`, from its last checkpoint if that has the same resume key."""
+    fresh = staging / folder_name(state.generation)
+    writer, next_id = _resume(fresh, state, resume_key) or (None, state.next_id)
+    if writer is None:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
+        writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
+    try:
+        embedded = ingest.embed(islice(documents, writer.num_documents, None), state.window)
+        next_id = append_documents(writer, embedded, next_id, ingest, resume_key=resume_key)
+        if not writer.num_documents:
+            raise DataError(f"there are no texts to index; {staging.name[1:-8]} was not made")
+        writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
+        crash_point("last checkpoint written")
+        record = writer.seal(fresh.name)
+    finally:
+        writer.close()
+    crash_point("segment sealed")
+    state = choose_kind(staging, record, replace(state, next_id=next_id), ingest.progress)
+    if query_encoder is not None:
+        segment = Segment(staging, record, dim=state.dim, precision=state.precision)
+        state = replace(state, kin=(measure_compatible(segment, ingest.encoder, query_encoder),))
+    publish(staging, state, None)
+
+
+def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWriter, int] | None:
+    if not resume_key or not fresh.is_dir():
+        return None
+    writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
+    known = writer.state()
+    if known.get(RESUME_KEY) == resume_key and isinstance(next_id := known.get(NEXT_ID), int):
+        return writer, next_id
+    writer.close()
+    return None
+
+
+def _is_built(folder: Path, state: IndexState, resume_key: str, query_encoder: Embedder | None) -> bool:
+    """Whether there is an index already that this build would give, and that was not changed since."""
+    if not resume_key or not (folder / MANIFEST_NAME).is_file():
+        return False
+    there = read_current(folder, lambda _, state: state)
+    chosen = {name: getattr(there, name) for name in ("kind", "next_id", "segments", "kin", "tuning", "reason")}
+    if replace(state, **chosen) != there or len(there.segments) != 1:
+        return False
+    wanted = () if query_encoder is None else (query_encoder.fingerprint,)
+    rows = Segment(folder, there.segments[0], dim=there.dim, precision=there.precision).stored
+    return tuple(kin.encoder for kin in there.kin) == wanted and rows.state().get(RESUME_KEY) == resume_key
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists() or folder.is_symlink():
+        raise FolderError(f"{folder} exists already; choose another name or remove it first")

@@ -1,0 +1,238 @@
+"""One generation of an index, opened: what a reader sees until it looks again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+
+from kdserve.datatypes import Embeddings, Hit
+from kdserve.errors import FolderError
+from kdserve.manifest import MANIFEST_NAME, Manifest, read_error
+from kdserve.search.backends.exact import ExactSearcher
+from kdserve.search.backends.kinds import KINDS
+from kdserve.search.backends.topk import Mask, Neighbours, SearchedSegment, Searcher, nearest
+from kdserve.search.backends.vectors import Rows
+from kdserve.search.documents.document import Id
+from kdserve.search.filters.expression import parse_filter
+from kdserve.search.filters.sql import as_sql
+from kdserve.search.index.document_file import StoredDocument
+from kdserve.search.index.fields import require_fields
+from kdserve.search.index.generation import IndexState, read_state, verify_quick
+from kdserve.search.index.segment import APPROXIMATE, Segment
+
+Passage = tuple[StoredDocument, int, int]
+MASKS_KEPT = 32
+"""Filters whose rows are remembered; each takes a byte a row."""
+FILTERED_EXACT_ROWS = 50_000
+OPEN_S = 30.0
+"""How long the pointer may go on changing under a reader that is just opening."""
+Read = TypeVar("Read")
+
+
+class Snapshot:
+    """The segments of one generation with their searchers. Every file is verified, vectors when first touched."""
+
+    def __init__(self, index: Path, manifest: Manifest, state: IndexState, *, exact: bool) -> None:
+        self._opened = {index / name: _state_of(index / name) for name in manifest.files}
+        verify_quick(index, manifest)
+        self.state = state
+        self.segments = [Segment(index, record, dim=state.dim, precision=state.precision) for record in state.segments]
+        self._searchers = [_searcher(segment, state, exact=exact) for segment in self.segments]
+        self._lock = Lock()
+        self._masks: dict[str, list[Mask]] = {}
+        self._first_rows = np.cumsum([0, *(segment.num_rows for segment in self.segments)])
+
+    @property
+    def num_rows(self) -> int:
+        """Passages, deleted ones too."""
+        return int(self._first_rows[-1])
+
+    @property
+    def num_documents(self) -> int:
+        """Documents that are not deleted."""
+        total = 0
+        for segment in self.segments:
+            if segment.live is None:
+                total += segment.record.num_documents
+            else:
+                total += len(np.unique(segment.passages[segment.live, 0]))
+        return total
+
+    def neighbours(self, queries: Embeddings, k: int, *, min_score: float, where: str) -> Neighbours:
+        """The best rows for each query, numbered through all segments, among those that `where` lets pass."""
+        self._require_untouched()
+        allowed = self._allowed(where) if where else [segment.live for segment in self.segments]
+        sources = [
+            SearchedSegment(
+                searcher=_for_filter(searcher, segment, mask),
+                vectors=segment.vectors,
+                first_row=int(first_row),
+                num_rows=segment.num_rows,
+                allowed=mask,
+                owners=segment.passages[:, 0] if segment.has_split_documents else None,
+            )
+            for segment, searcher, first_row, mask in zip(
+                self.segments, self._searchers, self._first_rows[:-1], allowed, strict=True
+            )
+        ]
+        return nearest(queries, sources, k, min_score=min_score)
+
+    def ranked_by_words(self, text: str, vector: Embeddings, k: int, *, where: str) -> Neighbours:
+        """The best row of each of the `k` documents that BM25 ranks first for a text, in that order, for one query.
+
+        Each segment counts its own words, so that ranks over several segments are nearly those of one.
+        """
+        allowed = self._allowed(where) if where else [segment.live for segment in self.segments]
+        found = []
+        for segment, first_row, mask in zip(self.segments, self._first_rows[:-1], allowed, strict=True):
+            documents = segment.first_by_words(text, k, mask)
+            found += [(bm25, *segment.best_row(document, vector), int(first_row)) for bm25, document in documents]
+        found.sort(key=lambda entry: (-entry[0], entry[1] + entry[3]))
+        return Neighbours(
+            scores=np.array([[score for _, _, score, _ in found[:k]]], np.float32),
+            rows=np.array([[row + first_row for _, row, _, first_row in found[:k]]], np.int64),
+        )
+
+    def owners(self, rows: Sequence[int]) -> tuple[Sequence[int], list[int]]:
+        """The rows, and for each the first row of its document: what two passages of one document share."""
+        owners = []
+        for row in rows:
+            number = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+            first_row = int(self._first_rows[number])
+            owners.append(first_row + self.segments[number].first_row_of(row - first_row))
+        return rows, owners
+
+    def hits(self, neighbours: Neighbours) -> list[list[Hit]]:
+        """Turn rows into hits, with one read of the documents of each segment."""
+        found: dict[int, Passage] = {}
+        for segment, first_row in zip(self.segments, self._first_rows[:-1], strict=True):
+            rows = neighbours.rows[(neighbours.rows >= first_row) & (neighbours.rows < first_row + segment.num_rows)]
+            found.update(_passages(segment, int(first_row), np.unique(rows)))
+        return [
+            [_hit(*found[row], score) for score, row in zip(scores, rows, strict=True) if row >= 0]
+            for scores, rows in zip(neighbours.scores.tolist(), neighbours.rows.tolist(), strict=True)
+        ]
+
+    def find(self, ids: Sequence[Id]) -> list[tuple[int, StoredDocument]]:
+        """The live documents with the given ids, each with the number of its segment; the others are left out."""
+        found = []
+        for number, segment in enumerate(self.segments):
+            for document in segment.stored.find(ids).values():
+                if segment.is_live(document):
+                    found.append((number, document))
+        return found
+
+    def _allowed(self, where: str) -> list[Mask]:
+        """A mask over the rows of each segment: those that are live and pass the filter."""
+        known_masks = self._masks.get(where)
+        if known_masks is not None:
+            return known_masks
+        condition = parse_filter(where)
+        require_fields(condition, self.segments)
+        masks = []
+        for segment in self.segments:
+            mask = segment.rows_of(segment.stored.select(*as_sql(condition, segment.stored.fields)))
+            masks.append(mask if segment.live is None else mask & segment.live)
+        with self._lock:
+            if len(self._masks) >= MASKS_KEPT:
+                self._masks.pop(next(iter(self._masks)))
+            self._masks[where] = masks
+        return masks
+
+    def _require_untouched(self) -> None:
+        """Refuse to answer from a file that was written to after it was opened; its size is checked before its map."""
+        for path, known in self._opened.items():
+            now = _state_of(path)
+            if now != known and now[0] == known[0]:
+                raise FolderError(
+                    f"{path} was overwritten while it was open; restore the index, and replace files by renaming"
+                )
+
+
+def open_snapshot(index: Path, *, exact: bool = False) -> Snapshot:
+    """Open what is current.
+
+    Raises:
+        FolderError: no index there, or a damaged one.
+    """
+    return read_current(index, lambda manifest, state: Snapshot(index, manifest, state, exact=exact))
+
+
+def read_current(index: Path, read: Callable[[Manifest, IndexState], Read]) -> Read:
+    """What `read` makes of the current generation; if another one is committed meanwhile, of that one.
+
+    Raises:
+        FolderError: no index there, a damaged one, files that cannot be read, or no moment without a commit.
+    """
+    until = time.monotonic() + OPEN_S
+    while True:
+        pointer = _pointer(index)
+        try:
+            return read(*read_state(index))
+        except (FolderError, OSError) as error:
+            if _pointer(index) != pointer and time.monotonic() < until:
+                continue
+            if isinstance(error, OSError):
+                raise read_error(Path(error.filename or index), error) from error
+            raise
+
+
+def _pointer(index: Path) -> bytes:
+    try:
+        return (index / MANIFEST_NAME).read_bytes()
+    except OSError:
+        return b""
+
+
+def _state_of(path: Path) -> tuple[int, int, int]:
+    """Inode, size and time of change; zeros for a file that is gone, which a map outlives."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _searcher(segment: Segment, state: IndexState, *, exact: bool) -> Searcher:
+    if exact or state.kind == "exact":
+        return ExactSearcher(segment.vectors)
+    from kdserve.search.backends.faiss import ApproximateSearcher, FlatSearcher
+
+    if not segment.record.approximate or state.tuning is None:
+        return FlatSearcher(segment.vectors)
+    return ApproximateSearcher(
+        segment.folder / APPROXIMATE,
+        segment.vectors,
+        kind=KINDS[state.kind],
+        effort=state.tuning.effort,
+        candidates=state.tuning.candidates,
+    )
+
+
+def _for_filter(searcher: Searcher, segment: Segment, mask: Mask | None) -> Searcher:
+    """An exact searcher where few rows are allowed: that is right, and no slower than to look for them in a graph."""
+    few = mask is not None and mask.sum() <= FILTERED_EXACT_ROWS
+    return ExactSearcher(segment.vectors) if few and not searcher.exact else searcher
+
+
+def _passages(segment: Segment, first_row: int, rows: Rows) -> Iterable[tuple[int, Passage]]:
+    passages = segment.passages[rows - first_row]
+    documents = segment.stored.documents(np.unique(passages[:, 0]).tolist())
+    for row, (doc, start, end) in zip(rows.tolist(), passages.tolist(), strict=True):
+        yield row, (documents[doc], start, end)
+
+
+def _hit(document: StoredDocument, start: int, end: int, score: float) -> Hit:
+    return Hit(
+        id=document.id,
+        score=score,
+        text=document.text[start:end],
+        language=document.language,
+        metadata=document.metadata,
+        passage=(start, end) if document.num_rows > 1 else None,
+    )

@@ -1,0 +1,131 @@
+"""From a query to hits: by meaning, by meaning and words together, spread over languages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdserve.datatypes import Embeddings, Hit
+from kdserve.errors import DataError
+from kdserve.runtime.normalizer import is_blank
+from kdserve.search.backends.topk import Neighbours
+from kdserve.search.index.lexical import fuse
+from kdserve.search.index.snapshot import Snapshot
+
+FUSED_DEPTH = 100
+"""How many documents of each ranking are fused, at least."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """What a search takes beside the texts.
+
+    `k` hits, a filter, a least score, whether to rank by words too, at most so many of a language.
+    """
+
+    k: int
+    where: str = ""
+    min_score: float = -np.inf
+    lexical: bool = False
+    per_language: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise DataError(f"k is {self.k}; ask for 1 hit or more")
+        if np.isnan(self.min_score):
+            raise DataError("min_score is NaN, which no score reaches; give a number")
+        if self.per_language < 0:
+            raise DataError(f"per_language is {self.per_language}; ask for 1 hit of a language or more, or 0 for any")
+
+
+def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, options: SearchOptions) -> list[list[Hit]]:
+    """The hits for each query; a blank one has none.
+
+    Raises:
+        DataError: words are asked for, and the index was built without them.
+    """
+    if options.lexical and not snapshot.state.lexical:
+        raise DataError("this index was built without words; build it with lexical to search by them")
+
+    def ranked(numbers: Sequence[int], depth: int) -> Iterable[tuple[list[Hit], int]]:
+        some = [texts[number] for number in numbers]
+        return [(hits, len(hits)) for hits in _ranked(snapshot, some, vectors[numbers], depth, options)]
+
+    return widen_until_enough(texts, options, ranked, first_depth=options.k, most=snapshot.num_rows)
+
+
+def widen_until_enough(
+    texts: Sequence[str],
+    options: SearchOptions,
+    ranked: Callable[[Sequence[int], int], Iterable[tuple[list[Hit], int]]],
+    *,
+    first_depth: int,
+    most: int,
+) -> list[list[Hit]]:
+    """Rank deeper, up to `most`, for those of the texts whose hits are not `k` yet; blank texts have none.
+
+    `ranked(numbers, depth)` gives for each of those texts its hits and how many were found to make them; fewer than
+    `depth` found means that there are no more.
+    """
+    answers: list[list[Hit]] = [[] for _ in texts]
+    pending = [number for number, text in enumerate(texts) if not is_blank(text)]
+    depth = min(first_depth, most)
+    while pending:
+        unsettled = []
+        for number, (hits, num_found) in zip(pending, ranked(pending, depth), strict=True):
+            answers[number] = spread(hits, options)
+            if len(answers[number]) < options.k and depth <= num_found and depth < most:
+                unsettled.append(number)
+        pending, depth = unsettled, min(depth * 4, most)
+    return answers
+
+
+def spread(hits: Sequence[Hit], options: SearchOptions) -> list[Hit]:
+    """The first `k` hits, with no more than `per_language` of each language; hits of unknown language are one too."""
+    if not options.per_language:
+        return list(hits[: options.k])
+    seen: Counter[str | None] = Counter()
+    chosen = []
+    for hit in hits:
+        seen[hit.language] += 1
+        if seen[hit.language] <= options.per_language:
+            chosen.append(hit)
+    return chosen[: options.k]
+
+
+def _ranked(
+    snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, depth: int, options: SearchOptions
+) -> list[list[Hit]]:
+    """At least `depth` hits for each query, if there are so many."""
+    if not options.lexical:
+        found = snapshot.neighbours(vectors, depth, min_score=options.min_score, where=options.where)
+        return snapshot.hits(found)
+    depth = max(depth, FUSED_DEPTH)
+    by_meaning = snapshot.neighbours(vectors, depth, min_score=-np.inf, where=options.where)
+    fused = []
+    for number, text in enumerate(texts):
+        by_words = snapshot.ranked_by_words(text, vectors[number], depth, where=options.where)
+        rankings = [
+            [
+                (row, score)
+                for row, score in zip(some.rows[n].tolist(), some.scores[n].tolist(), strict=True)
+                if row >= 0
+            ]
+            for some, n in ((by_meaning, number), (by_words, 0))
+        ]
+        owner = dict(zip(*snapshot.owners([row for ranking in rankings for row, _ in ranking]), strict=True))
+        best = {owner[row]: (row, score) for ranking in rankings for row, score in ranking}
+        order = fuse([[owner[row] for row, _ in ranking] for ranking in rankings])
+        kept = [best[key] for key in order if best[key][1] >= options.min_score]
+        fused.append(snapshot.hits(_neighbours(kept))[0])
+    return fused
+
+
+def _neighbours(pairs: Sequence[tuple[int, float]]) -> Neighbours:
+    return Neighbours(
+        scores=np.array([[score for _, score in pairs]], np.float32).reshape(1, -1),
+        rows=np.array([[row for row, _ in pairs]], np.int64).reshape(1, -1),
+    )

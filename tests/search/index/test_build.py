@@ -1,0 +1,73 @@
+"""Builds that are killed go on; builds that fail leave nothing."""
+
+import pytest
+
+from kdserve.errors import FolderError
+from kdserve.search import BuildOptions, Document, Retriever
+from kdserve.search.documents import embedding
+from kdserve.search.index import build as build_module
+
+OPTIONS = BuildOptions(resume_key="these documents")
+
+
+class Killed(KeyboardInterrupt):
+    """An end from outside. tests/search/test_crash_trials.py does it with kill -9."""
+
+
+def documents(num=50):
+    return [Document(text=f"text number {n}") for n in range(num)]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(embedding, "CHUNK_DOCUMENTS", 4)
+    monkeypatch.setattr(build_module, "CHECKPOINT_S", 0.0)
+
+
+class Counting:
+    """Counts the texts that it embeds, and dies when asked to."""
+
+    def __init__(self, embedder, dies_after=None):
+        self.embedder, self.dies_after, self.num_texts = embedder, dies_after, 0
+        self.dim, self.fingerprint = embedder.dim, embedder.fingerprint
+        self.encode_query = embedder.encode_query
+
+    def encode_document(self, texts):
+        if self.dies_after is not None and self.num_texts >= self.dies_after:
+            raise Killed
+        self.num_texts += len(texts)
+        return self.embedder.encode_document(texts)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_killed_build_embeds_only_what_was_missing(tmp_path, embedder):
+    with pytest.raises(Killed):
+        Retriever.build(tmp_path / "index", documents(), Counting(embedder, dies_after=24), options=OPTIONS)
+    second = Counting(embedder)
+    resumed = Retriever.build(tmp_path / "index", documents(), second, options=OPTIONS)
+    whole = Retriever.build(tmp_path / "whole", documents(), embedder)
+    assert second.num_texts == 50 - 24
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "whole"]
+    assert resumed.search("number 7", 50) == whole.search("number 7", 50)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("options", [BuildOptions(), BuildOptions(resume_key="other documents")])
+def test_a_killed_build_of_something_else_is_not_gone_on_with(tmp_path, embedder, options):
+    with pytest.raises(Killed):
+        Retriever.build(tmp_path / "index", documents(), Counting(embedder, dies_after=24), options=OPTIONS)
+    second = Counting(embedder)
+    assert len(Retriever.build(tmp_path / "index", documents(10), second, options=options)) == 10
+    assert second.num_texts == 10
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, embedder, file_size_limit):
+    with file_size_limit(20_000), pytest.raises(FolderError, match="cannot be written"):
+        Retriever.build(tmp_path / "index", documents(2000), embedder)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_build_that_is_stopped_without_a_key_leaves_nothing(tmp_path, embedder):
+    with pytest.raises(Killed):
+        Retriever.build(tmp_path / "index", documents(), Counting(embedder, dies_after=0))
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,113 @@
+"""Search by words beside meaning, and answers spread over languages."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from test_passages import LONG, Counting
+
+from kdserve import samples
+from kdserve.errors import DataError
+from kdserve.search import BuildOptions, Document, Retriever, verify_index
+from kdserve.search.index.lexical import fuse, words
+
+
+@pytest.fixture(scope="module")
+def documents():
+    made = [Document(text=d.text, id=d.id, language=d.lang) for d in samples.documents()]
+    made[10] = Document(text=made[10].text + " Siehe Beleg KX-4471/B.", id="code", language="de")
+    return made
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory, documents, embedder):
+    folder = tmp_path_factory.mktemp("asking") / "index"
+    return Retriever.build(folder, documents, embedder, options=BuildOptions(lexical=True))
+
+
+def test_a_code_that_embeddings_miss_is_found_by_its_word(retriever):
+    query = "Qui peut me dire où trouver kx-4471 ?"
+    assert "code" not in [hit.id for hit in retriever.search(query, 3)]
+    assert retriever.search(query, 3, lexical=True)[0].id == "code"
+
+
+def test_fused_hits_keep_the_scores_of_meaning_and_obey_floor_and_filter(retriever):
+    query = "Beleg KX-4471"
+    by_meaning = {hit.id: hit.score for hit in retriever.search(query, 100)}
+    fused = retriever.search(query, 20, lexical=True)
+    assert all(hit.score == by_meaning[hit.id] for hit in fused)
+    floor = sorted(hit.score for hit in fused)[10]
+    assert all(hit.score >= floor for hit in retriever.search(query, 20, lexical=True, min_score=floor))
+    assert {hit.language for hit in retriever.search(query, 20, lexical=True, where='lang == "fr"')} == {"fr"}
+
+
+def test_words_follow_changes(tmp_path, embedder):
+    options = BuildOptions(lexical=True)
+    retriever = Retriever.build(
+        tmp_path / "index", [Document(text=f"text {n}", id=n) for n in range(20)], embedder, options=options
+    )
+    retriever.add([Document(text="the quokka", id="q"), Document(text="a quokka and a wombat", id="w")])
+    assert {hit.id for hit in retriever.search("QUOKKA", 2, lexical=True)} == {"q", "w"}
+    retriever.delete(["q"])
+    assert "q" not in {hit.id for hit in retriever.search("quokka", 30, lexical=True)}
+    retriever.compact()
+    assert retriever.search("wombat", 1, lexical=True)[0].id == "w"
+    verify_index(retriever.folder)
+
+
+def test_an_index_without_words_says_so(tmp_path, documents, embedder):
+    retriever = Retriever.build(tmp_path / "index", documents, embedder)
+    with pytest.raises(DataError, match="built without words"):
+        retriever.search("x", lexical=True)
+
+
+def test_a_query_of_no_words_still_answers_by_meaning(retriever):
+    assert retriever.search("?!", 3, lexical=True) == retriever.search("?!", 3)
+
+
+def test_a_blank_query_finds_nothing(retriever):
+    assert retriever.search(" \n") == retriever.search("\u200e\ufeff\u00ad\u3164") == []
+    assert [len(hits) for hits in retriever.search_batch(["", "moon"], 2)] == [0, 2]
+
+
+def test_words_of_scripts_without_spaces_are_pairs():
+    assert words("Ärger in Tokio, 東京都へ ABC-12") == ["ärger", "in", "tokio", "東京", "京都", "都へ", "abc", "12"]
+    assert words("ﾊﾞ x") == ["バ", "x"]
+
+
+def test_fusion_adds_reciprocal_ranks():
+    assert fuse([["a", "b", "c"], ["c", "a"]]) == ["a", "c", "b"]
+    assert fuse([["x"], ["y"]]) == ["x", "y"]
+    assert fuse([]) == []
+
+
+def test_a_long_document_is_fused_once_by_its_best_passage(tmp_path):
+    made = [Document(text=LONG, id="long"), Document(text="a slow night train", id="short")]
+    retriever = Retriever.build(tmp_path / "index", made, Counting(), options=BuildOptions(lexical=True))
+    query = LONG[300:420]
+    assert [hit.id for hit in retriever.search(query, 5, lexical=True)] == ["long", "short"]
+    assert retriever.search(query, 1, lexical=True) == retriever.search(query, 1)
+
+
+@pytest.mark.parametrize("per_language", [1, 2, 5])
+def test_spread_answers_are_the_best_of_each_language(retriever, per_language):
+    everything = retriever.search("the weather in spring", 100)
+    seen = Counter()
+    expected = []
+    for hit in everything:
+        seen[hit.language] += 1
+        if seen[hit.language] <= per_language:
+            expected.append(hit)
+    assert retriever.search("the weather in spring", 10, per_language=per_language) == expected[:10]
+
+
+def test_threads_share_a_retriever(retriever):
+    queries = [query.text for query in samples.queries()]
+    alone = [
+        retriever.search(query, 5, where=f"lang != {n % 7!r}", lexical=n % 2 == 0) for n, query in enumerate(queries)
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        numbered = list(enumerate(queries)) * 4
+        ask = lambda pair: retriever.search(pair[1], 5, where=f"lang != {pair[0] % 7!r}", lexical=pair[0] % 2 == 0)  # noqa: E731
+        together = list(pool.map(ask, numbered))
+    assert together == alone * 4
