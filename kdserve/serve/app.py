@@ -23,6 +23,7 @@ from kdserve.errors import KdserveError
 from kdserve.runtime.threads import available_threads
 from kdserve.serve.batching import Batcher
 from kdserve.serve.connections import Door
+from kdserve.serve.documents import Documents
 from kdserve.serve.endpoint import Call, Endpoint, EndpointApp, Reply
 from kdserve.serve.guard import Guard
 from kdserve.serve.indexes import open_indexes
@@ -67,11 +68,12 @@ class Application:
         self.indexes = open_indexes(settings.indexes, encoders, open_)
         self.models = Models(encoders, classifiers, settings.aliases)
         self._refresher, self._refreshing = Workers(1, patience_s=OPEN_PATIENCE_S), asyncio.Lock()
-        self._searching = Searching(self.models, self.indexes, limits)
+        self._documents = Documents(self.indexes, limits)
         self.endpoints = [
             *OpenAI(self.models, max_texts=limits.texts).endpoints(),
             *TextEmbeddingsInference(self.models, limits, num_threads=self.workers.num_threads).endpoints(),
-            *self._searching.endpoints(),
+            *Searching(self.models, self.indexes, limits).endpoints(),
+            *self._documents.endpoints(),
             *Probes(self.models, self.indexes, self.workers, self.metrics, self.is_draining).endpoints(),
         ]
         self.send_last_spans: Callable[[], None] | None = None
@@ -153,7 +155,7 @@ class Application:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        threads = (self.workers, self._searching.writer, self._refresher)
+        threads = (self.workers, self._documents.writer, self._refresher)
         for some in threads:
             some.open()
         watching = asyncio.create_task(self._watch_indexes())

@@ -17,7 +17,7 @@ from kdserve.serve.keys import Keys
 from kdserve.serve.refusals import Dialect, Headers, Refusal, as_openai
 from kdserve.serve.settings import ServerSettings
 
-Method = Literal["GET", "POST", "PUT", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
 MOST_LISTED, MOST_LOGGED, LINGER_S = 100, 2000, 1.0
 PATH = "endpoint"

@@ -4,7 +4,7 @@ one, which is let go by its last reader."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -12,7 +12,7 @@ from threading import Lock
 from kdserve.datatypes import Hit, no_progress
 from kdserve.errors import DataError, FolderError, KdserveError, RecipeError
 from kdserve.manifest import MANIFEST_NAME
-from kdserve.search import Document, Id, delete_documents, encoder_name, open_snapshot
+from kdserve.search import Document, Id, NewMetadata, delete_documents, encoder_name, open_snapshot
 from kdserve.search.documents.embedding import Embedded, embed_documents
 from kdserve.search.index.build import Ingest
 from kdserve.search.index.changes import add_documents
@@ -70,12 +70,13 @@ class ServedIndex:
             _logger.info("took a new generation", extra={"index": self.name, "generation": self.generation})
         return newer
 
-    def add(self, documents: Sequence[Document], *, update: bool) -> None:
-        """Add documents, or put them in the place of those with the same ids, in one commit. Blocks, as `refresh`.
+    def add(self, documents: Sequence[Document | NewMetadata], *, update: bool) -> None:
+        """Add documents, or put them in the place of those with the same ids, in one commit; an update may also be of
+        metadata alone. Blocks, as `refresh`.
 
         Raises:
             Refusal: another process is writing, or the index cannot be written or takes no documents from this encoder.
-            DataError: no documents, or an id that is there already or occurs twice.
+            DataError: no documents, an id that is there already or occurs twice, or new metadata for one that is not.
         """
         encoder = self.encoder.encoder
 
@@ -158,6 +159,17 @@ def open_indexes(
             encoders.append(encoder)
         indexes[name] = ServedIndex(name=name, folder=folder, encoder=encoder, snapshot=snapshot, pointer=pointer)
     return indexes
+
+
+def find_index(indexes: Mapping[str, ServedIndex], name: str | None) -> ServedIndex:
+    """The index of that name; without one the first is meant. Raises Refusal."""
+    if name is None and indexes:
+        return next(iter(indexes.values()))
+    if name is None or name not in indexes:
+        there = ", ".join(indexes)
+        message = f"there is no index {name!r} here; there is: {there}" if there else "this server has no index"
+        raise Refusal("missing", message, param="index")
+    return indexes[name]
 
 
 def _fits(folder: Path, snapshot: Snapshot, encoder: ServedEncoder) -> bool:

@@ -165,10 +165,15 @@ def test_documents_are_added_updated_and_deleted(writable: ServerProcess):
     assert writable.post("/documents", {"documents": [new]}, key=WRITER).status == 400
     change("PUT", {"documents": [new | {"text": "okapi in the zoo today"}]})
     assert first()["text"] == "okapi in the zoo today"
+    change("PATCH", {"documents": [{"id": "okapi", "metadata": {"year": None, "place": "Basel"}}]})
+    assert (first()["text"], first()["metadata"]) == ("okapi in the zoo today", {"place": "Basel"})
     assert change("DELETE", {"ids": ["okapi"]})["documents"] == 72
     assert first()["id"] != "okapi"
     gone = writable.request("DELETE", "/documents", {"ids": ["okapi"]}, key=WRITER)
     assert (gone.status, gone.json["error"]["param"]) == (400, "ids")
+    for documents in ([{"id": "okapi", "metadata": {"year": 1}}], [{"metadata": {"year": 1}}], []):
+        refused = writable.request("PATCH", "/documents", {"documents": documents}, key=WRITER)
+        assert refused.status == 400
     for documents in ([], [{"text": " "}]):
         refused = writable.post("/documents", {"documents": documents}, key=WRITER)
         assert (refused.status, refused.json["error"]["param"]) == (400, "documents")

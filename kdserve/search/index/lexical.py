@@ -17,7 +17,8 @@ from kdserve.errors import FolderError
 SCHEMA = """CREATE VIRTUAL TABLE lexical USING fts5(words, content='', tokenize='unicode61 remove_diacritics 2')"""
 WORD = re.compile(r"\w+")
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
-MAX_QUERY_WORDS = 64
+MAX_QUERY_WORDS, MAX_QUERY_CHARACTERS = 64, 10_000
+"""How many different words are looked for, and in how much of a query."""
 FUSION_RANK = 60
 """How little the first ranks differ (Cormack, Clarke & Büttcher 2009)."""
 Key = TypeVar("Key", bound=Hashable)
@@ -41,8 +42,11 @@ def insert(database: sqlite3.Connection, doc: int, text: str) -> None:
 
 
 def ranked(database: sqlite3.Connection, query: str) -> Iterator[tuple[int, float]]:
-    """Documents that share a word with the query and their BM25 score, best first; higher is better."""
-    wanted = list(dict.fromkeys(words(query)))[:MAX_QUERY_WORDS]
+    """Documents that share a word with the query and their BM25 score, best first; higher is better.
+
+    The words are the first 64 different ones, from the first 10,000 characters.
+    """
+    wanted = list(dict.fromkeys(words(query.lstrip()[:MAX_QUERY_CHARACTERS])))[:MAX_QUERY_WORDS]
     if not wanted:
         return
     expression = " OR ".join(f'"{word}"' for word in wanted)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from kdserve.search.index.lexical import UNSPACED, WORD
+from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, UNSPACED, WORD
 
 MAX_CHARACTERS = 240
-MAX_QUERY_CHARACTERS, MAX_TEXT_CHARACTERS = 10_000, 20_000
-"""How much of a query and of a text is looked at for words."""
+MAX_TEXT_CHARACTERS = 20_000
+"""How much of a text is looked at for words."""
 SENTENCE = re.compile(r"""(?<=[.!?…])["'»”’)\]]*\s+|(?<=[。！？।])\s*|\n+""")
 Span = tuple[int, int]
 

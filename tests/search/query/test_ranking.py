@@ -8,8 +8,8 @@ from test_passages import LONG, Counting
 
 from kdserve import samples
 from kdserve.errors import DataError
-from kdserve.search import BuildOptions, Document, Retriever, verify_index
-from kdserve.search.index.lexical import fuse, words
+from kdserve.search import BuildOptions, Document, Retriever, open_snapshot, verify_index
+from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, fuse, words
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,16 @@ def test_words_follow_changes(tmp_path, embedder):
     retriever.compact()
     assert retriever.search("wombat", 1, lexical=True)[0].id == "w"
     verify_index(retriever.folder)
+
+
+def test_words_far_behind_in_a_query_are_not_read(tmp_path, embedder):
+    documents = [Document(text="a text", id="t"), Document(text="a wombat", id="w")]
+    retriever = Retriever.build(tmp_path / "index", documents, embedder, options=BuildOptions(lexical=True))
+    snapshot, vector = open_snapshot(retriever.folder), embedder.encode_query(["x"])
+    for query, found in (("x " * (MAX_QUERY_CHARACTERS // 2 - 10) + "wombat", [1]), (" " * 90_000 + "wombat", [1]),
+                         ("x " * (MAX_QUERY_CHARACTERS // 2) + "wombat", [])):  # fmt: skip
+        rows = snapshot.ranked_by_words(query, vector[0], 5, where="").rows[0]
+        assert rows[rows >= 0].tolist() == found
 
 
 def test_an_index_without_words_says_so(tmp_path, documents, embedder):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdserve.search.query.snippets import MAX_CHARACTERS, MAX_QUERY_CHARACTERS, MAX_TEXT_CHARACTERS, make_snippet
+from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS
+from kdserve.search.query.snippets import MAX_CHARACTERS, MAX_TEXT_CHARACTERS, make_snippet
 
 FILLER = "Nothing of note happened on that day, or on the next. " * 20
 
