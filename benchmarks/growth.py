@@ -87,7 +87,7 @@ def compare(recipe: Recipe, made: Ingredients, options: argparse.Namespace) -> l
     from_nothing = replace(recipe, student=replace(recipe.student, body=larger))
     runs.append(train(SCRATCH, from_nothing, made, start_student(from_nothing, made, options.work), options.work))
     shorter = replace(recipe, train=replace(recipe.train, steps=round(options.share * recipe.train.steps)))
-    guide = Guide(shorter, copy.deepcopy(small))
+    guide = Guide(shorter.guide, copy.deepcopy(small), steps=shorter.train.steps)
     runs.append(train(GUIDED, shorter, made, copy.deepcopy(grown), options.work, guide=guide))
     runs.append(train(ALONE, shorter, made, grown, options.work))
     runs.append(train(ON, shorter, made, small, options.work))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from kdserve.distill.data.corpus import SOURCE
 from kdserve.distill.data.pairs import find_files
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.errors import DataError
-from kdserve.recipe import ClassifierRecipe, DataRecipe, Recipe
+from kdserve.recipe import ClassifierRecipe, DataRecipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,31 +71,34 @@ def read_labelled(path: Path, *, language: str, text: str = "text", label: str =
     return LabelledTexts(texts=texts, labels=labels, languages=(language,) * len(rows))
 
 
-def read_source(made: ClassifierRecipe, path: Path) -> LabelledTexts:
+def read_source(settings: ClassifierRecipe, path: Path) -> LabelledTexts:
     """Read a file of the source language's texts."""
-    return read_labelled(path, language=SOURCE, text=made.text, label=made.label)
+    return read_labelled(path, language=SOURCE, text=settings.text, label=settings.label)
 
 
-def read_target(recipe: Recipe) -> LabelledTexts:
-    """Read the target languages' texts that the recipe's mode learns from: none, a few of each class, or all."""
-    made = recipe.classifier
-    assert made is not None
-    if made.mode not in ("semi-supervised", "supervised"):
+def read_target(
+    settings: ClassifierRecipe, data_dir: Path, *, languages: Collection[str] = (), seed: int
+) -> LabelledTexts:
+    """Read the target texts that the mode learns from: none, a few of each class, or all.
+
+    Those of `languages` are read and must be there; without any, whatever languages there are.
+    """
+    if settings.mode not in ("semi-supervised", "supervised"):
         return NO_TEXTS
-    wanted = set(recipe.languages + recipe.weak_languages)
+    wanted = set(languages)
     found = NO_TEXTS
-    for path, language in find_files(DataRecipe(path=made.target), Path(recipe.data_dir)):
+    for path, language in find_files(DataRecipe(path=settings.target), data_dir):
         if language != SOURCE and (not wanted or language in wanted):
-            read = read_labelled(path, language=language, text=made.text, label=made.label)
-            found += _few(read, made.per_class, seed=recipe.seed) if made.mode == "semi-supervised" else read
+            read = read_labelled(path, language=language, text=settings.text, label=settings.label)
+            found += _few(read, settings.per_class, seed=seed) if settings.mode == "semi-supervised" else read
     if missing := sorted(wanted - {SOURCE} - set(found.languages)):
-        raise DataError(f"the recipe names {', '.join(missing)}, but {made.target} has no such file; add some")
+        raise DataError(f"the recipe names {', '.join(missing)}, but {settings.target} has no such file; add some")
     if not found:
-        raise DataError(f"{made.target} has files of the source language alone; add some of the target languages")
+        raise DataError(f"{settings.target} has files of the source language alone; add some of the target languages")
     return found
 
 
-def settle_labels(made: ClassifierRecipe, known: Sequence[str], **files: LabelledTexts) -> tuple[str, ...]:
+def choose_labels(settings: ClassifierRecipe, known: Sequence[str], **files: LabelledTexts) -> tuple[str, ...]:
     """Return the labels in their order: the teacher's, the recipe's, or those of the labelled texts, sorted.
 
     `known` are the labels of the teacher, empty where its head is yet to be trained. `files` are texts by role.
@@ -104,10 +107,10 @@ def settle_labels(made: ClassifierRecipe, known: Sequence[str], **files: Labelle
         DataError: a label that the teacher or the recipe does not know, a label without a text, or fewer than two.
     """
     labelled = files["labelled"]
-    labels = tuple(known) or made.labels or tuple(sorted(set(labelled.labels)))
-    who = "the teacher does" if known else "classifier.labels does" if made.labels else f"{made.labelled} does"
-    if known and made.labels and set(known) != set(made.labels):
-        raise DataError(f"the teacher has the labels {_listed(known)}, classifier.labels {_listed(made.labels)}")
+    labels = tuple(known) or settings.labels or tuple(sorted(set(labelled.labels)))
+    who = "the teacher does" if known else "classifier.labels does" if settings.labels else f"{settings.labelled} does"
+    if known and settings.labels and set(known) != set(settings.labels):
+        raise DataError(f"the teacher has the labels {_listed(known)}, classifier.labels {_listed(settings.labels)}")
     for role, texts in files.items():
         strangers = sorted(set(texts.labels) - set(labels))
         if strangers:
@@ -117,9 +120,9 @@ def settle_labels(made: ClassifierRecipe, known: Sequence[str], **files: Labelle
             )
     empty = [label for label in labels if label not in set(labelled.labels)]
     if empty:
-        raise DataError(f"the label {empty[0]!r} has no text in {made.labelled}; give it some or leave it out")
+        raise DataError(f"the label {empty[0]!r} has no text in {settings.labelled}; give it some or leave it out")
     if len(labels) < 2:
-        raise DataError(f"{made.labelled} has one label only, {labels[0]!r}; a classifier needs two or more")
+        raise DataError(f"{settings.labelled} has one label only, {labels[0]!r}; a classifier needs two or more")
     return labels
 
 

@@ -16,19 +16,19 @@ from kdserve.distill.objectives.vectors import cosine_loss
 from kdserve.distill.students.embedder import Student
 from kdserve.distill.students.folder import open_student
 from kdserve.errors import RecipeError
-from kdserve.recipe import Recipe, StudentRecipe
+from kdserve.recipe import GuideRecipe, Recipe, StudentRecipe
 
 
 class Guide:
     """1 - cosine to the small student's vector of the same text, in every language; the weight falls to zero."""
 
-    def __init__(self, recipe: Recipe, small: Student) -> None:
-        self.recipe, self.small = recipe.guide, small.eval().requires_grad_(False)
-        self.num_steps = max(1.0, recipe.guide.until * recipe.train.steps)
+    def __init__(self, settings: GuideRecipe, small: Student, *, steps: int) -> None:
+        self.settings, self.small = settings, small.eval().requires_grad_(False)
+        self.num_steps = max(1.0, settings.until * steps)
 
     def weight_at(self, step: int) -> float:
         """Return the weight at a step: `weight` at the first, zero from `until` on."""
-        return self.recipe.weight * max(0.0, 1.0 - step / self.num_steps)
+        return self.settings.weight * max(0.0, 1.0 - step / self.num_steps)
 
     def losses(
         self, ids_BT: Tensor, mask_BT: Tensor, student_BD: Tensor, *, step: int
@@ -60,7 +60,7 @@ def start_guide(recipe: Recipe, student: Student, tokenizer: Tokenizer, *, dim: 
             "or student.start to a student grown from it"
         )
     require_dim(small, folder, dim=dim)
-    return Guide(recipe, small)
+    return Guide(recipe.guide, small, steps=recipe.train.steps)
 
 
 @torch.no_grad()

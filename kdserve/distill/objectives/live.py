@@ -18,23 +18,30 @@ from kdserve.distill.students.bodies import take_body, teacher_dense
 from kdserve.distill.students.embedder import Encoding, TransformerStudent
 from kdserve.distill.teachers.embedder import Teacher
 from kdserve.errors import RecipeError
-from kdserve.recipe import Recipe
+from kdserve.recipe import LayerRecipe, StudentRecipe, TargetsRecipe
 
 
 class LiveTeacher(nn.Module):
     """All layers of the teacher over the table that the student starts from; it is never trained."""
 
-    def __init__(self, recipe: Recipe, teacher: Teacher, table_VW: Tensor) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        table_VW: Tensor,
+        *,
+        student: StudentRecipe,
+        targets: TargetsRecipe,
+        states: LayerRecipe,
+    ) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.mix, self.states_weight, self.pairs = targets, states.states, states.map
         layers = tuple(range(teacher.body.config.num_hidden_layers))
-        settings = replace(recipe.student, layers=layers, table_bits=0, table_rank=0)
+        settings = replace(student, layers=layers, table_bits=0, table_rank=0)
         body = take_body(teacher, settings)
         self.encoder = TransformerStudent(table_VW, settings, body=body, dense=teacher_dense(teacher))
         self.encoder.eval().requires_grad_(False)
-        self.pairs = recipe.layers.map
-        for ours, theirs in self.pairs if recipe.layers.states else ():
-            if not (0 <= ours < len(recipe.student.layers) and 0 <= theirs < len(layers)):
+        for ours, theirs in self.pairs if states.states else ():
+            if not (0 <= ours < len(student.layers) and 0 <= theirs < len(layers)):
                 raise RecipeError(f"layers.map names [{ours}, {theirs}], but there is no such layer; count from 0")
 
     @torch.no_grad()
@@ -45,21 +52,20 @@ class LiveTeacher(nn.Module):
 
     def targets(self, taught_BD: Tensor, partner_B: Tensor | None) -> Tensor:
         """Return what each text is to be embedded as: (B, D) of unit length."""
-        mixed_BD = self.recipe.targets.own * taught_BD
+        mixed_BD = self.mix.own * taught_BD
         if partner_B is not None:
-            mixed_BD = mixed_BD + self.recipe.targets.partner * taught_BD[partner_B]
+            mixed_BD = mixed_BD + self.mix.partner * taught_BD[partner_B]
         return functional.normalize(mixed_BD, dim=-1)
 
     def losses(self, ours: Encoding, taught: Encoding, mask_BT: Tensor) -> dict[str, tuple[float, Tensor]]:
         """Return {"states": (weight, loss)}, or nothing where the recipe wants none."""
-        weight = self.recipe.layers.states
-        if not weight:
+        if not self.states_weight:
             return {}
         parts = [
             state_loss(ours.hidden_BTW[student + 1], taught.hidden_BTW[teacher + 1], mask_BT)
             for student, teacher in self.pairs
         ]
-        return {"states": (weight, torch.stack(parts).mean())}
+        return {"states": (self.states_weight, torch.stack(parts).mean())}
 
 
 def state_loss(ours_BTW: Tensor, theirs_BTW: Tensor, mask_BT: Tensor) -> Tensor:

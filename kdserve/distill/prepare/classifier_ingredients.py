@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.batches import TrainingData
 from kdserve.distill.data.corpus import Corpus, digest_of
-from kdserve.distill.data.labelled import NO_TEXTS, LabelledTexts, read_source, read_target, settle_labels
+from kdserve.distill.data.labelled import NO_TEXTS, LabelledTexts, choose_labels, read_source, read_target
 from kdserve.distill.data.tokens import TokenStore
 from kdserve.distill.hardware import best_device
 from kdserve.distill.objectives.layers import LayerDistillation
@@ -94,16 +94,16 @@ def gather_classifier(
     )
 
 
-def start_label_layers(recipe: Recipe, made: ClassifierIngredients) -> LayerDistillation | None:
+def start_label_layers(recipe: Recipe, ingredients: ClassifierIngredients) -> LayerDistillation | None:
     """Return the recipe's distillation of inner layers, if it has one and a teacher."""
-    if not made.teacher:
+    if not ingredients.teacher:
         return None
     return start_layers(
         recipe.layers,
-        made.student.encoder,
-        teacher=made.teacher,
-        tokenizer=made.tokenizer,
-        corpus=made.data.corpus,
+        ingredients.student.encoder,
+        teacher=ingredients.teacher,
+        tokenizer=ingredients.tokenizer,
+        corpus=ingredients.data.corpus,
         seed=recipe.seed,
     )
 
@@ -116,26 +116,26 @@ def tokenize_texts(tokenizer: Tokenizer, texts: LabelledTexts, recipe: Recipe) -
     return TokenStore(ids=ids, offsets=np.cumsum([0, *map(len, rows)]).astype(np.int64))
 
 
-def _read_texts(recipe: Recipe, made: ClassifierRecipe) -> dict[str, LabelledTexts]:
+def _read_texts(recipe: Recipe, settings: ClassifierRecipe) -> dict[str, LabelledTexts]:
     data_dir = Path(recipe.data_dir)
     return {
-        "labelled": read_source(made, data_dir / made.labelled),
-        "development": read_source(made, data_dir / made.development) if made.development else NO_TEXTS,
-        "target": read_target(recipe),
+        "labelled": read_source(settings, data_dir / settings.labelled),
+        "development": read_source(settings, data_dir / settings.development) if settings.development else NO_TEXTS,
+        "target": read_target(settings, data_dir, languages=recipe.languages + recipe.weak_languages, seed=recipe.seed),
     }
 
 
 def _open_teacher(
-    recipe: Recipe, made: ClassifierRecipe, texts: Mapping[str, LabelledTexts]
+    recipe: Recipe, settings: ClassifierRecipe, texts: Mapping[str, LabelledTexts]
 ) -> tuple[LabelTeacher, tuple[str, ...]]:
     """Open the sequence classifier, or train a head for the embedder; the labels are in the teacher's order."""
-    settings = recipe.teacher
-    if made.teacher:
-        folder = Path(recipe.data_dir) / Path(made.teacher).expanduser()
-        teacher = SequenceTeacher(folder, batch_size=settings.batch_size)
-        return teacher, settle_labels(made, teacher.labels, **texts)
-    labels = settle_labels(made, (), **texts)
-    embedder = load_teacher(settings.model, revision=settings.revision, batch_size=settings.batch_size)
+    of_teacher = recipe.teacher
+    if settings.teacher:
+        folder = Path(recipe.data_dir) / Path(settings.teacher).expanduser()
+        teacher = SequenceTeacher(folder, batch_size=of_teacher.batch_size)
+        return teacher, choose_labels(settings, teacher.labels, **texts)
+    labels = choose_labels(settings, (), **texts)
+    embedder = load_teacher(of_teacher.model, revision=of_teacher.revision, batch_size=of_teacher.batch_size)
     return HeadTeacher(embedder, _fit_teacher_head(embedder, texts, labels), labels), labels
 
 
@@ -181,8 +181,9 @@ def _start_encoder(
 ) -> tuple[Tokenizer, TrainingData, Student]:
     """Open the student that the recipe starts from, or solve one as for an embedder."""
     if not recipe.student.start:
-        made = gather(recipe, work, cache=cache, progress=progress)
-        return made.tokenizer, made.data, start_student(recipe, made, work, progress=progress)
+        ingredients = gather(recipe, work, cache=cache, progress=progress)
+        student = start_student(recipe, ingredients, work, progress=progress)
+        return ingredients.tokenizer, ingredients.data, student
     folder = Path(recipe.data_dir) / recipe.student.start
     encoder = open_student(folder, recipe.student)
     if isinstance(encoder, StaticStudent) != (recipe.family == "static"):

@@ -41,7 +41,7 @@ _DAMPING = 0.01
 
 def keep_folded(
     recipe: Recipe,
-    made: Ingredients,
+    ingredients: Ingredients,
     student: TransformerStudent,
     live: LiveTeacher,
     work: Path,
@@ -51,20 +51,20 @@ def keep_folded(
     """Fold the student's layers on `align.fold_texts` texts of the corpus, or as it was done before in `work`."""
     shares = [recipe.train.temperature, recipe.train.source_share, recipe.targets.queries]
     body = [recipe.student.layers, recipe.student.max_tokens, recipe.layers.map, recipe.align.fold_texts, recipe.seed]
-    key = digest_of(shares, body, made.teacher.fingerprint, made.data.tokens.key)
+    key = digest_of(shares, body, ingredients.teacher.fingerprint, ingredients.data.tokens.key)
     path = work / f"folded-{key[:16]}.safetensors"
     with processes().main_process_first():  # the first solves what the others then open
         if not path.is_file():
-            fold_layers(student, live, _draw_batches(recipe, made), progress=progress)
+            fold_layers(student, live, _draw_batches(recipe, ingredients), progress=progress)
             partial = path.with_suffix(".partial")
             save_file({name: value.contiguous() for name, value in student.body.state_dict().items()}, partial)
             partial.rename(path)
     student.body.load_state_dict(load_file(path))
 
 
-def _draw_batches(recipe: Recipe, made: Ingredients) -> list[Batch]:
-    tokens, train = made.data.tokens, replace(recipe.train, batch_size=_BATCH)
-    sampler = make_sampler(made.corpus, tokens.lengths, train, seed=recipe.seed)
+def _draw_batches(recipe: Recipe, ingredients: Ingredients) -> list[Batch]:
+    tokens, train = ingredients.data.tokens, replace(recipe.train, batch_size=_BATCH)
+    sampler = make_sampler(ingredients.corpus, tokens.lengths, train, seed=recipe.seed)
     rng, batches = random_stream(Stream.FOLDED_TEXTS, recipe.seed), []
     for texts in islice(sampler.batches(start=0), -(-recipe.align.fold_texts // _BATCH)):
         queries = rng.random(len(texts)) < recipe.targets.queries

@@ -43,7 +43,7 @@ class Ingredients:
         return digest_of(record, *parents, self.data.tokens.key)
 
     def body_key(self, recipe: Recipe) -> str:
-        """SHA-256 of what the settled body depends on."""
+        """SHA-256 of what the fitted body depends on."""
         run = recipe.train
         train = [run.batch_size, run.precision, run.average, run.clip, run.weight_decay]
         student = [recipe.student.layers, recipe.student.max_tokens, recipe.student.dropout]

@@ -38,9 +38,9 @@ _SPECIAL = len(SPECIAL_TOKENS)
 _MAX_MEASURED = 2_000
 
 
-def settle_body(
+def fit_body(
     recipe: Recipe,
-    made: Ingredients,
+    ingredients: Ingredients,
     work: Path,
     *,
     body: Any,
@@ -52,12 +52,12 @@ def settle_body(
     Returns:
         The trained body and dense layers, under the teacher's table.
     """
-    table = teacher_input_table(made.teacher)
+    table = teacher_input_table(ingredients.teacher)
     table_VW = torch.cat([torch.zeros(_SPECIAL, table.shape[1]), table.cpu()])  # its ids move up by our special tokens
-    copy_special_rows(table_VW, made.teacher)
+    copy_special_rows(table_VW, ingredients.teacher)
     student = TransformerStudent(table_VW, replace(recipe.student, table_bits=0, table_rank=0), body=body, dense=dense)
     student.table.requires_grad_(False)
-    tokens = _teacher_tokens(made, max_tokens=recipe.student.max_tokens - 2, progress=progress)
+    tokens = _teacher_tokens(ingredients, max_tokens=recipe.student.max_tokens - 2, progress=progress)
     steps = recipe.align.body_steps
     train = replace(
         recipe.train,
@@ -70,9 +70,9 @@ def settle_body(
         checkpoint_every=min(recipe.train.checkpoint_every, 200),
     )
     own = replace(recipe, objective=ObjectiveRecipe(), layers=LayerRecipe(), train=train)
-    data = replace(made.data, tokens=tokens)
-    task = EmbeddingTask(own, data, student, TeacherCosine(data), what="settling the body")
-    Trainer(task, train, work, key=made.body_key(recipe), seed=recipe.seed).run(progress=progress)
+    data = replace(ingredients.data, tokens=tokens)
+    task = EmbeddingTask(own, data, student, TeacherCosine(data), what="fitting the layers to each other")
+    Trainer(task, train, work, key=ingredients.body_key(recipe), seed=recipe.seed).run(progress=progress)
     return student
 
 
@@ -128,10 +128,10 @@ def encode_sources(corpus: Corpus, teacher: Teacher, *, progress: Progress = no_
         yield [encoding.ids for encoding in encodings]
 
 
-def _teacher_tokens(made: Ingredients, *, max_tokens: int, progress: Progress) -> TokenStore:
+def _teacher_tokens(ingredients: Ingredients, *, max_tokens: int, progress: Progress) -> TokenStore:
     """The sources in the teacher's tokens; the translations are empty."""
-    ids, lengths = [], [np.zeros(len(made.corpus.source_of), dtype=np.int64)]
-    for texts in encode_sources(made.corpus, made.teacher, progress=progress):
+    ids, lengths = [], [np.zeros(len(ingredients.corpus.source_of), dtype=np.int64)]
+    for texts in encode_sources(ingredients.corpus, ingredients.teacher, progress=progress):
         cut = [text[:max_tokens] for text in texts]
         ids.append(np.array([number + _SPECIAL for text in cut for number in text], dtype=np.int32))
         lengths.append(np.array([len(text) for text in cut], dtype=np.int64))

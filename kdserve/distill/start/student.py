@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from kdserve.distill.objectives.guide import require_dim
 from kdserve.distill.objectives.layers import LayerDistillation, TeacherBody
 from kdserve.distill.objectives.live import LiveTeacher
 from kdserve.distill.start.ingredients import Ingredients, solves_vectors
-from kdserve.distill.start.inherit import encode_sources, settle_body, teacher_rows
+from kdserve.distill.start.inherit import encode_sources, fit_body, teacher_rows
 from kdserve.distill.start.ridge import solve_ridge, token_pull
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.students.adopt import adopted_table
@@ -34,14 +33,14 @@ from kdserve.distill.students.embedder import StaticStudent, Student, Transforme
 from kdserve.distill.students.folder import open_student
 from kdserve.distill.teachers.embedder import Teacher
 from kdserve.errors import RecipeError
-from kdserve.recipe import BodyRecipe, LayerRecipe, Recipe
+from kdserve.recipe import BodyRecipe, LayerRecipe, Recipe, StudentRecipe
 
 _OWN_TABLE_DEVIATION = 0.2
 """Of the values of a table under a body drawn at random, where positions deviate by 0.02 (each layer normalises)."""
 Targets = Callable[[npt.NDArray[np.int64]], Tensor]
 
 
-def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Progress = no_progress) -> Student:
+def start_student(recipe: Recipe, ingredients: Ingredients, work: Path, *, progress: Progress = no_progress) -> Student:
     """Return the student before its first training step; the solved table is kept in `work`.
 
     The table of a static student and of a body of one's own is solved onto the teacher's vectors, the one under the
@@ -49,59 +48,61 @@ def start_student(recipe: Recipe, made: Ingredients, work: Path, *, progress: Pr
     """
     settings = recipe.student
     if settings.start:
-        return _go_on(recipe, made)
-    if settings.table_rank > made.tokenizer.get_vocab_size():
+        return _go_on(recipe, ingredients)
+    if settings.table_rank > ingredients.tokenizer.get_vocab_size():
         raise RecipeError("student.table_rank is larger than the vocabulary; lower it")
-    body = take_body(made.teacher, settings) if recipe.takes_layers else None
-    dense = teacher_dense(made.teacher) if recipe.takes_layers else []
+    body = take_body(ingredients.teacher, settings) if recipe.takes_layers else None
+    dense = teacher_dense(ingredients.teacher) if recipe.takes_layers else []
     if body is not None and recipe.align.body_steps:
-        own = work / f"body-{made.body_key(recipe)[:16]}"
-        settled = settle_body(recipe, made, own, body=body, dense=dense, progress=progress)
-        body, dense = settled.body, list(settled.dense)
+        own = work / f"body-{ingredients.body_key(recipe)[:16]}"
+        fitted = fit_body(recipe, ingredients, own, body=body, dense=dense, progress=progress)
+        body, dense = fitted.body, list(fitted.dense)
     if recipe.vocabulary.of_teacher:
-        return _start_of_teacher(adopted_table(made.tokenizer, made.teacher), recipe, body=body, dense=dense)
-    table = _keep_table(recipe, made, work, progress)
+        table = adopted_table(ingredients.tokenizer, ingredients.teacher)
+        student = TransformerStudent(table, settings, body=body, dense=dense)
+        student.table.requires_grad_(recipe.train.table_rate > 0)  # else the teacher's own rows stay
+        return student
+    table = _keep_table(recipe, ingredients, work, progress)
     if recipe.family == "static":
         return StaticStudent(table, settings)
     if body is None:
         assert settings.body is not None
-        return _start_own_body(table, recipe, settings.body, made)
-    copy_special_rows(table, made.teacher)
+        return _start_own_body(table, settings, settings.body, ingredients, seed=recipe.seed)
+    copy_special_rows(table, ingredients.teacher)
     return TransformerStudent(table, settings, body=body, dense=dense)
 
 
 def start_live(recipe: Recipe, student: Student, *, teacher: Teacher) -> LiveTeacher | None:
     """Return the teacher that runs beside the student, if the recipe wants it."""
-    return LiveTeacher(recipe, teacher, student.whole_table()) if recipe.targets.live else None
+    if not recipe.targets.live:
+        return None
+    return LiveTeacher(
+        teacher, student.whole_table(), student=recipe.student, targets=recipe.targets, states=recipe.layers
+    )
 
 
-def _start_of_teacher(table_VW: Tensor, recipe: Recipe, *, body: Any, dense: list[Any]) -> TransformerStudent:
-    """Put the teacher's own rows under its layers; they are not trained at a rate of 0."""
-    student = TransformerStudent(table_VW, recipe.student, body=body, dense=dense)
-    student.table.requires_grad_(recipe.train.table_rate > 0)
-    return student
-
-
-def _go_on(recipe: Recipe, made: Ingredients) -> Student:
+def _go_on(recipe: Recipe, ingredients: Ingredients) -> Student:
     folder = Path(recipe.data_dir) / recipe.student.start
     student = open_student(folder, recipe.student)
     if isinstance(student, TransformerStudent) != (recipe.family == "transformer"):
         raise RecipeError(f"student.start {folder} is not of family {recipe.family}; set family to the other one")
-    require_dim(student, folder, dim=made.teacher.dim)
+    require_dim(student, folder, dim=ingredients.teacher.dim)
     return student
 
 
-def _keep_table(recipe: Recipe, made: Ingredients, work: Path, progress: Progress) -> Tensor:
-    path = work / f"table-{made.table_key(recipe)[:16]}.safetensors"
+def _keep_table(recipe: Recipe, ingredients: Ingredients, work: Path, progress: Progress) -> Tensor:
+    path = work / f"table-{ingredients.table_key(recipe)[:16]}.safetensors"
     with processes().main_process_first():  # the first solves what the others then open
         if not path.is_file():
             partial = path.with_suffix(".partial")
-            save_file({"table": _solve_table(recipe, made, progress)}, partial)
+            save_file({"table": _solve_table(recipe, ingredients, progress)}, partial)
             partial.rename(path)
     return load_file(path)["table"]
 
 
-def _start_own_body(table_VD: Tensor, recipe: Recipe, size: BodyRecipe, made: Ingredients) -> TransformerStudent:
+def _start_own_body(
+    table_VD: Tensor, settings: StudentRecipe, size: BodyRecipe, ingredients: Ingredients, *, seed: int
+) -> TransformerStudent:
     """Put the table under a body drawn at random, which begins as little more than a sum, as its layers add to it.
 
     Another width than the teacher's is reached by the main directions of the teacher's vectors, and left by a dense
@@ -109,23 +110,23 @@ def _start_own_body(table_VD: Tensor, recipe: Recipe, size: BodyRecipe, made: In
     """
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    settings, dim, width = recipe.student, made.teacher.dim, size.width
-    generator = torch.Generator().manual_seed(recipe.seed)
+    dim, width = ingredients.teacher.dim, size.width
+    generator = torch.Generator().manual_seed(seed)
     table_VD *= _OWN_TABLE_DEVIATION / table_VD.std()
     special = [CLS, SEP, UNK]
     table_VD[special] = torch.randn(len(special), dim, generator=generator) * _OWN_TABLE_DEVIATION
-    body = draw_body(size, settings, seed=recipe.seed)
+    body = draw_body(size, settings, seed=seed)
     if width == dim:
         return TransformerStudent(table_VD, settings, body=body)
-    directions_DW = _main_directions(made, width)
+    directions_DW = _main_directions(ingredients, width)
     dense = Dense(width, dim, bias=False, activation_function=None, init_weight=directions_DW.clone())
     return TransformerStudent(table_VD @ directions_DW, settings, body=body, dense=[dense])
 
 
-def _main_directions(made: Ingredients, width: int) -> Tensor:
+def _main_directions(ingredients: Ingredients, width: int) -> Tensor:
     """(D, W): orthonormal directions along which the teacher's vectors are longest; zero columns beyond D of them."""
-    rows = made.data.row_of[:: 1 + len(made.data.row_of) // 50_000]
-    vectors = torch.from_numpy(made.data.vectors[rows].astype(np.float32))
+    rows = ingredients.data.row_of[:: 1 + len(ingredients.data.row_of) // 50_000]
+    vectors = torch.from_numpy(ingredients.data.vectors[rows].astype(np.float32))
     _, directions = torch.linalg.eigh(vectors.T @ vectors)
     directions = directions.flip(1)[:, :width]
     return torch.nn.functional.pad(directions, (0, width - directions.shape[1]))
@@ -142,8 +143,8 @@ def start_layers(
     return LayerDistillation(settings, teacher, student, tokenizer, corpus, seed=seed)
 
 
-def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tensor:
-    corpus, num_pairs = made.corpus, len(made.corpus.source_of)
+def _solve_table(recipe: Recipe, ingredients: Ingredients, progress: Progress) -> Tensor:
+    corpus, num_pairs = ingredients.corpus, len(ingredients.corpus.source_of)
     texts, shares = text_shares(corpus, recipe.train)
     weights = (shares * len(shares)).astype(np.float32)
     source_of = corpus.sources_of(texts)
@@ -152,23 +153,25 @@ def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tenso
         chosen = np.sort(rng.choice(len(texts), recipe.align.max_rows, replace=False))
         texts, weights, source_of = texts[chosen], weights[chosen], source_of[chosen]
     device = torch.device(best_device())
-    size = made.tokenizer.get_vocab_size()
+    size = ingredients.tokenizer.get_vocab_size()
     damping = torch.full((size,), recipe.align.damping)
     if solves_vectors(recipe):
-        start = torch.zeros(size, made.teacher.dim, device=device)
-        targets = _teacher_vectors(made, source_of)
+        start = torch.zeros(size, ingredients.teacher.dim, device=device)
+        targets = _teacher_vectors(ingredients, source_of)
     else:
-        means = _input_means(made, device, progress)
-        in_sources = made.data.tokens.ids[made.data.tokens.offsets[num_pairs] :]
+        means = _input_means(ingredients, device, progress)
+        in_sources = ingredients.data.tokens.ids[ingredients.data.tokens.offsets[num_pairs] :]
         seen = torch.from_numpy(np.bincount(in_sources, minlength=size) > 0)
-        start, shared = teacher_rows(made.tokenizer, made.teacher, seen)
+        start, shared = teacher_rows(ingredients.tokenizer, ingredients.teacher, seen)
         is_source = texts >= num_pairs
         damping += (
-            recipe.align.anchor * shared * token_pull(made.data.tokens, texts[is_source], weights[is_source], size)
+            recipe.align.anchor
+            * shared
+            * token_pull(ingredients.data.tokens, texts[is_source], weights[is_source], size)
         )
         targets = _rows_of(means, source_of)
     solved = solve_ridge(
-        made.data.tokens,
+        ingredients.data.tokens,
         texts,
         weights,
         targets,
@@ -181,20 +184,20 @@ def _solve_table(recipe: Recipe, made: Ingredients, progress: Progress) -> Tenso
     return solved.cpu()
 
 
-def _teacher_vectors(made: Ingredients, source_of: npt.NDArray[np.int64]) -> Targets:
-    rows = made.data.row_of[source_of]
-    return lambda positions: torch.from_numpy(made.data.vectors[rows[positions]].astype(np.float32))
+def _teacher_vectors(ingredients: Ingredients, source_of: npt.NDArray[np.int64]) -> Targets:
+    rows = ingredients.data.row_of[source_of]
+    return lambda positions: torch.from_numpy(ingredients.data.vectors[rows[positions]].astype(np.float32))
 
 
 def _rows_of(means: Tensor, source_of: npt.NDArray[np.int64]) -> Targets:
     return lambda positions: means[torch.from_numpy(source_of[positions]).to(means.device)]
 
 
-def _input_means(made: Ingredients, device: torch.device, progress: Progress) -> Tensor:
+def _input_means(ingredients: Ingredients, device: torch.device, progress: Progress) -> Tensor:
     """(S, D): the mean of the teacher's own input rows over each source sentence."""
-    table = teacher_input_table(made.teacher).to(device)
+    table = teacher_input_table(ingredients.teacher).to(device)
     parts = []
-    for texts in encode_sources(made.corpus, made.teacher, progress=progress):
+    for texts in encode_sources(ingredients.corpus, ingredients.teacher, progress=progress):
         ids = torch.tensor([i for text in texts for i in text], device=device)
         lengths = torch.tensor([0] + [len(text) for text in texts], device=device)
         parts.append(torch.nn.functional.embedding_bag(ids, table, lengths.cumsum(0)[:-1], mode="mean"))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kdserve.distill.data.labelled import LabelledTexts, read_labelled, read_target, settle_labels
+from kdserve.distill.data.labelled import LabelledTexts, choose_labels, read_labelled, read_target
 from kdserve.errors import DataError
+from kdserve.recipe import Recipe
 
 
 def test_labelled_texts_are_read_with_their_columns(tmp_path: Path):
@@ -45,36 +46,40 @@ def texts(*labels: str) -> LabelledTexts:
 
 def test_labels_come_from_teacher_recipe_or_texts_in_this_order(classifier_recipe):
     recipe = classifier_recipe()
-    assert settle_labels(recipe.classifier, (), labelled=texts("b", "a", "b")) == ("a", "b")
-    assert settle_labels(recipe.classifier, ("b", "a"), labelled=texts("b", "a")) == ("b", "a")
+    assert choose_labels(recipe.classifier, (), labelled=texts("b", "a", "b")) == ("a", "b")
+    assert choose_labels(recipe.classifier, ("b", "a"), labelled=texts("b", "a")) == ("b", "a")
     fixed = classifier_recipe(overrides=['classifier.labels=["b", "c", "a"]'])
-    assert settle_labels(fixed.classifier, (), labelled=texts("a", "b", "c")) == ("b", "c", "a")
+    assert choose_labels(fixed.classifier, (), labelled=texts("a", "b", "c")) == ("b", "c", "a")
 
 
 def test_labels_that_do_not_fit_are_refused(classifier_recipe):
     recipe = classifier_recipe()
     with pytest.raises(DataError, match=r"classifier\.labelled has the label 'c', which the teacher does not know"):
-        settle_labels(recipe.classifier, ("a", "b"), labelled=texts("a", "b", "c"))
+        choose_labels(recipe.classifier, ("a", "b"), labelled=texts("a", "b", "c"))
     with pytest.raises(DataError, match=r"classifier\.target has the label 'c', which train\.tsv does not know"):
-        settle_labels(recipe.classifier, (), labelled=texts("a", "b"), target=texts("c"))
+        choose_labels(recipe.classifier, (), labelled=texts("a", "b"), target=texts("c"))
     with pytest.raises(DataError, match=r"the label 'b' has no text in train\.tsv"):
-        settle_labels(recipe.classifier, ("a", "b"), labelled=texts("a"))
+        choose_labels(recipe.classifier, ("a", "b"), labelled=texts("a"))
     with pytest.raises(DataError, match="has one label only, 'a'"):
-        settle_labels(recipe.classifier, (), labelled=texts("a", "a"))
+        choose_labels(recipe.classifier, (), labelled=texts("a", "a"))
     fixed = classifier_recipe(overrides=['classifier.labels=["a", "z"]'])
     with pytest.raises(DataError, match=r"the teacher has the labels a, b, classifier\.labels a, z"):
-        settle_labels(fixed.classifier, ("a", "b"), labelled=texts("a", "b"))
+        choose_labels(fixed.classifier, ("a", "b"), labelled=texts("a", "b"))
+
+
+def targets(recipe: Recipe) -> LabelledTexts:
+    return read_target(recipe.classifier, Path(recipe.data_dir), languages=recipe.languages, seed=recipe.seed)
 
 
 def test_target_texts_follow_the_mode(classifier_recipe):
-    assert len(read_target(classifier_recipe("unsupervised"))) == 0
-    few = read_target(classifier_recipe("semi-supervised", overrides=["classifier.per_class=3"]))
+    assert len(targets(classifier_recipe("unsupervised"))) == 0
+    few = targets(classifier_recipe("semi-supervised", overrides=["classifier.per_class=3"]))
     counts = Counter(zip(few.languages, few.labels, strict=True))
     assert counts == {(language, label): 3 for language in ("de", "ja") for label in ("question", "statement")}
-    assert len(read_target(classifier_recipe("supervised"))) == 2 * 120
+    assert len(targets(classifier_recipe("supervised"))) == 2 * 120
     only = classifier_recipe("supervised", overrides=['languages=["de"]'])
-    assert set(read_target(only).languages) == {"de"}
+    assert set(targets(only).languages) == {"de"}
     with pytest.raises(DataError, match=r"the recipe names \w+(, \w+)*, but .* has no such file"):
-        read_target(classifier_recipe("supervised", overrides=['languages=["de", "fr"]']))
+        targets(classifier_recipe("supervised", overrides=['languages=["de", "fr"]']))
     with pytest.raises(DataError, match="no file matches"):
-        read_target(classifier_recipe("supervised", overrides=["classifier.target=no.{language}.tsv"]))
+        targets(classifier_recipe("supervised", overrides=["classifier.target=no.{language}.tsv"]))

@@ -9,7 +9,7 @@ import torch
 from kdserve import samples
 from kdserve.distill.data.vocabulary import train_unigram
 from kdserve.distill.start.ingredients import gather
-from kdserve.distill.start.inherit import settle_body, teacher_rows
+from kdserve.distill.start.inherit import fit_body, teacher_rows
 from kdserve.distill.start.student import start_student
 from kdserve.distill.students.bodies import take_body, teacher_input_table
 from kdserve.distill.students.embedder import mean_pool
@@ -23,9 +23,9 @@ def test_layers_come_nearer_to_the_teacher_in_its_own_tokens(tmp_path: Path, tin
     texts = made.corpus.sources.select(np.flatnonzero(made.corpus.held_out))
     taught = torch.from_numpy(made.teacher.encode_document(texts))
     body = take_body(made.teacher, recipe.student)
-    settled = settle_body(recipe, made, tmp_path / "body", body=body, dense=[]).eval()
+    fitted = fit_body(recipe, made, tmp_path / "body", body=body, dense=[]).eval()
     table = teacher_input_table(made.teacher)
-    assert torch.equal(settled.table[4:], table)
+    assert torch.equal(fitted.table[4:], table)
     framed = made.teacher.model.tokenizer(
         texts, padding=True, return_tensors="pt"
     )  # [CLS] text [SEP], like the student
@@ -38,7 +38,7 @@ def test_layers_come_nearer_to_the_teacher_in_its_own_tokens(tmp_path: Path, tin
         return float((torch.nn.functional.normalize(mean_pool(hidden, mask), dim=-1) * taught).sum(-1).mean())
 
     assert len(texts) >= 10
-    assert cosine(settled.body) > cosine(take_body(made.teacher, recipe.student).eval()) + 0.02
+    assert cosine(fitted.body) > cosine(take_body(made.teacher, recipe.student).eval()) + 0.02
 
 
 def test_tokens_start_from_the_teachers_rows_for_the_same_letters(tmp_path: Path, tiny_recipe, teacher_cache: Path):
