@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kdserve.datatypes import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WHITE = re.compile(r"\s")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -73,6 +74,13 @@ def needs_extra(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MissingExtraError((error.name or extra).partition(".")[0], extra) from error
+
+
+def plain(text: str) -> str:
+    """The text in one line, character for character: white space is a space, and what could drive a terminal a
+    replacement character.
+    """
+    return _CONTROL.sub("\ufffd", _WHITE.sub(" ", text))
 
 
 def print_row(*cells: str) -> None:

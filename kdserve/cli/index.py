@@ -5,24 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kdserve.cli import mine
-from kdserve.cli.console import print_json, print_row, progress_bars, say
+from kdserve.cli import mine, search
+from kdserve.cli.console import print_json, progress_bars, say
 from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, report_skipped, with_languages
+from kdserve.cli.options import Device, Threads
+from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
 
 if TYPE_CHECKING:
-    from kdserve.datatypes import Embedder, Hit
-    from kdserve.search import Retriever
+    from kdserve.datatypes import Embedder
     from kdserve.search.index.build import Embed
 
 DEFAULT_BUNDLE = "kdserve-static"
-QUERIES_AT_ONCE = 256
 IndexFolder = Annotated[Path, typer.Argument(help="An index folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Texts = Annotated[
@@ -44,7 +43,6 @@ Memory = Annotated[str, typer.Option(help="Memory that the searched vectors may 
 LanguagesBy = Annotated[
     str, typer.Option(help="A classifier that names the language of documents without one, like kdserve-langid.")
 ]
-OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where the index's record does not find it.")]
 
 index = typer.Typer(help="Build an index over documents, look into it, check it.", no_args_is_help=True)
 
@@ -52,7 +50,7 @@ index = typer.Typer(help="Build an index over documents, look into it, check it.
 def register(app: typer.Typer) -> None:
     """Add the commands of this room."""
     app.add_typer(index, name="index")
-    app.command("search")(search)
+    search.register(app)
     mine.register(app)
 
 
@@ -83,14 +81,17 @@ def build(
     id_column: IdColumn = "id",
     numbers: Numbers = "",
     languages_by: LanguagesBy = "",
+    threads: Threads = 0,
+    device: Device = "cpu",
 ) -> None:
     """Embed documents and write them to a new index. Killed half-way, the same command goes on where it was."""
     from kdserve.loading import open_model
     from kdserve.search import BuildOptions, Retriever, resume_key
 
     source = open_source(texts, format, text_column, id_column, numbers)
-    encoder = open_model(bundle)
-    query_encoder = open_model(queries_by) if queries_by else None
+    open_here = partial(open_model, device=device, num_threads=threads or None)
+    encoder = open_here(bundle)
+    query_encoder = open_here(queries_by) if queries_by else None
     options = BuildOptions(
         kind=kind,
         recall=recall,
@@ -130,9 +131,11 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
         id_column: IdColumn = "id",
         numbers: Numbers = "",
         languages_by: LanguagesBy = "",
+        threads: Threads = 0,
+        device: Device = "cpu",
     ) -> None:
         source = open_source(texts, format, text_column, id_column, numbers)
-        retriever = _open(folder, bundle)
+        retriever = open_retriever(folder, bundle, device=device, threads=threads)
         with progress_bars() as progress:
             total = source.count()
             if update:
@@ -199,40 +202,6 @@ def verify(folder: IndexFolder) -> None:
     typer.echo(f"{folder}: {verify_index(folder)} files, all whole")
 
 
-def search(
-    folder: IndexFolder,
-    query: Annotated[str, typer.Argument(help="What to look for, in any of the encoder's languages; - reads lines.")],
-    k: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of hits.")] = 5,
-    where: Annotated[
-        str, typer.Option(help="Only documents whose metadata fit: 'lang == \"de\" and year >= 2000'.")
-    ] = "",
-    min_score: Annotated[float, typer.Option(help="Leave out hits below this score.")] = -1.0,
-    lexical: Annotated[bool, typer.Option("--lexical", help="By meaning and by words, for names and codes.")] = False,
-    per_language: Annotated[int, typer.Option(min=0, help="At most so many hits of each language; 0: any.")] = 0,
-    bundle: OtherBundle = "",
-    json: AsJson = False,
-) -> None:
-    """Find the documents that mean what the query says."""
-    retriever = _open(folder, bundle)
-    queries = lines_of_stdin() if query == "-" else iter([query])
-    while some := list(islice(queries, QUERIES_AT_ONCE)):
-        answers = retriever.search_batch(
-            some, k, where=where, min_score=min_score, lexical=lexical, per_language=per_language
-        )
-        for text, hits in zip(some, answers, strict=True):
-            if json:
-                print_json({"query": text, "hits": [asdict(hit) for hit in hits]})
-            else:
-                _print_hits(text if query == "-" else None, hits)
-
-
-def _open(folder: Path, bundle: str) -> Retriever:
-    from kdserve.loading import open_model
-    from kdserve.search import Retriever, encoder_name
-
-    return Retriever.open(folder, open_model(bundle or encoder_name(folder)))
-
-
 def _embed_on_ray(bundle: str, num_workers: int) -> Embed:
     from kdserve.loading import open_model
     from kdserve.search.cluster import embed_on_ray
@@ -273,16 +242,6 @@ def _report_cut(encoder: Embedder) -> None:
 
     if isinstance(encoder, Encoder) and encoder.num_cut:
         say(f"{encoder.num_cut} texts were longer than the model's {encoder.max_tokens} tokens and were cut there")
-
-
-def _print_hits(query: str | None, hits: list[Hit]) -> None:
-    if query is not None:
-        print_row(f"# {query}")
-    for hit in hits:
-        place = f"[{hit.passage[0]}:{hit.passage[1]}]" if hit.passage else ""
-        print_row(f"{hit.score:.3f}", f"{hit.id}{place}", hit.language or "-", hit.text)
-    if not hits:
-        say("nothing found")
 
 
 def _lasting_name(bundle: str) -> str:

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from kdserve.search.index.info import IndexInfo, describe, encoder_name, verify_index
     from kdserve.search.index.snapshot import open_snapshot
     from kdserve.search.mining import MinedPair, mine
+    from kdserve.search.query.answers import Answer, answer_question, best_sentences
+    from kdserve.search.query.ranking import SearchOptions
+    from kdserve.search.query.snippets import make_snippet
     from kdserve.search.retriever import BuildOptions, Retriever
 
 __all__ = [
     "STDIN",
+    "Answer",
     "BuildOptions",
     "Columns",
     "Document",
@@ -33,14 +37,18 @@ __all__ = [
     "NewMetadata",
     "Requirements",
     "Retriever",
+    "SearchOptions",
     "Source",
     "Tuning",
+    "answer_question",
+    "best_sentences",
     "compact_index",
     "delete_documents",
     "describe",
     "encoder_name",
     "format_of",
     "ids_as_typed",
+    "make_snippet",
     "mine",
     "name_languages",
     "open_snapshot",
@@ -59,6 +67,9 @@ _MODULES = {
     "mining": "MinedPair mine",
     "documents.readers": "Format Source format_of resume_key",
     "documents.records": "Columns",
+    "query.answers": "Answer answer_question best_sentences",
+    "query.ranking": "SearchOptions",
+    "query.snippets": "make_snippet",
     "retriever": "BuildOptions Retriever",
     "index.snapshot": "open_snapshot",
 }

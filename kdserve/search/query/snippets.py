@@ -29,14 +29,16 @@ class Snippet:
     highlights: tuple[Span, ...]
 
 
-def make_snippet(text: str, query: str, *, max_characters: int = MAX_CHARACTERS) -> Snippet:
-    """Choose the window of at most `max_characters` that holds most of the query's different words, the rarer in the
-    text the better; of equals the first. It begins with a sentence or a word, and is the beginning where no word meets.
+def make_snippet(text: str, query: str, *, around: Span | None = None, max_characters: int = MAX_CHARACTERS) -> Snippet:
+    """Choose the window of at most `max_characters` that holds the characters `around`; or, without them, most of the
+    query's different words, the rarer in the text the better; of equals the first. It begins with a sentence or a word,
+    and is the beginning where no word meets.
     Words are looked for in the first 20,000 characters of the text, and taken from the first 10,000 of the query.
     """
     wanted = _wanted(query[:MAX_QUERY_CHARACTERS])
     found = [(word, span) for word, span in _words(text[:MAX_TEXT_CHARACTERS]) if word in wanted]
-    first, last = _best_window(found, max_characters)
+    first, last = around or _best_window(found, max_characters)
+    last = min(last, first + max_characters)
     start = _beginning(text, first, last, max_characters)
     end = _ending(text, start, max_characters)
     start += len(text[start:end]) - len(text[start:end].lstrip())

@@ -1,0 +1,186 @@
+"""`kdserve search`: a question becomes hits, or the sentences in them that answer it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdserve.cli import hits as shown
+from kdserve.cli.console import print_json, print_row, say
+from kdserve.cli.documents import lines_of_stdin
+from kdserve.cli.options import Device, Threads
+from kdserve.errors import KdserveError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kdserve.datatypes import Hit
+    from kdserve.search import Retriever, SearchOptions
+
+QUERIES_AT_ONCE = 256
+ANSWER_PASSAGES = 20
+"""Answers are looked for in so many passages, at least."""
+FOLLOW_UP = "+"
+OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where the index's record does not find it.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("search")(search)
+
+
+def search(
+    folder: Annotated[Path, typer.Argument(help="An index folder.")],
+    query: Annotated[
+        str,
+        typer.Argument(help="A question in any of the encoder's languages; - reads lines; without it, a prompt asks."),
+    ] = "",
+    k: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of hits.")] = 5,
+    where: Annotated[
+        str, typer.Option(help="Only documents whose metadata fit: 'lang == \"de\" and year >= 2000'.")
+    ] = "",
+    min_score: Annotated[float, typer.Option(help="Leave out hits below this score.")] = -1.0,
+    lexical: Annotated[bool, typer.Option("--lexical", help="By meaning and by words, for names and codes.")] = False,
+    per_language: Annotated[int, typer.Option(min=0, help="At most so many hits of each language; 0: any.")] = 0,
+    answer: Annotated[bool, typer.Option("--answer", help="Show the sentences that answer, not the passages.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show passages whole in a terminal.")] = False,
+    bundle: OtherBundle = "",
+    threads: Threads = 0,
+    device: Device = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find the documents that mean what the query says.
+
+    In a terminal hits are shown for reading: two lines of each, the sentence nearest to the question in bold, the
+    question's words underlined. Elsewhere each is one line: score, id, language and text with tabs between.
+    """
+    from kdserve.search import SearchOptions
+
+    if not query and not sys.stdin.isatty():
+        raise typer.BadParameter("give a question, or - to read questions from standard input", param_hint="QUERY")
+    options = SearchOptions(k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language)
+    retriever = open_retriever(folder, bundle, device=device, threads=threads)
+    asking = Asking(retriever=retriever, options=options, answer=answer, full=full, json=json, many=query == "-")
+    if not query:
+        _converse(asking)
+        return
+    queries = lines_of_stdin() if query == "-" else iter([query])
+    while some := list(islice(queries, QUERIES_AT_ONCE)):
+        asking.ask(some)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """An index and how its answers are wanted. `many` questions are told apart by a line with each."""
+
+    retriever: Retriever
+    options: SearchOptions
+    answer: bool
+    full: bool
+    json: bool
+    many: bool
+
+    def ask(self, questions: Sequence[str]) -> None:
+        """Search for each question and print what is found."""
+        options, console = self.options, _terminal()
+        depth = max(options.k, ANSWER_PASSAGES) if self.answer else options.k
+        found = self.retriever.search_batch(
+            questions,
+            depth,
+            where=options.where,
+            min_score=options.min_score,
+            lexical=options.lexical,
+            per_language=options.per_language,
+        )
+        for question, hits in zip(questions, found, strict=True):
+            if self.many and not self.json:
+                print_row(f"# {question}")
+            if self.answer:
+                self._print_answers(question, hits, console)
+            else:
+                self._print_hits(question, hits, console)
+            if not hits and not self.json:
+                say("nothing found")
+
+    def _print_hits(self, question: str, hits: list[Hit], console: Console | None) -> None:
+        from kdserve.search import best_sentences
+
+        if self.json:
+            print_json({"query": question, "hits": [shown.hit_record(question, hit) for hit in hits]})
+        elif console is None:
+            shown.print_hits(hits)
+        else:
+            best = best_sentences(question, hits, self.retriever.encoder)
+            shown.show_hits(console, question, best, full=self.full)
+
+    def _print_answers(self, question: str, hits: list[Hit], console: Console | None) -> None:
+        from kdserve.search import answer_question
+
+        answers = answer_question(question, hits, self.retriever.encoder)[: self.options.k]
+        if self.json:
+            print_json({"query": question, "answers": [shown.answer_record(one) for one in answers]})
+        elif console is None:
+            shown.print_answers(answers)
+        else:
+            shown.show_answers(console, question, answers)
+
+
+def open_retriever(folder: Path, bundle: str, *, device: Device, threads: int) -> Retriever:
+    """Open an index with the encoder that it names, or `bundle`; 0 threads stand for all."""
+    from kdserve.loading import open_model
+    from kdserve.search import Retriever, encoder_name
+
+    return Retriever.open(
+        folder, open_model(bundle or encoder_name(folder), device=device, num_threads=threads or None)
+    )
+
+
+def _converse(asking: Asking) -> None:
+    """Ask again and again, with a history to go back in; what is wrong with one question does not end it."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
+    say(f"Ask in any language. A line that begins with {FOLLOW_UP} goes on from the question before it: both are")
+    say("searched for together. An empty line ends.")
+    for question in questions_from(_typed()):
+        try:
+            asking.ask([question])
+        except KdserveError as error:
+            say(f"kdserve: {error}")
+
+
+def questions_from(lines: Iterator[str]) -> Iterator[str]:
+    """The questions that lines ask, a follow-up together with the question before it."""
+    before = ""
+    for line in lines:
+        question = line.removeprefix(FOLLOW_UP).strip()
+        if line.startswith(FOLLOW_UP) and before:
+            question = f"{before} {question}"
+            say(f"searching for: {question}")
+        before = question
+        yield question
+
+
+def _typed() -> Iterator[str]:
+    while True:
+        try:
+            line = input("? ").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line
+
+
+def _terminal() -> Console | None:
+    """A console where standard output is a terminal; NO_COLOR and COLUMNS count."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else None

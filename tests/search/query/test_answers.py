@@ -1,0 +1,46 @@
+"""The sentences of passages that answer a question."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trigrams import TrigramEmbedder
+
+from kdserve.datatypes import Hit
+from kdserve.search.query.answers import MAX_CHARACTERS, answer_question, best_sentences, split_sentences
+
+
+def sentences(text: str) -> list[str]:
+    return [text[start:end] for start, end in split_sentences(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("One. Two! “Three?” Four", ["One.", "Two!", "“Three?”", "Four"]),
+        ("列车晚点了。今天下雨！", ["列车晚点了。", "今天下雨！"]),
+        ("a line\nthat goes on\n\nanother", ["a line\nthat goes on", "another"]),
+        ("यह सच है। वह आया।", ["यह सच है।", "वह आया।"]),
+    ],
+)
+def test_sentences_end_as_they_are_written(text: str, parts: list[str]) -> None:
+    assert sentences(text) == parts
+
+
+@given(st.text("ab .。\n", max_size=1500))
+def test_sentences_keep_everything_in_order_and_none_is_long(text: str) -> None:
+    parts = sentences(text)
+    assert "".join("".join(parts).split()).startswith("".join(text.split())[: len("".join("".join(parts).split()))])
+    assert all(part.strip() and len(part) <= MAX_CHARACTERS for part in parts)
+
+
+def test_every_hit_has_its_nearest_sentence(embedder: TrigramEmbedder) -> None:
+    hits = [Hit(id=n, score=0.5, text=text) for n, text in enumerate(["It rains. The bread is warm.", "Cold bread."])]
+    assert [best.text for best in best_sentences("warm bread", hits, embedder)] == ["The bread is warm.", "Cold bread."]
+    assert best_sentences("warm bread", [], embedder) == []
+
+
+def test_the_passage_tells_of_its_sentence_too(embedder: TrigramEmbedder) -> None:
+    near, far = (Hit(id=score, score=score, text="The bread is warm.") for score in (0.9, 0.1))
+    assert [answer.hit.id for answer in answer_question("warm bread", [far, near], embedder)] == [0.9, 0.1]

@@ -1,0 +1,108 @@
+"""What `kdserve search` shows: to people in a terminal, to programs elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from kdserve.cli import app, hits
+from kdserve.cli.search import questions_from
+from kdserve.datatypes import Hit
+from kdserve.runtime import Encoder
+from kdserve.search import Answer, BuildOptions, Document, Retriever
+
+FILLER = "Nothing of note happened on that day. "
+BUNDLE = str(Path(__file__).parent / "runtime" / "bundles" / "static")
+
+
+def shown(text: str, sentence: str, question: str, *, width: int = 60, full: bool = False, colour: bool = False) -> str:
+    start = text.index(sentence)
+    hit = Hit(id="a/b.md", score=0.5, text=text, language="en", metadata={"title": "A title"})
+    best = Answer(text=sentence, score=0.7, start=start, end=start + len(sentence), hit=hit)
+    out = io.StringIO()
+    system = "truecolor" if colour else None
+    console = Console(file=out, width=width, force_terminal=colour, color_system=system, highlight=False, markup=False)  # type: ignore[arg-type]
+    hits.show_hits(console, question, [best], full=full)
+    return out.getvalue()
+
+
+def test_a_hit_is_a_line_of_what_it_is_and_two_lines_of_text_around_its_best_sentence() -> None:
+    head, *lines = shown(
+        FILLER * 9 + "The bread is still warm. " + FILLER * 9, "The bread is still warm.", ""
+    ).splitlines()
+    assert head.split() == ["1", "0.500", "en", "A", "title", "a/b.md"]
+    assert len(lines) == 2
+    assert "… The bread is still warm." in lines[0]
+    assert lines[1].endswith("…")
+
+
+def test_a_full_hit_has_the_whole_passage() -> None:
+    text = FILLER * 9 + "The bread is still warm."
+    assert " ".join(shown(text, "The bread is still warm.", "", full=True).split()[6:]) == text
+
+
+def test_the_best_sentence_is_bold_and_the_telling_words_of_the_question_are_underlined() -> None:
+    text = shown("It rains. The bread of the day.", "The bread of the day.", "the bread, of course", colour=True)
+    assert "\x1b[1;4;33mbread\x1b[0m" in text
+    assert "\x1b[1m of the day.\x1b[0m" in text
+
+
+@pytest.mark.parametrize("text", ["列车晚点了十分钟。" * 40, "השיר הזה נכתב בלילה. " * 40, "ก่อนการมาถึงของรอลโล" * 30])
+def test_no_line_is_wider_than_the_terminal(text: str) -> None:
+    from rich.cells import cell_len
+
+    lines = shown(text, text[:9], "列车", width=40).splitlines()
+    assert len(lines) == 3
+    assert max(map(cell_len, lines)) <= 40
+
+
+def test_nothing_in_a_text_drives_the_terminal() -> None:
+    assert "\x1b" not in shown("Warm \x1b[31mbread\x07 \u202ehere.", "bread", "")
+
+
+def test_a_line_that_goes_on_is_asked_together_with_the_one_before(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["+ first", "who was Rollo", "+ and his son", "+ and wife", "another"]
+    assert list(questions_from(iter(lines))) == [
+        "first",
+        "who was Rollo",
+        "who was Rollo and his son",
+        "who was Rollo and his son and wife",
+        "another",
+    ]
+    assert "searching for: who was Rollo and his son\n" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    encoder = Encoder.load(BUNDLE)
+    texts = {"bread": FILLER * 3 + "The bread is still warm.", "train": FILLER * 3 + "The train is late."}
+    documents = [Document(text=text, id=name) for name, text in texts.items()]
+    Retriever.build(tmp_path / "index", documents, encoder, options=BuildOptions(encoder_name=BUNDLE))
+    return tmp_path / "index"
+
+
+def test_json_has_a_snippet_with_its_place_in_the_text(folder: Path) -> None:
+    done = CliRunner().invoke(app, ["search", str(folder), "warm bread", "-k", "1", "--json"], catch_exceptions=False)
+    (hit,) = json.loads(done.stdout)["hits"]
+    snippet = hit["snippet"]
+    assert hit["text"][snippet["start"] : snippet["end"]] == snippet["text"]
+    assert [snippet["text"][a:b] for a, b in snippet["highlights"]] == ["bread", "warm"]
+
+
+def test_an_answer_is_the_sentence_that_is_nearest(folder: Path) -> None:
+    asked = ["search", str(folder), "warm bread", "--answer", "-k", "1"]
+    done = CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert done.stdout.split("\t")[1:] == ["bread", "-", "The bread is still warm.\n"]
+    (answer,) = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["answers"]
+    assert answer["hit"]["text"][answer["start"] : answer["end"]] == answer["text"] == "The bread is still warm."
+
+
+def test_without_a_question_and_without_a_terminal_it_says_what_is_missing(folder: Path) -> None:
+    done = CliRunner().invoke(app, ["search", str(folder)])
+    assert done.exit_code == 2
+    assert "give a question, or - to read" in " ".join(done.stderr.split())
