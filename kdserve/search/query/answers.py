@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from kdserve.datatypes import Embedder, Hit
 from kdserve.search.documents.passages import Span
@@ -41,9 +42,8 @@ def best_sentences(question: str, hits: Sequence[Hit], encoder: Embedder) -> lis
     scores = (encoder.encode_document(texts) @ encoder.encode_query([question])[0]).tolist()
     best, first = [], 0
     for hit, some in zip(hits, spans, strict=True):
-        place = max(range(len(some)), key=lambda n, first=first: scores[first + n])
-        start, end = some[place]
-        best.append(Answer(text=hit.text[start:end], score=scores[first + place], start=start, end=end, hit=hit))
+        score, (start, end) = max(zip(scores[first : first + len(some)], some, strict=True), key=itemgetter(0))
+        best.append(Answer(text=hit.text[start:end], score=score, start=start, end=end, hit=hit))
         first += len(some)
     return best
 
