@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def check(file: Path, *, write: bool = False, results: Path = RESULTS) -> list[str]:
-    """Return one line for each table of `file` that does not say what its record says; with `write`, mend them."""
+    """Return one line for each table of `file` that does not say what its record says; with `write`, fix them."""
     text = file.read_text(encoding="utf-8")
     if text.count("<!-- table ") != len(_BLOCK.findall(text)):
         return [f"{file}: a table has no end; close it with <!-- end table -->"]

@@ -8,7 +8,7 @@ The public names are imported when they are first used, so that `import kdserve`
     Document        what an index is built of
     BuildOptions    how it is built
     Hit             what a search finds
-    KdserveError    everything that a user can cause and mend
+    KdserveError    everything that a user can cause and fix
 """
 
 from __future__ import annotations

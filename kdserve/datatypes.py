@@ -1,4 +1,4 @@
-"""What flows between the rooms: texts become token batches, token batches vectors, vectors hits.
+"""Data that flows between the rooms: texts become token batches, token batches vectors, vectors hits.
 
 Axes: N texts, B batch, T tokens, D width of an embedding.
 """
@@ -16,7 +16,7 @@ from kdserve.errors import EncodeError
 
 Scalar = str | int | float | bool | None
 Cell = Scalar | Sequence[Scalar]
-"""What a field of metadata holds."""
+"""Value of a metadata field."""
 Embeddings = npt.NDArray[np.float32]
 """(N, D) float32, every row of unit length."""
 Progress = Callable[[str, int, int], None]
@@ -52,7 +52,7 @@ class Hit:
 
 @runtime_checkable
 class Embedder(Protocol):
-    """What benchmarks, evaluations and indexes ask of a teacher, a student or a bundle."""
+    """Teacher, student or bundle, as benchmarks, evaluations and indexes use it."""
 
     @property
     def dim(self) -> int:

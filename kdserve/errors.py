@@ -1,6 +1,6 @@
-"""What can go wrong, as one tree.
+"""Everything that can go wrong, as one tree.
 
-    KdserveError              anything that a user can cause and mend
+    KdserveError              anything that a user can cause and fix
     ├── DataError             texts, pairs, queries or evaluation files
     ├── RecipeError           a recipe's keys, types or values
     ├── FolderError           a student, bundle or index folder
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 
 class KdserveError(Exception):
-    """Anything that a user can cause and mend. The command line prints it as one line and exits 1."""
+    """Anything that a user can cause and fix. The command line prints it as one line and exits 1."""
 
 
 class DataError(KdserveError):

@@ -38,7 +38,7 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What a folder says of itself.
+    """Manifest of a folder.
 
     `parents` maps a role ("teacher", "student", "encoder") to that folder's fingerprint. `settings` is JSON that
     only the kind's own room reads, through a dataclass of its own. `files` maps a POSIX path inside the folder to its
@@ -222,7 +222,7 @@ def unchanged(folder: Path) -> Iterator[None]:
 
 
 def _marks(folder: Path) -> dict[Path, tuple[int, ...]]:
-    """What no file keeps when it is replaced or written to."""
+    """Facts that no file keeps when it is replaced or written to."""
     marks: dict[Path, tuple[int, ...]] = {}
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What the manifests of students, bundles and classifiers say beyond their files, read strictly."""
+"""Settings in the manifests of students, bundles and classifiers, read strictly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = "[1, 1048576]"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSettings:
-    """What every model says of itself: `languages` are covered, `weak_languages` trained but promised less."""
+    """Settings of every model: `languages` are covered, `weak_languages` trained but promised less."""
 
     name: str
     family: Family
@@ -50,7 +50,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentSettings(ModelSettings):
-    """What a student's manifest says beyond its files; `labels` are those of a classifier, empty for an embedder.
+    """Settings in a student's manifest; `labels` are those of a classifier, empty for an embedder.
 
     `table_bits` is how the token table was trained to be stored, 0 in floats. `recipe` and `accuracy` are records of
     its training, `grown` of its growth, each empty where there was none.

@@ -79,7 +79,7 @@ def open_contender(
 
 
 def label(model: str) -> str:
-    """What a table calls a model: its name, or its folder's; "bundle" and "student" say less than the folder above."""
+    """Name of a model in a table: its own, or its folder's; "bundle" and "student" say less than the folder above."""
     folder = Path(model).resolve()
     if model in published_names() or not folder.is_dir():
         return model

@@ -1,4 +1,4 @@
-"""What the work must cost, counted from a model's shape before anything is timed.
+"""Least cost of the work, counted from a model's shape before anything is timed.
 
 H hidden width, I width of the feed-forward part, T tokens, V vocabulary.
 """

@@ -42,7 +42,7 @@ class Machine:
 
     @property
     def integer_instructions(self) -> list[str]:
-        """What the CPU has for products of 8-bit numbers; without one of the VNNI, AMX and ARM ones they are slow."""
+        """Instructions of the CPU for 8-bit products; without one of the VNNI, AMX and ARM ones they are slow."""
         return [flag for flag in _INTEGER_PRODUCTS if flag in self.cpu_flags]
 
     @property

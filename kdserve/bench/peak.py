@@ -1,4 +1,4 @@
-"""What this machine can do at most: matrix products in fp32 and int8, and memory bandwidth, measured.
+"""Peak of this machine: matrix products in fp32 and int8, and memory bandwidth, measured.
 
 Each runs as `num_threads` threads with single-threaded kernels, in a fresh process so that BLAS obeys; the int8
 product is onnxruntime's, from a graph of one node written here byte by byte.

@@ -1,4 +1,4 @@
-"""What a benchmark found: one record, JSON-ready, with its conditions."""
+"""Record of a benchmark, JSON-ready, with its conditions."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ calls. Cold start is a fresh process up to its first vector; peak memory is that
 
 
 def _card(lines: list[Line], baseline: Row, row: Row, position: int) -> str:
-    """What is won and lost with one contender."""
+    """Gains and losses with one contender."""
     speed = max(ratio.value for ratio in row.speedup.values())
     big = [
         (

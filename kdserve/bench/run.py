@@ -25,7 +25,7 @@ _PARAGRAPHS = 16
 
 @dataclass(slots=True)
 class _Samples:
-    """What the rounds left behind for one contender: seconds a call, and rates a round."""
+    """Timings of one contender: seconds a call, and rates a round."""
 
     query_s: list[list[float]] = field(default_factory=list)
     paragraph_s: list[float] = field(default_factory=list)

@@ -75,4 +75,4 @@ def _run() -> None:
         sys.exit(f"kdserve: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path")
     except UnicodeEncodeError as error:
         part = error.object[error.start : error.end]
-        sys.exit(f"kdserve: a name or text holds {part!r}, which is no valid Unicode; rename the file or mend the text")
+        sys.exit(f"kdserve: a name or text holds {part!r}, which is no valid Unicode; rename the file or fix the text")

@@ -1,4 +1,4 @@
-"""What every command shares: progress bars on stderr, results on stdout."""
+"""Shared by every command: progress bars on stderr, results on stdout."""
 
 from __future__ import annotations
 

@@ -66,5 +66,5 @@ def distill(
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FolderError(
-            f"{work} cannot be written ({reason}); mend that and run the same again, it goes on"
+            f"{work} cannot be written ({reason}); fix that and run the same again, it goes on"
         ) from error

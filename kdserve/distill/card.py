@@ -1,4 +1,4 @@
-"""What a student says of itself: a card and a picture of its training."""
+"""A student's card, and a picture of its training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdserve.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came out of a distillation: held-out accuracy, and pairs by language."""
+    """Result of a distillation: held-out accuracy, and pairs by language."""
 
     recipe: Recipe
     accuracy: Accuracy

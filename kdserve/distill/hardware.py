@@ -1,4 +1,4 @@
-"""What the machine can do."""
+"""Devices and processes of this machine."""
 
 from __future__ import annotations
 

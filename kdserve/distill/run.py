@@ -51,7 +51,7 @@ class Run:
 
     @property
     def student(self) -> nn.Module:
-        """What is trained."""
+        """Model that is trained."""
         return self.task.student
 
     def trainer(self) -> Trainer:

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What is drawn. The numbers never change: they are part of what a seed means."""
+    """Name of a draw. The numbers never change: they are part of what a seed means."""
 
     VOCABULARY_SENTENCES = 1
     COVERAGE_SENTENCES = 2

@@ -1,4 +1,4 @@
-"""What an embedder, or a classifier, is worth: one function a metric.
+"""Metrics of an embedder or a classifier: one function each.
 
 translation_accuracy   is the nearest neighbour of a sentence its translation?
 sts_spearman           does cosine order sentence pairs as people do?

@@ -35,7 +35,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleFigures:
-    """What the package's own sample corpus says of an embedder: a quick look, not a benchmark."""
+    """Figures of an embedder on the package's own sample corpus: a quick look, not a benchmark."""
 
     translation: Section
     retrieval: Retrieval

@@ -60,9 +60,7 @@ def checked(vectors: Embeddings, num_texts: int, dim: int) -> Embeddings:
         EncodeError: another shape, or NaN or infinity inside.
     """
     if vectors.shape != (num_texts, dim):
-        raise EncodeError(
-            f"the embedder gave shape {vectors.shape} for {num_texts} texts of width {dim}; mend it first"
-        )
+        raise EncodeError(f"the embedder gave shape {vectors.shape} for {num_texts} texts of width {dim}; fix it first")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise EncodeError(f"the embedder gave NaN or infinity for text {row} of {num_texts}; nothing can be measured")

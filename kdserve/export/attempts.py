@@ -30,7 +30,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement(Generic[Report]):
-    """What a written graph lost, why that is too much (None where it is not), and `run`, which is timed."""
+    """Loss of a written graph, why it is too much (None where it is not), and `run`, which is timed."""
 
     report: Report
     refusal: str | None
@@ -50,7 +50,7 @@ class Attempt(Generic[Report]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Export(Generic[Report]):
-    """What an export did: every precision that it tried, and the one that it kept."""
+    """Result of an export: every precision tried, and the one kept."""
 
     kept: Attempt[Report]
     attempts: tuple[Attempt[Report], ...]

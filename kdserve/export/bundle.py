@@ -63,7 +63,7 @@ def export_bundle(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Target:
-    """What the student says, which its bundle is to say too."""
+    """Answers of the student, which its bundle is to give too."""
 
     texts: GateTexts
     vectors: Mapping[str, Embeddings]

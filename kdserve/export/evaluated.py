@@ -1,4 +1,4 @@
-"""What evaluation files say of a student and of its bundle. The caller brings the evaluation: this room has none."""
+"""Evaluation of a student and of its bundle on files. The caller brings the evaluation: this room has none."""
 
 from __future__ import annotations
 

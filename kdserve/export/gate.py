@@ -39,7 +39,7 @@ class LanguageFidelity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FidelityReport:
-    """What a bundle lost against its student. `evaluated` is empty where no evaluation files were given.
+    """Loss of a bundle against its student. `evaluated` is empty where no evaluation files were given.
 
     `probes` are rows as those of languages, of long texts, capitals and queries.
     """

@@ -69,7 +69,7 @@ def read_gate_texts(path: Path) -> GateTexts:
             continue
         language, tab, text = line.partition("\t") if tabbed else ("all", "\t", line)
         if not tab or "\t" in text:
-            raise DataError(f"{path}, line {number}: expected language<TAB>text; mend the line")
+            raise DataError(f"{path}, line {number}: expected language<TAB>text; fix the line")
         texts.setdefault(language, []).append(text)
     if not texts:
         raise DataError(f"{path} holds no text; give a file with one text a line")

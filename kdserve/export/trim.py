@@ -66,7 +66,7 @@ class LanguageCoverage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrimReport:
-    """What trimming took away."""
+    """Rows and tokens that trimming took away."""
 
     tokens_before: int
     tokens_after: int

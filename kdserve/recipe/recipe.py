@@ -90,7 +90,7 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
 
 
 def _live_rules(recipe: Recipe) -> list[Rule]:
-    """What must hold where the teacher runs beside the student, or gives it its vocabulary."""
+    """Rules for a teacher that runs beside the student, or gives it its vocabulary."""
     targets, align, of_teacher = recipe.targets, recipe.align, recipe.vocabulary.of_teacher
     live, folds = targets.live, align.fold_texts > 0
     return [
@@ -110,7 +110,7 @@ def _live_rules(recipe: Recipe) -> list[Rule]:
 
 
 def _language_rules(recipe: Recipe) -> list[Rule]:
-    """What must hold where there is no teacher, as labels are languages."""
+    """Rules where there is no teacher, as labels are languages."""
     if recipe.classifier is None or recipe.classifier.mode != "language":
         return []
     none = 'needs a teacher, and classifier.mode = "language" has none'

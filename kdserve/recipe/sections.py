@@ -166,7 +166,7 @@ class AlignRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetsRecipe:
-    """What a text is to be embedded as: a weighted mean of the teacher's vectors.
+    """Target vector of a text: a weighted mean of the teacher's vectors.
 
     `source` weighs that of its source sentence, `own` that of the text itself, which a multilingual teacher reads,
     `partner` that of another wording of the source sentence, which is then drawn into the batch beside each text. The

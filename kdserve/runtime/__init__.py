@@ -1,4 +1,4 @@
-"""What runs on the edge: a verified bundle, a tokenizer, one ONNX session. No torch, no transformers."""
+"""The edge runtime: a verified bundle, a tokenizer, one ONNX session. No torch, no transformers."""
 
 from kdserve.runtime.bundle import BundleSettings
 from kdserve.runtime.classifier import Classifier, Prediction

@@ -20,7 +20,7 @@ TOKENIZER_NAME = "tokenizer.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
-    """What is put before a text, by its role."""
+    """Words put before a text, by its role."""
 
     query: str = ""
     document: str = ""
@@ -28,7 +28,7 @@ class Prompts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BundleSettings(ModelSettings):
-    """What a bundle's manifest says beyond its files.
+    """Settings in a bundle's manifest, beside its files.
 
     `precision` is how the weights are stored, `fidelity` the record of the gate that the export passed. `widths` are
     shorter ones that the student was trained for (Matryoshka, arXiv:2205.13147): so many first numbers of a vector,

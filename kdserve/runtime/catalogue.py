@@ -1,4 +1,4 @@
-"""What there is to open: bundles as their manifests describe them, without opening a model."""
+"""Bundles there are to open, as their manifests describe them, without opening a model."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ Probabilities = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierSettings(ModelSettings):
-    """What a classifier's manifest says beyond its files; `fidelity` is the record of the gate that it passed."""
+    """Settings in a classifier's manifest, beside its files; `fidelity` is the record of the gate that it passed."""
 
     precision: str
     labels: tuple[str, ...]

@@ -68,7 +68,7 @@ class Encoder:
 
     @property
     def settings(self) -> BundleSettings:
-        """What the bundle's manifest says: family, precision, prompts, the record of the export gate."""
+        """Settings from the bundle's manifest: family, precision, prompts, the record of the export gate."""
         return self.bundle.settings
 
     @property

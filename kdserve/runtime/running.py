@@ -23,7 +23,7 @@ from kdserve.runtime.tokens import TextTokenizer, TokenizedTexts
 
 _logger = logging.getLogger("kdserve")
 TOKENS_A_THREAD = {"static": 1536, "transformer": 64}
-"""What is worth starting a thread for, by a model's family."""
+"""Work for which starting a thread pays, by a model's family."""
 _WINDOW_TEXTS = 4096
 _TOLERANCE = 0.01
 _ROWS_A_STRETCH = 128  # Linux maps 64 KiB around what is touched, where the file is in memory

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kdserve.search.index.build import Embed
 
 WORKER_CPUS = 0.5
-"""What a worker claims of a CPU. Ray Data needs some for itself; the model takes what it finds."""
+"""Share of a CPU that a worker claims. Ray Data needs some for itself; the model takes what it finds."""
 
 
 def embed_on_ray(load: Callable[[], Embedder], *, num_workers: int) -> Embed:

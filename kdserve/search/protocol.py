@@ -1,4 +1,4 @@
-"""What every retriever can do, wherever its documents are kept."""
+"""Protocol of every retriever, wherever its documents are kept."""
 
 from __future__ import annotations
 

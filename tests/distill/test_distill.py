@@ -226,7 +226,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_student(tmp_path: Path, tiny_reci
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("kdserve.distill.data.corpus.np.save", full)
-    with pytest.raises(FolderError, match=r"No space left on device\); mend that and run the same again"):
+    with pytest.raises(FolderError, match=r"No space left on device\); fix that and run the same again"):
         distill(tiny_recipe("static"), tmp_path / "s", cache=teacher_cache)
     assert not (tmp_path / "s").exists()
     monkeypatch.undo()
@@ -239,7 +239,7 @@ def test_a_full_disk_while_the_table_is_written_is_one_line(tmp_path: Path, tiny
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("kdserve.distill.start.student.save_file", full)
-    with pytest.raises(FolderError, match=r"No space left on device .*; mend that and run the same again, it goes on"):
+    with pytest.raises(FolderError, match=r"No space left on device .*; fix that and run the same again, it goes on"):
         distill(tiny_recipe("static", steps=0), tmp_path / "s", cache=teacher_cache)
     assert not (tmp_path / "s").exists()
 

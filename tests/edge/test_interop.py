@@ -68,7 +68,7 @@ def test_other_python_software_gives_the_same_vectors(script: str, bundles: Path
 
 
 def test_transformers_js_gives_the_same_vectors_where_it_gives_the_same_tokens(bundles: Path, tmp_path: Path) -> None:
-    """It knows no byte fallback and joins marks of punctuation: encoder.mjs in examples/edge mends both."""
+    """It knows no byte fallback and joins marks of punctuation: encoder.mjs in examples/edge fixes both."""
     node_modules = os.environ.get("KDSERVE_NODE_MODULES")
     if not node_modules or not (Path(node_modules) / "@huggingface" / "transformers").is_dir():
         pytest.skip("needs KDSERVE_NODE_MODULES with @huggingface/transformers: make interop")

@@ -1,4 +1,4 @@
-"""What batches are made of, and a batch on its way to the student.
+"""Training data, and a batch of it on its way to the student.
 
 Letters: B batch, T tokens, D width of vectors, K labels, S source sentences, N negatives.
 """

@@ -111,7 +111,7 @@ def _write(recipe: Recipe, folder: Path, key: str, progress: Progress) -> None:
                     progress("reading pairs", writer.rows, 0)
     if missing := sorted(wanted - writer.languages.keys() - {SOURCE}):
         named = ", ".join(missing)
-        raise DataError(f"the recipe names {named}, but its data has no such pair; add some, or mend `languages`")
+        raise DataError(f"the recipe names {named}, but its data has no such pair; add some, or fix `languages`")
     writer.finish(recipe.validation, key)
     progress("reading pairs", writer.rows, writer.rows)
 
@@ -125,7 +125,7 @@ class _Writer:
         self.languages: dict[str, int] = {}
         self.domains: dict[str, int] = {}
         self.texts = {name: (folder / f"{name}.txt").open("wb") for name in ("sources", "translations")}
-        self.ends = {"sources": array("q", [0]), "translations": array("q", [0])}
+        self.offsets = {"sources": array("q", [0]), "translations": array("q", [0])}
         self.digest = hashlib.sha256()
         self.hashes, self.weights, self.may_hold_out = array("Q"), array("f"), array("b")
         self.language_of, self.domain_of = array("h"), array("h")
@@ -141,7 +141,7 @@ class _Writer:
             encoded = text.encode()
             self.texts[name].write(encoded)
             self.digest.update(encoded)
-            self.ends[name].append(self.ends[name][-1] + len(encoded))
+            self.offsets[name].append(self.offsets[name][-1] + len(encoded))
         self.hashes.append(hash_text(pair.source))
         self.language_of.append(self.languages.setdefault(pair.language, len(self.languages)))
         self.domain_of.append(self.domains.setdefault(pair.domain, len(self.domains)))
@@ -160,7 +160,7 @@ class _Writer:
         held_out = holdable & (source_hash % 1000 < settings.permille)
         source_weight = np.zeros(len(source_hash), dtype=np.float32)
         np.maximum.at(source_weight, source_of, weight)
-        ends = {name: np.array(values) for name, values in self.ends.items()}
+        ends = {name: np.array(values) for name, values in self.offsets.items()}
         pairs = np.flatnonzero(~lone)
         arrays = {
             "source_starts": ends["sources"][:-1][first],

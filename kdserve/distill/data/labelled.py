@@ -116,7 +116,7 @@ def choose_labels(settings: ClassifierRecipe, known: Sequence[str], **files: Lab
         if strangers:
             raise DataError(
                 f"classifier.{role} has the label {strangers[0]!r}, which {who} not know ({_listed(labels)}); "
-                "mend the file or the labels"
+                "fix the file or the labels"
             )
     empty = [label for label in labels if label not in set(labelled.labels)]
     if empty:

@@ -164,7 +164,7 @@ def _tsv_rows(file: TextIO, path: Path, data: DataRecipe) -> Iterator[tuple[int,
                 continue
         if len(fields) != len(header):
             columns_found = f"{len(fields)} columns, the first line has {len(header)}"
-            raise DataError(f"{path} line {number} has {columns_found}; mend the line")
+            raise DataError(f"{path} line {number} has {columns_found}; fix the line")
         yield number, dict(zip(header, fields, strict=True))
 
 
@@ -174,7 +174,7 @@ def _json_lines(file: TextIO, path: Path, _data: DataRecipe) -> Iterator[tuple[i
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{path} line {number} is no JSON ({error}); mend the line") from error
+                raise DataError(f"{path} line {number} is no JSON ({error}); fix the line") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path} line {number} is no JSON object; write one object a line")
             yield number, row
@@ -232,5 +232,5 @@ def _column(row: Row, column: str, where: str) -> str:
             raise DataError(f"{where} has no column {column!r}; it has {', '.join(map(str, row))}")
         value = value[part]
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where} has no text in column {column!r}; mend or drop the row")
+        raise DataError(f"{where} has no text in column {column!r}; fix or drop the row")
     return value.strip()

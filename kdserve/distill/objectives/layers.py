@@ -37,7 +37,7 @@ class TeacherBody(Protocol):
 
     @property
     def body_tokenizer(self) -> Tokenizer:
-        """What cuts texts for the body."""
+        """Tokenizer of the body."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a student is trained on. Each objective is a mean over the batch; the recipe weighs them.
+"""Objectives on vectors and labels. Each one is a mean over the batch; the recipe weighs them.
 
 Letters: B batch, D width, K labels or keys, N negatives. Student and teacher vectors have unit length.
 """

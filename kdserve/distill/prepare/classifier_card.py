@@ -1,4 +1,4 @@
-"""What a classifier student says of itself."""
+"""The card of a classifier student."""
 
 from __future__ import annotations
 

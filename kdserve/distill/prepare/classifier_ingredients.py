@@ -1,4 +1,4 @@
-"""What a classifier is made of: texts, teacher, labels, and the student before its first step."""
+"""Ingredients of a classifier: texts, teacher, labels, and the student before its first step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from kdserve.recipe import ClassifierRecipe, Recipe, recipe_record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierIngredients:
-    """What a classifier is made of; `parents` are the fingerprints of its teacher and the student it goes on from.
+    """Ingredients of a classifier; `parents` are the fingerprints of its teacher and the student it goes on from.
 
     `texts` are the labelled texts by role.
     """

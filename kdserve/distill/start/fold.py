@@ -36,7 +36,7 @@ Batch = tuple[Tensor, Tensor]
 """Ids and mask, both (B, T)."""
 _BATCH = 32
 _DAMPING = 0.01
-"""What holds a map to what it was, as a share of the mean square of the units."""
+"""Pull of a map towards its old values, as a share of the mean square of the units."""
 
 
 def keep_folded(

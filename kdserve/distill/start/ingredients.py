@@ -23,7 +23,7 @@ from kdserve.recipe import Recipe, recipe_record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingredients:
-    """What a student is made of."""
+    """Teacher, tokenizer and data of a student."""
 
     teacher: Teacher
     tokenizer: Tokenizer

@@ -1,4 +1,4 @@
-"""What a student inherits of its teacher, prepared: layers that fit each other, and rows for the words both know.
+"""Inheritance from the teacher, prepared: layers that fit each other, and rows for the words both know.
 
 Layers taken out of the teacher's stack do not fit each other at once. They learn it quickest on source sentences in the
 teacher's own tokens, whose table is good already; then the student's table is solved for the layers as they will stay.

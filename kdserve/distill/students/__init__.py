@@ -1,1 +1,1 @@
-"""What is trained and shipped: the families, their bodies, their folders."""
+"""Students: the families, their bodies, their folders."""

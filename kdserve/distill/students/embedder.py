@@ -26,7 +26,7 @@ from kdserve.recipe import StudentRecipe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoding:
-    """What a student gives for a batch: unit vectors (B, D), each layer's hidden states (B, T, W), input first.
+    """Output of a student for a batch: unit vectors (B, D), each layer's hidden states (B, T, W), input first.
 
     `attention_BHTT` holds each layer's attention maps where they were asked for.
     """

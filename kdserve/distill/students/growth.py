@@ -29,12 +29,12 @@ from kdserve.model_settings import verify_student
 from kdserve.recipe import BodyRecipe, StudentRecipe
 
 MAX_DIFFERENCE = 1e-5
-"""What a grown student's vectors may differ by, in any dimension, from what they were."""
+"""Largest difference of a grown student's vectors, in any dimension, from what they were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Growth:
-    """What a student was and became; `max_difference` of the two's vectors over the sample sentences."""
+    """Sizes of a student before and after; `max_difference` of the two's vectors over the sample sentences."""
 
     before: BodyRecipe
     after: BodyRecipe

@@ -1,1 +1,1 @@
-"""What a run learns, one file a task: parameter groups, batches, losses, the measure."""
+"""Tasks, one file each: parameter groups, batches, losses, the measure."""

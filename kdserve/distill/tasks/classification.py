@@ -44,7 +44,7 @@ class HardTexts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lessons:
-    """What is learned beside the teacher's log-probabilities of the corpus, and the texts to judge the student by.
+    """Labels learned beside the teacher's log-probabilities of the corpus, and the texts to judge the student by.
 
     `label_of` (P + S,) is the number of each text's own label, where there is no teacher.
     """

@@ -1,1 +1,1 @@
-"""What a student learns from: models and their vectors or labels, each computed once."""
+"""Teachers: models, and their vectors or labels, each computed once."""

@@ -28,7 +28,7 @@ Scores = npt.NDArray[np.float16]
 
 
 class LabelTeacher(Protocol):
-    """What gives soft labels."""
+    """Teacher of soft labels."""
 
     labels: tuple[str, ...]
 
@@ -42,7 +42,7 @@ class LabelTeacher(Protocol):
 
     @property
     def body_tokenizer(self) -> Tokenizer:
-        """What cuts texts for the body."""
+        """Tokenizer of the body."""
 
     def score(self, texts: Sequence[str]) -> Scores:
         """Log-probabilities of the texts' labels: (N, K)."""
@@ -101,7 +101,7 @@ class SequenceTeacher:
 
     @property
     def body_tokenizer(self) -> Tokenizer:
-        """What cuts texts for the body."""
+        """Tokenizer of the body."""
         tokenizer: Tokenizer = self._tokenizer.backend_tokenizer
         return tokenizer
 
@@ -154,7 +154,7 @@ class HeadTeacher:
 
     @property
     def body_tokenizer(self) -> Tokenizer:
-        """What cuts texts for the body."""
+        """Tokenizer of the body."""
         return self.embedder.body_tokenizer
 
     def score(self, texts: Sequence[str]) -> Scores:

@@ -65,13 +65,13 @@ class Teacher:
 
     @property
     def body_tokenizer(self) -> Tokenizer:
-        """What cuts texts for the body."""
+        """Tokenizer of the body."""
         tokenizer: Tokenizer = self.model.tokenizer.backend_tokenizer
         return tokenizer
 
     @property
     def prompts(self) -> tuple[str, str]:
-        """What stands before a document and before a query."""
+        """Prompts before a document and before a query."""
         known = self.model.prompts
         return known.get("document") or known.get("passage") or "", known.get("query") or ""
 
@@ -148,7 +148,7 @@ def find_teacher(model: str, *, revision: str = "") -> Path:
 
 
 class FastTeacher(Protocol):
-    """What a cache asks of a teacher: rows of numbers for texts, none of them shorter than 0.5."""
+    """Teacher as a cache uses it: rows of numbers for texts, none of them shorter than 0.5."""
 
     @property
     def dim(self) -> int:

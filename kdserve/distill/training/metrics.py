@@ -1,4 +1,4 @@
-"""Running means of what is logged."""
+"""Running means of the losses, for the log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from kdserve.errors import TrainingError
 
 
-class Means:
+class LossMeans:
     """Running means of the losses since the last report; they stay on the device until they are asked for."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a training run learns. The loop around it is the `Trainer`'s and the same for every task.
+"""The task of a training run. The loop around it is the `Trainer`'s and the same for every task.
 
 Letters: B batch, T tokens.
 """
@@ -33,15 +33,15 @@ class Task(Protocol):
 
     @property
     def what(self) -> str:
-        """What progress calls it."""
+        """Name of the task in progress."""
 
     @property
     def student(self) -> nn.Module:
-        """What is trained and kept."""
+        """Model that is trained and kept."""
 
     @property
     def beside(self) -> Mapping[str, nn.Module]:
-        """What is trained with it and left behind, by name."""
+        """Modules that are trained with it and left behind, by name."""
 
     def to(self, device: torch.device) -> None:
         """Move student and all beside it."""

@@ -24,7 +24,7 @@ from kdserve.distill.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from kdserve.distill.training.metrics import Means
+from kdserve.distill.training.metrics import LossMeans
 from kdserve.distill.training.prefetch import prefetch
 from kdserve.distill.training.task import Task
 from kdserve.distill.training.validation import Accuracy
@@ -49,7 +49,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         self.model, self.optimizer = self.accelerator.prepare(self.student, self.optimizer)
         self.averages = WeightAverages(self.student, train, starts_trained=starts_trained)
-        self.means = Means()
+        self.means = LossMeans()
         self.step, self.best, self.best_step = 0, -1.0, 0
 
     def run(self, *, progress: Progress = no_progress) -> Accuracy:

@@ -187,4 +187,4 @@ UNCALIBRATED: Mapping[str, Callable[[], Arithmetic]] = {
     "blocks-8": partial(BlockWeights, bits=8),
     "blocks-4": partial(BlockWeights, bits=4),
 }
-"""What makes each arithmetic of a precision but int8 by token, which needs texts to be calibrated on."""
+"""Maker of each arithmetic by name; int8 by token is not here, as it is calibrated on texts."""

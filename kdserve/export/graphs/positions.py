@@ -1,4 +1,4 @@
-"""What attention is told of positions beside the tokens' states: a bias by distance, or rotated queries and keys.
+"""Positions in attention, where the tokens' states do not carry them: a bias by distance, or rotated queries and keys.
 
 T tokens, R reach of a bias, W width of a head
 """

@@ -1,4 +1,4 @@
-"""What attention learns from the distance of two tokens, spread out: one bias a distance.
+"""Attention biases by the distance of two tokens, spread out: one bias a distance.
 
 R reach of a bias
 """

@@ -69,7 +69,7 @@ class Student:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pipeline:
-    """What the modules say, as in `Student`."""
+    """Parts read from the modules, as in `Student`."""
 
     weights: BertWeights | StaticWeights | None
     head: Head | None = None

@@ -1,4 +1,4 @@
-"""What sentence-transformers is told of a transformer, in a file with one of seven names."""
+"""Settings of a transformer for sentence-transformers, in a file with one of seven names."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ HeadLayer = DenseWeights | NormWeights | UnitLength
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """What follows a body: pooling, several ways side by side, then layers, then the first `truncate_dim` numbers."""
+    """Head on a body: pooling, several ways side by side, then layers, then the first `truncate_dim` numbers."""
 
     pooling: tuple[Pooling, ...] = ("mean",)
     layers: tuple[HeadLayer, ...] = ()

@@ -1,4 +1,4 @@
-"""What a FAISS file says, read before FAISS opens it.
+"""FAISS files, checked before FAISS opens them.
 
 FAISS does as its file says: a file with lists on disk makes it open another one, for writing; a row number or a link
 past the end makes it read memory that is not its own. So a file is gone through first, and refused where it is not laid
@@ -19,7 +19,7 @@ from kdserve.search.backends.kinds import GRAPH_LINKS, Kind, num_lists
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What the file must hold: its kind, the width and number of its vectors, and an empty index of that kind."""
+    """Contents that a file must have: kind, the width and number of its vectors, and an empty index of that kind."""
 
     kind: Kind
     dim: int

@@ -56,7 +56,7 @@ class Kind:
         return [effort for effort in EFFORTS if effort < most] + [most]
 
     def factory_string(self, dim: int, num_rows: int) -> str:
-        """What FAISS's index factory calls this kind over so many rows."""
+        """Name of this kind over so many rows in FAISS's index factory."""
         return self.factory.format(lists=num_lists(num_rows), subvectors=_subvectors(dim))
 
     def estimated_bytes(self, dim: int, num_rows: int) -> int:
@@ -141,7 +141,7 @@ KINDS_HELP = "; ".join(f"{kind.name}: {kind.summary}" for kind in _ALL)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirements:
-    """What an index must be: a kind or "auto", a recall to reach (0: 0.95), a memory to stay in (0: any)."""
+    """Requirements of an index: a kind or "auto", a recall to reach (0: 0.95), a memory to stay in (0: any)."""
 
     kind: KindOrAuto = "auto"
     recall: float = 0.0

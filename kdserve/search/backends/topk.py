@@ -46,7 +46,7 @@ class Searcher(Protocol):
 
 
 class Vectors(Protocol):
-    """What the scores of an answer are computed from."""
+    """Vectors from which the scores of an answer are computed."""
 
     def gather(self, rows: Rows) -> Embeddings:
         """The given rows, in their order, as (N, D) float32."""

@@ -1,4 +1,4 @@
-"""What goes into an index: documents with the user's own ids, a language and flat metadata."""
+"""Documents that go into an index, with the user's own ids, a language and flat metadata."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewMetadata:
-    """What changes of the document with an `id`: fields that are None are taken away, others not named here stay.
+    """Changes to the document with an `id`: fields that are None are taken away, others not named here stay.
 
     Raises:
         DataError: no id, or metadata that an index cannot keep.
@@ -98,7 +98,7 @@ def require_id(id_: object) -> None:
 
 
 def ids_as_typed(typed: Iterable[str]) -> list[list[Id]]:
-    """What each text on a command line may mean as an id: itself, and the int of which it is the canonical form.
+    """Ids that each text on a command line may mean: itself, and the int of which it is the canonical form.
 
     Raises:
         DataError: a text that is no valid Unicode.

@@ -78,7 +78,7 @@ def is_folder(path: Path) -> bool:
 
 
 def show(path: Path) -> str:
-    """What a message calls the file."""
+    """Name of the file in a message."""
     return "standard input" if path == STDIN else str(path)
 
 

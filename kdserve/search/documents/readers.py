@@ -132,7 +132,7 @@ class Source:
 
 
 def resume_key(source: Source, *settings: str) -> str:
-    """What stands for the same documents with the same settings, so that a killed build may go on; "" for a pipe.
+    """Key of the same documents with the same settings, so that a killed build may go on; "" for a pipe.
 
     Files are known by size and time of change: any edit starts the build afresh.
     """
@@ -145,7 +145,7 @@ def resume_key(source: Source, *settings: str) -> str:
 
 
 def _format_in(folder: Path, files: list[Path]) -> Format:
-    """What a folder is of: whole texts, if it holds any, else the one format of its tables."""
+    """Format of a folder: whole texts, if it holds any, else the one format of its tables."""
     endings = {_ending(file) for file in files}
     if endings & set(WHOLE_TEXTS):
         return "folder"

@@ -91,4 +91,4 @@ def _number(name: str, cell: object) -> int | float | None:
         return int(text)
     if DECIMAL.fullmatch(text):
         return float(text)
-    raise DataError(f"{name!r} is {cell!r}, not a number; mend it, or leave {name!r} out of the numbers")
+    raise DataError(f"{name!r} is {cell!r}, not a number; fix it, or leave {name!r} out of the numbers")

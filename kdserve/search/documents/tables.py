@@ -47,7 +47,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, Record]]:
             elif cells:
                 yield rows.line_num, _row(path, rows.line_num, header, cells)
     except csv.Error as error:
-        raise DataError(f"{show(path)} line {rows.line_num} is no CSV ({error}); mend it") from error
+        raise DataError(f"{show(path)} line {rows.line_num} is no CSV ({error}); fix it") from error
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
@@ -58,7 +58,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
         try:
             record = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{show(path)} line {number} is no JSON ({error}); mend the line") from error
+            raise DataError(f"{show(path)} line {number} is no JSON ({error}); fix the line") from error
         except DataError as error:
             raise DataError(f"{show(path)} line {number}: {error}") from error
         if not isinstance(record, dict):
@@ -95,7 +95,7 @@ def _names(path: Path, names: Sequence[str]) -> list[str]:
 def _row(path: Path, number: int, header: list[str], cells: list[str]) -> Record:
     if len(cells) != len(header):
         raise DataError(
-            f"{show(path)} line {number} has {len(cells)} columns, its header has {len(header)}; mend the line"
+            f"{show(path)} line {number} has {len(cells)} columns, its header has {len(header)}; fix the line"
         )
     return dict(zip(header, cells, strict=True))
 

@@ -153,7 +153,7 @@ def _whole_ones(
             yield document
             continue
         if document.id in new:
-            raise DataError(f"id {document.id!r} occurs twice; ids must be unique, mend the texts")
+            raise DataError(f"id {document.id!r} occurs twice; ids must be unique, fix the texts")
         new[document.id] = document
         if len(new) >= COPY_DOCUMENTS:
             write()

@@ -41,7 +41,7 @@ CREATE TABLE state (name TEXT PRIMARY KEY, value)
 """
 Kind = Literal["text", "number", "list"]
 KINDS: Mapping[Kind, str] = {"text": "'text'", "number": "'integer', 'real'", "list": "'blob'"}
-"""What fields hold, as SQLite calls it."""
+"""Types of fields in SQLite."""
 MAX_FIELDS = 1000
 FETCH = 500
 """Documents asked for in one statement; SQLite takes at most 999 parameters in its older builds."""
@@ -118,7 +118,7 @@ class DocumentWriter:
         try:
             self._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         except sqlite3.IntegrityError as error:
-            raise DataError(f"id {document.id!r} occurs twice; ids must be unique, mend the texts") from error
+            raise DataError(f"id {document.id!r} occurs twice; ids must be unique, fix the texts") from error
         values = {name: _as_value(value) for name, value in document.metadata.items() if value is not None}
         names = ["doc", "id", "language", *(self._column(name) for name in values)]
         marks = ", ".join("?" * len(names))

@@ -1,4 +1,4 @@
-"""What the fields of documents hold, and whether a filter asks for something that can be there."""
+"""Types of the fields of documents, and whether a filter asks for something that can be there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HINTS = {
 
 
 def field_kinds(segments: Sequence[Segment]) -> dict[str, str]:
-    """What each metadata field holds, by its name: "text", "number", "list", or several of them."""
+    """Types of each metadata field, by its name: "text", "number", "list", or several of them."""
     names = sorted(set().union(*(segment.stored.fields for segment in segments)))
     return {name: " and ".join(sorted(_kinds(name, segments), reverse=True)) for name in names}
 

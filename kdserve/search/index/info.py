@@ -1,4 +1,4 @@
-"""What an index says of itself, and whether it is whole; neither needs the encoder."""
+"""Facts about an index, and whether it is whole; neither needs the encoder."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def as_milvus(condition: Condition, *, negated: bool = False) -> str:
 
 
 def _opposite(field: str, condition: Compare) -> str:
-    """What holds of a field that is there when the comparison does not."""
+    """Comparison that holds of a field that is there when this one does not."""
     opposite = f"{field} {OPPOSITE[condition.sign]} {_literal(condition)}"
     if condition.sign in ("==", "!=") or condition.name == LANGUAGE:
         return opposite

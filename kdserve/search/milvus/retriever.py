@@ -42,7 +42,7 @@ FIELDS = ["document", "place", "start", "end", "split", "text", "language", "met
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _State:
-    """What the state collection holds: the encoder and how documents are split and counted."""
+    """State kept in a collection of its own: the encoder and how documents are split and counted."""
 
     encoder: str
     teacher: str

@@ -21,7 +21,7 @@ FUSED_DEPTH = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchOptions:
-    """What a search takes beside the texts.
+    """Options of a search, beside the texts.
 
     `k` hits, a filter, a least score, whether to rank by words too, at most so many of a language.
     """
