@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kdserve.cli.console import needs_extra, print_json, progress_bars, say
+from kdserve.recipe import Recipe, SequenceRecipe
 
 
 def register(app: typer.Typer) -> None:
@@ -22,26 +27,29 @@ def distill(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key: --set train.steps=20", metavar="KEY=VALUE")
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Keep the teacher's vectors here for other runs.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep the teacher's vectors or outputs here for other runs.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Make a small multilingual student of a teacher, as a recipe says. A run that was stopped goes on."""
-    from kdserve.recipe import load_recipe
+    from kdserve.recipe import load_any_recipe
 
-    loaded = load_recipe(recipe, overrides=overrides or [])
+    loaded = load_any_recipe(recipe, overrides=overrides or [])
 
     from kdserve.distill import distill as run
 
     try:
-        with progress_bars() as progress:
-            outcome = run(loaded, out, cache=cache, progress=progress)
+        with published_encoder(loaded, out) as opened, progress_bars() as progress:
+            outcome = run(opened, out, cache=cache, progress=progress)
     except KeyboardInterrupt:
         say(f"{out}.work keeps what was made so far; the same command goes on from there")
         raise
     accuracy = outcome.accuracy
     worst, lowest = accuracy.worst
-    measured = f"held-out accuracy {accuracy.mean:.3f}, lowest {lowest:.3f} ({worst})"
-    unmeasured = "too few held-out pairs to measure its accuracy"
+    measure = "chrF / 100" if isinstance(loaded, SequenceRecipe) else "accuracy"
+    measured = f"held-out {measure} {accuracy.mean:.3f}, lowest {lowest:.3f} ({worst})"
+    unmeasured = f"too few held-out pairs to measure its {measure}"
     kept = f"weights of step {outcome.best_step} of {loaded.train.steps}"
     if outcome.best_step == 0 < loaded.train.steps:
         kept += " (training gave no better than the start: lower the rates or train for more steps)"
@@ -55,3 +63,20 @@ def distill(
                 "domains": dict(accuracy.by_domain),
             }
         )
+
+
+@contextmanager
+def published_encoder(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[Recipe | SequenceRecipe]:
+    """Open the published bundle that a recipe names as its student's encoder, beside `out` until that is made."""
+    from kdserve.runtime.published import find_bundle, published_names
+
+    if not isinstance(recipe, SequenceRecipe) or recipe.student.encoder not in published_names():
+        yield recipe
+        return
+    name, beside = recipe.student.encoder, out.with_name(f"{out.name}.encoder").resolve()
+    if not (beside / name).is_dir():
+        from kdserve.export import reopen_bundle
+
+        reopen_bundle(find_bundle(name), beside / name)
+    yield replace(recipe, student=replace(recipe.student, encoder=str(beside / name)))
+    shutil.rmtree(beside)

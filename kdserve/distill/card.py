@@ -17,16 +17,15 @@ from kdserve.recipe import Recipe
 class Outcome:
     """Result of a distillation: held-out accuracy, and pairs by language."""
 
-    recipe: Recipe
     accuracy: Accuracy
     best_step: int
     num_pairs: Mapping[str, int]
     domains: tuple[str, ...]
 
 
-def write_card(outcome: Outcome, coverage: Mapping[str, Coverage], path: Path) -> None:
+def write_card(outcome: Outcome, recipe: Recipe, coverage: Mapping[str, Coverage], path: Path) -> None:
     """Write a student's card as Markdown; `coverage` is that of its vocabulary, by language."""
-    recipe, accuracy = outcome.recipe, outcome.accuracy
+    accuracy = outcome.accuracy
     worst, lowest = accuracy.worst
     measured = (
         f"Translation retrieval on held-out sentences, both directions averaged: mean {accuracy.mean:.3f} over "

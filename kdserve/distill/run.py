@@ -77,7 +77,6 @@ class Run:
         trainer.accelerator.wait_for_everyone()
         corpus = self.data.corpus
         return Outcome(
-            recipe=self.recipe,
             accuracy=accuracy,
             best_step=trainer.best_step,
             num_pairs=count_pairs(corpus),

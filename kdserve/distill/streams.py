@@ -22,6 +22,7 @@ class Stream(IntEnum):
     FOLDED_TEXTS = 10
     LABELLED_TEXTS = 11
     HELD_OUT_SOURCES = 12
+    TEACHER_OUTPUTS = 13
 
 
 def random_stream(stream: Stream, seed: int, *numbers: int) -> np.random.Generator:

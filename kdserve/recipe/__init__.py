@@ -3,14 +3,17 @@
 The loader is strict: an unknown key, a wrong type, a missing key or a value out of range is an error that names the
 dotted key and the file. `--set train.steps=20` goes through the same loader.
 
-recipe       the whole, and the rules between its sections
+base         what every recipe says of its data
+recipe       the whole of a student that embeds, and the rules between its sections
 sections     keys, defaults and meaning
 classifier   the section of a classifier
+translation  students that write: their sections, and the whole
 loading      from TOML
 """
 
+from kdserve.recipe.base import PairsRecipe
 from kdserve.recipe.classifier import ClassifierRecipe
-from kdserve.recipe.loading import load_recipe
+from kdserve.recipe.loading import load_any_recipe, load_recipe
 from kdserve.recipe.recipe import Recipe, recipe_record
 from kdserve.recipe.sections import (
     AlignRecipe,
@@ -18,6 +21,7 @@ from kdserve.recipe.sections import (
     DataRecipe,
     GuideRecipe,
     LayerRecipe,
+    LoopRecipe,
     ObjectiveRecipe,
     StudentRecipe,
     TargetsRecipe,
@@ -26,22 +30,43 @@ from kdserve.recipe.sections import (
     ValidationRecipe,
     VocabularyRecipe,
 )
+from kdserve.recipe.translation import (
+    FilterRecipe,
+    SequenceRecipe,
+    TargetVocabularyRecipe,
+    WriterBodyRecipe,
+    WriterStudentRecipe,
+    WriterTeacherRecipe,
+    WriterTrainRecipe,
+    WritingObjectiveRecipe,
+)
 
 __all__ = [
     "AlignRecipe",
     "BodyRecipe",
     "ClassifierRecipe",
     "DataRecipe",
+    "FilterRecipe",
     "GuideRecipe",
     "LayerRecipe",
+    "LoopRecipe",
     "ObjectiveRecipe",
+    "PairsRecipe",
     "Recipe",
+    "SequenceRecipe",
     "StudentRecipe",
+    "TargetVocabularyRecipe",
     "TargetsRecipe",
     "TeacherRecipe",
     "TrainRecipe",
     "ValidationRecipe",
     "VocabularyRecipe",
+    "WriterBodyRecipe",
+    "WriterStudentRecipe",
+    "WriterTeacherRecipe",
+    "WriterTrainRecipe",
+    "WritingObjectiveRecipe",
+    "load_any_recipe",
     "load_recipe",
     "recipe_record",
 ]

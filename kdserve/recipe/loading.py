@@ -10,12 +10,26 @@ from typing import Any
 
 from kdserve.errors import RecipeError
 from kdserve.recipe.recipe import Recipe
+from kdserve.recipe.translation import SequenceRecipe
 from kdserve.toml import apply_override, build, merge
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `key=value` overrides, whose values are TOML (bare words are taken as strings).
+    """Read the recipe of a student that embeds, or of a classifier; see `load_any_recipe`.
 
+    Raises:
+        RecipeError: as there, or it is the recipe of a student that writes.
+    """
+    recipe = load_any_recipe(path, overrides=overrides)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{path} is the recipe of a student that writes; give it to kdserve distill")
+    return recipe
+
+
+def load_any_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe | SequenceRecipe:
+    """Read a recipe, one of a student that writes where it has a `task`.
+
+    `key=value` overrides are applied, whose values are TOML (bare words are taken as strings).
     A recipe may name another one, `base`, beside it: what it does not say itself is taken from there.
 
     Raises:
@@ -26,7 +40,7 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         apply_override(record, override)
     _leave_out(record)
-    recipe: Recipe = build(Recipe, record, where=str(path))
+    recipe: Recipe | SequenceRecipe = build(SequenceRecipe if "task" in record else Recipe, record, where=str(path))
     data_dir = path.parent / Path(recipe.data_dir).expanduser()
     return dataclasses.replace(recipe, data_dir=str(data_dir))
 

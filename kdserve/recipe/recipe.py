@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kdserve.recipe.base import PairsRecipe
 from kdserve.recipe.classifier import ClassifierRecipe
 from kdserve.recipe.sections import (
     AlignRecipe,
-    DataRecipe,
     GuideRecipe,
     LayerRecipe,
     ObjectiveRecipe,
@@ -18,29 +18,16 @@ from kdserve.recipe.sections import (
     TargetsRecipe,
     TeacherRecipe,
     TrainRecipe,
-    ValidationRecipe,
     VocabularyRecipe,
 )
-from kdserve.toml import Rule, require, require_rules
+from kdserve.toml import Rule, require_rules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """How a student is made. Paths are relative to `data_dir`, which is relative to the recipe's own folder.
+class Recipe(PairsRecipe):
+    """How a student that embeds, or a classifier over it, is made."""
 
-    `languages` are claimed as covered by the published card, `weak_languages` are trained but promised less; both empty
-    means: every language of the data. `refuse_overlap` names evaluation files (globs) none of whose sentences may occur
-    in the training data.
-    """
-
-    name: str
     family: Literal["static", "transformer"]
-    data: tuple[DataRecipe, ...]
-    seed: int = 1
-    data_dir: str = "."
-    languages: tuple[str, ...] = ()
-    weak_languages: tuple[str, ...] = ()
-    refuse_overlap: tuple[str, ...] = ()
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     vocabulary: VocabularyRecipe = field(default_factory=VocabularyRecipe)
     student: StudentRecipe = field(default_factory=StudentRecipe)
@@ -51,12 +38,10 @@ class Recipe:
     guide: GuideRecipe = field(default_factory=GuideRecipe)
     classifier: ClassifierRecipe | None = None
     train: TrainRecipe = field(default_factory=TrainRecipe)
-    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
 
     def __post_init__(self) -> None:
-        require(self, seed="[0, 4294967295]")
+        self.require_data()
         require_rules(
-            ("data", bool(self.data), "must name at least one source of pairs"),
             (
                 "student.start",
                 not (self.student.start and self.vocabulary.folder),
@@ -82,7 +67,7 @@ class Recipe:
         return self.family == "transformer" and not self.student.body and not self.student.start
 
 
-def recipe_record(recipe: Recipe) -> dict[str, Any]:
+def recipe_record(recipe: PairsRecipe) -> dict[str, Any]:
     """Return the recipe as JSON: what a student's manifest keeps of it."""
     record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     del record["data_dir"]  # where the data lay says nothing of the student

@@ -7,22 +7,24 @@ from typing import Literal
 
 from kdserve.toml import require, require_rules
 
-_TRAIN_RANGES = {
+_LOOP_RANGES = {
     "steps": "[0, inf)",
     "batch_size": "[2, inf)",
-    "table_rate": "[0, inf)",
-    "body_rate": "[0, inf)",
     "warmup": "[0, 1]",
     "weight_decay": "[0, inf)",
-    "temperature": "(0, 1]",
-    "source_share": "[0, 1]",
-    "token_dropout": "[0, 1)",
-    "split_tokens": "[0, 1]",
     "average": "[0, 1)",
     "cycles": "[1, inf)",
     "clip": "[0, inf)",
     "evaluate_every": "[1, inf)",
     "checkpoint_every": "[1, inf)",
+}
+_TRAIN_RANGES = {
+    "table_rate": "[0, inf)",
+    "body_rate": "[0, inf)",
+    "temperature": "(0, 1]",
+    "source_share": "[0, 1]",
+    "token_dropout": "[0, 1)",
+    "split_tokens": "[0, 1]",
 }
 
 
@@ -258,25 +260,18 @@ class GuideRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainRecipe:
-    """The training loop. `temperature` flattens the languages' shares (1 = as the data is, towards 0 = equal).
+class LoopRecipe:
+    """The training loop, whatever the task.
 
-    `source_share` of the texts are the source language itself. `token_dropout` hides that share of tokens,
-    `split_tokens` cuts that share into smaller ones (see kdserve.distill.data.splitting). `average` is the decay of the
-    exponential average of weights that is kept as the student (0 = off). Over each of `cycles` the rates rise and fall
-    once; with more than one, the mean of the weights at their ends, and of `student.start`, is kept.
+    `average` is the decay of the exponential average of weights that is kept as the student (0 = off). Over each of
+    `cycles` the rates rise and fall once; with more than one, the mean of the weights at their ends, and of
+    `student.start`, is kept.
     """
 
     steps: int = 1000
     batch_size: int = 128
-    table_rate: float = 1e-3
-    body_rate: float = 2e-4
     warmup: float = 0.05
     weight_decay: float = 0.0
-    temperature: float = 0.5
-    source_share: float = 0.15
-    token_dropout: float = 0.0
-    split_tokens: float = 0.0
     average: float = 0.0
     cycles: int = 1
     clip: float = 1.0
@@ -284,10 +279,32 @@ class TrainRecipe:
     evaluate_every: int = 500
     checkpoint_every: int = 500
 
-    def __post_init__(self) -> None:
-        require(self, **_TRAIN_RANGES)
+    def require_loop(self) -> None:
+        """Refuse numbers out of range, and cycles that do not divide the steps."""
+        require(self, **_LOOP_RANGES)
         if self.steps % self.cycles:
             raise ValueError(f"cycles is {self.cycles}; it must divide steps, {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRecipe(LoopRecipe):
+    """The training loop of embedders and classifiers.
+
+    `temperature` flattens the languages' shares (1 = as the data is, towards 0 = equal). `source_share` of the texts
+    are the source language itself. `token_dropout` hides that share of tokens, `split_tokens` cuts that share into
+    smaller ones (see kdserve.distill.data.splitting).
+    """
+
+    table_rate: float = 1e-3
+    body_rate: float = 2e-4
+    temperature: float = 0.5
+    source_share: float = 0.15
+    token_dropout: float = 0.0
+    split_tokens: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.require_loop()
+        require(self, **_TRAIN_RANGES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

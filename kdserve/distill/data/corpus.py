@@ -20,7 +20,7 @@ import numpy.typing as npt
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.pairs import Pair, digest_files, hash_text, read_pairs
 from kdserve.errors import DataError
-from kdserve.recipe import Recipe, ValidationRecipe
+from kdserve.recipe import PairsRecipe, ValidationRecipe
 
 SOURCE = "en"
 """The code under which source sentences are counted as a language of their own."""
@@ -74,7 +74,7 @@ class Corpus:
         return found.astype(np.int64)
 
 
-def build_corpus(recipe: Recipe, folder: Path, *, progress: Progress = no_progress) -> Corpus:
+def build_corpus(recipe: PairsRecipe, folder: Path, *, progress: Progress = no_progress) -> Corpus:
     """Read every source of the recipe into `folder`, or open what was built there from the same recipe and files.
 
     What came from the hub stands for the data set as long as the folder does.
@@ -100,7 +100,7 @@ def iter_texts(store: TextStore, numbers: Sequence[int] | None = None, *, chunk:
         yield store.select(order[start : start + chunk])
 
 
-def _write(recipe: Recipe, folder: Path, key: str, progress: Progress) -> None:
+def _write(recipe: PairsRecipe, folder: Path, key: str, progress: Progress) -> None:
     writer = _Writer(folder)
     wanted = frozenset(recipe.languages + recipe.weak_languages)
     with writer:
@@ -208,7 +208,7 @@ def _open(folder: Path) -> Corpus:
     return corpus
 
 
-def _corpus_key(recipe: Recipe) -> str:
+def _corpus_key(recipe: PairsRecipe) -> str:
     """What the corpus depends on: the data tables, languages, hold-out share, and the bytes of each file."""
     data_dir = Path(recipe.data_dir)
     files = [digest_files(data, data_dir) for data in recipe.data]

@@ -15,10 +15,10 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.corpus import Corpus, iter_texts
 from kdserve.distill.data.pairs import hash_text
 from kdserve.errors import DataError
-from kdserve.recipe import Recipe
+from kdserve.recipe import PairsRecipe
 
 
-def refuse_overlap(corpus: Corpus, recipe: Recipe, *, progress: Progress = no_progress) -> None:
+def refuse_overlap(corpus: Corpus, recipe: PairsRecipe, *, progress: Progress = no_progress) -> None:
     """Check every source and translation against the files that `refuse_overlap` names.
 
     Files ending in .csv are read cell by cell, all others line by line.

@@ -7,10 +7,21 @@ from pathlib import Path
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.prepare.classification import prepare_classifier
 from kdserve.distill.prepare.embedding import prepare_embedder
+from kdserve.distill.prepare.translation import WritingRun, prepare_writer
 from kdserve.distill.run import Run
-from kdserve.recipe import Recipe
+from kdserve.recipe import Recipe, SequenceRecipe
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "prepare_any"]
+
+
+def prepare_any(
+    recipe: Recipe | SequenceRecipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress
+) -> Run | WritingRun:
+    """Prepare the run of any recipe; see `prepare`."""
+    if isinstance(recipe, Recipe):
+        return prepare(recipe, work, cache=cache, progress=progress)
+    work.mkdir(parents=True, exist_ok=True)
+    return prepare_writer(recipe, work, cache=cache, progress=progress)
 
 
 def prepare(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Run:

@@ -29,7 +29,7 @@ def prepare_classifier(recipe: Recipe, work: Path, cache: Path | None, progress:
 
     def write_own(outcome: Outcome, folder: Path) -> None:
         student.cpu().save_head(folder)
-        write_classifier_card(outcome, labels, folder / "README.md")
+        write_classifier_card(outcome, recipe, labels, folder / "README.md")
 
     return Run(
         recipe=recipe,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdserve.distill.card import Outcome
+from kdserve.recipe import Recipe
 
 _EXPECTED = {
     "language": "the language that the corpus says it is in",
@@ -13,9 +14,9 @@ _EXPECTED = {
 }
 
 
-def write_classifier_card(outcome: Outcome, labels: Sequence[str], path: Path) -> None:
+def write_classifier_card(outcome: Outcome, recipe: Recipe, labels: Sequence[str], path: Path) -> None:
     """Write a classifier's card as Markdown."""
-    recipe, accuracy, made = outcome.recipe, outcome.accuracy, outcome.recipe.classifier
+    accuracy, made = outcome.accuracy, recipe.classifier
     assert made is not None
     worst, lowest = accuracy.worst
     expected = _EXPECTED.get(made.mode, _EXPECTED[""])

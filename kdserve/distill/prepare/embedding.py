@@ -60,7 +60,7 @@ def run_embedder(
 
     def write_own(outcome: Outcome, folder: Path) -> None:
         texts = sentences_by_language(made.corpus, most=500, seed=recipe.seed)
-        write_card(outcome, measure_coverage(made.tokenizer, texts), folder / "README.md")
+        write_card(outcome, recipe, measure_coverage(made.tokenizer, texts), folder / "README.md")
 
     return Run(
         recipe=recipe,

@@ -27,7 +27,7 @@ _logger = logging.getLogger("kdserve")
 EMBEDDED_TEACHER = "all-MiniLM-L6-v2"
 _WORD_STARTS = ("▁", "Ġ")
 """How SentencePiece and byte-level BPE write the beginning of a word; WordPiece marks with ## what begins none."""
-_WEIGHT_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
+_WEIGHT_FILES = ("*.json", "*.txt", "*.safetensors", "*.model", "*.spm")
 
 
 class Teacher:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdserve.distill.training.checkpoint import Tensors
-from kdserve.recipe import TrainRecipe
+from kdserve.recipe import LoopRecipe
 
 
 class WeightAverages:
@@ -17,7 +17,7 @@ class WeightAverages:
     `starts_trained` counts the weights that training starts from among the ends of cycles.
     """
 
-    def __init__(self, student: nn.Module, train: TrainRecipe, *, starts_trained: bool) -> None:
+    def __init__(self, student: nn.Module, train: LoopRecipe, *, starts_trained: bool) -> None:
         self._student, self._decay, self._num_first = student, train.average, int(starts_trained)
         self._cycle_steps = max(1, train.steps // train.cycles)
         self._running = copy_weights(student) if train.average else {}

@@ -28,7 +28,7 @@ from kdserve.distill.training.metrics import LossMeans
 from kdserve.distill.training.prefetch import prefetch
 from kdserve.distill.training.task import Task
 from kdserve.distill.training.validation import Accuracy
-from kdserve.recipe import TrainRecipe
+from kdserve.recipe import LoopRecipe
 
 _LAST, _BEST, _LOG = "last.safetensors", "best.safetensors", "log.jsonl"
 
@@ -37,7 +37,7 @@ class Trainer:
     """Trains a task's student in place; `run` leaves the best weights in it."""
 
     def __init__(
-        self, task: Task, train: TrainRecipe, work: Path, *, key: str, seed: int, starts_trained: bool = False
+        self, task: Task, train: LoopRecipe, work: Path, *, key: str, seed: int, starts_trained: bool = False
     ) -> None:
         """Make optimizer and averages; `key` names the run, `starts_trained` counts its start among cycles' ends."""
         self.task, self.train, self.work, self.key, self.seed = task, train, work, key, seed
@@ -128,6 +128,8 @@ class Trainer:
             "languages": dict(accuracy.by_language),
             "domains": dict(accuracy.by_domain),
         }
+        if accuracy.loss is not None:
+            line["held_out_loss"] = round(accuracy.loss, 5)
         if self.accelerator.is_main_process:
             with (self.work / _LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
@@ -172,7 +174,7 @@ class Trainer:
         return RunState(key=self.key, step=self.step, best=self.best, best_step=self.best_step)
 
 
-def _use_bf16(train: TrainRecipe) -> bool:
+def _use_bf16(train: LoopRecipe) -> bool:
     device = torch.device(best_device())
     return train.precision == "bf16" or (train.precision == "auto" and supports_bf16(device))
 

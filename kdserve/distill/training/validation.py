@@ -39,6 +39,8 @@ class Accuracy:
 
     by_language: Mapping[str, float]
     by_domain: Mapping[str, float]
+    loss: float | None = None
+    """Mean loss of a token that is written, where the student writes."""
 
     @property
     def mean(self) -> float:
@@ -91,7 +93,13 @@ class TranslationValidator:
 
 def held_out_pairs(corpus: Corpus, settings: ValidationRecipe, *, seed: int) -> npt.NDArray[np.int64]:
     """Draw the numbers of held-out pairs, at most `max_pairs` a language and domain."""
-    held = np.flatnonzero(corpus.held_out[corpus.source_of])
+    return draw_pairs(corpus, np.flatnonzero(corpus.held_out[corpus.source_of]), settings, seed=seed)
+
+
+def draw_pairs(
+    corpus: Corpus, held: npt.NDArray[np.int64], settings: ValidationRecipe, *, seed: int
+) -> npt.NDArray[np.int64]:
+    """Draw among the numbers of some pairs, at most `max_pairs` a language and domain."""
     held = random_stream(Stream.HELD_OUT_PAIRS, seed).permutation(held)
     groups = corpus.language_of[held].astype(np.int64) * len(corpus.domains) + corpus.domain_of[held]
     order = np.argsort(groups, kind="stable")

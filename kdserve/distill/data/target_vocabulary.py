@@ -1,0 +1,62 @@
+"""The vocabulary that a student writes with: BPE inside words (Sennrich et al. 2016), all else in bytes.
+
+Digits stand one by one, so that a number is copied, not remembered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from kdserve.distill.data.vocabulary import BYTE_TOKENS
+from kdserve.errors import DataError
+
+TARGET_SPECIALS = ("<pad>", "</s>", "<unk>")
+TARGET_PAD, TARGET_END = 0, 1
+"""An output starts with the padding token, as T5's and Marian's do, and ends with the second."""
+_WORDS = r"'(?:s|t|re|ve|m|ll|d)\b|▁?\p{L}[\p{L}\p{M}]*|▁?\p{N}|▁?[^\p{L}\p{N}▁]+|▁"
+_MOST_LETTERS = 1000
+
+
+def train_target_vocabulary(texts: Iterable[str], size: int) -> Tokenizer:
+    """Train a vocabulary of `size` tokens: specials and 256 bytes among them; `text </s>`.
+
+    Raises:
+        DataError: the texts do not hold that many pieces.
+    """
+    learner = _shell(models.BPE(unk_token=TARGET_SPECIALS[2]))
+    wanted = size - len(BYTE_TOKENS)
+    trainer = trainers.BpeTrainer(
+        vocab_size=wanted,
+        special_tokens=list(TARGET_SPECIALS),
+        limit_alphabet=min(_MOST_LETTERS, wanted // 2),
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    learned = json.loads(learner.to_str())["model"]
+    if len(learned["vocab"]) < wanted:
+        most = len(learned["vocab"]) + len(BYTE_TOKENS)
+        raise DataError(f"the texts hold only {most} tokens, not {size}; set vocabulary.size to {most} or less")
+    pieces = sorted(set(learned["vocab"]) - set(TARGET_SPECIALS), key=learned["vocab"].get)
+    order = [*TARGET_SPECIALS, *BYTE_TOKENS, *pieces]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    vocabulary = {token: number for number, token in enumerate(order)}
+    tokenizer = _shell(models.BPE(vocabulary, merges, unk_token=TARGET_SPECIALS[2], byte_fallback=True))
+    tokenizer.add_special_tokens(list(TARGET_SPECIALS))
+    end = TARGET_SPECIALS[TARGET_END]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, TARGET_END)])
+    return tokenizer
+
+
+def _shell(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Split(Regex(_WORDS), "isolated")]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
+    return tokenizer

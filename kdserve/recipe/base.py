@@ -1,0 +1,32 @@
+"""What every recipe says, whatever its task: a name, data, a seed, and what is held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kdserve.recipe.sections import DataRecipe, ValidationRecipe
+from kdserve.toml import require, require_rules
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairsRecipe:
+    """Where the pairs come from. Paths are relative to `data_dir`, which is relative to the recipe's own folder.
+
+    `languages` are claimed as covered by the published card, `weak_languages` are trained but promised less; both empty
+    means: every language of the data. `refuse_overlap` names evaluation files (globs) none of whose sentences may occur
+    in the training data.
+    """
+
+    name: str
+    data: tuple[DataRecipe, ...]
+    seed: int = 1
+    data_dir: str = "."
+    languages: tuple[str, ...] = ()
+    weak_languages: tuple[str, ...] = ()
+    refuse_overlap: tuple[str, ...] = ()
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+
+    def require_data(self) -> None:
+        """Refuse a seed out of range, and a recipe without data."""
+        require(self, seed="[0, 4294967295]")
+        require_rules(("data", bool(self.data), "must name at least one source of pairs"))

@@ -1,0 +1,159 @@
+"""From tiny teachers to students that transformers opens, over every family and way to begin."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from kdserve.distill import distill
+from kdserve.distill.teachers.encoder_decoder import open_writer
+from kdserve.errors import FolderError, RecipeError
+from kdserve.manifest import verify_folder
+from kdserve.model_settings import SequenceStudentSettings
+
+from .conftest import BODY
+
+CODES = ['teacher.source_codes={ de = "de", fr = "fr", ja = "ja" }', "teacher.target_code=en"]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "marian", "m2m100"])
+def test_two_layers_of_a_teacher_become_a_student_that_transformers_opens(family, teachers, writing_recipe, tmp_path):
+    recipe = writing_recipe(
+        f"teacher.model={teachers[family]}",
+        "teacher.num_beams=2",
+        "teacher.candidates=2",
+        "student.encoder_layers=[0, 2]",
+        "student.decoder_layers=[1]",
+        "objective.alpha=0.5",
+        "objective.map=[[1, 2]]",
+        "objective.hidden=1.0",
+        "objective.attention=0.5",
+        "train.steps=3",
+        *(CODES if family == "m2m100" else []),
+    )
+    distill(recipe, tmp_path / "student")
+    settings = SequenceStudentSettings.from_manifest(
+        verify_folder(tmp_path / "student", kind="sequence-student"), tmp_path / "student"
+    )
+    assert settings.targets == ("en",)
+    assert settings.languages == ("de", "fr", "ja")
+    assert settings.source_tokens == ({"de": "__de__", "fr": "__fr__", "ja": "__ja__"} if family == "m2m100" else {})
+    assert settings.target_tokens == ({"en": "__en__"} if family == "m2m100" else {})
+    student, teacher = (AutoModelForSeq2SeqLM.from_pretrained(f) for f in (tmp_path / "student", teachers[family]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*sacremoses")
+        tokenizers = [AutoTokenizer.from_pretrained(f) for f in (tmp_path / "student", teachers[family])]
+    text = "Das ist ein kleines Haus."
+    assert tokenizers[0](text)["input_ids"] == tokenizers[1](text)["input_ids"]
+    ids = torch.tensor([tokenizers[0](text)["input_ids"]])
+    assert student.generate(ids, max_new_tokens=5).shape[0] == 1
+    assert sum(w.numel() for w in student.parameters()) < sum(w.numel() for w in teacher.parameters())
+
+
+def test_a_body_of_its_own_size_learns_from_the_references_alone(writing_recipe, tmp_path):
+    outcome = distill(writing_recipe(BODY), tmp_path / "student")
+    assert set(outcome.accuracy.by_language) == {"de", "fr", "ja"}
+    assert outcome.accuracy.loss is not None
+    model = open_writer(tmp_path / "student")
+    assert model.config.encoder.num_hidden_layers == 2
+    assert model.config.decoder.hidden_size == 32
+    table = model.decoder.get_input_embeddings().weight
+    assert table.data_ptr() == model.decoder.get_output_embeddings().weight.data_ptr()
+
+
+def test_a_student_without_teacher_teaches_one_of_its_layers_and_one_of_another_vocabulary(writing_recipe, tmp_path):
+    distill(writing_recipe(BODY), tmp_path / "teacher")
+    taught = f"teacher.model={tmp_path / 'teacher'}"
+    distill(writing_recipe(taught, "student.decoder_layers=[1]", "objective.alpha=1.0"), tmp_path / "shallow")
+    assert open_writer(tmp_path / "shallow").config.decoder.num_hidden_layers == 1
+    small = "student.body={width=16,encoder_layers=1,decoder_layers=1,heads=2,feed_forward=24}"
+    distill(writing_recipe(taught, small), tmp_path / "small")
+    assert open_writer(tmp_path / "small").config.encoder.hidden_size == 16
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(writing_recipe, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    recipe = writing_recipe(BODY)
+    distill(recipe, whole)
+
+    class Stop(Exception):
+        pass
+
+    def stop(what: str, *_: int) -> None:
+        if what == "training":
+            raise Stop
+
+    with pytest.raises(Stop):  # behind the last step, before the folder is written
+        distill(recipe, halves, progress=stop)
+    last = halves.with_name("halves.work") / "train" / "last.safetensors"
+    assert last.is_file()
+    distill(recipe, halves)
+    assert (whole / "model.safetensors").read_bytes() == (halves / "model.safetensors").read_bytes()
+
+
+def test_what_a_teacher_wrote_is_kept_for_other_runs_and_a_cut_line_is_written_anew(teachers, writing_recipe, tmp_path):
+    recipe = writing_recipe(
+        f"teacher.model={teachers['t5']}", "train.steps=2", "teacher.num_beams=2", "teacher.candidates=2"
+    )
+    distill(recipe, tmp_path / "one", cache=tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*/outputs.jsonl")
+    content = path.read_bytes()
+    lines = [json.loads(line) for line in content.splitlines()]
+    assert all(len(outputs) == 2 for _, outputs in lines)
+    path.write_bytes(content[: content.index(b"\n") + 30])
+    distill(recipe, tmp_path / "two", cache=tmp_path / "cache")
+    assert dict(json.loads(line) for line in path.read_bytes().splitlines()).keys() == dict(lines).keys()
+
+
+def test_an_embedding_student_gets_a_decoder_and_keeps_its_encoder_and_table(writing_recipe, embedder, tmp_path):
+    recipe = writing_recipe(
+        f"student.encoder={embedder}",
+        "student.encoder_layers=[1]",
+        "student.num_decoder_layers=2",
+        "train.table_rate=0.0",
+        "train.encoder_rate=0.0",
+    )
+    distill(recipe, tmp_path / "student")
+    model, whole = open_writer(tmp_path / "student"), AutoModelForSeq2SeqLM
+    assert whole is not None
+    from safetensors.torch import load_file
+
+    stored = load_file(embedder / "model.safetensors")
+    assert torch.equal(
+        model.encoder.embeddings.word_embeddings.weight, stored["embeddings.word_embeddings.weight"].float()
+    )
+    assert torch.equal(
+        model.encoder.encoder.layer[0].intermediate.dense.weight,
+        stored["encoder.layer.1.intermediate.dense.weight"].float(),
+    )
+    manifest = verify_folder(tmp_path / "student", kind="sequence-student")
+    assert manifest.settings["recipe"]["student"]["encoder"] == embedder.name
+
+
+def test_what_does_not_fit_is_refused_by_name(teachers, writing_recipe, embedder, tmp_path):
+    taught = f"teacher.model={teachers['t5']}"
+    refusals = {
+        (taught, "student.decoder_layers=[7]"): "student.decoder_layers names layer 7",
+        (taught, f"student.encoder={embedder}", "objective.alpha=0.5"): "objective.alpha compares tokens",
+        (taught, f"student.encoder={embedder}", "objective.map=[[0, 0]]", "objective.hidden=1.0"): "objective.hidden",
+        (f"student.encoder={embedder}", "student.max_tokens=4000"): "student.max_tokens is 4000",
+        (f"teacher.model={teachers['marian']}", "teacher.target_code=xx"): "has no language 'xx'",
+    }
+    for number, (overrides, message) in enumerate(refusals.items()):
+        with pytest.raises(RecipeError, match=message):
+            distill(writing_recipe(*overrides), tmp_path / str(number))
+    with pytest.raises(FolderError, match=r"check student\.start"):
+        distill(writing_recipe("student.start=nowhere"), tmp_path / "nowhere")
+
+
+def test_a_student_goes_on_from_where_it_was_saved(writing_recipe, tmp_path):
+    distill(writing_recipe(BODY), tmp_path / "first")
+    distill(writing_recipe(f"student.start={tmp_path / 'first'}", "train.steps=0"), tmp_path / "second")
+    names = ("model.safetensors", "source/tokenizer.json", "target/tokenizer.json")
+    assert all((tmp_path / "first" / n).read_bytes() == (tmp_path / "second" / n).read_bytes() for n in names)
+    shutil.rmtree(tmp_path / "first")
