@@ -27,14 +27,14 @@ def bench(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each; default: all there are.")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the models run.")] = "cpu",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns that each model takes.")] = 5,
-    batch_sizes: Annotated[str, typer.Option(help="Texts in a call, by commas.")] = "1,8,32,128",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of timing; the models take turns in each.")] = 5,
+    batch_sizes: Annotated[str, typer.Option(help="Numbers of texts in a call, separated by commas.")] = "1,8,32,128",
     quality: Annotated[bool, typer.Option(help="Measure quality too.")] = True,
     tatoeba: Annotated[Path | None, typer.Option(help="Quality from Tatoeba v1 files in this folder.")] = None,
     sts: Annotated[Path | None, typer.Option(help="Quality from stsb-<language>-test.csv files.")] = None,
-    languages: Annotated[str, typer.Option(help="Languages that quality is measured in, by commas.")] = "",
+    languages: Annotated[str, typer.Option(help="Languages to measure quality in, separated by commas.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print nothing but one line of JSON.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write a report there: HTML, pictures, a table.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report to this folder: HTML, pictures, a table.")] = None,
 ) -> None:
     """Time models side by side: latency, throughput, memory and cold start, with quality beside speed.
 

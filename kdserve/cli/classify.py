@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def classify(
     bundle: Annotated[str, typer.Argument(help="A classifier's folder, or a published name: kdserve-langid.")],
     texts: Annotated[Path, typer.Argument(help="A file with a text a line, or - for stdin.")] = Path("-"),
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="With --json: so many labels, likeliest first.")] = 3,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="With --json: number of labels, likeliest first.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
 ) -> None:
     """Name the label of each text: label, probability and text with tabs between. Empty lines are skipped."""

@@ -34,7 +34,7 @@ def evaluate(
     qa: Annotated[
         Path | None, typer.Option(help="Folder of <language>.jsonl(.gz): questions, sentences, paragraphs.")
     ] = None,
-    languages: Annotated[str, typer.Option(help="Only these languages, by commas: de,fr,zh.")] = "",
+    languages: Annotated[str, typer.Option(help="Only these languages, separated by commas: de,fr,zh.")] = "",
     group: Annotated[list[str] | None, typer.Option(help="Also the mean of a named group: main=de,fr,es.")] = None,
     split: Annotated[Literal["dev", "test"], typer.Option(help="Split of the similarity files.")] = "test",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the model runs.")] = "cpu",

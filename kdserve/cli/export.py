@@ -48,20 +48,22 @@ def export(
         Path | None, typer.Option(help="Folder of Tatoeba v1 files: retrieval before and after.")
     ] = None,
     sts: Annotated[
-        Path | None, typer.Option(help="Folder of stsb-<language>-test.csv files: Spearman likewise.")
+        Path | None, typer.Option(help="Folder of stsb-<language>-test.csv files: Spearman before and after.")
     ] = None,
     max_retrieval_loss: Annotated[
         float, typer.Option(help="Most points of retrieval that any language of --tatoeba may lose.")
     ] = 0.3,
     languages: Annotated[
-        str, typer.Option(help="Languages of a folder that does not say, and of the evaluation: en,de,…")
+        str, typer.Option(help="Languages of the model where its folder names none, and of the evaluation: en,de,…")
     ] = "",
     exporter: Annotated[
         Literal["weights", "optimum"], typer.Option(help="Write the graph from the weights, or trace it with optimum.")
     ] = "weights",
     optimum_python: Annotated[
         Path | None,
-        typer.Option(envvar="KDSERVE_OPTIMUM_PYTHON", help="Python of an environment with optimum-onnx: make optimum."),
+        typer.Option(
+            envvar="KDSERVE_OPTIMUM_PYTHON", help="Python of an environment with optimum-onnx; see make optimum."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was tried as one line of JSON.")] = False,
 ) -> None:
@@ -133,7 +135,7 @@ def reopen(
     bundle: Annotated[str, typer.Argument(help="Bundle folder or the name of a published student or classifier.")],
     out: Annotated[Path, typer.Option(help="Student folder to write; must not exist.")],
 ) -> None:
-    """Write a bundle's student, to train on or to export anew; what the bundle rounded stays rounded."""
+    """Turn a bundle back into a student folder, to train further or to export again; rounded weights stay rounded."""
     from kdserve.cli.console import say
     from kdserve.export import reopen_bundle
     from kdserve.runtime.published import find_bundle, published_names
@@ -150,7 +152,7 @@ def trim(
     out: Annotated[Path, typer.Option(help="Student folder to write; must not exist.")],
     texts: Annotated[Path, typer.Option(help="`language<TAB>text` lines whose tokens are to stay.")],
     languages: Annotated[str, typer.Option(help="Which of the texts' languages to keep: de,ja; default: all.")] = "",
-    min_count: Annotated[int, typer.Option(min=1, help="Keep a token that occurs so often.")] = 1,
+    min_count: Annotated[int, typer.Option(min=1, help="Keep tokens that occur at least this often.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the report as one line of JSON.")] = False,
 ) -> None:
     """Drop the tokens that some languages do not need, with their rows of the token table."""

@@ -20,9 +20,9 @@ def register(app: typer.Typer) -> None:
 def grow(
     student: Annotated[Path, typer.Argument(help="The folder of a transformer student.")],
     out: Annotated[Path, typer.Option(help="The grown student's folder; must not exist.")],
-    layers: Annotated[int, typer.Option(help="Layers of the grown student; 0: as many as now.")] = 0,
-    width: Annotated[int, typer.Option(help="Its width, a multiple of the student's; 0: as now.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the shares among copies of a unit.")] = 1,
+    layers: Annotated[int, typer.Option(help="Number of layers; 0: as many as now.")] = 0,
+    width: Annotated[int, typer.Option(help="Width, a multiple of the present one; 0: as now.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of how copies of a unit share its weight.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Make a student deeper and wider without changing its vectors: a start for training a larger one."""

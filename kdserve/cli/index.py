@@ -30,11 +30,11 @@ Texts = Annotated[
 ]
 FormatOption = Annotated[
     Literal["txt", "tsv", "csv", "jsonl", "parquet", "folder"] | None,
-    typer.Option(help="Where the name does not tell the format."),
+    typer.Option(help="Format of the texts, where the file's name does not tell."),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column or field that holds the text.")]
-IdColumn = Annotated[str, typer.Option(help="Column or field that holds the id; without one, documents are counted.")]
-Numbers = Annotated[str, typer.Option(help="Columns whose cells are numbers, by commas: year,price.")]
+IdColumn = Annotated[str, typer.Option(help="Column or field that holds the id; without one, documents are numbered.")]
+Numbers = Annotated[str, typer.Option(help="Columns whose cells are numbers, separated by commas: year,price.")]
 Kind = Annotated[KindOrAuto, typer.Option(help=f"auto chooses by size, memory and recall; {KINDS_HELP}.")]
 Recall = Annotated[
     float, typer.Option(min=0, max=1, help="Recall that an approximate kind must reach, like 0.99; it is measured.")
@@ -70,10 +70,11 @@ def build(
     memory: Memory = "",
     precision: Annotated[Literal["float32", "int8"], typer.Option(help="How vectors are stored.")] = "float32",
     passage_tokens: Annotated[
-        int, typer.Option(help="Split longer documents into passages of so many tokens; 0: the model's own window.")
+        int, typer.Option(help="Tokens of a passage, into which longer documents are split; 0: the model's own window.")
     ] = 0,
     ray_workers: Annotated[
-        int, typer.Option(min=0, help="Embed on so many Ray workers; RAY_ADDRESS names a cluster, else they run here.")
+        int,
+        typer.Option(min=0, help="Number of Ray workers to embed on; RAY_ADDRESS names a cluster, else they run here."),
     ] = 0,
     lexical: Annotated[bool, typer.Option("--lexical", help="Also keep the words, for search --lexical.")] = False,
     format: FormatOption = None,

@@ -28,7 +28,7 @@ def mine(
     neighbours: Annotated[int, typer.Option("-k", min=1, help="Neighbours that the margin looks at.")] = 4,
     min_score: Annotated[float, typer.Option(help="Least margin: higher gives fewer and surer pairs.")] = 1.06,
 ) -> None:
-    """Find translation pairs: source, target and margin by tabs, best first; `kdserve distill` reads the file."""
+    """Find translation pairs: source, target, margin, tab-separated, best first; `kdserve distill` reads the file."""
     from kdserve.errors import DataError
     from kdserve.runtime import Encoder
     from kdserve.search import STDIN, Source

@@ -28,7 +28,7 @@ QUERIES_AT_ONCE = 256
 ANSWER_PASSAGES = 20
 """Answers are looked for in so many passages, at least."""
 FOLLOW_UP = "+"
-OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where the index's record does not find it.")]
+OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where it is not found by the index's record.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -47,8 +47,8 @@ def search(
         str, typer.Option(help="Only documents whose metadata fit: 'lang == \"de\" and year >= 2000'.")
     ] = "",
     min_score: Annotated[float, typer.Option(help="Leave out hits below this score.")] = -1.0,
-    lexical: Annotated[bool, typer.Option("--lexical", help="By meaning and by words, for names and codes.")] = False,
-    per_language: Annotated[int, typer.Option(min=0, help="At most so many hits of each language; 0: any.")] = 0,
+    lexical: Annotated[bool, typer.Option("--lexical", help="Search by words too, for names and codes.")] = False,
+    per_language: Annotated[int, typer.Option(min=0, help="Most hits of one language; 0: any number.")] = 0,
     answer: Annotated[bool, typer.Option("--answer", help="Show the sentences that answer, not the passages.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Show passages whole in a terminal.")] = False,
     bundle: OtherBundle = "",
