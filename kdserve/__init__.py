@@ -8,6 +8,7 @@ The public names are imported when they are first used, so that `import kdserve`
     Document        what an index is built of
     BuildOptions    how it is built
     Hit             what a search finds
+    Translator      open a bundle that translates or summarises (likewise)
     KdserveError    everything that a user can cause and fix
 """
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kdserve.errors import KdserveError as KdserveError
     from kdserve.runtime import Classifier as Classifier
     from kdserve.runtime import Encoder as Encoder
+    from kdserve.runtime import Translator as Translator
     from kdserve.search import BuildOptions as BuildOptions
     from kdserve.search import Document as Document
     from kdserve.search import Retriever as Retriever
@@ -34,6 +36,7 @@ __all__ = [
     "Hit",
     "KdserveError",
     "Retriever",
+    "Translator",
     "__version__",
 ]
 
@@ -45,6 +48,7 @@ _ROOMS = {
     "Hit": "kdserve.datatypes",
     "KdserveError": "kdserve.errors",
     "Retriever": "kdserve.search",
+    "Translator": "kdserve.runtime",
 }
 
 

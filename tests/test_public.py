@@ -12,8 +12,8 @@ import kdserve.search
 
 
 def test_the_public_names_are_these():
-    names = ["BuildOptions", "Classifier", "Document", "Encoder", "Hit", "KdserveError", "Retriever", "__version__"]
-    assert kdserve.__all__ == names
+    names = ["BuildOptions", "Classifier", "Document", "Encoder", "Hit", "KdserveError", "Retriever", "Translator"]
+    assert kdserve.__all__ == [*names, "__version__"]
 
 
 @pytest.mark.parametrize("package", [kdserve, kdserve.search])

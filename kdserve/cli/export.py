@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kdserve.datatypes import Embedder, Progress
     from kdserve.export import Evaluation, Export, ExportSettings, FidelityReport, GateTexts
     from kdserve.export.evaluated import Evaluate
+    from kdserve.model_settings import SequenceSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -53,8 +54,24 @@ def export(
     max_retrieval_loss: Annotated[
         float, typer.Option(help="Most points of retrieval that any language of --tatoeba may lose.")
     ] = 0.3,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Of a student that writes: TSV with columns language, source, target; default: samples."),
+    ] = None,
+    max_chrf_loss: Annotated[
+        float, typer.Option(min=0, help="Most points of chrF that any language of --pairs may lose.")
+    ] = 1.0,
     languages: Annotated[
         str, typer.Option(help="Languages of the model where its folder names none, and of the evaluation: en,de,…")
+    ] = "",
+    targets: Annotated[
+        str, typer.Option(help="Languages that a student without a manifest writes: en; empty: that of the source.")
+    ] = "",
+    task: Annotated[
+        Literal["translate", "summarise"], typer.Option(help="What a student without a manifest that writes is for.")
+    ] = "translate",
+    prefix: Annotated[
+        str, typer.Option(help="What a student without a manifest wants before each source: 'summarize: '.")
     ] = "",
     exporter: Annotated[
         Literal["weights", "optimum"], typer.Option(help="Write the graph from the weights, or trace it with optimum.")
@@ -69,8 +86,9 @@ def export(
 ) -> None:
     """Turn a student into a verified ONNX bundle; refuse when any language loses more than the floor allows."""
     from kdserve.cli.console import print_json, progress_bars, say
-    from kdserve.export import ExportSettings, export_bundle, is_classifier, read_gate_texts
+    from kdserve.export import ExportSettings, export_bundle, is_classifier, is_sequence, read_gate_texts
     from kdserve.loading import PACKAGED_TEACHERS, find_student
+    from kdserve.model_settings import SequenceSettings
 
     if exporter == "optimum" and optimum_python is None:
         raise typer.BadParameter("name the Python of an environment with optimum-onnx", param_hint="--optimum-python")
@@ -84,6 +102,20 @@ def export(
     )
     gate_texts = read_gate_texts(texts) if texts else None
     folder = find_student(student)
+    if is_sequence(folder):
+        plain = SequenceSettings(
+            name=folder.resolve().name,
+            family="sequence",
+            max_tokens=512,
+            languages=settings.languages,
+            weak_languages=(),
+            task=task,
+            max_output_tokens=512,
+            targets=tuple(code for code in targets.split(",") if code),
+            prefix=prefix,
+        )
+        _export_translator(folder, out, precision, plain, pairs, max_chrf_loss, json)
+        return
     if is_classifier(folder):
         _export_classifier(folder, out, settings, gate_texts, floor=floor, json=json)
         return
@@ -128,6 +160,38 @@ def _export_classifier(
         for row in kept.report:
             typer.echo(f"| {row.language} | {row.num_texts} | {row.same_label:.4f} | {row.variation:.5f} |")
     say(f"next: kdserve classify {out} TEXTS")
+
+
+def _export_translator(
+    folder: Path,
+    out: Path,
+    precision: str,
+    plain: SequenceSettings,
+    pairs: Path | None,
+    max_chrf_loss: float,
+    json: bool,
+) -> None:
+    from kdserve.cli.console import print_json, progress_bars, say
+    from kdserve.evaluate import read_pairs
+    from kdserve.export import WritingFloors, export_translator, pairs_for_gate
+
+    judged = pairs_for_gate(read_pairs(pairs)) if pairs else None
+    with progress_bars() as progress:
+        done = export_translator(
+            folder,
+            out,
+            precision=precision,
+            plain=plain,
+            pairs=judged,
+            floors=WritingFloors(max_chrf_loss=max_chrf_loss),
+            progress=progress,
+        )
+    kept = done.kept
+    if json:
+        print_json({"precision": kept.precision, "size_bytes": kept.size_bytes, "fidelity": kept.report.to_json()})
+    else:
+        typer.echo(f"{kept.precision}, {kept.size_bytes / 1e6:.1f} MB\n\n{kept.report.table()}")
+    say(f"next: kdserve {plain.task} {out} TEXTS")
 
 
 @needs_extra("export")

@@ -7,6 +7,9 @@ from kdserve.export.classifier_card import Agreement
 from kdserve.export.evaluated import EvaluatedLanguage, Evaluation
 from kdserve.export.gate import FidelityReport, LanguageFidelity
 from kdserve.export.reopen import reopen_bundle
+from kdserve.export.sequence.bundle import export_translator
+from kdserve.export.sequence.gate import GatePairs, WritingFloors, WritingReport, pairs_for_gate
+from kdserve.export.sequence.student import is_sequence
 from kdserve.export.settings import ExportSettings
 from kdserve.export.texts import GateTexts, read_gate_texts
 from kdserve.export.trim import LanguageCoverage, TrimReport, trim_vocabulary
@@ -19,13 +22,19 @@ __all__ = [
     "Export",
     "ExportSettings",
     "FidelityReport",
+    "GatePairs",
     "GateTexts",
     "LanguageCoverage",
     "LanguageFidelity",
     "TrimReport",
+    "WritingFloors",
+    "WritingReport",
     "export_bundle",
     "export_classifier",
+    "export_translator",
     "is_classifier",
+    "is_sequence",
+    "pairs_for_gate",
     "read_gate_texts",
     "reopen_bundle",
     "trim_vocabulary",

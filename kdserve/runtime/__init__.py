@@ -4,6 +4,7 @@ from kdserve.runtime.bundle import BundleSettings
 from kdserve.runtime.classifier import Classifier, Prediction
 from kdserve.runtime.encoder import Encoder
 from kdserve.runtime.published import published_names
+from kdserve.runtime.sequence import Translator
 from kdserve.runtime.tokens import TokenizedTexts
 
-__all__ = ["BundleSettings", "Classifier", "Encoder", "Prediction", "TokenizedTexts", "published_names"]
+__all__ = ["BundleSettings", "Classifier", "Encoder", "Prediction", "TokenizedTexts", "Translator", "published_names"]

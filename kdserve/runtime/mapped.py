@@ -8,7 +8,7 @@ share one copy, which the system may drop when memory is short, and opening take
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from kdserve.errors import FolderError
 from kdserve.runtime.protobuf import BYTES, FIXED32, FIXED64, VARINT, bytes_field, number_field
 
 _SMALLEST = 1 << 16
+_LONGEST_NUMBER = 19
 # Numbers of fields in onnx.proto: ModelProto.graph, GraphProto.initializer, and three of TensorProto.
 _GRAPH, _INITIALIZER = 7, 5
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
@@ -50,15 +51,17 @@ class _Field:
     end: int
 
 
-def graph_over_file(model: Path) -> bytes:
+def graph_over_file(model: Path, *, weights: Path | None = None) -> bytes:
     """Return the graph of a model's file with its large tensors left there.
+
+    Tensors may lie in `weights` instead, a verified file beside it, where there is one.
 
     Raises:
         FolderError: the file is no ONNX graph, or the graph draws weights from other files, which nobody verified.
     """
     try:
         with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if _draws_from_elsewhere(data):
+            if _draws_from_elsewhere(data, weights):
                 raise FolderError(f"{model} draws weights from another file, which is refused; export the bundle again")
             return _rewrite_model(data, model)
     except (IndexError, ValueError) as error:  # an empty file cannot be mapped
@@ -67,19 +70,47 @@ def graph_over_file(model: Path) -> bytes:
         raise FolderError(f"{model} cannot be read ({error.strerror}); export the bundle again") from error
 
 
-def _draws_from_elsewhere(data: mmap.mmap) -> bool:
+def _draws_from_elsewhere(data: mmap.mmap, weights: Path | None) -> bool:
     """Look at every tensor, wherever it is nested: initializers, attributes, branches, functions, training."""
+    place = _place_inside(weights) if weights else None
     pending = [("ModelProto", 0, len(data))]
     while pending:
         message, start, end = pending.pop()
+        if message == _TENSOR and place is not None and not place(data, start, end):
+            return True
         for field in _fields(data, start, end):
             if message == _TENSOR:
                 moved = field.number == _DATA_LOCATION and data[field.content : field.end] != b"\0"
-                if moved or field.number == _EXTERNAL_DATA:
+                if place is None and (moved or field.number == _EXTERNAL_DATA):
                     return True
             elif field.kind == BYTES and (inner := _HOLDERS[message].get(field.number)):
                 pending.append((inner, field.content, field.end))
     return False
+
+
+def _place_inside(weights: Path) -> Callable[[mmap.mmap, int, int], bool]:
+    """Return what says whether the tensor at [start, end) lies in its own file, or in `weights` as a whole."""
+    size = weights.stat().st_size
+
+    def is_inside(data: mmap.mmap, start: int, end: int) -> bool:
+        entries = [field for field in _fields(data, start, end) if field.number == _EXTERNAL_DATA]
+        pairs = [
+            {part.number: data[part.content : part.end] for part in _fields(data, entry.content, entry.end)}
+            for entry in entries
+        ]
+        if not pairs:
+            return True
+        told = {pair.get(1): pair.get(2, b"") for pair in pairs}
+        if told.keys() != {b"location", b"offset", b"length"} or len(pairs) != len(told):
+            return False
+        is_number = all(told[key].isdigit() and len(told[key]) < _LONGEST_NUMBER for key in (b"offset", b"length"))
+        return (
+            told[b"location"] == weights.name.encode()
+            and is_number
+            and int(told[b"offset"]) + int(told[b"length"]) <= size
+        )
+
+    return is_inside
 
 
 def _rewrite_model(data: mmap.mmap, model: Path) -> bytes:

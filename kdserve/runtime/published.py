@@ -10,12 +10,12 @@ import kdserve
 from kdserve.errors import FolderError
 from kdserve.manifest import MANIFEST_NAME, kind_of
 
-Published = Literal["bundle", "classifier"]
+Published = Literal["bundle", "classifier", "translator"]
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def published_names(kind: Published = "bundle") -> list[str]:
-    """List the students whose bundles ship with this installation, or the classifiers."""
+    """List the students whose bundles ship with this installation, or the classifiers or translators."""
     installed, checkout = _homes()
     found = {path.parent.name: path.parent for path in installed.glob(f"*/{MANIFEST_NAME}")}
     found |= {path.parent.parent.name: path.parent for path in checkout.glob(f"*/bundle/{MANIFEST_NAME}")}

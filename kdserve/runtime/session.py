@@ -45,10 +45,8 @@ class Session:
         try:
             inputs = {node.name: node.type for node in self._session.get_inputs()}
             outputs = {node.name: node.type for node in self._session.get_outputs()}
-        except _failures() as error:
-            raise FolderError(
-                f"{model} has unreadable names ({_first_line(error)}); export the bundle again"
-            ) from error
+        except graph_failures() as error:
+            raise FolderError(f"{model} has unreadable names ({first_line(error)}); export the bundle again") from error
         if inputs != dict.fromkeys(_INPUTS, "tensor(int64)") or outputs.get(output) != "tensor(float)":
             raise FolderError(f"{model} has inputs {inputs} and outputs {outputs}; export the bundle again")
 
@@ -61,15 +59,17 @@ class Session:
         feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
         try:
             vectors: Embeddings = self._session.run([self._output], feeds)[0]
-        except _failures() as error:
-            raise EncodeError(
-                f"the graph failed on a batch of shape {batch.ids.shape}: {_first_line(error)}"
-            ) from error
+        except graph_failures() as error:
+            raise EncodeError(f"the graph failed on a batch of shape {batch.ids.shape}: {first_line(error)}") from error
         return vectors
 
 
-def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.InferenceSession:
+def open_graph(
+    model: Path | bytes, *, device: Device = "cpu", weights: Path | None = None
+) -> onnxruntime.InferenceSession:
     """Open any ONNX graph, single-threaded, on exactly the device that was asked for. Raises as `Session`.
+
+    `weights` is a verified file beside it that may hold its tensors.
 
     Graphs arrive here already fused and folded, so nothing is optimised at load: a quicker start, and no rewriting
     that could change a vector between versions of onnxruntime. The exception are integer products on a CPU where they
@@ -94,7 +94,7 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
     options.enable_mem_pattern = False  # patterns are kept for every shape ever seen: memory that only grows
     options.log_severity_level = _FATAL_ONLY  # failures arrive as exceptions
     options.add_session_config_entry("session.load_model_format", "ONNX")  # no other is walked for its weights
-    source = model if isinstance(model, bytes) else graph_over_file(model)
+    source = model if isinstance(model, bytes) else graph_over_file(model, weights=weights)
     if isinstance(model, Path):
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(model.parent))
     if _may_saturate(source):
@@ -104,9 +104,9 @@ def open_graph(model: Path | bytes, *, device: Device = "cpu") -> onnxruntime.In
         session = onnxruntime.InferenceSession(
             source, options, providers=[(provider, _provider_options(device))], enable_fallback=int(device != "cpu")
         )
-    except _failures() as error:
+    except graph_failures() as error:
         where = "the graph" if isinstance(model, bytes) else str(model)
-        raise FolderError(f"{where} cannot be opened ({_first_line(error)}); export the bundle again") from error
+        raise FolderError(f"{where} cannot be opened ({first_line(error)}); export the bundle again") from error
     if provider not in session.get_providers():  # onnxruntime falls back to the CPU with a mere log line
         raise EncodeError(f"{device} did not start on this machine; check the driver and CUDA, or load on device='cpu'")
     return session
@@ -116,7 +116,7 @@ def _may_saturate(graph: bytes) -> bool:
     return _INTEGER_PRODUCT in graph and EXACT_MARK.encode() not in graph and integer_products_saturate()
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def graph_failures() -> tuple[type[Exception], ...]:
     """List what onnxruntime raises: kinds of its own, which have no base in common but Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -129,5 +129,6 @@ def _provider_options(device: Device) -> dict[str, str]:
     return {"arena_extend_strategy": "kSameAsRequested"} if device == "cuda" else {}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What onnxruntime says first, which is what counts."""
     return str(error).strip().split("\n", 1)[0][:300]

@@ -34,9 +34,9 @@ class TokenizedTexts:
 class TextTokenizer:
     """A bundle's tokenizer. Unigram models start quickly and run here; all others run in the tokenizers library.
 
-    `max_tokens`, special tokens included, the end that is cut, `pad_id`, `special_ids` and the `size` of the vocabulary
-    come from the file. Of a text no more than 256 characters for each of `max_tokens` are looked at: a line of many
-    megabytes takes bounded time and memory.
+    `max_tokens`, special tokens included, the end that is cut, `pad_id`, `added_ids`, `special_ids` and the `size` of
+    the vocabulary come from the file. Of a text no more than 256 characters for each of `max_tokens` are looked at: a
+    line of many megabytes takes bounded time and memory.
     """
 
     def __init__(self, path: Path, *, parallel: bool) -> None:
@@ -54,6 +54,7 @@ class TextTokenizer:
             self.max_tokens: int = spec["truncation"]["max_length"]
             self.size = len(spec["model"]["vocab"])
             require_ids(self.pad_id, self.max_tokens, *(token["id"] for token in spec["added_tokens"]))
+            self.added_ids = {str(token["content"]): int(token["id"]) for token in spec["added_tokens"]}
             self.special_ids = frozenset(token["id"] for token in spec["added_tokens"] if token["special"])
             self._cuts_left: bool = spec["truncation"].get("direction") == "Left"
             if is_supported(spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 _OPSET = 21
 _IR_VERSION = 10
 MICROSOFT = "com.microsoft"
+Form = tuple[int, tuple[str | int, ...]]
+"""The kind of an input's or output's numbers (onnx.TensorProto) and its axes, those that vary by name."""
 
 
 class GraphBuilder:
@@ -75,16 +78,23 @@ class GraphBuilder:
         `tokens` names hidden states (B, T, H) that go out as `last_hidden_state`, for software that pools by itself.
         They cost nothing where nobody asks for them.
         """
-        inputs = [
-            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
-            for name in ("input_ids", "attention_mask")
-        ]
-        results = [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", dim])]
-        self._nodes.append(helper.make_node("Identity", [output], ["sentence_embedding"]))
+        inputs = dict.fromkeys(("input_ids", "attention_mask"), (TensorProto.INT64, ("batch", "tokens")))
+        results: dict[str, Form] = {"sentence_embedding": (TensorProto.FLOAT, ("batch", dim))}
+        made = {"sentence_embedding": output}
         if tokens is not None:
-            shape = ["batch", "tokens", "hidden"]
-            results.append(helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, shape))
-            self._nodes.append(helper.make_node("Identity", [tokens], ["last_hidden_state"]))
-        graph = helper.make_graph(self._nodes, "encoder", inputs, results, list(self._constants.values()))
+            results["last_hidden_state"] = (TensorProto.FLOAT, ("batch", "tokens", "hidden"))
+            made["last_hidden_state"] = tokens
+        return self.close("encoder", inputs, results, made)
+
+    def close(
+        self, name: str, inputs: Mapping[str, Form], outputs: Mapping[str, Form], made: Mapping[str, str]
+    ) -> onnx.ModelProto:
+        """Close the graph with these inputs and outputs; `made` names the tensor that each output is."""
+        self._nodes += [helper.make_node("Identity", [made[output]], [output]) for output in outputs]
+        ins, outs = (
+            [helper.make_tensor_value_info(tensor, kind, list(shape)) for tensor, (kind, shape) in part.items()]
+            for part in (inputs, outputs)
+        )
+        graph = helper.make_graph(self._nodes, name, ins, outs, list(self._constants.values()))
         imports = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION, producer_name="kdserve")

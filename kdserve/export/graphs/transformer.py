@@ -5,6 +5,8 @@ B batch, T tokens, H hidden width
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
@@ -13,11 +15,12 @@ from kdserve.export.graphs.builder import GraphBuilder
 from kdserve.export.graphs.head import sentence_embedding
 from kdserve.export.graphs.positions import PositionTensors, write_positions
 from kdserve.export.graphs.table import gather_tokens, scaled
-from kdserve.export.read.weights import Array, BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.export.read.weights import Activation, Array, BertWeights, LayerWeights, LinearWeights, NormWeights
 from kdserve.precisions import TableBits
 from kdserve.runtime.batches import canonical_length
 
-_LOWEST = {"Gelu": -0.17, "FastGelu": -0.17, "Relu": 0.0}
+LOWEST: Mapping[Activation, float] = {"Gelu": -0.17, "FastGelu": -0.17, "Relu": 0.0, "Swish": -0.28}
+"""Under which no value of an activation lies."""
 
 
 def bert_graph(
@@ -25,17 +28,38 @@ def bert_graph(
 ) -> onnx.ModelProto:
     """Write a whole encoder, normalised at its end; `arithmetic` decides how its matrix products are computed."""
     graph = GraphBuilder(half=half)
-    hidden = scaled(graph, gather_tokens(graph, weights.table, bits=table_bits))
+    tokens = scaled(graph, gather_tokens(graph, weights.table, bits=table_bits))
+    hidden = graph.full_precision(hidden_states(graph, arithmetic, weights, tokens))
+    return graph.model(sentence_embedding(graph, hidden, weights.head), dim=weights.dim, tokens=hidden)
+
+
+def hidden_states(graph: GraphBuilder, arithmetic: Arithmetic, weights: BertWeights, tokens: str) -> str:
+    """From rows of the table, `tokens` (B, T, H), to the last layer's states (B, T, H)."""
     if weights.positions is not None:
         num_tokens = graph.add("Shape", "input_ids", start=1, end=2)
         table = graph.constant("positions", _as_long_as_batches(weights.positions))
-        hidden = graph.add("Add", hidden, graph.add("Slice", table, graph.vector(0), num_tokens, graph.vector(0)))
+        tokens = graph.add("Add", tokens, graph.add("Slice", table, graph.vector(0), num_tokens, graph.vector(0)))
     body = _Body(graph, arithmetic, weights)
-    hidden = body.normalise(hidden, weights.embedding_norm, "embedding")
+    hidden = body.normalise(tokens, weights.embedding_norm, "embedding")
     for index, layer in enumerate(weights.layers):
         hidden = body.layer(hidden, layer, f"layer{index}")
-    hidden = graph.full_precision(body.normalise(hidden, weights.final_norm, "final"))
-    return graph.model(sentence_embedding(graph, hidden, weights.head), dim=weights.dim, tokens=hidden)
+    return body.normalise(hidden, weights.final_norm, "final")
+
+
+def normalise(graph: GraphBuilder, x: str, norm: NormWeights, name: str) -> str:
+    """Normalise in plain operators: onnxruntime's fused SkipLayerNormalization takes four times as long."""
+    constants = [graph.constant(f"{name}.gain", norm.gain)]
+    if norm.shift is not None:
+        constants.append(graph.constant(f"{name}.shift", norm.shift))
+    kind = "LayerNormalization" if norm.centred else "SimplifiedLayerNormalization"
+    return graph.add(kind, x, *constants, epsilon=norm.epsilon)
+
+
+def activate(graph: GraphBuilder, x: str, activation: Activation) -> str:
+    """Put an activation behind x."""
+    if activation == "Relu":
+        return graph.add("Relu", x)
+    return graph.fused("QuickGelu", x, alpha=1.0) if activation == "Swish" else graph.fused(activation, x)
 
 
 def _as_long_as_batches(positions_PH: Array) -> Array:
@@ -69,14 +93,8 @@ class _Body:
         return hidden
 
     def normalise(self, x: str, norm: NormWeights | None, name: str) -> str:
-        """Normalise in plain operators: onnxruntime's fused SkipLayerNormalization takes four times as long."""
-        if norm is None:
-            return x
-        constants = [self._graph.constant(f"{name}.gain", norm.gain)]
-        if norm.shift is not None:
-            constants.append(self._graph.constant(f"{name}.shift", norm.shift))
-        kind = "LayerNormalization" if norm.centred else "SimplifiedLayerNormalization"
-        return self._graph.add(kind, x, *constants, epsilon=norm.epsilon)
+        """Normalise, where there is a norm."""
+        return x if norm is None else normalise(self._graph, x, norm, name)
 
     def _attention(self, x: str, layer: LayerWeights, name: str) -> str:
         """Attend over all heads and project."""
@@ -95,9 +113,9 @@ class _Body:
         graph, shared = self._graph, self._arithmetic.prepare(self._graph, x, f"{name}.up_input")
         activation = self._weights.activation
         raised = self._arithmetic.multiply(graph, shared, f"{name}.up", layer.up)
-        active = graph.add("Relu", raised) if activation == "Relu" else graph.fused(activation, raised)
+        active = activate(graph, raised, activation)
         if layer.gate is None:
-            return self._product(active, f"{name}.down", layer.down, lowest=_LOWEST[activation])
+            return self._product(active, f"{name}.down", layer.down, lowest=LOWEST[activation])
         gated = graph.add("Mul", active, self._arithmetic.multiply(graph, shared, f"{name}.gate", layer.gate))
         return self._product(gated, f"{name}.down", layer.down)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
-Activation = Literal["Gelu", "FastGelu", "Relu"]
+Activation = Literal["Gelu", "FastGelu", "Relu", "Swish"]
 Pooling = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 DenseActivation = Literal["Identity", "Tanh", "ReLU", "GELU", "Sigmoid"]
 

@@ -1,0 +1,100 @@
+"""The commands `kdserve translate` and `kdserve summarise`: texts in, texts out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kdserve.cli.console import print_json, print_row, progress_bars, say
+from kdserve.errors import FolderError
+
+if TYPE_CHECKING:
+    from kdserve.runtime import Translator
+
+_CHUNK_LINES = 1024
+
+Bundle = Annotated[str, typer.Argument(help="A bundle's folder, or a published name.")]
+Texts = Annotated[Path, typer.Argument(help="A file with a text a line, or - for stdin.")]
+From = Annotated[str, typer.Option("--from", help="Language of the texts, where the bundle must be told.")]
+Into = Annotated[str, typer.Option("--into", help="Language to write, where the bundle knows several.")]
+Beams = Annotated[int, typer.Option(min=0, max=64, help="Beams of the search; default: the bundle's own, mostly 1.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads; default: all there are.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands."""
+    app.command()(translate)
+    app.command()(summarise)
+
+
+def translate(
+    bundle: Bundle,
+    texts: Texts = Path("-"),
+    source: From = "",
+    target: Into = "",
+    beams: Beams = 0,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Translate each line of a file; an empty line stays one."""
+    _write("translate", bundle, texts, source, target, beams, threads, json)
+
+
+def summarise(
+    bundle: Bundle,
+    texts: Texts = Path("-"),
+    source: From = "",
+    target: Into = "",
+    beams: Beams = 0,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Summarise each line of a file; an empty line stays one."""
+    _write("summarise", bundle, texts, source, target, beams, threads, json)
+
+
+def _write(
+    task: Literal["translate", "summarise"],
+    bundle: str,
+    texts: Path,
+    source: str,
+    target: str,
+    beams: int,
+    threads: int | None,
+    json: bool,
+) -> None:
+    from kdserve.search import read_lines
+
+    translator, num_texts = _open(task, bundle, threads), 0
+    with progress_bars() as progress:
+        for chunk in _chunks(line for _, line in read_lines(texts)):
+            outputs = translator.translate(chunk, source=source, target=target, num_beams=beams)
+            for text, output in zip(chunk, outputs, strict=True):
+                if json:
+                    print_json({"text": text, "output": output})
+                else:
+                    print_row(output)
+            num_texts += len(chunk)
+            progress(task, num_texts, 0)
+    if not num_texts:
+        say(f"{texts} holds no text; give a file with a text a line")
+
+
+def _open(task: str, bundle: str, threads: int | None) -> Translator:
+    from kdserve.runtime import Translator
+
+    translator = Translator.load(bundle, num_threads=threads)
+    if translator.settings.task != task:
+        raise FolderError(f"{bundle} was made to {translator.settings.task}; run kdserve {translator.settings.task}")
+    return translator
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(lines)
+    while chunk := list(islice(iterator, _CHUNK_LINES)):
+        yield chunk

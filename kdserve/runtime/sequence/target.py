@@ -1,0 +1,45 @@
+"""From token ids back to text, by a tokenizer.json whose model no longer matters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdserve.errors import EncodeError, FolderError
+from kdserve.runtime.library import open_tokenizer, read_spec
+
+
+class TargetTokenizer:
+    """Reads ids back; `size` is the number of tokens. Special tokens are left out of texts."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a bundle's file.
+
+        Raises:
+            FolderError: the file is no tokenizer of whole words, which bundles hold (`as_words`).
+        """
+        self._path = path
+        try:
+            spec = read_spec(path)
+            self._library = open_tokenizer(json.dumps(spec))
+            self.size = int(self._library.get_vocab_size(with_added_tokens=True))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise FolderError(f"{path} is no tokenizer ({error}); export the translator again") from error
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token, None where there is none."""
+        found: int | None = self._library.token_to_id(token)
+        return found
+
+    def read_back(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return the texts of ids.
+
+        Raises:
+            EncodeError: an id is none of this tokenizer's.
+        """
+        for own in ids:
+            if own and not 0 <= min(own) <= max(own) < self.size:
+                raise EncodeError(f"{self._path} has no token {max(own)}; export the translator again")
+        texts: list[str] = self._library.decode_batch([list(own) for own in ids], skip_special_tokens=True)
+        return [text.strip() for text in texts]

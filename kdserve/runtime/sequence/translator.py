@@ -1,0 +1,226 @@
+"""Texts in, texts out: a bundle that translates or summarises, on onnxruntime.
+
+N texts, B rows of a batch, S source tokens
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from kdserve.datatypes import Progress, no_progress, require_texts
+from kdserve.errors import EncodeError, FolderError
+from kdserve.manifest import unchanged
+from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
+from kdserve.runtime.sequence.paragraphs import Plan, plan_texts
+from kdserve.runtime.sequence.settings import (
+    SOURCE_NAME,
+    TARGET_NAME,
+    Generation,
+    TranslatorBundle,
+    TranslatorSettings,
+    open_translator_bundle,
+)
+from kdserve.runtime.sequence.target import TargetTokenizer
+from kdserve.runtime.sequence.writing import Writer
+from kdserve.runtime.session import Device
+from kdserve.runtime.threads import available_threads
+from kdserve.runtime.tokens import TextTokenizer
+
+_logger = logging.getLogger("kdserve")
+_WINDOW_PIECES = 2048
+
+
+class Translator:
+    """A translator's or summariser's bundle, opened. One text has one output: alone, in any batch, on any threads.
+
+    Safe to call from several threads, and pickled as an `Encoder` is.
+    """
+
+    def __init__(self, bundle: TranslatorBundle, *, device: Device, num_threads: int) -> None:
+        self.bundle = bundle
+        self.device = device
+        self.num_threads = num_threads
+        self.num_cut = 0
+        self._counting = threading.Lock()
+        settings = bundle.settings
+        with ThreadPoolExecutor(1) as aside:
+            writer = aside.submit(Writer, bundle.folder, device=device, num_threads=num_threads)
+            self._source = TextTokenizer(bundle.folder / SOURCE_NAME, parallel=num_threads > 1)
+            self._target = TargetTokenizer(bundle.folder / TARGET_NAME)
+            self._writer = writer.result()
+        if self._source.max_tokens != settings.max_tokens:
+            raise FolderError(
+                f"{bundle.folder / SOURCE_NAME} cuts at {self._source.max_tokens} tokens, the manifest says "
+                f"{settings.max_tokens}; export the translator again"
+            )
+        self._source_ids = self._ids_of(settings.source_tokens, self._source.added_ids.get)
+        self._target_ids = self._ids_of(settings.target_tokens, self._target.id_of)
+
+    @classmethod
+    def load(cls, folder_or_name: str | Path, *, device: Device = "cpu", num_threads: int | None = None) -> Translator:
+        """Open a translator's folder, or a published one by name.
+
+        `num_threads` defaults to the CPUs that this process really has, container quotas included.
+
+        Raises:
+            FolderError: no such translator, or one whose files are not those that its manifest lists, or change
+                meanwhile.
+            EncodeError: the device is not there, or `num_threads` is below 1.
+            MissingExtraError: onnxruntime is not installed.
+        """
+        if num_threads is not None and num_threads < 1:
+            raise EncodeError(f"num_threads is {num_threads}; give 1 or more")
+        folder = find_bundle(folder_or_name, kind="translator")
+        with unchanged(folder):
+            bundle = open_translator_bundle(folder)
+            return cls(bundle, device=device, num_threads=num_threads or available_threads())
+
+    def __reduce__(self) -> tuple[Callable[..., Translator], tuple[str, str, Device, int]]:
+        source = lasting_name(self.bundle.folder, self.settings.name)
+        return _reopen, (source, self.fingerprint, self.device, self.num_threads)
+
+    @property
+    def settings(self) -> TranslatorSettings:
+        """What the bundle's manifest says: task, languages, limits, how outputs are found, the record of its gate."""
+        return self.bundle.settings
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the bundle's files."""
+        return self.bundle.fingerprint
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """ISO codes of the languages that are read."""
+        return self.settings.languages
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """ISO codes of the languages that are written; none: that of the text."""
+        return self.settings.targets
+
+    def translate(
+        self,
+        texts: Iterable[str],
+        *,
+        source: str = "",
+        target: str = "",
+        num_beams: int = 0,
+        length_penalty: float | None = None,
+        no_repeat_ngram: int | None = None,
+        max_output_tokens: int = 0,
+        progress: Progress = no_progress,
+    ) -> list[str]:
+        """Translate texts, or summarise them, whichever the bundle was made for; a blank text gives the empty one.
+
+        A translator reads line by line and sentence by sentence, and puts lines and paragraphs together as they were; a
+        sentence that is too long at once is cut behind a comma or at a space. A summariser reads a text from its
+        beginning, as far as `settings.max_tokens`. `source` and `target` name languages, where a bundle knows several
+        and is told by a token which. The others default to the bundle's: more than one beam searches wider, in as many
+        times the time; an output of a piece has `max_output_tokens` at most. How many pieces were cut at a limit, read
+        or written, `num_cut` counts and a warning says.
+
+        Raises:
+            TypeError: `texts` is a bare str, a mapping or a set, or an item is no str.
+            EncodeError: a text is no valid Unicode, a language is not known, or a number is out of range.
+        """
+        rules = self._rules(target, num_beams, length_penalty, no_repeat_ngram)
+        if not 0 <= max_output_tokens <= self.settings.max_output_tokens:
+            allowed = self.settings.max_output_tokens
+            raise EncodeError(f"max_output_tokens is {max_output_tokens}; this bundle writes 1 to {allowed}")
+        swap = self._language_swap(source)
+        plan = plan_texts(
+            require_texts(texts),
+            self._source,
+            prefix=self.settings.prefix,
+            task=self.settings.task,
+            target=target or next(iter(self.targets), ""),
+        )
+        limit = max_output_tokens or self.settings.max_output_tokens
+        num_cut = plan.num_cut
+        for start in range(0, len(plan.ids), _WINDOW_PIECES):
+            pieces = [[swap.get(token, token) for token in ids] for ids in plan.ids[start : start + _WINDOW_PIECES]]
+            written = self._writer.write(
+                pieces, rules, limit=limit, pad_id=self._source.pad_id, vocabulary=self._target.size
+            )
+            plan.outputs += self._target.read_back(written.ids)
+            num_cut += sum(written.is_cut)
+            progress(self.settings.task, start + len(pieces), len(plan.ids))
+        self._tell_cut(num_cut, plan)
+        return plan.texts()
+
+    def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return the token ids of texts, each read as a whole and cut at `settings.max_tokens`. Raises likewise."""
+        return self._source.tokenize([self.settings.prefix + text for text in require_texts(texts)]).ids
+
+    def generate(self, ids: Sequence[Sequence[int]], rules: Generation, *, max_output_tokens: int) -> list[list[int]]:
+        """Return the target's token ids for the source's, without start and end: what `translate` stands on.
+
+        Raises:
+            EncodeError: an id is beyond the table, or a graph failed.
+        """
+        limit, pad_id = max_output_tokens, self._source.pad_id
+        return self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size, grow=0).ids
+
+    def _tell_cut(self, num_cut: int, plan: Plan) -> None:
+        if num_cut:
+            with self._counting:
+                self.num_cut += num_cut
+            _logger.warning("%d of %d pieces of text were cut at their limit", num_cut, len(plan.ids))
+
+    def _rules(
+        self, target: str, num_beams: int, length_penalty: float | None, no_repeat_ngram: int | None
+    ) -> Generation:
+        rules = self.settings.generation
+        forced = rules.forced_start_id
+        if self._target_ids:
+            forced = _chosen(self._target_ids, target, "target", default=forced)
+        elif target and target not in self.targets:
+            raise EncodeError(f"this bundle writes {', '.join(self.targets) or 'what it reads'}, not {target!r}")
+        try:
+            return replace(
+                rules,
+                forced_start_id=forced,
+                num_beams=num_beams or rules.num_beams,
+                length_penalty=rules.length_penalty if length_penalty is None else length_penalty,
+                no_repeat_ngram=rules.no_repeat_ngram if no_repeat_ngram is None else no_repeat_ngram,
+            )
+        except ValueError as error:
+            raise EncodeError(str(error)) from error
+
+    def _language_swap(self, source: str) -> dict[int, int]:
+        """Which token takes the place of which, so that a source is said to be in that language."""
+        if not self._source_ids:
+            if source and source not in self.languages:
+                raise EncodeError(f"this bundle reads {', '.join(self.languages)}, not {source!r}")
+            return {}
+        if not source and len(self._source_ids) > 1:
+            names = ", ".join(self._source_ids)
+            raise EncodeError(f"this bundle must be told the language of the texts; name one as source: {names}")
+        chosen = _chosen(self._source_ids, source, "source", default=None)
+        return dict.fromkeys(self._source_ids.values(), chosen) if chosen is not None else {}
+
+    def _ids_of(self, tokens: Mapping[str, str], find: Callable[[str], int | None]) -> dict[str, int]:
+        found = {language: find(token) for language, token in tokens.items()}
+        if missing := [tokens[language] for language, number in found.items() if number is None]:
+            raise FolderError(f"{self.bundle.folder} has no token {missing[0]!r}; export the translator again")
+        return {language: number for language, number in found.items() if number is not None}
+
+
+def _chosen(ids: dict[str, int], language: str, what: str, *, default: int | None) -> int | None:
+    if not language:
+        return next(iter(ids.values())) if len(ids) == 1 else default
+    if language not in ids:
+        raise EncodeError(f"this bundle knows no {what} language {language!r}; it knows {', '.join(ids)}")
+    return ids[language]
+
+
+def _reopen(source: str, fingerprint: str, device: Device, num_threads: int) -> Translator:
+    translator = Translator.load(source, device=device, num_threads=num_threads)
+    require_fingerprint(translator.fingerprint, fingerprint, source)
+    return translator

@@ -1,0 +1,99 @@
+"""Token ids in, token ids out: batches, their order, and the threads that they run on.
+
+B rows, S source tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from kdserve.runtime.batches import canonical_length, make_batches, pack_ids
+from kdserve.runtime.sequence.beams import beam_search
+from kdserve.runtime.sequence.greedy import Written, greedy
+from kdserve.runtime.sequence.session import DecoderState, SequenceSession
+from kdserve.runtime.sequence.settings import Generation
+from kdserve.runtime.session import Device
+
+_ROWS = 64
+_ENCODED_TOKENS = 1024
+_GROWTH, _ROOM = 3, 10
+"""An output has at most so many times its source's tokens, and so many more: what is longer has lost its way."""
+
+
+class Writer:
+    """Both graphs of a bundle and the search over them.
+
+    One source has one output, whatever stands beside it: a decoder's batch holds sources of one padded length, a power
+    of two that depends on the source alone, and every sum runs over one row.
+    """
+
+    def __init__(self, folder: Path, *, device: Device, num_threads: int) -> None:
+        """Open the graphs. Raises as `SequenceSession`."""
+        self._session = SequenceSession(folder, device=device)
+        self._num_threads = num_threads
+
+    def write(
+        self,
+        ids: Sequence[Sequence[int]],
+        rules: Generation,
+        *,
+        limit: int,
+        pad_id: int,
+        vocabulary: int,
+        grow: int = _GROWTH,
+    ) -> Written:
+        """Return an output for each source, of at most `limit` tokens, and of `grow` for each of its own, 0 for any."""
+        batches = _batches(ids, max(1, _ROWS // rules.num_beams))
+        search = beam_search if rules.num_beams > 1 else greedy
+
+        def run(rows: Sequence[int]) -> Written:
+            sources = [ids[row] for row in rows]
+            limits = np.array([min(limit, grow * len(own) + _ROOM) if grow else limit for own in sources])
+            return search(self._session, self._read(sources, pad_id), limits, rules, vocabulary=vocabulary)
+
+        if self._num_threads == 1 or len(batches) == 1:
+            found = [run(rows) for rows in batches]
+        else:
+            with ThreadPoolExecutor(min(self._num_threads, max(1, len(batches)))) as pool:
+                found = list(pool.map(run, batches))
+        outputs: list[list[int]] = [[] for _ in ids]
+        is_cut = [False] * len(ids)
+        for rows, written in zip(batches, found, strict=True):
+            for row, own, cut in zip(rows, written.ids, written.is_cut, strict=True):
+                outputs[row], is_cut[row] = own, cut
+        return Written(ids=outputs, is_cut=is_cut)
+
+    def _read(self, sources: Sequence[Sequence[int]], pad_id: int) -> DecoderState:
+        """Encode sources of one decoder length, each at its own padded length."""
+        width = _decoder_length(max(map(len, sources)))
+        mask = np.zeros((len(sources), width), np.int32)
+        parts: list[np.ndarray] = []
+        for places, batch in make_batches(pack_ids(sources), max_batch_tokens=_ENCODED_TOKENS, pad_id=pad_id):
+            read = self._session.encode(batch)
+            parts = parts or [np.zeros((len(sources), one.shape[1], width, one.shape[3]), np.float32) for one in read]
+            length = batch.ids.shape[1]
+            mask[places, :length] = batch.mask
+            for part, one in zip(parts, read, strict=True):
+                part[places, :, :length] = one
+        return self._session.begin(parts, mask)
+
+
+def _batches(ids: Sequence[Sequence[int]], num_rows: int) -> list[list[int]]:
+    """Group sources of one decoder length, the longest first: they take longest."""
+    order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
+    batches: list[list[int]] = []
+    for row in order:
+        last = batches[-1] if batches else []
+        if last and len(last) < num_rows and _decoder_length(len(ids[last[0]])) == _decoder_length(len(ids[row])):
+            last.append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def _decoder_length(num_tokens: int) -> int:
+    return 1 << max(5, (canonical_length(num_tokens) - 1).bit_length())
