@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from kdserve.errors import RecipeError
-from kdserve.recipe import BodyRecipe, ClassifierRecipe, DataRecipe, Recipe, load_recipe, recipe_record
+from kdserve.recipe import (
+    BodyRecipe,
+    ClassifierRecipe,
+    DataRecipe,
+    Recipe,
+    SequenceRecipe,
+    load_any_recipe,
+    load_recipe,
+    recipe_record,
+)
 
 GOOD = 'name = "x"\nfamily = "static"\n[[data]]\npath = "sample"\n'
 
@@ -171,6 +180,47 @@ def test_a_missing_recipe_and_a_bare_override_are_refused(tmp_path: Path):
     "path", sorted(Path(__file__).parents[1].glob("examples/recipes/*.toml")), ids=lambda p: p.stem
 )
 def test_every_example_recipe_is_read(path: Path):
-    recipe = load_recipe(path)
+    recipe = load_any_recipe(path)
     assert recipe.data
     assert recipe.name
+
+
+WRITER = """
+name = "gist"
+task = "translate"
+
+[[data]]
+path = "pairs.tsv"
+
+[student]
+encoder = "kdserve-base"
+"""
+
+
+def test_a_task_makes_it_the_recipe_of_a_student_that_writes(tmp_path: Path):
+    recipe = load_any_recipe(write(tmp_path, WRITER), overrides=["train.decoder_rate=5e-4"])
+    assert isinstance(recipe, SequenceRecipe)
+    assert recipe.train.decoder_rate == 5e-4
+    with pytest.raises(RecipeError, match="is the recipe of a student that writes"):
+        load_recipe(write(tmp_path, WRITER))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("family=static", "unknown key family"),
+        ("task=sing", "task is 'sing'; choose one of translate, summarise"),
+        ("student.start=before", "student.start has a body already"),
+        ("student.decoder_layers=[0]", "student.decoder_layers goes with a teacher's layers"),
+        ("student.encoder=", "teacher.model is missing"),
+        ("teacher.candidates=5", "teacher.candidates must be num_beams at most"),
+        ("objective.alpha=0.5", "objective.alpha needs a teacher"),
+        ("objective.map=[[0, 0]]", "objective.map and hidden or attention go together"),
+        ("train.source_share=0.1", "unknown key train.source_share"),
+        ("filter.max_ratio=0.5", "filter.max_ratio must be 0 or above 1"),
+    ],
+)
+def test_a_recipe_of_a_student_that_writes_is_read_as_strictly(tmp_path: Path, override: str, message: str):
+    path = write(tmp_path, WRITER)
+    with pytest.raises(RecipeError, match=message):
+        load_any_recipe(path, overrides=[override])

@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from kdserve.distill.data.target_vocabulary import train_target_vocabulary
 from kdserve.distill.teachers.multilingual import PackedModel, open_multilingual
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
 
@@ -64,7 +65,7 @@ def main() -> None:
     english, lines = write_pairs(arguments)
     write_tests(arguments)
     write_body(arguments.out, lines, arguments.source_tokens)
-    target = train_target(english, arguments.target_tokens)
+    target = train_target_vocabulary(english, arguments.target_tokens)
     write_xz(arguments.out / "target.json.xz", target.to_str().encode())
     for path in sorted(arguments.out.iterdir()):
         print(f"{path.stat().st_size:>12,}  {path.name}")
@@ -192,40 +193,6 @@ def blocks_of(packed: PackedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
         for part in ("aln", "oln"):
             arrays |= {f"l{layer}.{part}.{kind}": packed.floats(f"l{layer}.{part}.{kind}", width) for kind in "wb"}
     return arrays
-
-
-def train_target(english: Sequence[str], size: int) -> Tokenizer:
-    """Train the English vocabulary: BPE inside words, digits one by one, all else in bytes."""
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-    def shell(model: models.BPE) -> Tokenizer:
-        tokenizer = Tokenizer(model)
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-        )
-        words = r"'(?:s|t|re|ve|m|ll|d)\b|▁?\p{L}+|▁?\p{N}|▁?[^\p{L}\p{N}▁]+|▁"
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Split(Regex(words), "isolated")]
-        )
-        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
-        return tokenizer
-
-    special = ["<pad>", "</s>", "<unk>"]
-    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
-    learner = shell(models.BPE(unk_token="<unk>"))
-    trainer = trainers.BpeTrainer(
-        vocab_size=size - len(bytes_), special_tokens=special, limit_alphabet=200, show_progress=False
-    )
-    learner.train_from_iterator(english, trainer)
-    learned = json.loads(learner.to_str())["model"]
-    order = [*special, *bytes_, *sorted(set(learned["vocab"]) - set(special), key=learned["vocab"].get)]
-    merges = [tuple(merge) for merge in learned["merges"]]
-    tokenizer = shell(
-        models.BPE({token: i for i, token in enumerate(order)}, merges, unk_token="<unk>", byte_fallback=True)
-    )
-    tokenizer.add_special_tokens(special)
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return tokenizer
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

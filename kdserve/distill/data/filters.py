@@ -6,6 +6,7 @@ Letters: P pairs.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -48,19 +49,21 @@ _LETTER = re.compile(r"[^\W\d_]")
 _GRAM, _MIN_GRAMS = 4, 20
 
 
-def keep_pairs(corpus: Corpus, settings: FilterRecipe, *, progress: Progress = no_progress) -> npt.NDArray[np.bool_]:
-    """Say which pairs pass: (P,)."""
+def keep_pairs(
+    corpus: Corpus, settings: FilterRecipe, *, translates: bool, progress: Progress = no_progress
+) -> npt.NDArray[np.bool_]:
+    """Say which pairs pass: (P,). Unless it `translates`, what is written is in the language of what is read."""
     kept = _fits(corpus, settings.max_ratio)
     seen: set[int] = set()
-    own = _script_of(SOURCE)
     for number in np.flatnonzero(kept).tolist():
         if number % 20_000 == 0:
             progress("filtering pairs", number, len(kept))
         read, written = corpus.translations[number], corpus.sources[corpus.source_of[number]]
         language = corpus.languages[corpus.language_of[number]]
+        scripts = _script_of(language), _script_of(SOURCE if translates else language)
         kept[number] = not (
             (settings.max_characters and max(len(read), len(written)) > settings.max_characters)
-            or (settings.script and not (_in_script(read, _script_of(language)) and _in_script(written, own)))
+            or (settings.script and not (_in_script(read, scripts[0]) and _in_script(written, scripts[1])))
             or (settings.repeats and (read == written or says_again(read) or says_again(written)))
             or (settings.repeats and _was_seen(seen, language, read, written))
         )
@@ -88,6 +91,7 @@ def _fits(corpus: Corpus, most: float) -> npt.NDArray[np.bool_]:
     return fits
 
 
+@cache
 def _script_of(language: str) -> re.Pattern[str]:
     return re.compile(f"[{_SCRIPTS.get(re.split('[-_]', language)[0], _LATIN)}]")
 

@@ -91,13 +91,13 @@ def _reference(corpus: Corpus) -> Callable[[int], str]:
 
 def _choose(recipe: SequenceRecipe, corpus: Corpus, work: Path, progress: Progress) -> tuple[Numbers, Numbers, int]:
     """Return the pairs to train on, those held out, and how many were filtered."""
-    key = digest_of(corpus.digest, asdict(recipe.filter), recipe.hold_out, recipe.validation.permille)
+    key = digest_of(corpus.digest, asdict(recipe.filter), recipe.task, recipe.hold_out, recipe.validation.permille)
     path, stored = work / "pairs.npz", None
     if path.is_file():
         with np.load(path) as found:
             stored = (found["trained"], found["held"], int(found["filtered"])) if str(found["key"]) == key else None
     if stored is None:
-        passed = keep_pairs(corpus, recipe.filter, progress=progress)
+        passed = keep_pairs(corpus, recipe.filter, translates=recipe.task == "translate", progress=progress)
         if recipe.hold_out == "names":
             may_train, held = hold_out_names(corpus, recipe.validation.permille, progress=progress)
         else:

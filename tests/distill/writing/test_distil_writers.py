@@ -6,12 +6,16 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from kdserve.distill import distill
+from kdserve.distill.prepare.translation import prepare_writer
 from kdserve.distill.teachers.encoder_decoder import open_writer
+from kdserve.distill.teachers.writer import output_key
 from kdserve.errors import FolderError, RecipeError
 from kdserve.manifest import verify_folder
 from kdserve.model_settings import SequenceStudentSettings
@@ -119,11 +123,7 @@ def test_an_embedding_student_gets_a_decoder_and_keeps_its_encoder_and_table(wri
         "train.encoder_rate=0.0",
     )
     distill(recipe, tmp_path / "student")
-    model, whole = open_writer(tmp_path / "student"), AutoModelForSeq2SeqLM
-    assert whole is not None
-    from safetensors.torch import load_file
-
-    stored = load_file(embedder / "model.safetensors")
+    model, stored = open_writer(tmp_path / "student"), load_file(embedder / "model.safetensors")
     assert torch.equal(
         model.encoder.embeddings.word_embeddings.weight, stored["embeddings.word_embeddings.weight"].float()
     )
@@ -156,4 +156,54 @@ def test_a_student_goes_on_from_where_it_was_saved(writing_recipe, tmp_path):
     distill(writing_recipe(f"student.start={tmp_path / 'first'}", "train.steps=0"), tmp_path / "second")
     names = ("model.safetensors", "source/tokenizer.json", "target/tokenizer.json")
     assert all((tmp_path / "first" / n).read_bytes() == (tmp_path / "second" / n).read_bytes() for n in names)
-    shutil.rmtree(tmp_path / "first")
+
+
+def test_soft_labels_are_the_teachers_likeliest_tokens_and_go_on_where_they_were_cut(
+    teachers, writing_recipe, tmp_path
+):
+    recipe = writing_recipe(
+        f"teacher.model={teachers['bart']}",
+        "objective.teacher_share=0.0",
+        "objective.alpha=1.0",
+        "objective.top_k=3",
+        "teacher.batch_size=7",
+    )
+    run = prepare_writer(recipe, tmp_path)
+    files = [tmp_path / "soft" / name for name in ("tokens.i32", "scores.f16")]
+    whole = [path.read_bytes() for path in files]
+    pair = run.data.trained[5:6]
+    batch, teacher = run.data.batch(pair), open_writer(teachers["bart"]).eval()
+    with torch.inference_mode():
+        inputs = teacher.prepare_decoder_input_ids_from_labels(labels=batch.written_BL)
+        logits = teacher(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, decoder_input_ids=inputs).logits
+    scores, tokens = logits.log_softmax(dim=-1).topk(3, dim=-1)
+    assert torch.equal(batch.top_BLK, tokens)
+    assert torch.allclose(batch.score_BLK, scores, atol=5e-3)
+    files[0].write_bytes(whole[0][:1001])
+    files[1].write_bytes(whole[1][:703])
+    prepare_writer(recipe, tmp_path)
+    again = [path.read_bytes() for path in files]
+    assert again[0] == whole[0]
+    assert len(again[1]) == len(whole[1])
+
+
+def test_of_a_teachers_outputs_the_nearest_to_the_reference_is_learned_and_circles_never(
+    teachers, writing_recipe, tmp_path
+):
+    recipe = writing_recipe(f"teacher.model={teachers['t5']}", "teacher.num_beams=2", "teacher.candidates=2")
+    run = prepare_writer(recipe, tmp_path / "work", cache=tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*/outputs.jsonl")
+    corpus, (first, second, third) = run.data.corpus, run.data.trained[:3].tolist()
+    texts = {
+        first: ["something else entirely", corpus.sources[corpus.source_of[first]] + " indeed"],
+        second: ["the end of the end of the end of the end of the end of the end", ""],
+        third: ["a house", "a house"],
+    }
+    wrote = [json.dumps([output_key(corpus, pair), outputs]) for pair, outputs in texts.items()]
+    path.write_text(path.read_text(encoding="utf-8") + "\n".join(wrote) + "\n", encoding="utf-8")
+    shutil.rmtree(tmp_path / "work" / "written")
+    data = prepare_writer(recipe, tmp_path / "work", cache=tmp_path / "cache").data
+    learned = [run.sides.texts([data.batch(np.array([pair])).written_BL[0].tolist()])[0] for pair in texts]
+    assert learned[0].startswith(corpus.sources[corpus.source_of[first]][:8])
+    assert learned[1][:8] == corpus.sources[corpus.source_of[second]][:8]
+    assert learned[2] == "a house"

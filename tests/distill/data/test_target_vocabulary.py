@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from kdserve import samples
+from kdserve.distill.data.target_vocabulary import TARGET_END, train_target_vocabulary
+from kdserve.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return train_target_vocabulary(samples.parallel()["en"], 700)
+
+
+@pytest.mark.parametrize("text", ["It's 1,234 o'clock, isn't it?", "naïve – 你好 😀", '(a/b) "quoted" x_y'])
+def test_a_text_comes_back_as_it_was(vocabulary, text):
+    ids = vocabulary.encode(text).ids
+    assert ids[-1] == TARGET_END
+    assert vocabulary.decode(ids) == text
+
+
+def test_it_has_the_size_that_was_asked_for_and_digits_stand_one_by_one(vocabulary):
+    assert vocabulary.get_vocab_size() == 700
+    tokens = vocabulary.encode("1984 or 2,026").tokens
+    assert all(sum(map(str.isdigit, token)) <= 1 for token in tokens if not token.startswith("<0x"))
+
+
+def test_too_few_texts_are_refused_with_what_they_hold():
+    with pytest.raises(DataError, match=r"set vocabulary\.size to"):
+        train_target_vocabulary(["a small house"], 5000)
