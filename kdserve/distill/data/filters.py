@@ -97,8 +97,7 @@ def _script_of(language: str) -> re.Pattern[str]:
 
 
 def _in_script(text: str, script: re.Pattern[str]) -> bool:
-    letters = _LETTER.findall(text)
-    return 2 * sum(script.match(letter) is not None for letter in letters) >= len(letters)
+    return 2 * len(script.findall(text)) >= len(_LETTER.findall(text))
 
 
 def _was_seen(seen: set[int], *parts: str) -> bool:

@@ -112,8 +112,11 @@ class TransformersSides:
 
     @property
     def first(self) -> int | None:
-        """The token of the target language."""
-        return self.tokenizer.convert_tokens_to_ids(self._token(self.target_code)) if self.target_code else None
+        """The token of the target language, where outputs begin with it; those of mBART's first version end with it."""
+        if not self.target_code:
+            return None
+        number = int(self.tokenizer.convert_tokens_to_ids(self._token(self.target_code)))
+        return number if self.write(["a"], most=8)[0][0] == number else None
 
     def read(self, texts: Sequence[str], *, language: str, most: int) -> list[list[int]]:
         """Return tokens of what is read, in the language's own way."""
@@ -140,7 +143,7 @@ class TransformersSides:
     def tokens_by_language(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Return the tokens of the named codes; the target language is "en", that of the data's sources."""
         sources = {language: self._token(code) for language, code in self.source_codes.items()}
-        return sources, {"en": self._token(self.target_code)} if self.target_code else {}
+        return sources, {"en": self._token(self.target_code)} if self.first is not None else {}
 
     def _code(self, language: str) -> str:
         try:

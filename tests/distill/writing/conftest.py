@@ -19,6 +19,10 @@ from transformers import (
     MarianConfig,
     MarianMTModel,
     MarianTokenizer,
+    MBart50Tokenizer,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    NllbTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -91,7 +95,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("teachers")
     parallel = samples.parallel()
     texts = [text for language in ("en", "de", "fr", "ja") for text in parallel[language]]
-    makers = {"t5": _t5, "bart": _bart, "marian": _marian, "m2m100": _m2m100}
+    makers = {"t5": _t5, "bart": _bart, "marian": _marian, "m2m100": _m2m100, "mbart": _mbart, "nllb": _nllb}
     for name, make in makers.items():
         torch.manual_seed(1)
         (folder / name).mkdir()
@@ -168,6 +172,31 @@ def _m2m100(folder: Path, texts: list[str]) -> None:
     ids = {"pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, "decoder_start_token_id": 2}
     config = M2M100Config(vocab_size=len(vocabulary) + 110, **ids, **_SIZES)
     M2M100ForConditionalGeneration(config).save_pretrained(folder)
+
+
+def _mbart(folder: Path, texts: list[str]) -> None:
+    _sentencepiece(folder / "pieces.spm", texts, 500)
+    model = sentencepiece.SentencePieceProcessor(str(folder / "pieces.spm"))
+    (folder / "pieces.spm").unlink()
+    pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces += [(model.id_to_piece(number), model.get_score(number)) for number in range(1, model.get_piece_size())]
+    tokenizer = MBart50Tokenizer(vocab=pieces, src_lang="de_DE", tgt_lang="en_XX")
+    tokenizer.save_pretrained(folder)
+    ids = {"pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, "decoder_start_token_id": 2}
+    config = MBartConfig(vocab_size=len(tokenizer), forced_eos_token_id=2, **ids, **_SIZES)
+    MBartForConditionalGeneration(config).save_pretrained(folder)
+
+
+def _nllb(folder: Path, texts: list[str]) -> None:
+    learned = json.loads(train_target_vocabulary(texts, 900).to_str())["model"]
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokens = [*special, *(token for token in learned["vocab"] if token not in special)]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = NllbTokenizer(vocab=vocabulary, merges=merges, src_lang="deu_Latn", tgt_lang="eng_Latn")
+    tokenizer.save_pretrained(folder)
+    ids = {"pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, "decoder_start_token_id": 2}
+    M2M100ForConditionalGeneration(M2M100Config(vocab_size=len(tokenizer), **ids, **_SIZES)).save_pretrained(folder)
 
 
 def _sentencepiece(path: Path, texts: list[str], size: int) -> list[str]:

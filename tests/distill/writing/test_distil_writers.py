@@ -22,13 +22,22 @@ from kdserve.model_settings import SequenceStudentSettings
 
 from .conftest import BODY
 
-CODES = ['teacher.source_codes={ de = "de", fr = "fr", ja = "ja" }', "teacher.target_code=en"]
+NAMES = {
+    "m2m100": ({"de": "de", "fr": "fr", "ja": "ja"}, "en"),
+    "mbart": ({"de": "de_DE", "fr": "fr_XX", "ja": "ja_XX"}, "en_XX"),
+    "nllb": ({"de": "deu_Latn", "fr": "fra_Latn", "ja": "jpn_Jpan"}, "eng_Latn"),
+}
+"""What models that know languages by tokens call them."""
 
 
-@pytest.mark.parametrize("family", ["t5", "bart", "marian", "m2m100"])
+@pytest.mark.parametrize("family", ["t5", "bart", "marian", *NAMES])
 def test_two_layers_of_a_teacher_become_a_student_that_transformers_opens(family, teachers, writing_recipe, tmp_path):
+    codes, target = NAMES.get(family, ({}, ""))
+    named = ", ".join(f'{language} = "{code}"' for language, code in codes.items())
     recipe = writing_recipe(
         f"teacher.model={teachers[family]}",
+        f"teacher.source_codes={{ {named} }}",
+        f"teacher.target_code={target}",
         "teacher.num_beams=2",
         "teacher.candidates=2",
         "student.encoder_layers=[0, 2]",
@@ -38,7 +47,6 @@ def test_two_layers_of_a_teacher_become_a_student_that_transformers_opens(family
         "objective.hidden=1.0",
         "objective.attention=0.5",
         "train.steps=3",
-        *(CODES if family == "m2m100" else []),
     )
     distill(recipe, tmp_path / "student")
     settings = SequenceStudentSettings.from_manifest(
@@ -46,8 +54,9 @@ def test_two_layers_of_a_teacher_become_a_student_that_transformers_opens(family
     )
     assert settings.targets == ("en",)
     assert settings.languages == ("de", "fr", "ja")
-    assert settings.source_tokens == ({"de": "__de__", "fr": "__fr__", "ja": "__ja__"} if family == "m2m100" else {})
-    assert settings.target_tokens == ({"en": "__en__"} if family == "m2m100" else {})
+    written = {"m2m100": "__{}__"}.get(family, "{}")
+    assert settings.source_tokens == {language: written.format(code) for language, code in codes.items()}
+    assert settings.target_tokens == ({"en": written.format(target)} if target else {})
     student, teacher = (AutoModelForSeq2SeqLM.from_pretrained(f) for f in (tmp_path / "student", teachers[family]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*sacremoses")
