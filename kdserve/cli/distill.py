@@ -33,9 +33,9 @@ def distill(
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Make a small multilingual student of a teacher, as a recipe says. A run that was stopped goes on."""
-    from kdserve.recipe import load_any_recipe
+    from kdserve.recipe import load_recipe
 
-    loaded = load_any_recipe(recipe, overrides=overrides or [])
+    loaded = load_recipe(recipe, overrides=overrides or [])
 
     from kdserve.distill import distill as run
 

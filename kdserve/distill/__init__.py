@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome
 from kdserve.distill.hardware import processes
-from kdserve.distill.prepare import prepare, prepare_any
+from kdserve.distill.prepare import prepare
 from kdserve.distill.prepare.translation import parent_folders
 from kdserve.distill.run import Run
 from kdserve.distill.students.folder import parent_students
@@ -55,7 +55,7 @@ def distill(
         work.mkdir(parents=True, exist_ok=True)
         is_first = processes().is_main_process
         with folder_lock(work) if is_first else nullcontext():
-            run = prepare_any(recipe, work, cache=cache, progress=progress)
+            run = prepare(recipe, work, cache=cache, progress=progress)
             outcome = run.train(progress=progress)
             if is_first:
                 run.save(outcome, out)

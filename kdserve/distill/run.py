@@ -5,6 +5,7 @@ Every task goes this one road. What is a task's own stands in its `Task` and in 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,38 +17,31 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome, count_pairs, draw_curve
 from kdserve.distill.data.batches import TrainingData
 from kdserve.distill.data.corpus import SOURCE
+from kdserve.distill.data.sequences import WritingData
 from kdserve.distill.students.embedder import Student, save_student
 from kdserve.distill.training.task import Task
 from kdserve.distill.training.trainer import Trainer
 from kdserve.manifest import staged_folder, write_manifest
 from kdserve.model_settings import StudentSettings
-from kdserve.recipe import Recipe, recipe_record
+from kdserve.recipe import Recipe, SequenceRecipe, recipe_record
 
 WriteOwn = Callable[[Outcome, Path], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """All that a recipe's training takes.
+class Run(ABC):
+    """All that a recipe's training takes, whatever its task.
 
-    `encoder` is the embedding part of what the task trains, `parents` the fingerprints of its teacher and of the
-    students that it goes on from, `key` says what a checkpoint depends on. `write_own` writes what only this task has
-    into the student's folder: its card, a head. `measure` says what the accuracy is the share of.
+    `parents` are the fingerprints of its teacher and of the students that it goes on from; `key` says what a checkpoint
+    depends on.
     """
 
-    recipe: Recipe
+    recipe: Recipe | SequenceRecipe
     work: Path
     key: str
     task: Task
-    encoder: Student
-    tokenizer: Tokenizer
-    data: TrainingData
-    dim: int
+    data: TrainingData | WritingData
     parents: Mapping[str, str]
-    write_own: WriteOwn
-    measure: str
-    labels: tuple[str, ...] = ()
-    prompts: tuple[str, str] = ("", "")
 
     @property
     def student(self) -> nn.Module:
@@ -82,6 +76,29 @@ class Run:
             num_pairs=count_pairs(corpus),
             domains=corpus.domains,
         )
+
+    @abstractmethod
+    def save(self, outcome: Outcome, out: Path) -> None:
+        """Write the student's folder, whole or not at all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingRun(Run):
+    """The run of a student that embeds, or of a classifier over it.
+
+    `encoder` is the embedding part of what the task trains. `write_own` writes what only this task has into the
+    student's folder: its card, a head. `measure` says what the accuracy is the share of.
+    """
+
+    recipe: Recipe
+    data: TrainingData
+    encoder: Student
+    tokenizer: Tokenizer
+    dim: int
+    write_own: WriteOwn
+    measure: str
+    labels: tuple[str, ...] = ()
+    prompts: tuple[str, str] = ("", "")
 
     def save(self, outcome: Outcome, out: Path) -> None:
         """Write the student's folder, whole or not at all."""

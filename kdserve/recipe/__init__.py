@@ -13,7 +13,7 @@ loading      from TOML
 
 from kdserve.recipe.base import PairsRecipe
 from kdserve.recipe.classifier import ClassifierRecipe
-from kdserve.recipe.loading import load_any_recipe, load_recipe
+from kdserve.recipe.loading import load_recipe
 from kdserve.recipe.recipe import Recipe, recipe_record
 from kdserve.recipe.sections import (
     AlignRecipe,
@@ -66,7 +66,6 @@ __all__ = [
     "WriterTeacherRecipe",
     "WriterTrainRecipe",
     "WritingObjectiveRecipe",
-    "load_any_recipe",
     "load_recipe",
     "recipe_record",
 ]

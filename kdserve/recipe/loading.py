@@ -14,19 +14,7 @@ from kdserve.recipe.translation import SequenceRecipe
 from kdserve.toml import apply_override, build, merge
 
 
-def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read the recipe of a student that embeds, or of a classifier; see `load_any_recipe`.
-
-    Raises:
-        RecipeError: as there, or it is the recipe of a student that writes.
-    """
-    recipe = load_any_recipe(path, overrides=overrides)
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"{path} is the recipe of a student that writes; give it to kdserve distill")
-    return recipe
-
-
-def load_any_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe | SequenceRecipe:
+def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe | SequenceRecipe:
     """Read a recipe, one of a student that writes where it has a `task`.
 
     `key=value` overrides are applied, whose values are TOML (bare words are taken as strings).

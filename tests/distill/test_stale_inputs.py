@@ -147,7 +147,7 @@ def test_a_checkpoint_of_other_texts_is_refused(tmp_path: Path, folder: Path, te
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kdserve.distill.run.Run.save", stop)
+    monkeypatch.setattr("kdserve.distill.run.EmbeddingRun.save", stop)
     with pytest.raises(KeyboardInterrupt):
         distill(recipe, tmp_path / "student", cache=teacher_cache)
     monkeypatch.undo()

@@ -7,32 +7,26 @@ from pathlib import Path
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.prepare.classification import prepare_classifier
 from kdserve.distill.prepare.embedding import prepare_embedder
-from kdserve.distill.prepare.translation import WritingRun, prepare_writer
+from kdserve.distill.prepare.translation import prepare_writer
 from kdserve.distill.run import Run
 from kdserve.recipe import Recipe, SequenceRecipe
 
-__all__ = ["prepare", "prepare_any"]
+__all__ = ["prepare"]
 
 
-def prepare_any(
+def prepare(
     recipe: Recipe | SequenceRecipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress
-) -> Run | WritingRun:
-    """Prepare the run of any recipe; see `prepare`."""
-    if isinstance(recipe, Recipe):
-        return prepare(recipe, work, cache=cache, progress=progress)
-    work.mkdir(parents=True, exist_ok=True)
-    return prepare_writer(recipe, work, cache=cache, progress=progress)
-
-
-def prepare(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Run:
+) -> Run:
     """Make everything below `work` that the recipe's training takes, or open what stands there.
 
-    `cache` (default: inside `work`) keeps the teacher's vectors for other runs. Of several processes the first one
-    makes what the others then open.
+    `cache` (default: inside `work`) keeps the teacher's vectors, or what it wrote, for other runs. Of several processes
+    the first one makes what the others then open.
 
     Raises:
         KdserveError: see the rooms.
     """
-    make = prepare_classifier if recipe.classifier else prepare_embedder
     work.mkdir(parents=True, exist_ok=True)
+    if isinstance(recipe, SequenceRecipe):
+        return prepare_writer(recipe, work, cache=cache, progress=progress)
+    make = prepare_classifier if recipe.classifier else prepare_embedder
     return make(recipe, work, cache, progress)

@@ -14,33 +14,34 @@ from kdserve.distill.card import Outcome
 from kdserve.distill.hardware import processes
 from kdserve.distill.prepare.classifier_card import write_classifier_card
 from kdserve.distill.prepare.classifier_ingredients import gather_classifier, start_label_layers
-from kdserve.distill.run import Run
+from kdserve.distill.run import EmbeddingRun
 from kdserve.distill.tasks.classification import ClassificationTask
 from kdserve.recipe import Recipe
 
 
-def prepare_classifier(recipe: Recipe, work: Path, cache: Path | None, progress: Progress) -> Run:
+def prepare_classifier(recipe: Recipe, work: Path, cache: Path | None, progress: Progress) -> EmbeddingRun:
     """Make everything below `work` that a classifier's training takes; see `prepare`."""
     with processes().main_process_first():  # it makes what the others then open
-        made = gather_classifier(recipe, work, cache=cache, progress=progress)
+        ingredients = gather_classifier(recipe, work, cache=cache, progress=progress)
     if recipe.classifier and recipe.classifier.mode == "zero-shot":
         recipe = replace(recipe, train=replace(recipe.train, steps=0))
-    student, labels = made.student, made.lessons.labels
+    student, labels = ingredients.student, ingredients.lessons.labels
+    layers = start_label_layers(recipe, ingredients)
 
     def write_own(outcome: Outcome, folder: Path) -> None:
         student.cpu().save_head(folder)
         write_classifier_card(outcome, recipe, labels, folder / "README.md")
 
-    return Run(
+    return EmbeddingRun(
         recipe=recipe,
         work=work,
-        key=made.run_key(recipe),
-        task=ClassificationTask(recipe, made.data, student, made.lessons, layers=start_label_layers(recipe, made)),
+        key=ingredients.run_key(recipe),
+        task=ClassificationTask(recipe, ingredients.data, student, ingredients.lessons, layers=layers),
         encoder=student.encoder,
-        tokenizer=made.tokenizer,
-        data=made.data,
+        tokenizer=ingredients.tokenizer,
+        data=ingredients.data,
         dim=student.head.in_features,
-        parents=made.parents,
+        parents=ingredients.parents,
         write_own=write_own,
         measure="held-out texts with the expected label",
         labels=labels,

@@ -9,7 +9,7 @@ from kdserve.distill.card import Outcome, write_card
 from kdserve.distill.data.vocabulary import measure_coverage, sentences_by_language
 from kdserve.distill.hardware import processes
 from kdserve.distill.objectives.guide import Guide, start_guide
-from kdserve.distill.run import Run
+from kdserve.distill.run import EmbeddingRun
 from kdserve.distill.start.fold import keep_folded
 from kdserve.distill.start.ingredients import Ingredients, gather, student_prompts
 from kdserve.distill.start.student import start_layers, start_live, start_student
@@ -20,59 +20,59 @@ from kdserve.distill.training.validation import TranslationValidator
 from kdserve.recipe import Recipe
 
 
-def prepare_embedder(recipe: Recipe, work: Path, cache: Path | None, progress: Progress) -> Run:
+def prepare_embedder(recipe: Recipe, work: Path, cache: Path | None, progress: Progress) -> EmbeddingRun:
     """Make everything below `work` that a student of vectors takes; see `prepare`."""
     with processes().main_process_first():  # it makes what the others then open
-        made = gather(recipe, work, cache=cache, progress=progress)
-    student = start_student(recipe, made, work, progress=progress)
-    return run_embedder(recipe, made, student, work, progress=progress)
+        ingredients = gather(recipe, work, cache=cache, progress=progress)
+    student = start_student(recipe, ingredients, work, progress=progress)
+    return run_embedder(recipe, ingredients, student, work, progress=progress)
 
 
 def run_embedder(
     recipe: Recipe,
-    made: Ingredients,
+    ingredients: Ingredients,
     student: Student,
     work: Path,
     *,
     guide: Guide | None = None,
     progress: Progress = no_progress,
-) -> Run:
+) -> EmbeddingRun:
     """Return the run that trains this student; without a `guide`, the recipe's own one guides it, if it names one."""
-    live = start_live(recipe, student, teacher=made.teacher)
+    live = start_live(recipe, student, teacher=ingredients.teacher)
     if live and recipe.align.fold_texts and isinstance(student, TransformerStudent):
-        keep_folded(recipe, made, student, live, work, progress=progress)
+        keep_folded(recipe, ingredients, student, live, work, progress=progress)
     task = EmbeddingTask(
         recipe,
-        made.data,
+        ingredients.data,
         student,
-        TranslationValidator(made.corpus, made.data.tokens, recipe.validation, seed=recipe.seed),
+        TranslationValidator(ingredients.corpus, ingredients.data.tokens, recipe.validation, seed=recipe.seed),
         layers=start_layers(
             recipe.layers,
             student,
-            teacher=made.teacher,
-            tokenizer=made.tokenizer,
-            corpus=made.corpus,
+            teacher=ingredients.teacher,
+            tokenizer=ingredients.tokenizer,
+            corpus=ingredients.corpus,
             seed=recipe.seed,
         ),
-        guide=guide or start_guide(recipe, student, made.tokenizer, dim=made.teacher.dim),
+        guide=guide or start_guide(recipe, student, ingredients.tokenizer, dim=ingredients.teacher.dim),
         live=live,
     )
 
     def write_own(outcome: Outcome, folder: Path) -> None:
-        texts = sentences_by_language(made.corpus, most=500, seed=recipe.seed)
-        write_card(outcome, recipe, measure_coverage(made.tokenizer, texts), folder / "README.md")
+        texts = sentences_by_language(ingredients.corpus, most=500, seed=recipe.seed)
+        write_card(outcome, recipe, measure_coverage(ingredients.tokenizer, texts), folder / "README.md")
 
-    return Run(
+    return EmbeddingRun(
         recipe=recipe,
         work=work,
-        key=made.run_key(recipe),
+        key=ingredients.run_key(recipe),
         task=task,
         encoder=student,
-        tokenizer=made.tokenizer,
-        data=made.data,
-        dim=made.teacher.dim,
-        parents={"teacher": made.teacher.fingerprint, **parent_students(recipe)},
+        tokenizer=ingredients.tokenizer,
+        data=ingredients.data,
+        dim=ingredients.teacher.dim,
+        parents={"teacher": ingredients.teacher.fingerprint, **parent_students(recipe)},
         write_own=write_own,
         measure="held-out translation accuracy",
-        prompts=student_prompts(recipe, made.teacher),
+        prompts=student_prompts(recipe, ingredients.teacher),
     )

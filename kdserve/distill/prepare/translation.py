@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
 from kdserve.datatypes import Progress, no_progress
-from kdserve.distill.card import Outcome, count_pairs, draw_curve
+from kdserve.distill.card import Outcome, draw_curve
 from kdserve.distill.data.corpus import build_corpus, digest_of
 from kdserve.distill.data.overlap import refuse_overlap
 from kdserve.distill.data.sequences import WritingData
@@ -18,12 +15,12 @@ from kdserve.distill.data.sides import Sides
 from kdserve.distill.hardware import processes
 from kdserve.distill.objectives.writing import InsideDistillation
 from kdserve.distill.prepare.writing_data import gather_writing
+from kdserve.distill.run import Run
 from kdserve.distill.start.writer import start_writer
 from kdserve.distill.tasks.translation import WritingTask
 from kdserve.distill.teachers.embedder import fingerprint_folder
 from kdserve.distill.teachers.encoder_decoder import EncoderDecoder
 from kdserve.distill.teachers.writer import WriterTeacher, open_writer_teacher
-from kdserve.distill.training.trainer import Trainer
 from kdserve.errors import FolderError, RecipeError
 from kdserve.manifest import MANIFEST_NAME, read_manifest, staged_folder, write_manifest
 from kdserve.model_settings import SequenceStudentSettings, StudentSettings
@@ -32,47 +29,14 @@ from kdserve.recipe import SequenceRecipe, recipe_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WritingRun:
-    """All that the training of a student that writes takes; see kdserve.distill.run."""
+class WritingRun(Run):
+    """The run of a student that writes."""
 
     recipe: SequenceRecipe
-    work: Path
-    key: str
     task: WritingTask
     data: WritingData
     sides: Sides
-    parents: Mapping[str, str]
     table_bits: Literal[0, 4, 8]
-
-    @property
-    def student(self) -> nn.Module:
-        """What is trained."""
-        return self.task.student
-
-    def train(self, *, progress: Progress = no_progress) -> Outcome:
-        """Train to the last step, going on where a run before was stopped; the student keeps the best weights.
-
-        Raises:
-            TrainingError: the loss is NaN; says at which step.
-        """
-        recipe = self.recipe
-        trainer = Trainer(
-            self.task,
-            recipe.train,
-            self.work / "train",
-            key=self.key,
-            seed=recipe.seed,
-            starts_trained=bool(recipe.student.start),
-        )
-        accuracy = trainer.run(progress=progress)
-        trainer.accelerator.wait_for_everyone()
-        corpus = self.data.corpus
-        return Outcome(
-            accuracy=accuracy,
-            best_step=trainer.best_step,
-            num_pairs=count_pairs(corpus),
-            domains=corpus.domains,
-        )
 
     def save(self, outcome: Outcome, out: Path) -> None:
         """Write the student's folder (docs/sequence-to-sequence.md), whole or not at all."""

@@ -31,7 +31,7 @@ from transformers import (
 from kdserve import samples
 from kdserve.distill.data.target_vocabulary import train_target_vocabulary
 from kdserve.distill.data.vocabulary import train_unigram
-from kdserve.recipe import SequenceRecipe, load_any_recipe
+from kdserve.recipe import SequenceRecipe, load_recipe
 
 TINY = """
 name = "tiny"
@@ -82,7 +82,7 @@ def writing_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def writing_recipe(writing_folder: Path):
     def load(*overrides: str) -> SequenceRecipe:
-        recipe = load_any_recipe(writing_folder / "recipe.toml", overrides=overrides)
+        recipe = load_recipe(writing_folder / "recipe.toml", overrides=overrides)
         assert isinstance(recipe, SequenceRecipe)
         return recipe
 
