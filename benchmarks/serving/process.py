@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,14 +15,22 @@ from typing import Any
 import psutil
 
 START_S, STOP_S = 60, 60
+CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+"""The first is a server's alone, where there are several: a load generator beside it would make its tail."""
+PINNED = len(CPUS) > 1
+
+
+def on_its_cpus(*, server: bool) -> list[str]:
+    """What to put before a command so that it runs on the server's CPU, or on the others."""
+    return ["taskset", "-c", ",".join(map(str, CPUS[:1] if server else CPUS[1:]))] if PINNED else []
 
 
 class Server:
-    """`kdserve serve` on any free port of 127.0.0.1, stopped at the end of the block."""
+    """`kdserve serve` on its CPU and any free port of 127.0.0.1, stopped at the end of the block."""
 
     def __init__(self, *arguments: object, drain_s: float = 0.0) -> None:
         command = [sys.executable, "-m", "kdserve.cli", "serve", *map(str, arguments)]
-        self._command = [*command, "--port", "0", "--set", f"drain_s={drain_s}"]
+        self._command = [*on_its_cpus(server=True), *command, "--port", "0", "--set", f"drain_s={drain_s}"]
 
     def __enter__(self) -> Server:
         began = time.monotonic()
@@ -59,8 +68,8 @@ class Server:
 
 
 def run_json(script: Path, *arguments: object) -> dict[str, Any]:
-    """Run a script and read the last line that it prints."""
-    command = [sys.executable, str(script), *map(str, arguments)]
+    """Run a script beside the server and read the last line that it prints."""
+    command = [*on_its_cpus(server=False), sys.executable, str(script), *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return record
