@@ -6,8 +6,8 @@
 REQUESTS.json: {"path": …, "requests": [{"body": …, "expected": …}, …]}; a reply with status 200 that does not hold
 `expected` is wrong. In the open loop requests come at random moments of a given rate whatever the server does, and
 the time of those that are answered counts from the moment that they were due (Poisson arrivals; no coordinated
-omission), of those that are refused from the moment that they were sent. `sent_late_p99_ms` says how late this process
-itself was.
+omission), of those that are refused from the moment that they were sent. Its first second does not count: connections
+are opened in it. `sent_late_p99_ms` says how late this process itself was.
 
 Prints one line of JSON: replies by status, latencies in ms, CPU seconds and memory of the server with its children.
 """
@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 import uvloop
 
-MOST_CONNECTIONS, NAP_S = 2000, 0.00005
+MOST_CONNECTIONS, NAP_S, WARM_S = 2000, 0.00005, 1.0
 PERCENTILES = ("p50", "p95", "p99")
 
 
@@ -40,7 +40,7 @@ class Tally:
         self.by_status: Counter[int] = Counter()
         self.seconds: dict[int, list[float]] = {}
         self.sent_late: list[float] = [0.0]
-        self.wrong = self.lost = 0
+        self.wrong = self.lost = self.memory_before = 0
 
     def add(self, status: int, seconds: float, *, right: bool) -> None:
         self.by_status[status] += 1
@@ -131,18 +131,20 @@ async def closed_loop(port: int, requests: list[tuple[bytes, bytes]], clients: i
     return tally
 
 
-async def open_loop(port: int, requests: list[tuple[bytes, bytes]], rate: float, seconds: float) -> Tally:
+async def open_loop(pid: int, port: int, requests: list[tuple[bytes, bytes]], rate: float, seconds: float) -> Tally:
     """Requests come as they come. The naps between them are our own: the loop's, of whole milliseconds, make crowds."""
-    tally, idle, random_ = Tally(), deque[Connection](), random.Random(0)
+    warming, tally, idle, random_ = Tally(), Tally(), deque[Connection](), random.Random(0)
     opening: set[asyncio.Task[None]] = set()
     num_open = 0
 
-    def ask(connection: Connection, due: float, request: bytes, expected: bytes) -> None:
+    def ask(connection: Connection, tally: Tally, due: float, request: bytes, expected: bytes) -> None:
         sent = time.monotonic()
         tally.sent_late.append(sent - due)
-        connection.send(request).add_done_callback(lambda reply: answered(connection, due, sent, expected, reply))
+        connection.send(request).add_done_callback(
+            lambda reply: answered(connection, tally, due, sent, expected, reply)
+        )
 
-    def answered(connection: Connection, due: float, sent: float, expected: bytes, reply: Any) -> None:
+    def answered(connection: Connection, tally: Tally, due: float, sent: float, expected: bytes, reply: Any) -> None:
         nonlocal num_open
         num_open -= 1
         if reply.exception() is not None:
@@ -152,7 +154,7 @@ async def open_loop(port: int, requests: list[tuple[bytes, bytes]], rate: float,
         tally.add(status, time.monotonic() - (due if status == 200 else sent), right=expected in body)
         idle.append(connection)
 
-    async def ask_anew(connection: Connection, due: float, request: bytes, expected: bytes) -> None:
+    async def ask_anew(connection: Connection, tally: Tally, due: float, request: bytes, expected: bytes) -> None:
         nonlocal num_open
         try:
             await connection.open()
@@ -160,27 +162,35 @@ async def open_loop(port: int, requests: list[tuple[bytes, bytes]], rate: float,
             tally.lost += 1
             num_open -= 1
             return
-        ask(connection, due, request, expected)
+        ask(connection, tally, due, request, expected)
 
-    due, end, place = time.monotonic(), time.monotonic() + seconds, 0
-    while due < end:
+    due, place = time.monotonic(), 0
+    begin = due + WARM_S
+    while due < begin + seconds:
         due += random_.expovariate(rate)
+        if due >= begin and not tally.memory_before:
+            tally.memory_before = memory_bytes(pid)
+        current = tally if due >= begin else warming
         while (wait := due - time.monotonic()) > 0 or place % 8 == 0:
             await asyncio.sleep(0)
             place += place % 8 == 0
             if wait > 2 * NAP_S:
                 time.sleep(NAP_S)
         if num_open >= MOST_CONNECTIONS:  # never more than this machine has ports for: they count as lost
-            tally.lost += 1
+            current.lost += 1
+            while due < time.monotonic():
+                due += random_.expovariate(rate)
+                current.lost += 1
+            await asyncio.sleep(0)
             continue
         request = requests[place % len(requests)]
         place += 1
         num_open += 1
         connection = idle.pop() if idle else Connection(port)
         if connection.is_open:
-            ask(connection, due, *request)
+            ask(connection, current, due, *request)
         else:
-            task = asyncio.create_task(ask_anew(connection, due, *request))
+            task = asyncio.create_task(ask_anew(connection, current, due, *request))
             opening.add(task)
             task.add_done_callback(opening.discard)
     while num_open:
@@ -212,9 +222,9 @@ def main() -> None:
     given = parser.parse_args()
     requests = read_requests(given.requests)
     gc.disable()  # its pauses would count as the server's
-    memory_before, cpu_before, began = memory_bytes(given.pid), cpu_s(given.pid), time.monotonic()
+    cpu_before, began = cpu_s(given.pid), time.monotonic()
     if given.rate:
-        tally = uvloop.run(open_loop(given.port, requests, given.rate, given.seconds))
+        tally = uvloop.run(open_loop(given.pid, given.port, requests, given.rate, given.seconds))
     else:
         tally = uvloop.run(closed_loop(given.port, requests, given.clients, given.seconds))
     seconds = time.monotonic() - began
@@ -232,7 +242,7 @@ def main() -> None:
         "cpu_s": cpu_s(given.pid) - cpu_before,
         "latency_ms": latencies,
         "sent_late_p99_ms": float(np.percentile(np.array(tally.sent_late) * 1000, 99)),
-        "memory_before": memory_before,
+        "memory_before": tally.memory_before,
         "memory_after": memory_bytes(given.pid),
     }
     sys.stdout.write(json.dumps(record) + "\n")

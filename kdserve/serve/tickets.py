@@ -20,7 +20,7 @@ Ids = Sequence[Sequence[int]]
 Rows = npt.NDArray[np.float32]
 OnWait = Callable[[asyncio.Future[Any]], None]
 """Told the future that a request waits for, so that it can be ended early."""
-JOB_TOKENS, LEAST_JOB_TOKENS = 1024, 128
+JOB_TOKENS, LEAST_JOB_TOKENS = 512, 128
 INLINE_S = 0.001
 """What may run on the event loop: everybody else waits so long."""
 
