@@ -24,6 +24,9 @@ def serve(
     classifier: Annotated[
         list[str] | None, typer.Option(help="A classifier's folder or published name; may be repeated.")
     ] = None,
+    translator: Annotated[
+        list[str] | None, typer.Option(help="A translator's or summariser's folder or published name; again for more.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings in TOML; flags override them.")] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="The port; 0 takes any that is free.", show_default="8080")] = None,
@@ -48,6 +51,7 @@ def serve(
         "bundles": bundles,
         "indexes": index,
         "classifiers": classifier,
+        "translators": translator,
         "host": host,
         "port": port,
         "processes": processes,

@@ -38,6 +38,7 @@ from kdserve.serve.searching import Searching
 from kdserve.serve.settings import ServerSettings
 from kdserve.serve.tei import TextEmbeddingsInference
 from kdserve.serve.telemetry import traced
+from kdserve.serve.translating import Translating, open_translator
 from kdserve.serve.workers import StuckError, Workers
 
 OPEN_PATIENCE_S = 600.0
@@ -60,7 +61,8 @@ class Application:
         self.settings, limits = settings, settings.limits
         self.keys = Keys.read(Path(settings.keys)) if settings.keys else Keys()
         self.metrics = Metrics()
-        self.workers = Workers(settings.threads or available_threads(), patience_s=limits.timeout_s / 3)
+        num_threads = settings.threads or available_threads()
+        self.workers = Workers(num_threads, patience_s=limits.timeout_s / 3)
         self.batcher = batcher = Batcher(self.workers, limits, self.metrics)
         open_ = partial(open_encoder, batcher=batcher)
         encoders = [open_(name) for name in settings.bundles]
@@ -68,26 +70,40 @@ class Application:
         self.indexes = open_indexes(settings.indexes, encoders, open_)
         self.models = Models(encoders, classifiers, settings.aliases)
         self._refresher, self._refreshing = Workers(1, patience_s=OPEN_PATIENCE_S), asyncio.Lock()
+        self.translating = Translating(
+            [open_translator(name, limits, self.metrics, num_threads=num_threads) for name in settings.translators],
+            limits,
+        )
         self._documents = Documents(self.indexes, limits)
-        self.endpoints = [
+        writers = [one.workers for one in self.translating.translators.values()]
+        self._threads = (self.workers, self._documents.writer, self._refresher, *writers)
+        asked = [
             *OpenAI(self.models, max_texts=limits.texts).endpoints(),
             *TextEmbeddingsInference(self.models, limits, num_threads=self.workers.num_threads).endpoints(),
             *Searching(self.models, self.indexes, limits).endpoints(),
-            *self._documents.endpoints(),
-            *Probes(self.models, self.indexes, self.workers, self.metrics, self.is_draining).endpoints(),
         ]
+        probes = Probes(self.models, self.indexes, self.workers, self.metrics, self.is_draining)
+        self.endpoints = [
+            *asked, *self.translating.endpoints(), *self._documents.endpoints(), *probes.endpoints(),
+        ]  # fmt: skip
         self.send_last_spans: Callable[[], None] | None = None
         routed = self._routed()
         if settings.telemetry:
             routed, self.send_last_spans = traced(routed)
         self._guard = Guard(routed, self.metrics, log_requests=settings.log_requests)
         engines = [*(one.engine for one in encoders), *(one.engine for one in classifiers)]
-        shed = [] if settings.origins or settings.telemetry else self._shed()  # those look at every reply
-        self.door = Door(shed, engines, batcher, self._guard, limits.head_bytes)
+        if settings.origins or settings.telemetry:  # which look at every reply
+            asked = []
+        self.door = Door(asked, engines, batcher, self._guard, limits.head_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         await self._guard(scope, receive, send)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread still computes."""
+        return any(some.num_busy for some in self._threads)
 
     def is_draining(self) -> bool:
         """Whether the server is about to stop."""
@@ -113,10 +129,6 @@ class Application:
                     await self._refresher.run(partial(index.refresh, force=force))
                 except StuckError as error:
                     _logger.error("an index did not open", extra={"index": index.name, "error": str(error)})
-
-    def _shed(self) -> list[Endpoint]:
-        """What needs a model."""
-        return [one for one in self.endpoints if one.method == "POST" and one.needs == "read" and 429 in one.refuses]
 
     def _routed(self) -> ASGIApp:
         self.endpoints += [
@@ -155,13 +167,12 @@ class Application:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        threads = (self.workers, self._documents.writer, self._refresher)
-        for some in threads:
+        for some in self._threads:
             some.open()
         watching = asyncio.create_task(self._watch_indexes())
         yield
         watching.cancel()
-        for some in threads:
+        for some in self._threads:
             some.close()
 
     async def _watch_indexes(self) -> None:

@@ -113,7 +113,7 @@ class Door:
         self, endpoints: Sequence[Endpoint], engines: Sequence[Engine], batcher: Batcher, guard: Guard, head_bytes: int
     ) -> None:
         self.head_bytes = head_bytes
-        self._dialects = {one.path.encode(): one.dialect for one in endpoints}
+        self._dialects = {one.path.encode(): one.dialect for one in endpoints if one.method == "POST"}
         self._engines, self._batcher, self._guard = engines, batcher, guard
         self._written: dict[Dialect, bytes] = {}
         self._fresh_until = 0.0
@@ -143,7 +143,7 @@ class Door:
     def _is_full(self) -> bool:
         if len(self._engines) == 1:  # else nobody knows which one those in this turn are for
             return self._batcher.is_full(self._engines[0], coming_tokens=self._let_in_bytes // BYTES_A_TOKEN)
-        return all(map(self._batcher.is_full, self._engines))
+        return bool(self._engines) and all(map(self._batcher.is_full, self._engines))
 
     def _let_in(self, num_bytes: int) -> None:
         if not self._let_in_bytes:

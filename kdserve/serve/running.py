@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
         for one in doors:
             host, port = one.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            models = [*self._app.models.encoders, *self._app.models.classifiers]
+            models = [*self._app.models.encoders, *self._app.models.classifiers, *self._app.translating.translators]
             extra = {"url": url, "pid": os.getpid(), "models": models, "indexes": list(self._app.indexes)}
             _logger.info("ready", extra=extra)
 
@@ -156,7 +156,7 @@ def run_here(settings: ServerSettings, door: socket.socket) -> None:
     if app.send_last_spans is not None:
         app.send_last_spans()
     logging.shutdown()
-    if app.workers.num_busy:
+    if app.is_busy:
         os._exit(0)
 
 

@@ -17,6 +17,7 @@ class Limits:
     """What one request may ask for, and how much may wait.
 
     A request of up to `tokens` is taken whole or not at all: while `waiting_tokens` wait for its model it gets a 429.
+    What is to be translated or summarised is counted in characters.
     `timeout_s` is the time from a request's arrival to its answer.
     """
 
@@ -25,6 +26,8 @@ class Limits:
     texts: int = 2048
     tokens: int = 262_144
     waiting_tokens: int = 65_536
+    characters: int = 20_000
+    waiting_characters: int = 80_000
     hits: int = 1000
     timeout_s: float = 30.0
 
@@ -33,18 +36,19 @@ class Limits:
 class ServerSettings:
     """Everything that `kdserve serve` can be told.
 
-    `bundles` and `classifiers` are folders or published names; the first of each is the default one. `aliases` maps
-    other names that clients may use to names of models. `indexes` are folders. `keys` is a file of keys; without one
-    everybody may read and nobody may write. `threads` encode at once in each of `processes`; 0 stands for the CPUs that
-    there are. `origins` may call from browsers (CORS). `reload_s` is how often indexes are looked at for a newer
-    generation; 0 leaves that to SIGHUP. After SIGTERM a server answers for `drain_s` more, with readiness false, so
-    that a balancer can turn away, then waits for open requests for at most `stop_s`. `log_requests` logs every request,
-    not only those that failed for another reason than too much load; `log_texts` adds their texts. `telemetry` sends
-    traces (OpenTelemetry).
+    `bundles`, `classifiers` and `translators` are folders or published names; the first of each is the default one.
+    `aliases` maps other names that clients may use to names of models. `indexes` are folders. `keys` is a file of keys;
+    without one everybody may read and nobody may write. `threads` encode at once in each of `processes`; 0 stands for
+    the CPUs that there are. `origins` may call from browsers (CORS). `reload_s` is how often indexes are looked at for
+    a newer generation; 0 leaves that to SIGHUP. After SIGTERM a server answers for `drain_s` more, with readiness
+    false, so that a balancer can turn away, then waits for open requests for at most `stop_s`. `log_requests` logs
+    every request, not only those that failed for another reason than too much load; `log_texts` adds their texts.
+    `telemetry` sends traces (OpenTelemetry).
     """
 
     bundles: tuple[str, ...] = ()
     classifiers: tuple[str, ...] = ()
+    translators: tuple[str, ...] = ()
     indexes: tuple[str, ...] = ()
     aliases: dict[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"
@@ -62,8 +66,8 @@ class ServerSettings:
     telemetry: bool = False
 
     def __post_init__(self) -> None:
-        if not self.bundles and not self.classifiers and not self.indexes:
-            raise RecipeError("there is nothing to serve; name a bundle, an index or a classifier")
+        if not (self.bundles or self.classifiers or self.translators or self.indexes):
+            raise RecipeError("there is nothing to serve; name a bundle, an index, a classifier or a translator")
         if not 0 <= self.port <= 65535:
             raise RecipeError(f"port is {self.port}; choose one up to 65535, or 0 for any that is free")
         for owner, prefix in ((self, ""), (self.limits, "limits.")):
@@ -80,6 +84,8 @@ _LEAST = {
     "limits.texts": 1,
     "limits.tokens": 1,
     "limits.waiting_tokens": 1,
+    "limits.characters": 1,
+    "limits.waiting_characters": 1,
     "limits.hits": 1,
     "limits.timeout_s": 0.001,
 }
@@ -122,6 +128,7 @@ def _beside(settings: ServerSettings, folder: Path) -> ServerSettings:
         settings,
         bundles=tuple(map(resolve, settings.bundles)),
         classifiers=tuple(map(resolve, settings.classifiers)),
+        translators=tuple(map(resolve, settings.translators)),
         indexes=tuple(map(resolve, settings.indexes)),
         keys=resolve(settings.keys),
     )

@@ -38,6 +38,9 @@ try {
   seen.similarity = Number(await page.textContent(".big"));
   seen.languages = await page.locator("#compared .tag").allTextContents();
 
+  await page.focus("#tab-compare");
+  await page.keyboard.press("End"); // nothing here translates
+  seen.last = await page.evaluate(() => [document.activeElement.id, document.querySelector("#tab-translate").hidden]);
   await page.keyboard.press("Escape");
   await page.click("#tab-embed");
   await page.click("#embed-form .go");

@@ -56,6 +56,7 @@ def test_the_page_in_a_browser(url: str, tmp_path: Path, run_node):
     assert seen["direction"] == "rtl"
     assert seen["tab"] == "tab-compare"
     assert 0.4 < seen["similarity"] < 1
+    assert seen["last"] == ["tab-embed", True]
     assert [language.split()[0] for language in seen["languages"]] == ["English", "German"]
     assert seen["embedded"] == [384, 384, 384]
     assert all(wide <= int(name.split()[0]) for name, (wide, _) in seen["wide"].items())

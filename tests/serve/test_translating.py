@@ -1,0 +1,113 @@
+"""Translations and summaries over HTTP, by tiny random students that are exported here."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from serverprocess import BUNDLES, ServerProcess, served, until
+
+pytest.importorskip("torch", reason="needs torch to export a student")
+pytest.importorskip("transformers", reason="needs transformers to export a student")
+
+from tiny_writers import tiny_writer
+
+from kdserve.export import WritingFloors, export_translator
+from kdserve.export.sequence.gate import GatePairs
+from kdserve.model_settings import SequenceSettings
+from kdserve.runtime import Translator
+from kdserve.samples import parallel
+
+TRANSLATOR = SequenceSettings(
+    name="tiny-de-en", family="sequence", max_tokens=60, languages=("de",), weak_languages=(), task="translate",
+    max_output_tokens=20, targets=("en",),
+)  # fmt: skip
+PAIRS = GatePairs(sources={"de": parallel()["de"][:8]}, references={"de": parallel()["en"][:8]})
+ANY = WritingFloors(max_chrf_loss=100, max_spoilt=1)
+LIMITS = ["--set", "limits.characters=3000", "--set", "limits.waiting_characters=5000"]
+TEXT = "Das Brot ist warm. Wo ist der Bahnhof?\n\nDer Zug hat Verspätung."
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("writers")
+    student = tiny_writer(folder / "student", "marian")
+    summariser = replace(TRANSLATOR, name="tiny-summaries", task="summarise", targets=())
+    for plain in (TRANSLATOR, summariser):
+        export_translator(student, folder / plain.name, precision="fp32", plain=plain, pairs=PAIRS, floors=ANY)
+    return [folder / TRANSLATOR.name, folder / summariser.name]
+
+
+@pytest.fixture(scope="module")
+def writing(bundles: list[Path]) -> Iterator[ServerProcess]:
+    named = [part for bundle in bundles for part in ("--translator", bundle)]
+    with served(*named, *LIMITS, "--threads", "1") as running:
+        yield running
+
+
+def test_outputs_are_the_translators_own_alone_and_in_company(writing: ServerProcess, bundles: list[Path]):
+    texts = [TEXT, "", *parallel()["de"][:20]]
+    for bundle, path in zip(bundles, ("/translate", "/summarise"), strict=True):
+        expected = Translator.load(bundle, num_threads=1).translate(texts)
+        answer = writing.post(path, {"texts": texts})
+        assert (answer.status, answer.json["outputs"]) == (200, expected)
+        assert answer.json["model"] == bundle.name
+        with ThreadPoolExecutor(8) as pool:
+            alone = list(pool.map(lambda text, path=path: writing.post(path, {"texts": text}).json["outputs"], texts))
+        assert alone == [[one] for one in expected]
+
+
+def test_what_was_cut_is_counted(writing: ServerProcess, bundles: list[Path]):
+    translator = Translator.load(bundles[1], num_threads=1)
+    translator.translate(["Brot " * 200, "Brot"])
+    answer = writing.post("/summarise", {"texts": ["Brot " * 200, "Brot"]})
+    assert answer.json["num_cut"] == translator.num_cut > 0
+
+
+def test_what_does_not_fit_is_refused(writing: ServerProcess):
+    for path, body, status in (
+        ("/translate", {"texts": []}, 400),
+        ("/translate", {"texts": "a", "num_beams": 9}, 400),
+        ("/translate", {"texts": "a", "target": "fr"}, 400),
+        ("/translate", {"texts": "a", "source": "fr"}, 400),
+        ("/translate", {"texts": "a", "model": "tiny-summaries"}, 404),
+        ("/summarise", {"texts": "a", "model": "none"}, 404),
+        ("/translate", {"texts": ["a" * 2000, "b" * 1001]}, 413),
+        ("/translate", {"texts": ["a"] * 2049}, 413),
+        ("/v1/embeddings", {"input": "a", "model": "tiny-de-en"}, 404),
+    ):
+        assert writing.post(path, body).status == status, (path, body)
+
+
+def test_what_waits_is_bounded_and_a_client_that_hangs_up_frees_its_place(writing: ServerProcess):
+    body = json.dumps({"texts": ["Wo ist der Bahnhof? " * 7] * 20, "num_beams": 8}).encode()
+    connections = [http.client.HTTPConnection("127.0.0.1", writing.port, timeout=60) for _ in range(12)]
+    for connection in connections:
+        connection.request("POST", "/translate", body)
+    answer = writing.post("/translate", {"texts": "Brot"})
+    assert (answer.status, answer.json["error"]["type"]) == (429, "rate_limit_error")
+    assert int(answer.headers["retry-after-ms"]) > 0
+    assert writing.post("/summarise", {"texts": "Brot"}).status == 200
+    for connection in connections:
+        connection.close()
+    until(lambda: writing.post("/translate", {"texts": "Brot"}).status == 200)
+
+
+def test_translators_are_listed_with_their_languages(writing: ServerProcess):
+    assert writing.get("/translators").json == [
+        {"name": "tiny-de-en", "task": "translate", "languages": ["de"], "targets": ["en"]},
+        {"name": "tiny-summaries", "task": "summarise", "languages": ["de"], "targets": []},
+    ]
+    assert {"/translate", "/summarise"} < set(writing.get("/openapi.json").json["paths"])
+
+
+def test_without_a_translator_there_is_none():
+    with served(BUNDLES / "static") as server:
+        answer = server.post("/translate", {"texts": "a"})
+        assert (answer.status, answer.json["error"]["message"]) == (404, "no model here can translate; there is: none")
+        assert server.get("/translators").json == []
