@@ -40,6 +40,7 @@ from translation_search import Found, search
 
 MOST_SOURCE, MOST_TARGET = 96, 80
 BATCH_TOKENS = 32_768
+LOGIT_ROWS = 4_096
 PIECE_BYTES = 15_500_000
 PAD, END = 0, 1
 BOOST = {"zh": 2.0, "ja": 1.3}
@@ -78,19 +79,26 @@ class Pairs:
     rate: np.ndarray
 
     def batches(self, *, tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Return the batches of an epoch: each of one source length, of targets of about one length."""
+        """Return the batches of an epoch: each of one source length, of targets of about one length.
+
+        Where there are enough pairs of a length, a batch has as many rows as its lengths allow, and no other number: a
+        GPU is quick at what has a shape that it saw before.
+        """
         pairs = np.repeat(np.arange(len(self.rate)), np.floor(self.rate + rng.random(len(self.rate))).astype(int))
         sources = self.source.sizes[pairs]
         targets = self.target.sizes[self.target_of[pairs]] + rng.random(len(pairs))
         order = np.lexsort((targets, sources))
         pairs, sources, targets = pairs[order], sources[order], targets[order]
         batches = []
-        for length in np.unique(sources):
-            low, high = np.searchsorted(sources, [length, length + 1])
+        for length in np.unique(sources).tolist():
+            first, high = np.searchsorted(sources, [length, length + 1]).tolist()
+            low = first
             while low < high:
-                size = max(8, int(tokens // max(length, targets[min(high, low + tokens // length) - 1])))
-                batches.append(pairs[low : low + size])
-                low = min(high, low + size)
+                width = stepped(targets[min(high, low + tokens // length) - 1])
+                size = tokens // max(length, width)
+                low = max(first, min(low, high - size))
+                batches.append(pairs[low : min(high, low + size)])
+                low += size
         return [batches[i] for i in rng.permutation(len(batches)) if len(batches[i]) >= 8]
 
 
@@ -110,6 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     os.environ["RAYON_NUM_THREADS"] = "1"  # processes share the cores
+    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # each batch has a shape of its own
     run = Run(arguments)
     run.teach()
     run.distil()
@@ -142,6 +151,7 @@ class Run:
                 )
             ]
         self.device = torch.device(arguments.device)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, which took most of a first run
         self.source, self.target, self.tests = (Ragged.of(side, self.device) for side in sides)
         self.writer = read_tokenizer(pack / "target.json.xz")
         self.rate = rates(languages, sizes)
@@ -151,6 +161,8 @@ class Run:
         self.note(what="ready", pairs=len(self.rate), source_tokens=len(self.source.flat), used=int(fits.sum()))
 
     def teach(self) -> None:
+        if not self.arguments.seconds and not self.arguments.student_seconds:
+            return
         self.teacher = self.ready(build_model(self.arguments.pack))
         if self.arguments.seconds:
             pairs = Pairs(self.source, self.target, self.target_of, self.rate)
@@ -251,8 +263,7 @@ class Run:
                     return
                 for group in optimizer.param_groups:
                     group["lr"] = arguments.rate * group["share"] * min(passed / 0.05 + 0.01, (1 - passed) / 0.95)
-                loss = self.loss(model, pairs, batch)
-                loss.backward()
+                loss = self.learn(model, pairs, batch)
                 for master, weight in zip(masters, weights, strict=True):
                     master.grad = weight.grad.float()
                     weight.grad = None
@@ -260,24 +271,31 @@ class Run:
                 optimizer.step()
                 with torch.no_grad():
                     torch._foreach_copy_(weights, masters)
-                step, tokens, total = step + 1, tokens + len(batch) * self.last_length, total + loss.detach()
+                step, tokens, total = step + 1, tokens + len(batch) * self.last_length, total + loss
                 if step % 50 == 0:
                     passed_s = time.perf_counter() - began
                     self.note(what=name, step=step, epoch=epoch, loss=float(total) / 50, tokens_s=tokens / passed_s)
                     total.zero_()
 
-    def loss(self, model: nn.Module, pairs: Pairs, batch: np.ndarray) -> Tensor:
+    def learn(self, model: nn.Module, pairs: Pairs, batch: np.ndarray) -> Tensor:
+        """Leave the gradients of a batch in the weights and return its loss; logits are made some rows at a time."""
         numbers = torch.from_numpy(batch).to(self.device)
         targets = torch.from_numpy(pairs.target_of[batch].astype(np.int64)).to(self.device)
         self.last_length = int(pairs.source.sizes[batch[0]])
-        width = int(pairs.target.sizes[pairs.target_of[batch]].max())
+        width = stepped(pairs.target.sizes[pairs.target_of[batch]].max())
         labels = pairs.target.rows(targets, width)
         read = functional.pad(labels[:, :-1], (1, 0), value=PAD)
         states = model.encoder(input_ids=pairs.source.rows(numbers, self.last_length)).last_hidden_state
         hidden = model.decoder.bert(input_ids=read, encoder_hidden_states=states, use_cache=False).last_hidden_state
-        real = labels != PAD
-        logits = model.decoder.cls(hidden[real]).float()
-        return functional.cross_entropy(logits, labels[real], label_smoothing=0.1)
+        hidden, labels, num_real = hidden.flatten(0, 1), labels.flatten(), (labels != PAD).sum()
+        cut, total = hidden.detach().requires_grad_(), torch.zeros((), device=self.device)
+        for rows, wanted in zip(cut.split(LOGIT_ROWS), labels.split(LOGIT_ROWS), strict=True):
+            logits = model.decoder.cls(rows).float()
+            loss = functional.cross_entropy(logits, wanted, ignore_index=PAD, label_smoothing=0.1, reduction="sum")
+            (loss / num_real).backward()
+            total += loss.detach() / num_real
+        hidden.backward(cut.grad)
+        return total
 
     def ready(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device, torch.bfloat16 if self.device.type == "cuda" else torch.float32)
@@ -303,6 +321,11 @@ class Run:
         print(text, flush=True)
         with (self.arguments.out / "log.jsonl").open("a") as log:
             log.write(text + "\n")
+
+
+def stepped(length: float) -> int:
+    """The next multiple of four."""
+    return -int(-length // 4) * 4
 
 
 def rates(languages: Sequence[str], sizes: Sequence[int]) -> np.ndarray:
