@@ -31,13 +31,14 @@ def agreement_with_transformers(student: SequenceStudent, translator: Translator
     rows = student.tokenizers.source_ids
     rules = replace(student.generation, num_beams=1)
     ids = translator.tokenize(texts)
-    ours = translator.generate(ids, rules, max_output_tokens=_TOKENS)
+    most = min(_TOKENS, translator.settings.max_output_tokens)
+    ours = translator.generate(ids, rules, max_output_tokens=most)
     same = 0
     for own, found in zip(ids, ours, strict=True):
         source = torch.tensor([[rows[token] for token in own] if rows else own])
         with torch.inference_mode():
             written = model.generate(
-                input_ids=source, attention_mask=torch.ones_like(source), num_beams=1, max_new_tokens=_TOKENS
+                input_ids=source, attention_mask=torch.ones_like(source), num_beams=1, max_new_tokens=most
             )
         theirs = written[0].tolist()[1:]
         stop = next((place for place, token in enumerate(theirs) if token in rules.end_ids), len(theirs))
