@@ -14,7 +14,7 @@ import onnx
 from kdserve.datatypes import Progress
 from kdserve.errors import FidelityError
 from kdserve.export.graphs.exact import require_exact_products
-from kdserve.export.read.student import Student
+from kdserve.export.read.student import StudentFolder
 from kdserve.export.texts import GateTexts
 from kdserve.manifest import write_manifest
 from kdserve.model_settings import ModelSettings
@@ -129,7 +129,7 @@ def answer_by_language(
 
 def describe_folder(
     folder: Path,
-    student: Student,
+    student: StudentFolder,
     *,
     kind: Literal["bundle", "classifier"],
     settings: ModelSettings,

@@ -13,9 +13,9 @@ from kdserve.export.graphs.optimum import optimum_graph
 from kdserve.export.graphs.smoothing import smoothed_int8_graph
 from kdserve.export.graphs.static import static_graph
 from kdserve.export.graphs.table import BLOCK
-from kdserve.export.graphs.transformer import bert_graph
-from kdserve.export.read.student import Student
-from kdserve.export.read.weights import BertWeights, StaticWeights
+from kdserve.export.graphs.transformer import transformer_graph
+from kdserve.export.read.student import StudentFolder
+from kdserve.export.read.weights import StaticWeights, TransformerWeights
 from kdserve.export.texts import calibration_texts
 from kdserve.precisions import Precision, TableBits, named_precisions
 from kdserve.runtime.batches import make_batches
@@ -25,7 +25,7 @@ _CALIBRATION_TOKENS = 2048
 
 
 def build_graph(
-    student: Student, precision: Precision, tokenizer: Path, *, optimum_python: Path | None = None
+    student: StudentFolder, precision: Precision, tokenizer: Path, *, optimum_python: Path | None = None
 ) -> onnx.ModelProto:
     """Write a student's graph; `tokenizer` is the bundle's file, for the texts that int8 is calibrated on.
 
@@ -41,10 +41,10 @@ def build_graph(
     assert weights is not None
     if precision.arithmetic == "token-int8":
         return _int8_graph(student, weights, bits, tokenizer)
-    return bert_graph(weights, UNCALIBRATED[precision.arithmetic](), table_bits=bits, half=precision.half)
+    return transformer_graph(weights, UNCALIBRATED[precision.arithmetic](), table_bits=bits, half=precision.half)
 
 
-def candidates(student: Student, name: str) -> list[Precision]:
+def candidates(student: StudentFolder, name: str) -> list[Precision]:
     """The precisions that `name` stands for, without those that would give this student the same graph again."""
     found = named_precisions(name)
     if not isinstance(student.weights, StaticWeights):
@@ -55,7 +55,7 @@ def candidates(student: Student, name: str) -> list[Precision]:
     return list(graphs.values())
 
 
-def require_graph(student: Student, *, optimum_python: Path | None = None) -> None:
+def require_graph(student: StudentFolder, *, optimum_python: Path | None = None) -> None:
     """Refuse a student that no bundle can follow, and say of a body without a graph what it is.
 
     Raises:
@@ -70,7 +70,7 @@ def require_graph(student: Student, *, optimum_python: Path | None = None) -> No
         )
 
 
-def _table_bits(student: Student, precision: Precision) -> TableBits:
+def _table_bits(student: StudentFolder, precision: Precision) -> TableBits:
     bits = precision.table_bits if precision.table_bits == 32 else min(student.table_bits, precision.table_bits)
     width = student.weights.table.shape[1] if student.weights else 0
     if bits == 4 and width % BLOCK:
@@ -78,7 +78,9 @@ def _table_bits(student: Student, precision: Precision) -> TableBits:
     return bits
 
 
-def _int8_graph(student: Student, weights: BertWeights, bits: TableBits, tokenizer: Path) -> onnx.ModelProto:
+def _int8_graph(
+    student: StudentFolder, weights: TransformerWeights, bits: TableBits, tokenizer: Path
+) -> onnx.ModelProto:
     texts = calibration_texts(student.languages)
     reader = TextTokenizer(tokenizer, parallel=False)
     ranges, development = (_batches(reader, part) for part in (texts.ranges, texts.development))

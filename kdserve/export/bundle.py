@@ -13,7 +13,7 @@ from kdserve.export.card import bundle_card
 from kdserve.export.evaluated import Evaluate, Evaluation, compare_evaluations
 from kdserve.export.gate import FidelityReport, measure_fidelity
 from kdserve.export.layout import write_layout
-from kdserve.export.read.student import Student, read_student
+from kdserve.export.read.student import StudentFolder, read_student
 from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
 from kdserve.export.texts import GateTexts, Probe, probe_texts, sample_gate_texts
@@ -77,7 +77,9 @@ class _Target:
         return int(next(iter(self.vectors.values())).shape[1])
 
 
-def _measure_student(student: Student, texts: GateTexts, evaluate: Evaluate | None, progress: Progress) -> _Target:
+def _measure_student(
+    student: StudentFolder, texts: GateTexts, evaluate: Evaluate | None, progress: Progress
+) -> _Target:
     reference = Reference(student)
     vectors = answer_by_language("embed with the student", texts, reference.encode_document, progress)
     probes = probe_texts(texts, max_tokens=student.max_tokens)
@@ -92,7 +94,12 @@ def _measure_student(student: Student, texts: GateTexts, evaluate: Evaluate | No
 
 
 def _judge(
-    student: Student, precision: Precision, folder: Path, target: _Target, settings: ExportSettings, progress: Progress
+    student: StudentFolder,
+    precision: Precision,
+    folder: Path,
+    target: _Target,
+    settings: ExportSettings,
+    progress: Progress,
 ) -> Judgement[FidelityReport]:
     described = _describe(student, precision.name, target.dim)
     encoder = Encoder(Bundle(folder=folder, fingerprint="", settings=described), device="cpu", num_threads=1)
@@ -113,7 +120,7 @@ def _judge(
     return Judgement(report=report, refusal=report.refusal, run=encoder.encode_document)
 
 
-def _describe(student: Student, precision: str, dim: int) -> BundleSettings:
+def _describe(student: StudentFolder, precision: str, dim: int) -> BundleSettings:
     return BundleSettings(
         name=student.name,
         family=student.family,

@@ -22,7 +22,7 @@ from kdserve.export.build import build_graph, candidates, require_graph
 from kdserve.export.classifier_card import Agreement, classifier_card
 from kdserve.export.gate import rounded_values
 from kdserve.export.layout import write_tokenizer
-from kdserve.export.read.student import Student, read_student
+from kdserve.export.read.student import StudentFolder, read_student
 from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
 from kdserve.export.texts import GateTexts, sample_gate_texts
@@ -132,7 +132,7 @@ def add_head(
     return model
 
 
-def _read_head(student: Student) -> _Head:
+def _read_head(student: StudentFolder) -> _Head:
     path, labels = student.folder / HEAD_NAME, student.labels
     if len(labels) < 2:
         raise FolderError(f"{student.folder} has {len(labels)} labels; a classifier needs two or more, distil it again")
@@ -163,7 +163,7 @@ def _refusal(agreements: tuple[Agreement, ...], floor: float) -> str | None:
     return f"labels agree with the student's too rarely ({', '.join(below)})" if below else None
 
 
-def _describe(student: Student, head: _Head, precision: str) -> ClassifierSettings:
+def _describe(student: StudentFolder, head: _Head, precision: str) -> ClassifierSettings:
     return ClassifierSettings(
         name=student.name,
         family=student.family,

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from kdserve.export.read.modules import POOLING_FLAGS
-from kdserve.export.read.student import Student
+from kdserve.export.read.student import StudentFolder
 from kdserve.export.read.weights import Head, StaticWeights
 from kdserve.json_files import read_object
 from kdserve.modules import read_modules
 from kdserve.runtime.bundle import PROMPTS_NAME, TOKENIZER_NAME
 
 
-def write_layout(student: Student, folder: Path) -> None:
+def write_layout(student: StudentFolder, folder: Path) -> None:
     """Write everything but the graph, the card and the manifest."""
     prompts = {"query": student.prompts.query, "document": student.prompts.document}
     record: dict[str, Any] = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
@@ -33,12 +33,12 @@ def write_layout(student: Student, folder: Path) -> None:
         _write_modules(student, student.head, folder)
 
 
-def write_tokenizer(student: Student, folder: Path) -> None:
+def write_tokenizer(student: StudentFolder, folder: Path) -> None:
     """Write the tokenizer, its limit and its padding inside."""
     _write_json(folder / TOKENIZER_NAME, _tokenizer(student))
 
 
-def _write_body(student: Student, folder: Path) -> None:
+def _write_body(student: StudentFolder, folder: Path) -> None:
     """Write what transformers looks for; every reader finds the limit under a name of its own."""
     shutil.copyfile(student.body / "config.json", folder / "config.json")
     path = student.body / "tokenizer_config.json"
@@ -54,7 +54,7 @@ def _write_body(student: Student, folder: Path) -> None:
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_tokens, "do_lower_case": False})
 
 
-def _write_modules(student: Student, head: Head, folder: Path) -> None:
+def _write_modules(student: StudentFolder, head: Head, folder: Path) -> None:
     sources = read_modules(student.folder)[2:]
     while sources and sources[-1].kind == "Normalize":
         sources.pop()
@@ -80,7 +80,7 @@ def _pooling(head: Head, width: int) -> dict[str, Any]:
     return config | ({"pooling_mode": list(head.pooling)} if len(head.pooling) > 1 else {})
 
 
-def _tokenizer(student: Student) -> dict[str, Any]:
+def _tokenizer(student: StudentFolder) -> dict[str, Any]:
     tokenizer, pad_token = dict(student.tokenizer.spec), student.tokenizer.pad_token
     tokenizer["truncation"] = {
         "direction": student.tokenizer.truncation_side.capitalize(),

@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from kdserve.datatypes import Embeddings
 from kdserve.export.read.foreign import opening
-from kdserve.export.read.student import Student
+from kdserve.export.read.student import StudentFolder
 from kdserve.runtime.encoder import Role
 from kdserve.runtime.library import open_normalizer
 from kdserve.runtime.normalizer import NORMALIZER
@@ -19,7 +19,7 @@ from kdserve.runtime.normalizer import NORMALIZER
 class Reference:
     """A student folder in sentence-transformers, on the CPU in float32, without any of the exporter's code."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: StudentFolder) -> None:
         self._student, max_tokens = student, student.max_tokens
         with opening(student.folder, "sentence-transformers"):
             self._model = SentenceTransformer(str(student.folder), device="cpu", local_files_only=True).float()

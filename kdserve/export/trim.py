@@ -23,7 +23,7 @@ from kdserve.errors import DataError, FolderError
 from kdserve.export.read.bert import POSITIONS_AFTER_PADDING
 from kdserve.export.read.foreign import opening
 from kdserve.export.read.static import read_table
-from kdserve.export.read.student import Student, read_student
+from kdserve.export.read.student import StudentFolder, read_student
 from kdserve.export.read.tensors import INDEX_NAME, WEIGHTS_NAME, read_stored, weight_files
 from kdserve.export.read.tokenizer import require_rows
 from kdserve.export.texts import GateTexts
@@ -156,7 +156,7 @@ def _cover(language: str, texts: Sequence[str], before: Tokenizer, after: Tokeni
 
 
 def _write(
-    student: Student,
+    student: StudentFolder,
     folder: Path,
     tokenizer: dict[str, Any],
     rows: npt.NDArray[np.int64],
@@ -190,7 +190,7 @@ def _write(
     )
 
 
-def _cut_tables(student: Student, rows: npt.NDArray[np.int64]) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
+def _cut_tables(student: StudentFolder, rows: npt.NDArray[np.int64]) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
     """Return the folder's tensors with smaller tables, without language models' heads, and the tables' names."""
     tensors = read_stored(student.body)
     if "embeddings" in tensors:  # model2vec: rows may be shared

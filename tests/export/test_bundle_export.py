@@ -13,9 +13,9 @@ from tiny_students import LANGUAGES, tiny_static, tiny_transformer
 from kdserve.errors import FidelityError, FolderError, RecipeError
 from kdserve.export import ExportSettings, GateTexts, export_bundle
 from kdserve.export.graphs.arithmetic import DynamicInt8, Float32
-from kdserve.export.graphs.transformer import bert_graph
+from kdserve.export.graphs.transformer import transformer_graph
 from kdserve.export.read.student import read_student
-from kdserve.export.read.weights import BertWeights
+from kdserve.export.read.weights import TransformerWeights
 from kdserve.manifest import read_manifest
 from kdserve.runtime import Encoder
 from kdserve.runtime.session import open_graph
@@ -83,8 +83,8 @@ def test_auto_keeps_the_fastest_that_passes(transformer: Path, tmp_path: Path) -
 
 def test_dynamic_int8_is_onnxruntime_s_own_but_for_the_rounding_of_weights(transformer: Path, tmp_path: Path) -> None:
     weights = read_student(transformer).weights
-    assert isinstance(weights, BertWeights)
-    onnx.save(bert_graph(weights, Float32(), table_bits=32), tmp_path / "fp32.onnx")
+    assert isinstance(weights, TransformerWeights)
+    onnx.save(transformer_graph(weights, Float32(), table_bits=32), tmp_path / "fp32.onnx")
     quantize_dynamic(
         tmp_path / "fp32.onnx",
         tmp_path / "theirs.onnx",
@@ -94,7 +94,7 @@ def test_dynamic_int8_is_onnxruntime_s_own_but_for_the_rounding_of_weights(trans
     )
     ids = np.random.default_rng(1).integers(4, 1000, (5, 16))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    ours = bert_graph(weights, DynamicInt8(), table_bits=32).SerializeToString()
+    ours = transformer_graph(weights, DynamicInt8(), table_bits=32).SerializeToString()
     vectors = [open_graph(graph).run(["sentence_embedding"], feeds)[0] for graph in (ours, tmp_path / "theirs.onnx")]
     assert np.sum(vectors[0] * vectors[1], axis=1).min() > 0.999
 

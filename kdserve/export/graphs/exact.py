@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from scipy.optimize import linear_sum_assignment
 
 from kdserve.errors import FidelityError
-from kdserve.export.read.weights import Array, BertWeights, LayerWeights, LinearWeights
+from kdserve.export.read.weights import Array, LayerWeights, LinearWeights, TransformerWeights
 from kdserve.runtime.saturation import EXACT_MARK
 
 PAIR_LIMIT = 128
@@ -58,7 +58,7 @@ def _round(levels_KN: Array) -> Array:
     return rounded
 
 
-def order_channels(weights: BertWeights) -> BertWeights:
+def order_channels(weights: TransformerWeights) -> TransformerWeights:
     """Order the channels inside each layer so that large weights of the product that reads them meet small ones.
 
     The product that makes them gives them in that order: nothing changes, and nothing is added to a graph.

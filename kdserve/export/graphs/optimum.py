@@ -17,7 +17,7 @@ import onnxruntime
 from kdserve.errors import FolderError, RecipeError
 from kdserve.export.graphs.builder import MICROSOFT, GraphBuilder
 from kdserve.export.graphs.head import sentence_embedding
-from kdserve.export.read.student import Student
+from kdserve.export.read.student import StudentFolder
 from kdserve.export.read.tensors import INDEX_NAME, weight_files
 from kdserve.json_files import read_object
 
@@ -27,7 +27,7 @@ _BODY_STATES = "body_states"
 _TIMEOUT_S = 1800
 
 
-def optimum_graph(student: Student, python: Path) -> onnx.ModelProto:
+def optimum_graph(student: StudentFolder, python: Path) -> onnx.ModelProto:
     """Write a student's graph in float32 with optimum-onnx, which `python` must have; pooled and normalised inside.
 
     Serves every family that optimum knows, those that have no graph here included.
@@ -76,7 +76,7 @@ def _fuse(path: Path) -> Path:
     return path.with_name("fused.onnx")
 
 
-def _finish(model: onnx.ModelProto, student: Student) -> onnx.ModelProto:
+def _finish(model: onnx.ModelProto, student: StudentFolder) -> onnx.ModelProto:
     """Put pooling and normalisation behind the body's states, and zeros where it asks for segments."""
     assert student.head is not None
     inputs = {node.name for node in model.graph.input}

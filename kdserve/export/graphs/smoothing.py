@@ -21,8 +21,8 @@ from onnx import helper
 from kdserve.datatypes import Embeddings, TokenBatch
 from kdserve.export.graphs.arithmetic import Float32, PerTokenInt8
 from kdserve.export.graphs.exact import order_channels, pair_signs
-from kdserve.export.graphs.transformer import bert_graph
-from kdserve.export.read.weights import BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.export.graphs.transformer import transformer_graph
+from kdserve.export.read.weights import LayerWeights, LinearWeights, NormWeights, TransformerWeights
 from kdserve.precisions import TableBits
 from kdserve.runtime.session import open_graph
 
@@ -41,18 +41,18 @@ class SmoothedGraph:
 
 
 def smoothed_int8_graph(
-    weights: BertWeights, *, ranges: list[TokenBatch], development: list[TokenBatch], table_bits: TableBits
+    weights: TransformerWeights, *, ranges: list[TokenBatch], development: list[TokenBatch], table_bits: TableBits
 ) -> SmoothedGraph:
     """Write the per-token int8 graph, its smoothing exponent chosen on the development texts."""
     weights = order_channels(weights)
     arithmetic = Float32()
-    reference = bert_graph(weights, arithmetic, table_bits=32)
+    reference = transformer_graph(weights, arithmetic, table_bits=32)
     largest = _largest_magnitudes(reference, arithmetic.probes, ranges)
     target = _embed(reference, development)
     best: SmoothedGraph | None = None
     for alpha in _ALPHAS:
         moved, factors, bounds = smooth(weights, largest, alpha)
-        model = bert_graph(moved, PerTokenInt8(smoothing=factors, bounds=bounds), table_bits=table_bits)
+        model = transformer_graph(moved, PerTokenInt8(smoothing=factors, bounds=bounds), table_bits=table_bits)
         cosine = float(np.mean(np.sum(target * _embed(model, development), axis=1)))
         if best is None or cosine > best.development_cosine:
             best = SmoothedGraph(model=model, alpha=alpha, development_cosine=cosine)
@@ -61,8 +61,8 @@ def smoothed_int8_graph(
 
 
 def smooth(
-    weights: BertWeights, largest: Mapping[str, Array], alpha: float
-) -> tuple[BertWeights, dict[str, Array], dict[str, float]]:
+    weights: TransformerWeights, largest: Mapping[str, Array], alpha: float
+) -> tuple[TransformerWeights, dict[str, Array], dict[str, float]]:
     """Return the weights with outliers moved in, the factors by which the graph multiplies each left side, and bounds.
 
     The attention's output needs no factors in the graph: they go into the weights that make its values. Nor does a

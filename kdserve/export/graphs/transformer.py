@@ -15,7 +15,7 @@ from kdserve.export.graphs.builder import GraphBuilder
 from kdserve.export.graphs.head import sentence_embedding
 from kdserve.export.graphs.positions import PositionTensors, write_positions
 from kdserve.export.graphs.table import gather_tokens, scaled
-from kdserve.export.read.weights import Activation, Array, BertWeights, LayerWeights, LinearWeights, NormWeights
+from kdserve.export.read.weights import Activation, Array, LayerWeights, LinearWeights, NormWeights, TransformerWeights
 from kdserve.precisions import TableBits
 from kdserve.runtime.batches import canonical_length
 
@@ -23,8 +23,8 @@ LOWEST: Mapping[Activation, float] = {"Gelu": -0.17, "FastGelu": -0.17, "Relu": 
 """Under which no value of an activation lies."""
 
 
-def bert_graph(
-    weights: BertWeights, arithmetic: Arithmetic, *, table_bits: TableBits, half: bool = False
+def transformer_graph(
+    weights: TransformerWeights, arithmetic: Arithmetic, *, table_bits: TableBits, half: bool = False
 ) -> onnx.ModelProto:
     """Write a whole encoder, normalised at its end; `arithmetic` decides how its matrix products are computed."""
     graph = GraphBuilder(half=half)
@@ -33,7 +33,7 @@ def bert_graph(
     return graph.model(sentence_embedding(graph, hidden, weights.head), dim=weights.dim, tokens=hidden)
 
 
-def hidden_states(graph: GraphBuilder, arithmetic: Arithmetic, weights: BertWeights, tokens: str) -> str:
+def hidden_states(graph: GraphBuilder, arithmetic: Arithmetic, weights: TransformerWeights, tokens: str) -> str:
     """From rows of the table, `tokens` (B, T, H), to the last layer's states (B, T, H)."""
     if weights.positions is not None:
         num_tokens = graph.add("Shape", "input_ids", start=1, end=2)
@@ -71,7 +71,7 @@ def _as_long_as_batches(positions_PH: Array) -> Array:
 class _Body:
     """Writes the layers of one graph. Methods take and return names of tensors; `name` is that of their constants."""
 
-    def __init__(self, graph: GraphBuilder, arithmetic: Arithmetic, weights: BertWeights) -> None:
+    def __init__(self, graph: GraphBuilder, arithmetic: Arithmetic, weights: TransformerWeights) -> None:
         self._graph = graph
         self._arithmetic = arithmetic
         self._weights = weights

@@ -13,10 +13,10 @@ from kdserve.export.read.weights import (
     Activation,
     Array,
     AttentionPositions,
-    BertWeights,
     LayerWeights,
     LinearWeights,
     NormWeights,
+    TransformerWeights,
 )
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -104,7 +104,7 @@ def bert_without_graph(config: Mapping[str, Any]) -> str:
     return f"a {family} body that is a decoder" if config.get("is_decoder") else ""
 
 
-def read_bert(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
+def read_bert(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> TransformerWeights:
     """Arrange a checkpoint without objection by `bert_without_graph`. Raises KeyError for a lack."""
     family = config["model_type"]
     names = FAMILIES[family]
@@ -140,7 +140,7 @@ def read_bert(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWe
         bias = bucketed_bias(relative, num_buckets=_MPNET_BUCKETS, max_distance=_MPNET_DISTANCE)
         biases["distance"] = AttentionPositions(distance_bias=bias)
     segments = tensors.get("embeddings.token_type_embeddings.weight")
-    return BertWeights(
+    return TransformerWeights(
         table=tensors["embeddings.word_embeddings.weight"],
         positions=positions if segments is None else positions + segments[0],
         embedding_norm=norm("embeddings.LayerNorm"),

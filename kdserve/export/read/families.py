@@ -8,7 +8,7 @@ from typing import Any
 from kdserve.export.read.bert import FAMILIES, bert_without_graph, read_bert
 from kdserve.export.read.modernbert import modernbert_without_graph, read_modernbert
 from kdserve.export.read.t5 import T5_FAMILIES, read_t5, t5_without_graph
-from kdserve.export.read.weights import Array, BertWeights
+from kdserve.export.read.weights import Array, TransformerWeights
 
 
 def body_without_graph(config: Mapping[str, Any]) -> str:
@@ -25,7 +25,7 @@ def body_without_graph(config: Mapping[str, Any]) -> str:
     return f"a body of the family {family}"
 
 
-def read_body(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
+def read_body(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> TransformerWeights:
     """Arrange the tensors of a checkpoint without objection by `body_without_graph`.
 
     Raises:

@@ -13,10 +13,10 @@ from kdserve.export.read.linear import read_linear
 from kdserve.export.read.weights import (
     Array,
     AttentionPositions,
-    BertWeights,
     LayerWeights,
     LinearWeights,
     NormWeights,
+    TransformerWeights,
 )
 
 
@@ -29,7 +29,7 @@ def modernbert_without_graph(config: Mapping[str, Any]) -> str:
     return "" if plain and not config.get("rope_scaling") else "a modernbert body with scaled rotation"
 
 
-def read_modernbert(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
+def read_modernbert(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> TransformerWeights:
     """Arrange a checkpoint without objection by `modernbert_without_graph`. Raises KeyError for a lack."""
     tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
 
@@ -57,7 +57,7 @@ def read_modernbert(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> 
                 positions=kind,
             )
         )
-    return BertWeights(
+    return TransformerWeights(
         table=tensors["embeddings.tok_embeddings.weight"],
         positions=None,
         embedding_norm=norm("embeddings.norm"),

@@ -15,7 +15,7 @@ from kdserve.export.read.static import read_table
 from kdserve.export.read.tensors import read_tensors
 from kdserve.export.read.tokenizer import OpenedTokenizer, open_static_tokenizer, open_tokenizer, require_rows
 from kdserve.export.read.transformer_settings import read_transformer_settings
-from kdserve.export.read.weights import BertWeights, Head, StaticWeights
+from kdserve.export.read.weights import Head, StaticWeights, TransformerWeights
 from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file
 from kdserve.model_settings import SIZES, Family, verify_student
@@ -31,7 +31,7 @@ _DAMAGE = (IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Student:
+class StudentFolder:
     """A folder, read; `body` is where the tokenizer and the table lie. `labels` are those of a classifier.
 
     `refusal` says what of the folder no bundle can follow, `no_graph` what of its body has no hand-written graph; both
@@ -42,7 +42,7 @@ class Student:
     body: Path
     fingerprint: str
     parents: Mapping[str, str]
-    weights: BertWeights | StaticWeights | None
+    weights: TransformerWeights | StaticWeights | None
     head: Head | None
     refusal: str
     no_graph: str
@@ -69,9 +69,9 @@ class Student:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pipeline:
-    """Parts read from the modules, as in `Student`."""
+    """Parts read from the modules, as in `StudentFolder`."""
 
-    weights: BertWeights | StaticWeights | None
+    weights: TransformerWeights | StaticWeights | None
     head: Head | None = None
     refusal: str = ""
     no_graph: str = ""
@@ -81,7 +81,7 @@ class _Pipeline:
     max_tokens: int
 
 
-def read_student(folder: Path, *, languages: Sequence[str] = (), name: str = "") -> Student:
+def read_student(folder: Path, *, languages: Sequence[str] = (), name: str = "") -> StudentFolder:
     """Read a student made by kdserve, after checking it against its manifest, or a plain sentence-transformers folder.
 
     `languages` and `name` are those of a plain folder, which does not say; its name is the folder's by default.
@@ -111,13 +111,13 @@ def read_student(folder: Path, *, languages: Sequence[str] = (), name: str = "")
         raise FolderError(f"{folder} does not fit together ({error}); distil or download it again") from error
 
 
-def _read(folder: Path, manifest: Manifest) -> Student:
+def _read(folder: Path, manifest: Manifest) -> StudentFolder:
     modules = read_modules(folder)
     path = folder / PROMPTS_NAME
     record = read_object(path) if path.is_file() else {}
     kinds = [module.kind for module in modules if module.kind not in {"Normalize", "Dropout"}]
     pipeline = _read_static(modules[0], record) if kinds == ["StaticEmbedding"] else _read_transformer(modules, record)
-    return Student(
+    return StudentFolder(
         folder=folder,
         body=modules[0].folder,
         fingerprint=manifest.fingerprint,

@@ -11,9 +11,9 @@ from kdserve.export.read.weights import (
     Activation,
     Array,
     AttentionPositions,
-    BertWeights,
     LayerWeights,
     NormWeights,
+    TransformerWeights,
 )
 
 T5_FAMILIES = {"t5", "mt5", "umt5"}
@@ -26,7 +26,7 @@ def t5_without_graph(config: Mapping[str, Any]) -> str:
     return "" if kind in _T5_ACTIVATIONS else f"a {config['model_type']} body with the feed-forward part {kind}"
 
 
-def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeights:
+def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> TransformerWeights:
     """Arrange the encoder of a checkpoint without objection by `t5_without_graph`. Raises KeyError for a lack."""
 
     def norm(name: str) -> NormWeights:
@@ -55,7 +55,7 @@ def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> BertWeig
                 positions=list(biases)[-1],
             )
         )
-    return BertWeights(
+    return TransformerWeights(
         table=tensors["shared.weight" if "shared.weight" in tensors else "encoder.embed_tokens.weight"],
         positions=None,
         embedding_norm=None,

@@ -102,7 +102,7 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BertWeights:
+class TransformerWeights:
     """A BERT-like body: tables (V, H) and (P, H), and layers.
 
     `positions` starts at the first token's row and has the segment row, if any, added in. A layer normalises the sum of

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdserve.export.read.weights import Activation, Array, BertWeights, LayerWeights, NormWeights
+from kdserve.export.read.weights import Activation, Array, LayerWeights, NormWeights, TransformerWeights
 from kdserve.export.sequence.weights import (
     AttentionWeights,
     DecoderLayer,
@@ -81,7 +81,7 @@ def read_bart(tensors: Mapping[str, Array], config: Mapping[str, Any], *, start_
             output_norm=norm(f"{name}.final_layer_norm"),
         )
 
-    encoder = BertWeights(
+    encoder = TransformerWeights(
         table=table,
         positions=_positions(tensors, config, "encoder"),
         embedding_norm=optional_norm("encoder.layernorm_embedding"),

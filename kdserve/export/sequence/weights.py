@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdserve.export.read.weights import Activation, Array, BertWeights, LinearWeights, NormWeights
+from kdserve.export.read.weights import Activation, Array, LinearWeights, NormWeights, TransformerWeights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +81,7 @@ class SequenceWeights:
     `bridge` brings the encoder's width to the decoder's, where they differ.
     """
 
-    encoder: BertWeights
+    encoder: TransformerWeights
     table_scale: float
     bridge: LinearWeights | None
     decoder: DecoderWeights

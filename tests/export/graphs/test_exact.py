@@ -15,9 +15,9 @@ from kdserve.errors import FidelityError
 from kdserve.export import ExportSettings, GateTexts, export_bundle
 from kdserve.export.graphs.arithmetic import DynamicInt8, Float32
 from kdserve.export.graphs.exact import order_channels, pair_signs, quantize_columns, require_exact_products
-from kdserve.export.graphs.transformer import bert_graph
+from kdserve.export.graphs.transformer import transformer_graph
 from kdserve.export.read.student import read_student
-from kdserve.export.read.weights import BertWeights
+from kdserve.export.read.weights import TransformerWeights
 from kdserve.runtime.saturation import EXACT_MARK
 from kdserve.runtime.session import open_graph
 from kdserve.samples import parallel
@@ -73,12 +73,12 @@ def test_two_equal_large_weights_meet_the_bound_and_two_opposite_ones_do_not() -
 @pytest.mark.parametrize("family", ["bert", "t5-gated", "modernbert-biases"])
 def test_the_order_of_channels_changes_no_vector_and_leaves_less_to_bound(family: str, tmp_path: Path) -> None:
     weights = read_student(tiny_plain(tmp_path / "student", family=family)).weights
-    assert isinstance(weights, BertWeights)
+    assert isinstance(weights, TransformerWeights)
     ordered = order_channels(weights)
     ids = np.random.default_rng(0).integers(0, 1200, (3, 12))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     before, after = (
-        open_graph(bert_graph(each, Float32(), table_bits=32).SerializeToString()).run(None, feeds)[0]
+        open_graph(transformer_graph(each, Float32(), table_bits=32).SerializeToString()).run(None, feeds)[0]
         for each in (weights, ordered)
     )
     np.testing.assert_allclose(after, before, atol=1e-5)
@@ -106,8 +106,8 @@ def test_an_exported_graph_says_that_its_products_are_exact(precision: str, tran
 
 def test_a_graph_that_could_saturate_is_refused(transformer: Path) -> None:
     weights = read_student(transformer).weights
-    assert isinstance(weights, BertWeights)
-    model = bert_graph(weights, DynamicInt8(), table_bits=32)
+    assert isinstance(weights, TransformerWeights)
+    model = transformer_graph(weights, DynamicInt8(), table_bits=32)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "layer1.up")
     levels = numpy_helper.to_array(tensor).copy()
     levels[4:6, 7] = -64, -65

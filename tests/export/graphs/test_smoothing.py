@@ -8,9 +8,9 @@ from tiny_students import tiny_plain
 
 from kdserve.export.graphs.arithmetic import Float32
 from kdserve.export.graphs.smoothing import smooth
-from kdserve.export.graphs.transformer import bert_graph
+from kdserve.export.graphs.transformer import transformer_graph
 from kdserve.export.read.student import read_student
-from kdserve.export.read.weights import BertWeights
+from kdserve.export.read.weights import TransformerWeights
 from kdserve.export.texts import calibration_texts
 from kdserve.runtime.session import open_graph
 from kdserve.samples import documents, parallel, queries
@@ -33,10 +33,10 @@ class SmoothedFloat32(Float32):
 @pytest.mark.parametrize("family", ["bert", "t5-gated", "modernbert-biases"])
 def test_smoothing_changes_no_vector_before_rounding(family: str, alpha: float, tmp_path: Path) -> None:
     weights = read_student(tiny_plain(tmp_path / "student", family=family)).weights
-    assert isinstance(weights, BertWeights)
+    assert isinstance(weights, TransformerWeights)
     rng = np.random.default_rng(0)
     arithmetic = Float32()
-    plain = bert_graph(weights, arithmetic, table_bits=32)
+    plain = transformer_graph(weights, arithmetic, table_bits=32)
     largest = {}
     for index, layer in enumerate(weights.layers):
         inputs = {
@@ -48,7 +48,7 @@ def test_smoothing_changes_no_vector_before_rounding(family: str, alpha: float, 
             largest[f"layer{index}.{name}"] = rng.uniform(0.1, 20, len(linear.weight)).astype(np.float32)
     assert set(largest) < set(arithmetic.probes)
     moved, factors, bounds = smooth(weights, largest, alpha)
-    smoothed = bert_graph(moved, SmoothedFloat32(factors), table_bits=32)
+    smoothed = transformer_graph(moved, SmoothedFloat32(factors), table_bits=32)
     ids = rng.integers(0, 1200, (3, 12))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     before, after = (open_graph(model.SerializeToString()).run(None, feeds)[0] for model in (plain, smoothed))
@@ -58,9 +58,9 @@ def test_smoothing_changes_no_vector_before_rounding(family: str, alpha: float, 
 
 def test_factors_that_a_norm_can_carry_cost_no_node(tmp_path: Path) -> None:
     weights = read_student(tiny_plain(tmp_path / "student", family="modernbert")).weights
-    assert isinstance(weights, BertWeights)
+    assert isinstance(weights, TransformerWeights)
     arithmetic = Float32()
-    bert_graph(weights, arithmetic, table_bits=32)
+    transformer_graph(weights, arithmetic, table_bits=32)
     largest = {name: np.ones(96 if "down" in name else 64, dtype=np.float32) for name in arithmetic.probes}
     _, factors, _ = smooth(weights, largest, 0.5)
     assert list(factors) == ["layer0.attention_input"]  # the first layer has no norm before it
