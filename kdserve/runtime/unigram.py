@@ -15,7 +15,7 @@ from typing import Any
 
 from kdserve.runtime.batches import PackedIds, pack_ids
 from kdserve.runtime.library import open_tokenizer
-from kdserve.runtime.normalizer import INVISIBLE, MARKS, SPACES
+from kdserve.runtime.normalizer import INVISIBLE, MARKS, NORMALIZER, SPACES
 
 _UNKNOWN_PENALTY = 10.0  # tokenizers: K_UNK_PENALTY in models/unigram/model.rs
 _MEMORY_BYTES = 16 << 20
@@ -55,6 +55,7 @@ class UnigramTokenizer:
         frame["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["", 0.0]]}
         library = open_tokenizer(json.dumps(frame))
         self._normalize = library.normalizer.normalize_str
+        self._spaces_are_alike = spec["normalizer"] == NORMALIZER
         self._split = library.pre_tokenizer.pre_tokenize_str
         self._words: _Memory = {}
         self._segments: _Memory = {}
@@ -72,7 +73,9 @@ class UnigramTokenizer:
         return b"".join(self._special_ids[part] if part in self._special_ids else self._encode(part) for part in parts)
 
     def _encode(self, text: str) -> PackedIds:
-        words = text.split(" ")
+        if (known := self._words.get(text)) is not None:  # one word, as when words are counted
+            return known
+        words = text.split() if self._spaces_are_alike and _can_be_split(text) else text.split(" ")
         try:
             return b"".join(map(self._words.__getitem__, words))  # type: ignore[arg-type]
         except (KeyError, TypeError):  # a word that is new, or None
@@ -158,6 +161,13 @@ class UnigramTokenizer:
         ids = [self._bytes[byte] for byte in piece.encode()] if self._bytes else [None]
         known = [number for number in ids if number is not None]
         return known if len(known) == len(ids) else [self._unknown_id]
+
+
+def _can_be_split(text: str) -> bool:
+    """Say whether all white space of a text is single spaces between words to `NORMALIZER`: at an end it counts, and a
+    variation selector sees a wide space before it as the emoji's place.
+    """
+    return not (text[:1].isspace() or text[-1:].isspace() or "\ufe0e" in text or "\ufe0f" in text)
 
 
 def require_ids(*numbers: object) -> None:

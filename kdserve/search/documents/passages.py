@@ -15,9 +15,12 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 OVERLAP_SHARE = 8
 """Neighbouring passages share about an eighth of the window."""
 LEAST_WINDOW = 16
-LONGEST_WORD = 16
-"""Longer stretches without a space, as in Chinese, Japanese or Thai, are taken apart at so many characters."""
-WORD = re.compile(rf"\S{{1,{LONGEST_WORD}}}\s*|\s+")
+MOST_WORD_TOKENS = 12
+"""Words of more tokens are taken apart: stretches without a space, as in Chinese, Japanese or Thai."""
+PIECE_CHARACTERS = 16
+_STOPS = "。、，！？；：।"
+WORD = re.compile(rf"[^\s{_STOPS}]{{1,64}}[{_STOPS}]*\s*|[{_STOPS}]+\s*|\s+")
+PIECE = re.compile(rf"\S{{1,{PIECE_CHARACTERS}}}\s*")
 SENTENCE_END = re.compile(r"""[.!?…。！？।؟]["'»”’)\]]*\s*$|[。！？]|\n""")
 
 
@@ -55,21 +58,43 @@ def split_text(text: str, count_tokens: CountTokens, window: int) -> list[Span]:
     window before that, at the beginning of a sentence where there is one near.
     """
     whole = (0, len(text))
-    if len(text.encode()) < window or count_tokens([text])[0] <= window:
+    if len(text.encode()) < window:
         return [whole]
-    words = [match.span() for match in WORD.finditer(text)]
-    ends = [bool(SENTENCE_END.search(text[start:end])) for start, end in words]
-    num_special, *counted = count_tokens(["", *(text[start:end] for start, end in words)])
-    sizes = [max(1, count - num_special) for count in counted]
+    words, sizes, num_special = _count_words(text, count_tokens)
+    total = sum(sizes) + num_special
+    if (
+        total <= window * 5 // 4 and count_tokens([text.strip()])[0] <= window
+    ):  # side by side, pieces of a word take fewer
+        return [whole]
+    ends = [bool(SENTENCE_END.search(text, start, end)) for start, end in words]
     spans, first = [], 0
     while True:
         stop = _stop(first, sizes, ends, window - num_special)
-        while stop - first > 1 and count_tokens([text[words[first][0] : words[stop - 1][1]]])[0] > window:
+        span = _trimmed(text, words[first][0], words[stop - 1][1])
+        while stop - first > 1 and count_tokens([text[slice(*span)]])[0] > window:
             stop -= 1
-        spans.append(_trimmed(text, words[first][0], words[stop - 1][1]))
+            span = _trimmed(text, words[first][0], words[stop - 1][1])
+        spans.append(span)
         if stop == len(words):
             return spans
         first = max(first + 1, _next_first(first, stop, sizes, ends, window // OVERLAP_SHARE))
+
+
+def _count_words(text: str, count_tokens: CountTokens) -> tuple[list[Span], list[int], int]:
+    """The words of a text, the tokens of each, and how many special ones a text has beside. White space is no token,
+    and words without it are what the tokenizer remembers.
+    """
+    spans = [match.span() for match in WORD.finditer(text)]
+    num_special, *counts = count_tokens(["", *(text[start:end].strip() for start, end in spans)])
+    words: list[Span] = []
+    sizes: list[int] = []
+    for (start, end), count in zip(spans, counts, strict=True):
+        pieces = [(start, end)]
+        if count - num_special > MOST_WORD_TOKENS and end - start > PIECE_CHARACTERS:
+            pieces = [match.span() for match in PIECE.finditer(text, start, end)]
+        words += pieces
+        sizes += [max(1, (count - num_special) // len(pieces))] * len(pieces)
+    return words, sizes, num_special
 
 
 def _stop(first: int, sizes: Sequence[int], ends: Sequence[bool], room: int) -> int:

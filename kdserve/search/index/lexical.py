@@ -10,6 +10,7 @@ import re
 import sqlite3
 import unicodedata
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 from kdserve.errors import FolderError
@@ -19,6 +20,8 @@ WORD = re.compile(r"\w+")
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 MAX_QUERY_WORDS, MAX_QUERY_CHARACTERS = 64, 10_000
 """How many different words are looked for, and in how much of a query."""
+MOST_MATCHES = 10_000
+"""BM25 of so many documents takes about ten milliseconds; a word that most documents have tells little."""
 FUSION_RANK = 60
 """How little the first ranks differ (Cormack, Clarke & Büttcher 2009)."""
 Key = TypeVar("Key", bound=Hashable)
@@ -44,14 +47,28 @@ def insert(database: sqlite3.Connection, doc: int, text: str) -> None:
 def ranked(database: sqlite3.Connection, query: str) -> Iterator[tuple[int, float]]:
     """Documents that share a word with the query and their BM25 score, best first; higher is better.
 
-    The words are the first 64 different ones, from the first 10,000 characters.
+    The words are the first 64 different ones, from the first 10,000 characters; of these, where all together would be
+    in more than `MOST_MATCHES` documents, the rarest.
     """
     wanted = list(dict.fromkeys(words(query.lstrip()[:MAX_QUERY_CHARACTERS])))[:MAX_QUERY_WORDS]
     if not wanted:
         return
-    expression = " OR ".join(f'"{word}"' for word in wanted)
-    statement = "SELECT rowid, -bm25(lexical) FROM lexical WHERE lexical MATCH ? ORDER BY rank, rowid"
+    expression = " OR ".join(f'"{word}"' for word in _rarest(database, wanted))
+    statement = "SELECT rowid, -rank FROM lexical WHERE lexical MATCH ? ORDER BY rank, rowid"
     yield from database.execute(statement, (expression,))
+
+
+def _rarest(database: sqlite3.Connection, wanted: Sequence[str]) -> list[str]:
+    """The rarest words, as many as are in no more than `MOST_MATCHES` documents together, and at least one."""
+    statement = f"SELECT count(*) FROM (SELECT 1 FROM lexical WHERE lexical MATCH ? LIMIT {MOST_MATCHES + 1})"
+    counts = {word: database.execute(statement, (f'"{word}"',)).fetchone()[0] for word in wanted}
+    by_rarity = sorted(wanted, key=lambda word: counts[word])
+    totals = accumulate(counts[word] for word in by_rarity)
+    return [
+        word
+        for number, (word, total) in enumerate(zip(by_rarity, totals, strict=True))
+        if not number or total <= MOST_MATCHES
+    ]
 
 
 def words(text: str) -> list[str]:

@@ -142,11 +142,14 @@ class Segment:
             found += [(score, stored[doc]) for doc, score in some if allowed is None or allowed[stored[doc].first_row]]
         return found[:k]
 
-    def best_row(self, document: StoredDocument, vector: Embeddings) -> tuple[int, float]:
-        """The row of a document that is nearest to a query vector (D,), and its score."""
-        rows = np.arange(document.first_row, document.first_row + document.num_rows)
-        scores = true_scores(vector[None], self.vectors, rows[None])[0]
-        return int(rows[scores.argmax()]), float(scores.max())
+    def best_rows(self, documents: Sequence[StoredDocument], vector: Embeddings) -> list[tuple[int, float]]:
+        """The row of each document that is nearest to a query vector (D,), and its score."""
+        if not documents:
+            return []
+        ranges = [np.arange(one.first_row, one.first_row + one.num_rows) for one in documents]
+        scores = true_scores(vector[None], self.vectors, np.concatenate(ranges)[None])[0]
+        parts = np.split(scores, np.cumsum([len(rows) for rows in ranges])[:-1])
+        return [(int(rows[part.argmax()]), float(part.max())) for rows, part in zip(ranges, parts, strict=True)]
 
     def first_row_of(self, row: int) -> int:
         """The first row of the document that a row belongs to."""

@@ -91,7 +91,8 @@ class Snapshot:
         found = []
         for segment, first_row, mask in zip(self.segments, self._first_rows[:-1], allowed, strict=True):
             documents = segment.first_by_words(text, k, mask)
-            found += [(bm25, *segment.best_row(document, vector), int(first_row)) for bm25, document in documents]
+            best = segment.best_rows([document for _, document in documents], vector)
+            found += [(bm25, *row, int(first_row)) for (bm25, _), row in zip(documents, best, strict=True)]
         found.sort(key=lambda entry: (-entry[0], entry[1] + entry[3]))
         return Neighbours(
             scores=np.array([[score for _, _, score, _ in found[:k]]], np.float32),
