@@ -23,8 +23,7 @@ import json
 import lzma
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,9 +31,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
+from translation_data import PAD, Pairs, Ragged, rates, stepped, tokenise
 from translation_model import ENCODER_KEPT, build_model, read_arrays, read_tokenizer, read_xz, shrink
 from translation_search import Found, search
 
@@ -42,64 +41,6 @@ MOST_SOURCE, MOST_TARGET = 96, 80
 BATCH_TOKENS = 32_768
 LOGIT_ROWS = 4_096
 PIECE_BYTES = 15_500_000
-PAD, END = 0, 1
-BOOST = {"zh": 2.0, "ja": 1.3}
-
-
-@dataclass
-class Ragged:
-    """Rows of different length, one behind the other: `flat` (tokens,), `starts` and `lengths` (N,)."""
-
-    flat: Tensor
-    starts: Tensor
-    lengths: Tensor
-    sizes: np.ndarray  # the lengths once more, beside the device
-
-    @classmethod
-    def of(cls, arrays: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device) -> Ragged:
-        flat, lengths = (np.concatenate(parts) for parts in zip(*arrays, strict=True))
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        return cls(*(torch.from_numpy(part.astype(np.int64)).to(device) for part in (flat, starts, lengths)), lengths)
-
-    def rows(self, numbers: Tensor, width: int) -> Tensor:
-        """Return rows (B, width), filled up with padding."""
-        columns = torch.arange(width, device=self.flat.device)
-        at = self.starts[numbers, None] + columns
-        ids = self.flat[at.clamp_max(len(self.flat) - 1)]
-        return torch.where(columns < self.lengths[numbers, None], ids, PAD)
-
-
-@dataclass
-class Pairs:
-    """Sources (P rows), targets, the target of each source, and how often an epoch takes each: (P,)."""
-
-    source: Ragged
-    target: Ragged
-    target_of: np.ndarray
-    rate: np.ndarray
-
-    def batches(self, *, tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Return the batches of an epoch: each of one source length, of targets of about one length.
-
-        Where there are enough pairs of a length, a batch has as many rows as its lengths allow, and no other number: a
-        GPU is quick at what has a shape that it saw before.
-        """
-        pairs = np.repeat(np.arange(len(self.rate)), np.floor(self.rate + rng.random(len(self.rate))).astype(int))
-        sources = self.source.sizes[pairs]
-        targets = self.target.sizes[self.target_of[pairs]] + rng.random(len(pairs))
-        order = np.lexsort((targets, sources))
-        pairs, sources, targets = pairs[order], sources[order], targets[order]
-        batches = []
-        for length in np.unique(sources).tolist():
-            first, high = np.searchsorted(sources, [length, length + 1]).tolist()
-            low = first
-            while low < high:
-                width = stepped(targets[min(high, low + tokens // length) - 1])
-                size = tokens // max(length, width)
-                low = max(first, min(low, high - size))
-                batches.append(pairs[low : min(high, low + size)])
-                low += size
-        return [batches[i] for i in rng.permutation(len(batches)) if len(batches[i]) >= 8]
 
 
 def main() -> None:
@@ -321,38 +262,6 @@ class Run:
         print(text, flush=True)
         with (self.arguments.out / "log.jsonl").open("a") as log:
             log.write(text + "\n")
-
-
-def stepped(length: float) -> int:
-    """The next multiple of four."""
-    return -int(-length // 4) * 4
-
-
-def rates(languages: Sequence[str], sizes: Sequence[int]) -> np.ndarray:
-    """How often an epoch takes a pair: small languages oftener, (size / mean) ** -0.3 within [0.6, 2.5]."""
-    levelled = np.clip((np.array(sizes) / np.mean(sizes)) ** -0.3, 0.6, 2.5)
-    shares = levelled * [BOOST.get(code, 1.0) for code in languages]
-    return np.repeat(shares, sizes)
-
-
-_TOKENIZER: tuple[str, Tokenizer] | None = None
-
-
-def tokenise(pool: object, path: Path, texts: Sequence[str], most: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return chunks of token numbers, one line behind the other, and the lengths of the lines."""
-    chunks = [(str(path), texts[start : start + 8_000], most) for start in range(0, len(texts), 8_000)]
-    return pool.map(_tokenise_chunk, chunks, chunksize=1)
-
-
-def _tokenise_chunk(task: tuple[str, Sequence[str], int]) -> tuple[np.ndarray, np.ndarray]:
-    path, texts, most = task
-    global _TOKENIZER
-    if _TOKENIZER is None or _TOKENIZER[0] != path:
-        _TOKENIZER = path, read_tokenizer(Path(path))
-        _TOKENIZER[1].enable_truncation(most)
-    ids = [encoding.ids for encoding in _TOKENIZER[1].encode_batch_fast(texts)]
-    flat, lengths = (i for row in ids for i in row), (len(row) for row in ids)
-    return np.fromiter(flat, dtype=np.int32), np.fromiter(lengths, dtype=np.int32)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ dotted key and the file. `--set train.steps=20` goes through the same loader.
 
 base         what every recipe says of its data
 recipe       the whole of a student that embeds, and the rules between its sections
-sections     keys, defaults and meaning
+sections     keys, defaults and meaning; loop, of every training loop
 classifier   the section of a classifier
 translation  students that write: their sections, and the whole
 loading      from TOML
@@ -14,6 +14,7 @@ loading      from TOML
 from kdserve.recipe.base import PairsRecipe
 from kdserve.recipe.classifier import ClassifierRecipe
 from kdserve.recipe.loading import load_recipe
+from kdserve.recipe.loop import LoopRecipe
 from kdserve.recipe.recipe import Recipe, recipe_record
 from kdserve.recipe.sections import (
     AlignRecipe,
@@ -21,7 +22,6 @@ from kdserve.recipe.sections import (
     DataRecipe,
     GuideRecipe,
     LayerRecipe,
-    LoopRecipe,
     ObjectiveRecipe,
     StudentRecipe,
     TargetsRecipe,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdserve.recipe.base import PairsRecipe
-from kdserve.recipe.sections import LoopRecipe
+from kdserve.recipe.loop import LoopRecipe
 from kdserve.toml import require, require_rules
 
 
