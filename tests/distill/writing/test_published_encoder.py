@@ -6,13 +6,13 @@ import pytest
 
 from kdserve.cli.distill import published_encoder
 from kdserve.manifest import read_manifest
-from kdserve.recipe import load_any_recipe
+from kdserve.recipe import load_recipe
 from kdserve.runtime.published import published_names
 
 
 @pytest.mark.skipif("kdserve-mini" not in published_names(), reason="kdserve-mini is not in this installation")
 def test_a_published_encoder_is_opened_beside_the_student_until_that_is_made(writing_folder, tmp_path):
-    recipe = load_any_recipe(writing_folder / "recipe.toml", overrides=["student.encoder=kdserve-mini"])
+    recipe = load_recipe(writing_folder / "recipe.toml", overrides=["student.encoder=kdserve-mini"])
     with published_encoder(recipe, tmp_path / "gist") as opened:
         folder = Path(opened.student.encoder)
         assert folder.name == "kdserve-mini"
@@ -21,7 +21,7 @@ def test_a_published_encoder_is_opened_beside_the_student_until_that_is_made(wri
 
 
 def test_a_folder_is_left_where_it_is(writing_folder, embedder, tmp_path):
-    recipe = load_any_recipe(writing_folder / "recipe.toml", overrides=[f"student.encoder={embedder}"])
+    recipe = load_recipe(writing_folder / "recipe.toml", overrides=[f"student.encoder={embedder}"])
     with published_encoder(recipe, tmp_path / "gist") as opened:
         assert opened is recipe
     assert embedder.is_dir()
