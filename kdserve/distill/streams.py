@@ -23,6 +23,7 @@ class Stream(IntEnum):
     LABELLED_TEXTS = 11
     HELD_OUT_SOURCES = 12
     TEACHER_OUTPUTS = 13
+    CENTRES = 14
 
 
 def random_stream(stream: Stream, seed: int, *numbers: int) -> np.random.Generator:

@@ -164,12 +164,15 @@ class TargetsRecipe:
     `partner` that of another wording of the source sentence, which is then drawn into the batch beside each text. The
     last two need `vocabulary.of_teacher`: the teacher runs on the student's tokens while it is trained. Then texts
     stand under the teacher's prompts, a share of `queries` under that of queries, and the student keeps the prompts.
+    `centred` first takes the mean of each text's language off the teacher's vectors (kdserve.distill.start.centres):
+    the student then finds the right answer in another language before the wrong one in the question's own.
     """
 
     source: float = 1.0
     own: float = 0.0
     partner: float = 0.0
     queries: float = 0.0
+    centred: bool = False
 
     def __post_init__(self) -> None:
         require(self, source="[0, inf)", own="[0, inf)", partner="[0, inf)", queries="[0, 1]")
@@ -177,6 +180,7 @@ class TargetsRecipe:
             ("source", self.live or self.source > 0, "must be above 0 where own and partner are 0"),
             ("source", not (self.live and self.source), "must be 0 beside targets.own and targets.partner"),
             ("queries", self.live or not self.queries, "needs targets.own or targets.partner"),
+            ("centred", self.live or not self.centred, "needs targets.own or targets.partner"),
         )
 
     @property
@@ -190,7 +194,8 @@ class ObjectiveRecipe:
     """Weights of the objectives (0 = off); see kdserve.distill.objectives.vectors for what each of them is.
 
     `negatives` is how many of the teacher's vectors, drawn anew each step, `contrastive` takes as wrong answers beside
-    the batch's own. `symmetric` gives half of it to the other way: each teacher's vector among the batch's texts.
+    the batch's own. `scale` multiplies the cosines of `contrastive`, `translation` and `ranking`. `symmetric` gives
+    half of `contrastive` to the other way: each teacher's vector among the batch's texts.
     """
 
     cosine: float = 5.0
@@ -202,11 +207,14 @@ class ObjectiveRecipe:
     symmetric: bool = False
     translation: float = 0.0
     relational: float = 0.0
+    ranking: float = 0.0
     spread: float = 0.0
     matryoshka: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        weights = dict.fromkeys(("cosine", "mse", "contrastive", "translation", "relational", "spread"), "[0, inf)")
+        weights = dict.fromkeys(
+            ("cosine", "mse", "contrastive", "translation", "relational", "ranking", "spread"), "[0, inf)"
+        )
         require(self, **weights, scale="(0, inf)", margin="[0, 2)", negatives="[0, inf)", matryoshka="[1, inf)")
 
 
@@ -253,11 +261,13 @@ class GuideRecipe:
 class TrainRecipe(LoopRecipe):
     """The training loop of embedders and classifiers.
 
-    `temperature` flattens the languages' shares (1 = as the data is, towards 0 = equal). `source_share` of the texts
-    are the source language itself. `token_dropout` hides that share of tokens, `split_tokens` cuts that share into
+    Batches hold `batch_size` texts; `batch_by` "tokens" gives them so many on average and about as many tokens each,
+    more of short texts and fewer of long ones, which keeps a GPU busy. `temperature` flattens the languages' shares (1 =
+    as the data is, towards 0 = equal). `source_share` of the texts are the source language itself. `token_dropout` hides that share of tokens, `split_tokens` cuts that share into
     smaller ones (see kdserve.distill.data.splitting).
     """
 
+    batch_by: Literal["texts", "tokens"] = "texts"
     table_rate: float = 1e-3
     body_rate: float = 2e-4
     temperature: float = 0.5

@@ -37,7 +37,8 @@ class Batch:
 
     `target_B` numbers each text's source sentence, `teacher_BD` is what the teacher says of it: its vector (B, D), or
     log-probabilities (B, K). A teacher that runs beside the student says nothing ahead; `partner_B` then numbers each
-    text's partner in the batch, where it has one. `label_B` are labels of classes. `negatives_ND` and `negative_N` are
+    text's partner in the batch, where it has one, `place_B2` its language (the source's is the last) and whether it is
+    a query. `label_B` are labels of classes. `negatives_ND` and `negative_N` are
     the teacher's vectors and the numbers of sources drawn beside the batch.
     """
 
@@ -47,6 +48,7 @@ class Batch:
     teacher_BD: Tensor | None = None
     label_B: Tensor | None = None
     partner_B: Tensor | None = None
+    place_B2: Tensor | None = None
     source_ids_BT: Tensor | None = None
     source_mask_BT: Tensor | None = None
     negatives_ND: Tensor | None = None

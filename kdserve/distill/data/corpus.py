@@ -73,6 +73,12 @@ class Corpus:
         found = np.where(texts < num_pairs, self.source_of[texts.clip(max=num_pairs - 1)], texts - num_pairs)
         return found.astype(np.int64)
 
+    def languages_of(self, texts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the number of each text's language; sources have the one behind the last."""
+        num_pairs = len(self.source_of)
+        found = np.where(texts < num_pairs, self.language_of[texts.clip(max=num_pairs - 1)], len(self.languages))
+        return found.astype(np.int64)
+
 
 def build_corpus(recipe: PairsRecipe, folder: Path, *, progress: Progress = no_progress) -> Corpus:
     """Read every source of the recipe into `folder`, or open what was built there from the same recipe and files.

@@ -14,6 +14,8 @@ from kdserve.recipe import TrainRecipe
 
 _CHUNK = 64
 """Batches are drawn this many at a time and cut from the sorted lengths, so that a batch wastes little padding."""
+_EDGES = 6
+"""Tokens of a text beside its own, about: its edges and a prompt."""
 
 
 def language_shares(language_of: npt.NDArray[np.int16], *, temperature: float) -> dict[int, float]:
@@ -25,13 +27,17 @@ def language_shares(language_of: npt.NDArray[np.int16], *, temperature: float) -
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextSampler:
-    """Draws texts with replacement; `lengths` are in tokens, `cumulative` is the running sum of the texts' shares."""
+    """Draws texts with replacement; `lengths` are in tokens, `cumulative` is the running sum of the texts' shares.
+
+    Batches have `batch_size` texts, or with `by_tokens` so many on average and about as many tokens each.
+    """
 
     texts: npt.NDArray[np.int64]
     cumulative: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.int32]
     batch_size: int
     seed: int
+    by_tokens: bool = False
 
     def batches(self, *, start: int, stride: int = 1, offset: int = 0) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the text numbers of batch `start`, `start + 1`, …; worker `offset` of `stride` gets its own ones."""
@@ -43,20 +49,31 @@ class TextSampler:
             yield drawn[number % _CHUNK]
             number += stride
 
-    def _draw(self, chunk: int) -> npt.NDArray[np.int64]:
+    def _draw(self, chunk: int) -> list[npt.NDArray[np.int64]]:
         rng = random_stream(Stream.BATCHES, self.seed, chunk)
         points = rng.random(_CHUNK * self.batch_size) * self.cumulative[-1]
         texts = self.texts[np.searchsorted(self.cumulative, points, side="right").clip(max=len(self.texts) - 1)]
-        by_length = texts[np.argsort(self.lengths[texts], kind="stable")].reshape(_CHUNK, self.batch_size)
-        shuffled: npt.NDArray[np.int64] = by_length[rng.permutation(_CHUNK)]
-        return shuffled
+        by_length = texts[np.argsort(self.lengths[texts], kind="stable")]
+        ends = np.arange(1, _CHUNK) * self.batch_size
+        if self.by_tokens:
+            sums = np.cumsum(self.lengths[by_length] + _EDGES)
+            counted = np.arange(1, _CHUNK)
+            ends = np.searchsorted(sums, counted * (sums[-1] / _CHUNK))
+            ends = np.maximum.accumulate(ends - counted).clip(0, len(by_length) - _CHUNK) + counted  # none is empty
+        batches = np.split(by_length, ends)
+        return [batches[number] for number in rng.permutation(_CHUNK)]
 
 
 def make_sampler(corpus: Corpus, lengths: npt.NDArray[np.int32], train: TrainRecipe, *, seed: int) -> TextSampler:
     """Draw texts in proportion to `text_shares`; `lengths` (P + S,) are the tokens of translations, then of sources."""
     texts, shares = text_shares(corpus, train)
     return TextSampler(
-        texts=texts, cumulative=np.cumsum(shares), lengths=lengths, batch_size=train.batch_size, seed=seed
+        texts=texts,
+        cumulative=np.cumsum(shares),
+        lengths=lengths,
+        batch_size=train.batch_size,
+        seed=seed,
+        by_tokens=train.batch_by == "tokens",
     )
 
 

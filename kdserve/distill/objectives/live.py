@@ -40,6 +40,8 @@ class LiveTeacher(nn.Module):
         body = take_body(teacher, settings)
         self.encoder = TransformerStudent(table_VW, settings, body=body, dense=teacher_dense(teacher))
         self.encoder.eval().requires_grad_(False)
+        self.centres_LRD: Tensor
+        self.register_buffer("centres_LRD", torch.zeros(1, 2, teacher.dim))
         for ours, theirs in self.pairs if states.states else ():
             if not (0 <= ours < len(student.layers) and 0 <= theirs < len(layers)):
                 raise RecipeError(f"layers.map names [{ours}, {theirs}], but there is no such layer; count from 0")
@@ -50,8 +52,10 @@ class LiveTeacher(nn.Module):
         encoding: Encoding = self.encoder(ids_BT, mask_BT)
         return encoding
 
-    def targets(self, taught_BD: Tensor, partner_B: Tensor | None) -> Tensor:
-        """Return what each text is to be embedded as: (B, D) of unit length."""
+    def targets(self, taught_BD: Tensor, partner_B: Tensor | None, place_B2: Tensor | None = None) -> Tensor:
+        """Return what each text is to be embedded as: (B, D) of unit length; its language's centre is taken off."""
+        if self.mix.centred and place_B2 is not None:
+            taught_BD = functional.normalize(taught_BD - self.centres_LRD[place_B2[:, 0], place_B2[:, 1]], dim=-1)
         mixed_BD = self.mix.own * taught_BD
         if partner_B is not None:
             mixed_BD = mixed_BD + self.mix.partner * taught_BD[partner_B]
@@ -61,19 +65,23 @@ class LiveTeacher(nn.Module):
         """Return {"states": (weight, loss)}, or nothing where the recipe wants none."""
         if not self.states_weight:
             return {}
+        last = len(taught.hidden_BTW) - 2 if self.mix.centred else None  # its vectors are led elsewhere
         parts = [
             state_loss(ours.hidden_BTW[student + 1], taught.hidden_BTW[teacher + 1], mask_BT)
             for student, teacher in self.pairs
+            if teacher != last
         ]
         return {"states": (self.states_weight, torch.stack(parts).mean())}
 
 
 def state_loss(ours_BTW: Tensor, theirs_BTW: Tensor, mask_BT: Tensor) -> Tensor:
     """Squared error of the states of real tokens, as a share of the variance of the teacher's among them."""
-    real = mask_BT.bool()
-    ours, theirs = ours_BTW[real].float(), theirs_BTW[real].float()
-    spread = (theirs - theirs.mean(dim=0)).square().mean()
-    return functional.mse_loss(ours, theirs) / spread.clamp_min(1e-12)
+    real_BT1 = mask_BT[..., None].float()
+    share_BT1 = real_BT1 / real_BT1.sum()  # not picked out, as a GPU would have to wait for their number
+    ours, theirs = ours_BTW.float(), theirs_BTW.float()
+    mean_W = (share_BT1 * theirs).sum(dim=(0, 1))
+    spread = (share_BT1 * (theirs - mean_W).square()).sum()
+    return (share_BT1 * (ours - theirs).square()).sum() / spread.clamp_min(1e-12)
 
 
 class Partners:

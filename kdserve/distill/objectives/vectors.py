@@ -52,6 +52,8 @@ def embedding_losses(
         losses["translation"] = recipe.translation, (forward + backward) / 2
     if recipe.relational:
         losses["relational"] = recipe.relational, relational_loss(student_BD, teacher_BD)
+    if recipe.ranking:
+        losses["ranking"] = recipe.ranking, ranking_loss(student_BD, teacher_BD, scale=recipe.scale)
     if recipe.spread:
         losses["spread"] = recipe.spread, spread_loss(student_BD, same_BB)
     if recipe.matryoshka:
@@ -81,6 +83,18 @@ def relational_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """Mean squared difference of the two batches' cosine matrices, scaled by B (Park et al. 2019, by similarities)."""
     difference = student_BD @ student_BD.T - teacher_BD @ teacher_BD.T
     return difference.square().sum(dim=-1).mean()
+
+
+def ranking_loss(student_BD: Tensor, teacher_BD: Tensor, *, scale: float) -> Tensor:
+    """KL of the student's to the teacher's ranking of the batch: each text's softmax over `scale` times its cosines.
+
+    Both are set against the teacher's vectors of the others, as an index of them would be (Hofstätter et al. 2021 rank
+    by margins; Fang et al. 2021, SEED, by this softmax).
+    """
+    own = torch.eye(len(student_BD), dtype=torch.bool, device=student_BD.device)
+    ours = (scale * student_BD @ teacher_BD.T).masked_fill(own, -1e4).log_softmax(dim=-1)
+    theirs = (scale * teacher_BD @ teacher_BD.T).masked_fill(own, -1e4).log_softmax(dim=-1)
+    return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 def spread_loss(student_BD: Tensor, same_BB: Tensor) -> Tensor:

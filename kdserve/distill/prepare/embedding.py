@@ -10,6 +10,7 @@ from kdserve.distill.data.vocabulary import measure_coverage, sentences_by_langu
 from kdserve.distill.hardware import processes
 from kdserve.distill.objectives.guide import Guide, start_guide
 from kdserve.distill.run import EmbeddingRun
+from kdserve.distill.start.centres import keep_centres
 from kdserve.distill.start.fold import keep_folded
 from kdserve.distill.start.ingredients import Ingredients, gather, student_prompts
 from kdserve.distill.start.student import start_layers, start_live, start_student
@@ -41,6 +42,8 @@ def run_embedder(
     live = start_live(recipe, student, teacher=ingredients.teacher)
     if live and recipe.align.fold_texts and isinstance(student, TransformerStudent):
         keep_folded(recipe, ingredients, student, live, work, progress=progress)
+    if live and recipe.targets.centred:
+        keep_centres(recipe, ingredients, live, work, progress=progress)
     task = EmbeddingTask(
         recipe,
         ingredients.data,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.corpus import digest_of
 from kdserve.distill.data.sampling import make_sampler
-from kdserve.distill.hardware import processes, supports_bf16
+from kdserve.distill.hardware import best_device, processes, supports_bf16
 from kdserve.distill.objectives.live import LiveTeacher
 from kdserve.distill.start.ingredients import Ingredients
 from kdserve.distill.streams import Stream, random_stream
@@ -55,20 +55,24 @@ def keep_folded(
     path = work / f"folded-{key[:16]}.safetensors"
     with processes().main_process_first():  # the first solves what the others then open
         if not path.is_file():
-            fold_layers(student, live, _draw_batches(recipe, ingredients), progress=progress)
+            device = torch.device(best_device())
+            student.to(device)
+            live.to(device)
+            fold_layers(student, live, _draw_batches(recipe, ingredients, device), progress=progress)
             partial = path.with_suffix(".partial")
             save_file({name: value.contiguous() for name, value in student.body.state_dict().items()}, partial)
             partial.rename(path)
     student.body.load_state_dict(load_file(path))
 
 
-def _draw_batches(recipe: Recipe, ingredients: Ingredients) -> list[Batch]:
+def _draw_batches(recipe: Recipe, ingredients: Ingredients, device: torch.device) -> list[Batch]:
     tokens, train = ingredients.data.tokens, replace(recipe.train, batch_size=_BATCH)
     sampler = make_sampler(ingredients.corpus, tokens.lengths, train, seed=recipe.seed)
     rng, batches = random_stream(Stream.FOLDED_TEXTS, recipe.seed), []
     for texts in islice(sampler.batches(start=0), -(-recipe.align.fold_texts // _BATCH)):
         queries = rng.random(len(texts)) < recipe.targets.queries
-        batches.append(tokens.padded(texts, wrap=True, queries_B=queries))
+        ids_BT, mask_BT = tokens.padded(texts, wrap=True, queries_B=queries)
+        batches.append((ids_BT.to(device), mask_BT.to(device)))
     return batches
 
 

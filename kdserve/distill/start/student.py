@@ -77,7 +77,7 @@ def start_live(recipe: Recipe, student: Student, *, teacher: Teacher) -> LiveTea
     if not recipe.targets.live:
         return None
     return LiveTeacher(
-        teacher, student.whole_table(), student=recipe.student, targets=recipe.targets, states=recipe.layers
+        teacher, student.exact_table().detach(), student=recipe.student, targets=recipe.targets, states=recipe.layers
     )
 
 

@@ -18,9 +18,11 @@ from kdserve.distill.students.embedder import Student
 _BATCH = 256
 
 
-def embed_texts(student: Student, tokens: TokenStore, texts: npt.NDArray[np.int64]) -> Tensor:
-    """Embed texts by their numbers: (N, D) on the CPU, in their order."""
-    return run_over(student, lambda ids, mask: student(ids, mask).vectors_BD, tokens, texts, wrap=student.wraps)
+def embed_texts(student: Student, tokens: TokenStore, texts: npt.NDArray[np.int64], *, queries: bool = True) -> Tensor:
+    """Embed texts by their numbers, as queries or as documents: (N, D) on the CPU, in their order."""
+    return run_over(
+        student, lambda ids, mask: student(ids, mask).vectors_BD, tokens, texts, wrap=student.wraps, queries=queries
+    )
 
 
 @torch.no_grad()
@@ -31,6 +33,7 @@ def run_over(
     texts: npt.NDArray[np.int64],
     *,
     wrap: bool,
+    queries: bool = True,
 ) -> Tensor:
     """Return what `forward` gives for each of these texts, in their order, on the CPU; `model` is what it calls."""
     was_training, device = model.training, next(model.parameters()).device
@@ -38,7 +41,8 @@ def run_over(
     order = np.argsort(tokens.lengths[texts], kind="stable")
     parts = []
     for begin in range(0, len(order), _BATCH):
-        ids, mask = tokens.padded(texts[order[begin : begin + _BATCH]], wrap=wrap)
+        chosen = texts[order[begin : begin + _BATCH]]
+        ids, mask = tokens.padded(chosen, wrap=wrap, queries_B=np.full(len(chosen), queries))
         parts.append(forward(ids.to(device), mask.to(device)).float().cpu())
     model.train(was_training)
     return torch.cat(parts)[torch.from_numpy(np.argsort(order))]

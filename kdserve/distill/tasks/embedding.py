@@ -71,7 +71,7 @@ class EmbeddingTask:
                 more |= self.layers(self.student, batch.target_B)
             if self.live:
                 taught = self.live.teach(batch.ids_BT, batch.mask_BT)
-                teacher_BD = self.live.targets(taught.vectors_BD, batch.partner_B)
+                teacher_BD = self.live.targets(taught.vectors_BD, batch.partner_B, batch.place_B2)
                 more |= self.live.losses(encoding, taught, batch.mask_BT)
                 source_BD = vectors_BD[batch.partner_B] if batch.partner_B is not None else source_BD
             if self.guide:
@@ -115,6 +115,9 @@ class EmbeddingTask:
                 teacher_BD=None if recipe.targets.live else data.targets(target_B),
                 partner_B=partner_B,
             )
+            if recipe.targets.live:
+                places = np.stack([data.corpus.languages_of(texts), queries_B.astype(np.int64)], axis=1)
+                batch = replace(batch, place_B2=torch.from_numpy(places))
             if recipe.objective.translation and not partners:
                 sources = target_B + len(data.corpus.source_of)
                 ids_BT, mask_BT = data.tokens.padded(sources, wrap=self.student.wraps, queries_B=queries_B)
