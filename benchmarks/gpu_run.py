@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_run.py pack RECIPE WORK PIECES [--set KEY=VALUE...]   # here: what the run takes, in pieces
     python benchmarks/gpu_run.py train PIECES WORK OUT --seconds 400            # there
-    python benchmarks/gpu_run.py collect RECIPE WORK OUT [--set KEY=VALUE...]   # here; then kdserve distill, as it says
+    python benchmarks/gpu_run.py collect RECIPE WORK OUT STUDENT [--set KEY=VALUE...]   # here
 
 For recipes with a multilingual teacher beside the student (`vocabulary.of_teacher`, `targets.own`). Each text travels
 once, as tokens under xz; the teacher travels in its own 4 bits, cut to the vocabulary; the code travels along. The
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,8 +66,6 @@ def unpack(pieces: Path, folder: Path) -> None:
 @app.command()
 def train(folder: Path, work: Path, out: Path, seconds: float = 400.0, overrides: Overrides = None) -> None:
     """Train for so many seconds on what `unpack` left in FOLDER; the student's weights are left in pieces in OUT."""
-    import torch
-
     from kdserve.distill.hardware import best_device
     from kdserve.distill.prepare.embedding import run_embedder
     from kdserve.distill.start.student import start_student
@@ -90,42 +89,48 @@ def train(folder: Path, work: Path, out: Path, seconds: float = 400.0, overrides
     student = start_student(recipe, made, work)
     run = dataclasses.replace(run_embedder(recipe, made, student, work, progress=say_progress), work=work / "run")
     outcome = run.train(progress=say_progress)
-    print((work / "run" / "train" / "log.jsonl").read_text(encoding="utf-8"))
     leave_student(student.cpu(), folder=work / "back", out=out)
     (work / "student").mkdir(exist_ok=True)
     save_student(student, made.tokenizer, work / "student", max_tokens=student.max_tokens, prompts=run.prompts)
     told = {"steps": steps, "evaluate_every": every, "best_step": outcome.best_step, "step_s": round(step_s, 4)}
     told |= {"accuracy": outcome.accuracy.mean, "device": torch.cuda.get_device_name() if peak else "cpu"}
+    shutil.copy(work / "run" / "train" / "log.jsonl", out / "log.jsonl")
     (out / "run.json").write_text(json.dumps(told), encoding="utf-8")
     print(json.dumps(told), f"{time.monotonic() - started:.0f} s in all", flush=True)
 
 
 @app.command()
-def collect(recipe: Path, work: Path, out: Path, overrides: Overrides = None) -> None:
-    """Put weights that came back into WORK as the checkpoint of a run that is at its last step."""
-    import torch
+def collect(recipe: Path, work: Path, out: Path, student: Path, overrides: Overrides = None) -> None:
+    """Write the student of the weights that came back in OUT; WORK is where `pack` gathered what it is made of."""
     from safetensors.torch import load_file
 
+    from kdserve.distill.card import Outcome, count_pairs
+    from kdserve.distill.prepare.embedding import run_embedder
     from kdserve.distill.start.ingredients import gather
-    from kdserve.distill.training.checkpoint import RunState, save_checkpoint
+    from kdserve.distill.start.student import start_student
     from kdserve.recipe import load_recipe
 
     told = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    more = [f"train.steps={told['steps']}", f"train.evaluate_every={told['evaluate_every']}"]
-    more += [f"train.checkpoint_every={10**9}"]
-    loaded = load_recipe(recipe, overrides=[*(overrides or []), *more])
-    made = gather(loaded, work, progress=say_progress)
+    loaded = load_recipe(recipe, overrides=[*(overrides or []), f"train.steps={told['steps']}"])
+    ingredients = gather(loaded, work, progress=say_progress)
     read_pieces(out, work / "back")
     tensors = {name: value.float() for name, value in load_file(work / "back" / "body.safetensors").items()}
     tensors["table"] = torch.from_numpy(join_levels(np.load(work / "back" / "table.npz")))
-    state = RunState(key=made.run_key(loaded), step=told["steps"], best=told["accuracy"], best_step=told["best_step"])
-    train_folder = work / "train"
-    train_folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(train_folder / "best.safetensors", tensors, state)
-    last = {f"{prefix}.{name}": value for prefix in ("student", "average") for name, value in tensors.items()}
-    save_checkpoint(train_folder / "last.safetensors", last, state)
-    options = " ".join(f"--set {option}" for option in [*(overrides or []), *more])
-    print(f"mv {work} STUDENT.work && kdserve distill {recipe} --out STUDENT {options}")
+    model = start_student(loaded, ingredients, work)
+    model.load_state_dict(tensors)
+    done = dataclasses.replace(  # neither folded nor centred once more: that was before the first step
+        loaded,
+        align=dataclasses.replace(loaded.align, fold_texts=0),
+        targets=dataclasses.replace(loaded.targets, centred=False),
+    )
+    run = dataclasses.replace(run_embedder(done, ingredients, model, work), recipe=loaded)
+    accuracy = run.task.measure(told["best_step"])
+    print(f"held-out accuracy {accuracy.mean:.5f}; {told['accuracy']:.5f} on {told['device']}")
+    corpus = ingredients.corpus
+    counts = {"num_pairs": count_pairs(corpus), "domains": corpus.domains}
+    outcome = Outcome(accuracy=accuracy, best_step=told["best_step"], **counts)
+    shutil.copy(out / "log.jsonl", work / "train" / "log.jsonl")
+    run.save(outcome, student)
 
 
 def pack_corpus(data: object, folder: Path) -> None:
@@ -309,8 +314,6 @@ def open_pack(folder: Path, overrides: list[str]) -> tuple[object, object]:
 
 def time_steps(run: object, *, warm: int = 12, steps: int = 40) -> float:
     """Return the mean seconds of a step; the longest batches come among the first, so memory is seen too."""
-    import torch
-
     from kdserve.distill.training.prefetch import prefetch
 
     trainer = run.trainer()

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdserve.bench.machine import describe_machine
@@ -16,6 +17,7 @@ from kdserve.bench.machine import describe_machine
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import gpu_run  # noqa: E402
 from check import check  # noqa: E402
 from records import Table, newest, write_record  # noqa: E402
 
@@ -91,3 +93,31 @@ def test_the_gpu_benchmark_runs_in_its_cpu_form(tmp_path):
     assert all(row["encode_ms"]["p50"] > 0 for row in record["rows"])
     bf16 = [row["min_cosine_to_fp32"] for row in record["rows"] if row["form"] == "torch bf16"]
     assert min(bf16) > 0.999
+
+
+def test_numbers_and_weights_of_a_gpu_run_come_out_as_they_went_in():
+    numbers = np.array([0, 65_534, 65_535, 131_069, 65_535, 7])
+    assert gpu_run.long_numbers(gpu_run.short_numbers(numbers)).tolist() == numbers.tolist()
+    rng = np.random.default_rng(0)
+    scales = rng.uniform(0.01, 0.1, (5, 2, 1)).astype(np.float16).astype(np.float32)
+    for lowest, most, kept in ((-8, -8, np.float16), (-7, 7, np.float16)):
+        levels = rng.integers(lowest, 8, (5, 2, 32))
+        levels[:, :, 0] = most
+        values = (levels * scales).astype(np.float32).reshape(5, 64)
+        parts = gpu_run.split_levels(values)
+        assert parts["scales"].dtype == kept
+        np.testing.assert_array_equal(gpu_run.join_levels(parts), values)
+    assert gpu_run.split_levels(rng.normal(size=(5, 64)).astype(np.float32)) is None
+
+
+def test_pieces_are_put_together_again_and_a_damaged_one_is_named(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_bytes(np.random.default_rng(0).bytes(5_000))
+    gpu_run.write_pieces(folder, tmp_path / "pieces", size=2_000)
+    gpu_run.read_pieces(tmp_path / "pieces", tmp_path / "again")
+    assert (tmp_path / "again" / "a").read_bytes() == (folder / "a").read_bytes()
+    piece = tmp_path / "pieces" / "piece-1"
+    piece.write_bytes(bytes(len(piece.read_bytes())))
+    with pytest.raises(SystemExit, match="piece-1 is damaged"):
+        gpu_run.read_pieces(tmp_path / "pieces", tmp_path / "third")

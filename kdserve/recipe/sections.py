@@ -262,8 +262,9 @@ class TrainRecipe(LoopRecipe):
     """The training loop of embedders and classifiers.
 
     Batches hold `batch_size` texts; `batch_by` "tokens" gives them so many on average and about as many tokens each,
-    more of short texts and fewer of long ones, which keeps a GPU busy. `temperature` flattens the languages' shares (1 =
-    as the data is, towards 0 = equal). `source_share` of the texts are the source language itself. `token_dropout` hides that share of tokens, `split_tokens` cuts that share into
+    more of short texts and fewer of long ones, which keeps a GPU busy. `temperature` flattens the languages' shares
+    (1 = as the data is, towards 0 = equal). `source_share` of the texts are the source language itself.
+    `token_dropout` hides that share of tokens, `split_tokens` cuts that share into
     smaller ones (see kdserve.distill.data.splitting).
     """
 

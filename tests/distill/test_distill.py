@@ -171,6 +171,22 @@ def test_batches_depend_on_seed_and_step_alone_and_respect_the_held_out(tmp_path
     assert not corpus.held_out[sources].any()
 
 
+def test_batches_by_tokens_hold_like_numbers_of_tokens_and_none_is_empty(tmp_path: Path, tiny_recipe):
+    corpus = build_corpus(tiny_recipe("static"), tmp_path / "corpus")
+    texts = len(corpus.source_of) + len(corpus.sources)
+    lengths = np.random.default_rng(0).integers(1, 60, texts).astype(np.int32)
+    for size in (40, 2):
+        recipe = tiny_recipe("static", overrides=["train.batch_by=tokens", f"train.batch_size={size}"])
+        drawn = make_sampler(corpus, lengths, recipe.train, seed=1).batches(start=0)
+        batches = [next(drawn) for _ in range(64)]
+        assert sum(map(len, batches)) == 64 * size
+        assert min(map(len, batches)) > 0
+        if size == 40:
+            tokens = [int((lengths[batch] + 6).sum()) for batch in batches]
+            assert max(tokens) < 1.15 * min(tokens)
+            assert max(map(len, batches)) > 4 * min(map(len, batches))
+
+
 def test_training_refuses_evaluation_sentences(tmp_path: Path, tiny_recipe, pairs_folder: Path):
     from kdserve import samples
 

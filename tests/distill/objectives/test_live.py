@@ -145,6 +145,24 @@ def test_a_target_is_the_mean_of_a_texts_own_vector_and_its_partners(tmp_path: P
     torch.testing.assert_close(live.targets(taught, torch.tensor([1, 0])), expected)
 
 
+def test_centring_takes_off_what_tells_the_languages_apart(tmp_path: Path, live_recipe):
+    recipe = live_recipe("targets.centred=true", "targets.own=1", "targets.partner=0", "objective.translation=0")
+    run = prepare(recipe, tmp_path)
+    corpus, tokens, live = run.data.corpus, run.data.tokens, run.task.live
+    apart = {}
+    for centred in (False, True):
+        means = []
+        for number, _ in enumerate(corpus.languages):
+            texts = np.flatnonzero(corpus.language_of == number)
+            ids, mask = tokens.padded(texts, wrap=True, queries_B=np.zeros(len(texts), dtype=bool))
+            places = torch.tensor([[number, 0]] * len(texts)) if centred else None
+            means.append(live.targets(live.teach(ids, mask).vectors_BD, None, places).mean(dim=0))
+        apart[centred] = (means[0] - means[1]).norm().item()
+    assert apart[True] < 0.3 * apart[False], apart
+    again = prepare(recipe, tmp_path).task.live
+    torch.testing.assert_close(again.centres_LRD, live.centres_LRD)  # as they were measured, from the work folder
+
+
 def test_states_of_padding_do_not_count():
     theirs = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     ours = theirs.clone()

@@ -10,6 +10,7 @@ from kdserve.distill.objectives.vectors import (
     cosine_loss,
     embedding_losses,
     matryoshka_loss,
+    ranking_loss,
     relational_loss,
     spread_loss,
 )
@@ -63,6 +64,17 @@ def test_a_symmetric_contrast_also_looks_for_each_source_among_the_texts():
         logits[1, 2] = logits[2, 1] = -torch.inf
     by_hand = -sum(torch.log_softmax(logits, dim=-1).diagonal().mean() for logits in (forward, backward)) / 2
     assert losses["contrastive"][1].item() == pytest.approx(by_hand.item())
+
+
+def test_ranking_compares_softmaxes_over_the_teachers_vectors_of_the_others():
+    student, teacher = unit(4, 8, seed=1), unit(4, 8, seed=2)
+    assert ranking_loss(teacher, teacher, scale=20).item() == pytest.approx(0, abs=1e-6)
+    total = 0.0
+    for row in range(4):
+        others = teacher[[i for i in range(4) if i != row]]
+        theirs, ours = (torch.softmax(20 * one[row] @ others.T, dim=-1) for one in (teacher, student))
+        total += float((theirs * (theirs / ours).log()).sum()) / 4
+    assert ranking_loss(student, teacher, scale=20).item() == pytest.approx(total, rel=1e-4)
 
 
 def test_spread_ignores_equal_sentences():
