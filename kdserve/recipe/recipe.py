@@ -82,10 +82,19 @@ def _live_rules(recipe: Recipe) -> list[Rule]:
         ("targets.own", of_teacher or not live, "needs vocabulary.of_teacher"),
         ("align.fold_texts", live or not folds, "needs targets.own or targets.partner"),
         ("align.fold_texts", bool(recipe.layers.map) or not folds, "needs layers.map"),
+        (
+            "align.fold_texts",
+            not (folds and recipe.student.start),
+            "must be 0 with student.start, which is taught already",
+        ),
         ("layers.states", live or not recipe.layers.states, "needs targets.own or targets.partner"),
         ("objective.negatives", not (live and recipe.objective.negatives), "needs targets.source"),
         ("train.batch_size", not targets.partner or recipe.train.batch_size % 2 == 0, "must be even"),
-        ("vocabulary.of_teacher", recipe.takes_layers or not of_teacher, "needs layers of the teacher"),
+        (
+            "vocabulary.of_teacher",
+            recipe.takes_layers or bool(recipe.student.start) or not of_teacher,
+            "needs layers of the teacher, or student.start",
+        ),
         (
             "align.body_steps",
             not (of_teacher and align.body_steps),

@@ -39,7 +39,7 @@ def run_embedder(
     progress: Progress = no_progress,
 ) -> EmbeddingRun:
     """Return the run that trains this student; without a `guide`, the recipe's own one guides it, if it names one."""
-    live = start_live(recipe, student, teacher=ingredients.teacher)
+    live = start_live(recipe, ingredients.tokenizer, teacher=ingredients.teacher)
     if live and recipe.align.fold_texts and isinstance(student, TransformerStudent):
         keep_folded(recipe, ingredients, student, live, work, progress=progress)
     if live and recipe.targets.centred:

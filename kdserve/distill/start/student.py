@@ -72,13 +72,12 @@ def start_student(recipe: Recipe, ingredients: Ingredients, work: Path, *, progr
     return TransformerStudent(table, settings, body=body, dense=dense)
 
 
-def start_live(recipe: Recipe, student: Student, *, teacher: Teacher) -> LiveTeacher | None:
-    """Return the teacher that runs beside the student, if the recipe wants it."""
+def start_live(recipe: Recipe, tokenizer: Tokenizer, *, teacher: Teacher) -> LiveTeacher | None:
+    """Return the teacher that runs beside the student on its tokens, if the recipe wants it."""
     if not recipe.targets.live:
         return None
-    return LiveTeacher(
-        teacher, student.exact_table().detach(), student=recipe.student, targets=recipe.targets, states=recipe.layers
-    )
+    table_VW = adopted_table(tokenizer, teacher)
+    return LiveTeacher(teacher, table_VW, student=recipe.student, targets=recipe.targets, states=recipe.layers)
 
 
 def _go_on(recipe: Recipe, ingredients: Ingredients) -> Student:

@@ -59,9 +59,15 @@ def adopt_vocabulary(
 
 
 def adopted_table(tokenizer: Tokenizer, teacher: Teacher) -> Tensor:
-    """Return the teacher's rows for the tokens of an adopted vocabulary: (V, W)."""
+    """Return the teacher's rows for the tokens of an adopted vocabulary: (V, W).
+
+    Raises:
+        RecipeError: the vocabulary has a token that the teacher lacks.
+    """
     numbers, rows = teacher.model.tokenizer.get_vocab(), teacher_input_table(teacher).cpu()
     names = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])[len(SPECIAL_TOKENS) :]
+    if foreign := [name for name, _ in names if name not in numbers]:
+        raise RecipeError(f"the teacher has no token {foreign[0]!r}; name the teacher whose vocabulary the student has")
     table_VW = torch.cat([torch.zeros(len(SPECIAL_TOKENS), rows.shape[1]), rows[[numbers[name] for name, _ in names]]])
     copy_special_rows(table_VW, teacher)
     return table_VW

@@ -65,12 +65,8 @@ class Student(nn.Module, ABC):
     @torch.no_grad()
     def whole_table(self) -> Tensor:
         """Return the table (V, W) as it is stored."""
-        table = self.exact_table()
+        table = self.table if self.expand is None else self.table @ self.expand
         return snap(table, bits=self.bits) if self._snaps else table.detach()
-
-    def exact_table(self) -> Tensor:
-        """Return the table (V, W) before any rounding."""
-        return self.table if self.expand is None else self.table @ self.expand
 
     @property
     def _snaps(self) -> bool:

@@ -19,7 +19,7 @@ from kdserve.distill.start.ingredients import gather
 from kdserve.distill.start.student import start_live, start_student
 from kdserve.distill.students.adopt import adopt_vocabulary, adopted_table
 from kdserve.distill.students.growth import grow
-from kdserve.distill.teachers.embedder import Teacher
+from kdserve.distill.teachers.embedder import Teacher, load_teacher
 from kdserve.errors import DataError, RecipeError
 from kdserve.recipe import Recipe
 from kdserve.samples import parallel
@@ -117,8 +117,7 @@ def test_more_tokens_than_the_texts_hold_are_refused(teacher_folder: Path):
 def test_the_live_teacher_gives_the_teachers_own_vectors_under_its_prompts(tmp_path: Path, live_recipe):
     recipe = live_recipe("vocabulary.size=405", "student.max_tokens=48")
     made = gather(recipe, tmp_path)
-    student = start_student(recipe, made, tmp_path)
-    live = start_live(recipe, student, teacher=made.teacher)
+    live = start_live(recipe, made.tokenizer, teacher=made.teacher)
     assert isinstance(live, LiveTeacher)
     numbers = np.arange(len(made.corpus.source_of) + len(made.corpus.sources))
     texts = [*made.corpus.translations.select(range(240)), *made.corpus.sources.select(range(len(numbers) - 240))]
@@ -139,7 +138,7 @@ def test_the_live_teacher_gives_the_teachers_own_vectors_under_its_prompts(tmp_p
 def test_a_target_is_the_mean_of_a_texts_own_vector_and_its_partners(tmp_path: Path, live_recipe):
     recipe = live_recipe("targets.own=3", "targets.partner=1")
     made = gather(recipe, tmp_path)
-    live = start_live(recipe, start_student(recipe, made, tmp_path), teacher=made.teacher)
+    live = start_live(recipe, made.tokenizer, teacher=made.teacher)
     taught = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     expected = torch.tensor([[3.0, 1.0], [1.0, 3.0]]) / 10**0.5
     torch.testing.assert_close(live.targets(taught, torch.tensor([1, 0])), expected)
@@ -207,7 +206,7 @@ def test_folded_layers_are_nearer_to_the_teachers_and_are_kept(tmp_path: Path, l
     recipe = live_recipe("align.fold_texts=160", "layers.map=[[0, 1], [1, 2]]")
     made = gather(recipe, tmp_path)
     student = start_student(recipe, made, tmp_path)
-    live = start_live(recipe, student, teacher=made.teacher)
+    live = start_live(recipe, made.tokenizer, teacher=made.teacher)
     ids, mask = made.data.tokens.padded(np.arange(100, 160), wrap=True)
     before, taught = student(ids, mask), live.teach(ids, mask)
     keep_folded(recipe, made, student, live, tmp_path)
@@ -242,6 +241,18 @@ def test_a_student_that_goes_on_or_grows_keeps_its_prompts(tmp_path: Path, live_
     for folder in (second, grown):
         prompts = SentenceTransformer(str(folder), device="cpu").prompts
         assert (prompts["query"], prompts["document"]) == ("ask: ", "told: ")
+
+
+def test_a_student_goes_on_beside_the_teacher_whose_table_stays_its_own(tmp_path: Path, live_recipe):
+    distill(live_recipe("train.table_rate=0.05", "train.body_rate=1e-3", steps=4), tmp_path / "first")
+    recipe = live_recipe(f"student.start={tmp_path / 'first'}")
+    run = prepare(recipe, tmp_path / "work")
+    rows = run.task.live.encoder.table
+    assert torch.equal(rows, adopted_table(run.tokenizer, load_teacher(recipe.teacher.model)))
+    assert not torch.equal(run.encoder.table, rows)
+    run.train()
+    with pytest.raises(RecipeError, match="the teacher has no token"):
+        adopted_table(train_unigram(parallel()["ja"], 600), load_teacher(recipe.teacher.model))
 
 
 @pytest.mark.parametrize(
