@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kdserve.errors import FolderError
 
 _UNIGRAM, _BPE = 1, 2
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
+_UNKNOWN_PENALTY = 10.0  # SentencePiece: kUnkPenalty
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 """Words begin with ▁, the first one too: how SentencePiece splits, and reads back."""
 
@@ -53,17 +55,24 @@ def read_pieces(path: Path) -> Pieces:
     return Pieces(pieces=tuple(pieces), kind=kind, charsmap=charsmap, squeezes_spaces=squeezes)
 
 
-def tokenizer_of(pieces: Pieces, *, special: list[str], begin: str, end: str) -> tuple[dict[str, Any], list[str]]:
+def tokenizer_of(
+    pieces: Pieces, *, characters: Collection[str], special: list[str], begin: str, end: str
+) -> tuple[dict[str, Any], list[str]]:
     """Return a tokenizer.json that knows `special` tokens, and its tokens by id.
 
-    It puts `begin`, unless that is empty, before a text and `end` behind it.
+    It puts `begin`, unless that is empty, before a text and `end` behind it. `characters` are read as tokens where the
+    model knows none of them.
     """
     surfaces = [piece for piece, _, _ in pieces.pieces]
+    known = set(surfaces)
+    others = [character for character in characters if character not in known]
+    surfaces += others
     own = [token for token in special if token not in surfaces]
     surfaces += own
     unknown = next((number for number, (_, _, kind) in enumerate(pieces.pieces) if kind == _UNKNOWN), 0)
     scores = [score for _, score, _ in pieces.pieces]
-    usable = [kind != _CONTROL for _, _, kind in pieces.pieces]
+    scores += [min(scores) - _UNKNOWN_PENALTY] * len(others)
+    usable = [kind != _CONTROL for _, _, kind in pieces.pieces] + [True] * len(others)
     spec = {
         "version": "1.0",
         "truncation": None,

@@ -92,7 +92,8 @@ def _from_pieces(folder: Path, source: str, *, pad_id: int, end_id: int) -> Pair
     languages = [token for token in joint if _LANGUAGE.fullmatch(token)]
     special = list(dict.fromkeys([names[end_id], names[pad_id], *languages]))
     begin = languages[0] if source == _M2M[0] and languages else ""
-    spec, surfaces = tokenizer_of(pieces, special=special, begin=begin, end=names[end_id])
+    characters = [token for token in joint if len(token) == 1]  # what the other side alone knows is looked up too
+    spec, surfaces = tokenizer_of(pieces, characters=characters, special=special, begin=begin, end=names[end_id])
     added = [added_token(token, joint[token]) for token in dict.fromkeys((*special, "<unk>", "<s>")) if token in joint]
     target = _words(joint, sorted(added, key=lambda token: token["id"]), METASPACE)
     source_ids = tuple(joint.get(surface, joint.get("<unk>", end_id)) for surface in surfaces)
