@@ -20,14 +20,23 @@ FILLER = "Nothing of note happened on that day. "
 BUNDLE = str(Path(__file__).parent / "runtime" / "bundles" / "static")
 
 
-def shown(text: str, sentence: str, question: str, *, width: int = 60, full: bool = False, colour: bool = False) -> str:
+def shown(
+    text: str,
+    sentence: str,
+    question: str,
+    *,
+    width: int = 60,
+    full: bool = False,
+    colour: bool = False,
+    gist: str = "",
+) -> str:
     start = text.index(sentence)
     hit = Hit(id="a/b.md", score=0.5, text=text, language="en", metadata={"title": "A title"})
     best = Answer(text=sentence, score=0.7, start=start, end=start + len(sentence), hit=hit)
     out = io.StringIO()
     system = "truecolor" if colour else None
     console = Console(file=out, width=width, force_terminal=colour, color_system=system, highlight=False, markup=False)  # type: ignore[arg-type]
-    hits.show_hits(console, question, [best], full=full)
+    hits.show_hits(console, question, [best], [gist], full=full)
     return out.getvalue()
 
 
@@ -44,6 +53,13 @@ def test_a_hit_is_a_line_of_what_it_is_and_two_lines_of_text_around_its_best_sen
 def test_a_full_hit_has_the_whole_passage() -> None:
     text = FILLER * 9 + "The bread is still warm."
     assert " ".join(shown(text, "The bread is still warm.", "", full=True).split()[6:]) == text
+
+
+def test_a_gist_stands_below_its_hit() -> None:
+    *_, last = shown(
+        "Das Brot ist noch warm.", "Das Brot ist noch warm.", "", gist="The bread is still warm."
+    ).splitlines()
+    assert last == "    The bread is still warm."
 
 
 def test_the_best_sentence_is_bold_and_the_telling_words_of_the_question_are_underlined() -> None:

@@ -43,6 +43,7 @@ def evaluate(
 ) -> None:
     """Measure a model: translations, similarity, question answering; with no files, on the built-in sample corpus."""
     from kdserve.cli.console import print_json, progress_bars
+    from kdserve.cli.evaluate_writing import evaluate_writer, is_writer
     from kdserve.evaluate import (
         Remembering,
         answer_sections,
@@ -65,6 +66,11 @@ def evaluate(
     questions = read_questions(qa, languages=chosen) if qa else {}
     if tatoeba or pairs or sts or qa:
         _require({one.language for one in translations} | similarity.keys() | questions.keys(), chosen)
+    if is_writer(model):
+        if sts or qa:
+            raise typer.BadParameter(f"{model} writes texts; name --pairs or --tatoeba", param_hint="--sts, --qa")
+        evaluate_writer(model, translations, languages=chosen or (), threads=threads, json=json)
+        return
     with progress_bars() as progress:
         embedder = Remembering(open_model(model, device=device, num_threads=threads), progress=progress)
         sections = evaluate_translation(embedder, translations, progress=progress)

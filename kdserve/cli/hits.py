@@ -33,34 +33,39 @@ def answer_record(answer: Answer) -> dict[str, Any]:
     return asdict(answer)
 
 
-def print_hits(hits: Sequence[Hit]) -> None:
-    """Write one line a hit: score, id, language and text, with tabs between."""
-    for hit in hits:
-        print_row(f"{hit.score:.3f}", _place(hit), hit.language or "-", hit.text)
+def print_hits(hits: Sequence[Hit], gists: Sequence[str]) -> None:
+    """Write one line a hit: score, id, language, text and, where there is one, its gist, with tabs between."""
+    for hit, gist in zip(hits, gists, strict=True):
+        print_row(f"{hit.score:.3f}", _place(hit), hit.language or "-", hit.text, *filter(None, [gist]))
 
 
-def print_answers(answers: Sequence[Answer]) -> None:
+def print_answers(answers: Sequence[Answer], gists: Sequence[str]) -> None:
     """Write one line an answer, as `print_hits`; the text is the sentence alone."""
-    for answer in answers:
-        print_row(f"{answer.score:.3f}", _place(answer.hit), answer.hit.language or "-", answer.text)
+    for one, gist in zip(answers, gists, strict=True):
+        print_row(f"{one.score:.3f}", _place(one.hit), one.hit.language or "-", one.text, *filter(None, [gist]))
 
 
-def show_hits(console: Console, question: str, best: Sequence[Answer], *, full: bool) -> None:
-    """Show hits to a person: rank, score, language and title, then two lines of the passage or all of it. Its best
-    sentence is marked, and so are the question's words.
+def show_hits(console: Console, question: str, best: Sequence[Answer], gists: Sequence[str], *, full: bool) -> None:
+    """Show hits to a person: rank, score, language and title, then two lines of the passage or all of it, and as much
+    of its gist. Its best sentence is marked, and so are the question's words.
     """
-    for rank, one in enumerate(best, 1):
-        passage = _passage(question, one, None if full else _room(console, one))
-        _show(console, rank, one.hit, one.hit.score, passage, max_lines=None if full else LINES)
+    for rank, (one, gist) in enumerate(zip(best, gists, strict=True), 1):
+        passage, max_lines = _passage(question, one, None if full else _room(console, one)), None if full else LINES
+        _show(console, rank, one.hit, one.hit.score, [passage, _gist(gist)], max_lines=max_lines)
 
 
-def show_answers(console: Console, question: str, answers: Sequence[Answer]) -> None:
+def show_answers(console: Console, question: str, answers: Sequence[Answer], gists: Sequence[str]) -> None:
     """Show answers to a person: the sentences, each below where it comes from."""
-    for rank, answer in enumerate(answers, 1):
-        _show(console, rank, answer.hit, answer.score, _marked(answer.text, question, 0, 0), max_lines=None)
+    for rank, (one, gist) in enumerate(zip(answers, gists, strict=True), 1):
+        texts = [_marked(one.text, question, 0, 0), _gist(gist)]
+        _show(console, rank, one.hit, one.score, texts, max_lines=None)
 
 
-def _show(console: Console, rank: int, hit: Hit, score: float, text: Text, *, max_lines: int | None) -> None:
+def _gist(gist: str) -> Text:
+    return Text(plain(gist), style="italic")
+
+
+def _show(console: Console, rank: int, hit: Hit, score: float, texts: list[Text], *, max_lines: int | None) -> None:
     """The title comes last in its line and the text has lines of its own, so that a script that is written from right
     to left does not turn the other parts round.
     """
@@ -72,12 +77,13 @@ def _show(console: Console, rank: int, hit: Hit, score: float, text: Text, *, ma
     if title:
         head.append(f"  {place}", "dim")
     console.print(head, no_wrap=True, overflow="ellipsis", crop=True)
-    lines = text.wrap(console, max(LEAST_WIDTH, console.width - INDENT))
-    for number, line in enumerate(lines[:max_lines], 1):
-        line.rstrip()
-        if number == max_lines and len(lines) > number:
-            line.append(" …")
-        console.print(Text(" " * INDENT).append_text(line), no_wrap=True, overflow="ellipsis")
+    for text in filter(None, texts):
+        lines = text.wrap(console, max(LEAST_WIDTH, console.width - INDENT))
+        for number, line in enumerate(lines[:max_lines], 1):
+            line.rstrip()
+            if number == max_lines and len(lines) > number:
+                line.append(" …")
+            console.print(Text(" " * INDENT).append_text(line), no_wrap=True, overflow="ellipsis")
 
 
 def _passage(question: str, best: Answer, room: int | None) -> Text:

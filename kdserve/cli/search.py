@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,12 +16,13 @@ from kdserve.cli import hits as shown
 from kdserve.cli.console import print_json, print_row, say
 from kdserve.cli.documents import lines_of_stdin
 from kdserve.cli.options import Device, Threads
-from kdserve.errors import KdserveError
+from kdserve.errors import FolderError, KdserveError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from kdserve.datatypes import Hit
+    from kdserve.runtime import Translator
     from kdserve.search import Retriever, SearchOptions
 
 QUERIES_AT_ONCE = 256
@@ -51,6 +52,9 @@ def search(
     per_language: Annotated[int, typer.Option(min=0, help="Most hits of one language; 0: any number.")] = 0,
     answer: Annotated[bool, typer.Option("--answer", help="Show the sentences that answer, not the passages.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Show passages whole in a terminal.")] = False,
+    gist: Annotated[
+        str, typer.Option(help="A translator's folder or published name: say each hit in the language that it writes.")
+    ] = "",
     bundle: OtherBundle = "",
     threads: Threads = 0,
     device: Device = "cpu",
@@ -67,7 +71,11 @@ def search(
         raise typer.BadParameter("give a question, or - to read questions from standard input", param_hint="QUERY")
     options = SearchOptions(k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language)
     retriever = open_retriever(folder, bundle, device=device, threads=threads)
-    asking = Asking(retriever=retriever, options=options, answer=answer, full=full, json=json, many=query == "-")
+    translator = _open_translator(gist, threads) if gist else None
+    many = query == "-"
+    asking = Asking(
+        retriever=retriever, options=options, translator=translator, answer=answer, full=full, json=json, many=many
+    )
     if not query:
         _converse(asking)
         return
@@ -78,10 +86,13 @@ def search(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asking:
-    """An index and how its answers are wanted. `many` questions are told apart by a line with each."""
+    """An index and how its answers are wanted, with a gist of each by `translator`, if there is one. `many` questions
+    are told apart by a line with each.
+    """
 
     retriever: Retriever
     options: SearchOptions
+    translator: Translator | None
     answer: bool
     full: bool
     json: bool
@@ -112,24 +123,51 @@ class Asking:
     def _print_hits(self, question: str, hits: list[Hit], console: Console | None) -> None:
         from kdserve.search import best_sentences
 
+        gists = self._gists([hit.text for hit in hits], hits)
         if self.json:
-            print_json({"query": question, "hits": [shown.hit_record(question, hit) for hit in hits]})
+            records = [shown.hit_record(question, hit) for hit in hits]
+            print_json({"query": question, "hits": _with_gists(records, gists)})
         elif console is None:
-            shown.print_hits(hits)
+            shown.print_hits(hits, gists)
         else:
             best = best_sentences(question, hits, self.retriever.encoder)
-            shown.show_hits(console, question, best, full=self.full)
+            shown.show_hits(console, question, best, gists, full=self.full)
 
     def _print_answers(self, question: str, hits: list[Hit], console: Console | None) -> None:
         from kdserve.search import answer_question
 
         answers = answer_question(question, hits, self.retriever.encoder)[: self.options.k]
+        gists = self._gists([one.text for one in answers], [one.hit for one in answers])
         if self.json:
-            print_json({"query": question, "answers": [shown.answer_record(one) for one in answers]})
+            records = [shown.answer_record(one) for one in answers]
+            print_json({"query": question, "answers": _with_gists(records, gists)})
         elif console is None:
-            shown.print_answers(answers)
+            shown.print_answers(answers, gists)
         else:
-            shown.show_answers(console, question, answers)
+            shown.show_answers(console, question, answers, gists)
+
+    def _gists(self, texts: Sequence[str], hits: Sequence[Hit]) -> list[str]:
+        """What the texts say, as the translator writes it; nothing of those that are in its language already."""
+        if self.translator is None:
+            return [""] * len(texts)
+        foreign = [hit.language not in self.translator.targets for hit in hits]
+        said = iter(
+            self.translator.translate([text for text, is_foreign in zip(texts, foreign, strict=True) if is_foreign])
+        )
+        return [next(said) if is_foreign else "" for is_foreign in foreign]
+
+
+def _with_gists(records: list[dict[str, Any]], gists: Sequence[str]) -> list[dict[str, Any]]:
+    return [record | ({"gist": gist} if gist else {}) for record, gist in zip(records, gists, strict=True)]
+
+
+def _open_translator(gist: str, threads: int) -> Translator:
+    from kdserve.runtime import Translator
+
+    translator = Translator.load(gist, num_threads=threads or None)
+    if translator.settings.task != "translate" or len(translator.settings.source_tokens) > 1:
+        raise FolderError(f"{gist} must be told the language of each text, or translates none; name another --gist")
+    return translator
 
 
 def open_retriever(folder: Path, bundle: str, *, device: Device, threads: int) -> Retriever:

@@ -6,6 +6,7 @@ measure_answers        does a question find the sentence and paragraph that answ
 retrieval              does a query find its answer, in its own language and in others?
 language_bias          does a query prefer its own language in a pooled index?
 measure_classification does a classifier name the right labels, and do its probabilities say how often?
+measure_writing        what are translations and summaries worth, and how many are empty or go in circles?
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from kdserve.evaluate.translation import (
     translation_accuracy,
 )
 from kdserve.evaluate.vectors import Remembering
+from kdserve.evaluate.writing import WritingFigures, measure_writing
 
 __all__ = [
     "AnswerFigures",
@@ -49,6 +51,7 @@ __all__ = [
     "Summary",
     "TranslationAccuracy",
     "TranslationPairs",
+    "WritingFigures",
     "answer_sections",
     "calibration_error",
     "cross_lingual",
@@ -59,6 +62,7 @@ __all__ = [
     "language_bias",
     "measure_answers",
     "measure_classification",
+    "measure_writing",
     "nearest_share",
     "read_pairs",
     "read_questions",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_CLOSERS = r"[\"'”’»›)\]」』】）]*"
+_CLOSERS = r"[\"'“”’»›)\]」』】）]*"
 _END = re.compile(
     rf"(?P<wide>[。！？｡]+{_CLOSERS}\s*)|(?P<stop>[.!?…؟۔।॥]+)(?P<closers>{_CLOSERS})(?P<space>\s+)(?=(?P<next>\S))"
 )
@@ -69,7 +69,7 @@ def _ends_here(before: str, stop: str, after: str) -> bool:
     word = found[0] if found else ""
     if _TITLES.fullmatch(word) or (len(word) == 1 and word.isalpha() and word.isupper()):
         return False
-    return not (word.isdigit() and len(word) <= 2 and not after.isupper()) and "." not in word[-2:]
+    return not (word.isdigit() and len(word) <= 2) and "." not in word[-2:]
 
 
 def _badness(text: str, place: tuple[int, int], middle: int) -> float:

@@ -34,8 +34,7 @@ def _train(folder: Path, name: str, languages: list[str], kind: str, *, size: in
         sentence_iterator=iter(texts), model_prefix=str(folder / name), vocab_size=size, model_type=kind,
         character_coverage=0.995, pad_id=-1, bos_id=1, eos_id=2, unk_id=0, minloglevel=2,
     )  # fmt: skip
-    path = folder / f"{name}.model"
-    return path
+    return folder / f"{name}.model"
 
 
 def _ids(read: PairTokenizers, text: str) -> list[int]:

@@ -1,0 +1,57 @@
+"""Figures of translations: what they count, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdserve.errors import DataError
+from kdserve.evaluate import TranslationPairs, measure_writing
+from kdserve.evaluate.writing import corpus_chrf, is_circle, lost_numbers
+
+_PAIRS = TranslationPairs(
+    language="de",
+    sources=["Es sind 1.200 Eier und 3 Hühner.", "Das Brot ist warm.", "Ja."],
+    targets=["There are 1,200 eggs and 3 hens.", "The bread is warm.", "Yes."],
+)
+
+
+def test_outputs_that_are_the_references_have_every_point() -> None:
+    (row,) = measure_writing(lambda _: list(_PAIRS.targets), [_PAIRS])
+    assert (round(row.bleu), round(row.chrf), round(row.rouge_l)) == (100, 100, 100)
+    assert (row.empty, row.circles, row.num_numbers, row.numbers_lost) == (0, 0, 2, 0)
+
+
+def test_empty_outputs_circles_and_lost_numbers_are_counted() -> None:
+    outputs = ["There are 3 hens.", "", "yes and yes and yes and yes and yes and "]
+    (row,) = measure_writing(lambda _: outputs, [_PAIRS])
+    assert (row.empty, row.circles) == (1 / 3, 1 / 3)
+    assert (row.num_numbers, row.numbers_lost) == (2, 1)
+
+
+def test_outputs_that_are_too_few_are_refused() -> None:
+    with pytest.raises(DataError, match="3 sources came back as 1 outputs"):
+        measure_writing(lambda _: ["one"], [_PAIRS])
+
+
+@pytest.mark.parametrize(
+    ("text", "circles"),
+    [
+        ("the cat the cat the cat the cat the cat the cat", True),
+        ("很好很好很好很好很好很好很好很好很好很好很好很好很好", True),
+        ("ha ha ha ha", False),
+        ("1000000000000", False),
+        ("A text that says each thing once, and no more than that.", False),
+    ],
+)
+def test_circles_are_stretches_four_times_in_a_row(text: str, circles: bool) -> None:
+    assert is_circle(text) == circles
+
+
+def test_numbers_are_the_same_whatever_parts_their_digits() -> None:
+    assert lost_numbers("1.200 und 3,5 %", "1,200 and 3.5%") == (2, 0)
+    assert lost_numbers("1200", "12") == (1, 1)
+
+
+def test_chrf_falls_with_what_is_missing() -> None:
+    assert corpus_chrf(["The bread is warm."], ["The bread is warm."]) == 100
+    assert 0 < corpus_chrf(["The bread."], ["The bread is warm."]) < 70
