@@ -25,18 +25,13 @@ from records import Table, write_record
 
 from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
+from kdserve.distill import prepare
 from kdserve.distill.data.corpus import SOURCE
 from kdserve.distill.data.labelled import LabelledTexts, read_labelled
 from kdserve.distill.data.pairs import find_files
-from kdserve.distill.prepare.classifier_ingredients import (
-    ClassifierIngredients,
-    gather_classifier,
-    start_label_layers,
-    tokenize_texts,
-)
+from kdserve.distill.prepare.classifier_ingredients import open_label_teacher, read_texts, tokenize_texts
+from kdserve.distill.run import EmbeddingRun
 from kdserve.distill.students.inference import run_over
-from kdserve.distill.tasks.classification import ClassificationTask
-from kdserve.distill.training.trainer import Trainer
 from kdserve.evaluate import ClassificationFigures, measure_classification
 from kdserve.model_settings import read_student_settings
 from kdserve.recipe import DataRecipe, Recipe, load_recipe
@@ -69,9 +64,9 @@ def main() -> None:
     for task in options.tasks.split(","):
         figures[task] = {}
         for mode in options.modes.split(","):
-            made, figures[task][mode] = run(task, options, [f"classifier.mode={mode}"])
+            trained, figures[task][mode] = run(task, options, [f"classifier.mode={mode}"])
             if "teacher" not in figures[task]:
-                figures[task]["teacher"] = {SOURCE: ask_teacher(task, options.data, made)}
+                figures[task]["teacher"] = {SOURCE: ask_teacher(task, options.data, trained.recipe)}
             print(task, mode, means(figures[task][mode]), flush=True)
     table = mode_table(figures, name)
     print(table.markdown())
@@ -82,22 +77,17 @@ def main() -> None:
         measure_grid(options, name)
 
 
-def run(task: str, options: argparse.Namespace, overrides: Sequence[str]) -> tuple[ClassifierIngredients, Figures]:
+def run(task: str, options: argparse.Namespace, overrides: Sequence[str]) -> tuple[EmbeddingRun, Figures]:
     """Train one classifier and measure it on every language's test texts."""
     recipe = open_recipe(task, options, overrides)
     shutil.rmtree(options.work / task / "train", ignore_errors=True)
     with progress_bars() as progress:
-        made = gather_classifier(recipe, options.work / task, cache=options.cache, progress=progress)
-        steps = 0 if recipe.classifier and recipe.classifier.mode == "zero-shot" else recipe.train.steps
-        recipe = replace(recipe, train=replace(recipe.train, steps=steps))
-        layers = start_label_layers(recipe, made) if steps else None
-        learned = ClassificationTask(recipe, made.data, made.student, made.lessons, layers=layers)
-        train = options.work / task / "train"
-        Trainer(learned, recipe.train, train, key="benchmark", seed=recipe.seed).run(progress=progress)
+        trained = prepare(recipe, options.work / task, cache=options.cache, progress=progress)
+        trained.train(progress=progress)
     languages = {SOURCE, *recipe.languages}
     tests = find_files(DataRecipe(path=TESTS[task]), options.data)
-    return made, {
-        language: measure(made, read_labelled(path, language=language), recipe)
+    return trained, {
+        language: measure(trained, read_labelled(path, language=language))
         for path, language in tests
         if language in languages
     }
@@ -143,21 +133,21 @@ def project_labels(data: Path, work: Path) -> str:
     return pattern
 
 
-def measure(made: ClassifierIngredients, texts: LabelledTexts, recipe: Recipe) -> ClassificationFigures:
+def measure(trained: EmbeddingRun, texts: LabelledTexts) -> ClassificationFigures:
     """Classify test texts and compare."""
-    student = made.student.eval().cpu()
-    tokens = tokenize_texts(made.tokenizer, texts, recipe)
+    student = trained.student.eval().cpu()
+    tokens = tokenize_texts(trained.tokenizer, texts, trained.recipe)
     rows = np.arange(len(texts), dtype=np.int64)
     logits = run_over(student, student, tokens, rows, wrap=student.wraps)
-    return measure_classification(logits.softmax(dim=-1).numpy(), texts.labels, made.lessons.labels)
+    return measure_classification(logits.softmax(dim=-1).numpy(), texts.labels, trained.labels)
 
 
-def ask_teacher(task: str, data: Path, made: ClassifierIngredients) -> ClassificationFigures:
+def ask_teacher(task: str, data: Path, recipe: Recipe) -> ClassificationFigures:
     """Measure the teacher on the English test texts."""
-    assert made.teacher is not None
+    teacher, labels = open_label_teacher(recipe, read_texts(recipe))
     texts = read_labelled(data / TESTS[task].format(language=SOURCE), language=SOURCE)
-    probabilities = np.exp(made.teacher.score(texts.texts).astype(np.float32))
-    return measure_classification(probabilities, texts.labels, made.lessons.labels)
+    probabilities = np.exp(teacher.score(texts.texts).astype(np.float32))
+    return measure_classification(probabilities, texts.labels, labels)
 
 
 def means(figures: Mapping[str, ClassificationFigures]) -> dict[str, float]:

@@ -31,7 +31,7 @@ from kdserve.distill.teachers.embedder import Teacher, load_teacher
 from kdserve.distill.teachers.head import Head, LabelledVectors, fit_head
 from kdserve.distill.training.validation import held_out_pairs
 from kdserve.errors import RecipeError
-from kdserve.recipe import ClassifierRecipe, Recipe, recipe_record
+from kdserve.recipe import Recipe, recipe_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +65,8 @@ def gather_classifier(
     assert settings is not None
     if settings.mode == "language":
         return _gather_languages(recipe, work, progress)
-    texts = _read_texts(recipe, settings)
-    teacher, labels = _open_teacher(recipe, settings, texts)
+    texts = read_texts(recipe)
+    teacher, labels = open_label_teacher(recipe, texts)
     tokenizer, data, encoder = _start_encoder(recipe, work, cache, progress)
     scores = teacher.score_sources(data.corpus, cache=cache or work / "teacher", progress=progress)
     corpus = _prefer_sure(data.corpus, scores, settings.confidence)
@@ -116,8 +116,10 @@ def tokenize_texts(tokenizer: Tokenizer, texts: LabelledTexts, recipe: Recipe) -
     return TokenStore(ids=ids, offsets=np.cumsum([0, *map(len, rows)]).astype(np.int64))
 
 
-def _read_texts(recipe: Recipe, settings: ClassifierRecipe) -> dict[str, LabelledTexts]:
-    data_dir = Path(recipe.data_dir)
+def read_texts(recipe: Recipe) -> dict[str, LabelledTexts]:
+    """Read a classifier's labelled texts, by role."""
+    settings, data_dir = recipe.classifier, Path(recipe.data_dir)
+    assert settings is not None
     return {
         "labelled": read_source(settings, data_dir / settings.labelled),
         "development": read_source(settings, data_dir / settings.development) if settings.development else NO_TEXTS,
@@ -125,11 +127,10 @@ def _read_texts(recipe: Recipe, settings: ClassifierRecipe) -> dict[str, Labelle
     }
 
 
-def _open_teacher(
-    recipe: Recipe, settings: ClassifierRecipe, texts: Mapping[str, LabelledTexts]
-) -> tuple[LabelTeacher, tuple[str, ...]]:
+def open_label_teacher(recipe: Recipe, texts: Mapping[str, LabelledTexts]) -> tuple[LabelTeacher, tuple[str, ...]]:
     """Open the sequence classifier, or train a head for the embedder; the labels are in the teacher's order."""
-    of_teacher = recipe.teacher
+    settings, of_teacher = recipe.classifier, recipe.teacher
+    assert settings is not None
     if settings.teacher:
         folder = Path(recipe.data_dir) / Path(settings.teacher).expanduser()
         teacher = SequenceTeacher(folder, batch_size=of_teacher.batch_size)
