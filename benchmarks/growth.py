@@ -13,7 +13,6 @@ ones have: what growth adds is the difference to it. Leaves the record `growth`.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import shutil
 import time
@@ -25,13 +24,9 @@ import torch
 from records import Table, write_record
 
 from kdserve.bench.machine import describe_machine
-from kdserve.distill.objectives.guide import Guide
-from kdserve.distill.prepare.embedding import run_embedder
-from kdserve.distill.start.ingredients import Ingredients, gather
-from kdserve.distill.start.student import start_student
-from kdserve.distill.students.embedder import Student, TransformerStudent
-from kdserve.distill.students.growth import grow_student
-from kdserve.recipe import Recipe, load_recipe
+from kdserve.distill import prepare
+from kdserve.distill.students.growth import grow
+from kdserve.recipe import Recipe, VocabularyRecipe, load_recipe
 
 SMALL, SCRATCH = "small", "grown size, from nothing"
 GUIDED, ALONE, ON = "grown, small one as guide", "grown, no guide", "small, trained on"
@@ -64,8 +59,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
     recipe = load_recipe(options.recipe, overrides=options.overrides)
-    made = gather(recipe, options.work, cache=options.cache)
-    runs = compare(recipe, made, options)
+    runs = compare(recipe, options)
     table = make_table(runs, options.share)
     print(table.markdown())
     if options.picture:
@@ -74,41 +68,49 @@ def main() -> None:
     print(write_record("growth", data, table=table, machine=describe_machine()))
 
 
-def compare(recipe: Recipe, made: Ingredients, options: argparse.Namespace) -> list[Run]:
-    small = start_student(recipe, made, options.work)
-    assert isinstance(small, TransformerStudent)
-    runs = [train(SMALL, recipe, made, small, options.work)]
-    grown = grow_student(small, recipe.student, layers=options.layers, width=options.width, seed=recipe.seed)
+def compare(recipe: Recipe, options: argparse.Namespace) -> list[Run]:
     body = recipe.student.body
     assert body is not None, "the recipe has no [student.body]"
+    small, grown = (options.work.resolve() / name for name in ("small", "grown"))
+    runs = [train(SMALL, recipe, options, out=small)]
+    shutil.rmtree(grown, ignore_errors=True)
+    grow(small, grown, layers=options.layers, width=options.width, seed=recipe.seed)
     times = options.width // body.width
     sizes = {"width": options.width, "layers": options.layers}
     larger = replace(body, **sizes, heads=times * body.heads, feed_forward=times * body.feed_forward)
-    from_nothing = replace(recipe, student=replace(recipe.student, body=larger))
-    runs.append(train(SCRATCH, from_nothing, made, start_student(from_nothing, made, options.work), options.work))
+    runs.append(train(SCRATCH, replace(recipe, student=replace(recipe.student, body=larger)), options))
     shorter = replace(recipe, train=replace(recipe.train, steps=round(options.share * recipe.train.steps)))
-    guide = Guide(shorter.guide, copy.deepcopy(small), steps=shorter.train.steps)
-    runs.append(train(GUIDED, shorter, made, copy.deepcopy(grown), options.work, guide=guide))
-    runs.append(train(ALONE, shorter, made, grown, options.work))
-    runs.append(train(ON, shorter, made, small, options.work))
+    alone = from_student(shorter, grown)
+    guided = replace(alone, guide=replace(recipe.guide, student=str(small)))
+    runs.append(train(GUIDED, guided, options))
+    runs.append(train(ALONE, alone, options))
+    runs.append(train(ON, from_student(shorter, small), options))
     return runs
 
 
-def train(
-    name: str, recipe: Recipe, made: Ingredients, student: Student, work: Path, *, guide: Guide | None = None
-) -> Run:
-    folder = work / "growth"
+def from_student(recipe: Recipe, folder: Path) -> Recipe:
+    """Let a recipe go on from a student, which brings body and vocabulary."""
+    student = replace(recipe.student, start=str(folder), body=None)
+    return replace(recipe, student=student, vocabulary=VocabularyRecipe())
+
+
+def train(name: str, recipe: Recipe, options: argparse.Namespace, *, out: Path | None = None) -> Run:
+    folder = options.work / "growth"
     shutil.rmtree(folder, ignore_errors=True)
+    prepared = replace(prepare(recipe, options.work, cache=options.cache), work=folder)
     started = time.monotonic()
-    accuracy = run_embedder(recipe, made, student, folder, guide=guide).train().accuracy
+    outcome = prepared.train()
+    seconds = round(time.monotonic() - started, 1)
     rows = [json.loads(line) for line in (folder / "train" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    curve = tuple((row["step"], row["accuracy"]) for row in rows)
+    if out:
+        shutil.rmtree(out, ignore_errors=True)
+        prepared.save(outcome, out)
     run = Run(
         name=name,
         steps=recipe.train.steps,
-        seconds=round(time.monotonic() - started, 1),
-        accuracy=round(accuracy.mean, 4),
-        curve=curve,
+        seconds=seconds,
+        accuracy=round(outcome.accuracy.mean, 4),
+        curve=tuple((row["step"], row["accuracy"]) for row in rows),
     )
     print(json.dumps(asdict(run)), flush=True)
     return run
