@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kdserve import __version__
-from kdserve.cli import bench, catalogue, classify, distill, evaluate, grow, serve, translate
+from kdserve.cli import bench, catalogue, classify, distill, evaluate, grow, neutralise, serve, translate
 from kdserve.cli import export as export
 from kdserve.cli import index as index
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for room in (distill, grow, export, index, evaluate, classify, translate, serve, bench, catalogue):
+for room in (distill, grow, export, neutralise, index, evaluate, classify, translate, serve, bench, catalogue):
     room.register(app)
 
 

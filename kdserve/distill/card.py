@@ -40,7 +40,7 @@ def write_card(outcome: Outcome, recipe: Recipe, coverage: Mapping[str, Coverage
         "",
         f"{measured} Weights of step {outcome.best_step} of {recipe.train.steps}.",
         "",
-        "| language | training pairs | held-out accuracy | tokens a word | byte tokens |",
+        "| language | training pairs | held-out accuracy | tokens a word | bytes, unknown |",
         "|---|---|---|---|---|",
     ]
     for language, cover in sorted(coverage.items()):

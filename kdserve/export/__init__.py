@@ -6,6 +6,7 @@ from kdserve.export.classifier import export_classifier, is_classifier
 from kdserve.export.classifier_card import Agreement
 from kdserve.export.evaluated import EvaluatedLanguage, Evaluation
 from kdserve.export.gate import FidelityReport, LanguageFidelity
+from kdserve.export.neutral import NeutralReport, neutralise, read_pairs
 from kdserve.export.reopen import reopen_bundle
 from kdserve.export.sequence.bundle import export_translator
 from kdserve.export.sequence.gate import GatePairs, WritingFloors, WritingReport, pairs_for_gate
@@ -26,6 +27,7 @@ __all__ = [
     "GateTexts",
     "LanguageCoverage",
     "LanguageFidelity",
+    "NeutralReport",
     "TrimReport",
     "WritingFloors",
     "WritingReport",
@@ -34,8 +36,10 @@ __all__ = [
     "export_translator",
     "is_classifier",
     "is_sequence",
+    "neutralise",
     "pairs_for_gate",
     "read_gate_texts",
+    "read_pairs",
     "reopen_bundle",
     "trim_vocabulary",
 ]

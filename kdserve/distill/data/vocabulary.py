@@ -42,7 +42,7 @@ a space: without a second end, "▁always" would be cut to "▁alway" and "s", a
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coverage:
-    """How a vocabulary fits a language: tokens a word (by spaces), tokens a character, share of byte tokens."""
+    """How a vocabulary fits a language: tokens a word (by spaces), tokens a character, share of bytes and unknowns."""
 
     tokens_per_word: float
     tokens_per_character: float
@@ -217,7 +217,8 @@ def sentences_by_language(corpus: Corpus, *, most: int, seed: int) -> dict[str, 
 def _coverage(tokenizer: Tokenizer, texts: Sequence[str]) -> Coverage:
     encodings: list[Any] = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     tokens = sum(len(encoding.ids) for encoding in encodings)
-    in_bytes = sum(sum(len(SPECIAL_TOKENS) <= i < 260 for i in encoding.ids) for encoding in encodings)
+    unread = {UNK, *(tokenizer.token_to_id(token) for token in BYTE_TOKENS)}
+    in_bytes = sum(sum(i in unread for i in encoding.ids) for encoding in encodings)
     return Coverage(
         tokens_per_word=round(tokens / sum(len(text.split()) for text in texts), 3),
         tokens_per_character=round(tokens / sum(map(len, texts)), 3),

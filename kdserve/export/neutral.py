@@ -1,0 +1,135 @@
+"""Take off a model's vectors what tells languages apart, in closed form: one dense layer behind its pooling.
+
+A multilingual teacher's vectors lie together by language, so that a question finds wrong answers in its own language
+before right ones in others. Most of that is a shift, the same for all texts of a language: what translations differ by
+from their sources, on average. The main directions of these shifts are projected out (LIR, Yang et al. 2021,
+arXiv:2109.04727, who take them of each language's vectors).
+
+Letters: L languages, D width
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from kdserve.datatypes import Embedder, Embeddings, Progress, no_progress
+from kdserve.errors import DataError, FolderError
+from kdserve.json_files import read_json
+from kdserve.manifest import MANIFEST_NAME, hash_file, read_manifest, staged_folder, write_manifest
+from kdserve.modules import MODULES_NAME, read_modules
+
+Pairs = Mapping[str, Sequence[tuple[str, str]]]
+"""By language: texts with what they say in the source language."""
+_LEAST = 16
+_TYPES = "sentence_transformers.models."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeutralReport:
+    """Length of the mean shift of a language before and after, as a share of a vector's length; by language."""
+
+    directions: int
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+
+def neutralise(
+    model: Path, out: Path, *, embedder: Embedder, pairs: Pairs, directions: int, progress: Progress = no_progress
+) -> NeutralReport:
+    """Write `model` to `out` with a layer that projects out `directions` of its languages' shifts.
+
+    `embedder` is the model, opened, or its bundle, which is quicker.
+
+    Raises:
+        FolderError: `model` is no sentence-transformers folder that ends behind its pooling, a dense layer or at unit
+            length.
+        DataError: a language has too few pairs.
+    """
+    modules = read_modules(model)
+    if modules[-1].kind not in ("Pooling", "Dense", "Normalize", "StaticEmbedding"):
+        raise FolderError(f"{model} ends with a module {modules[-1].kind}; only vectors can be made neutral")
+    shifts = measure_shifts(embedder, pairs, progress=progress)
+    stacked = np.concatenate(list(shifts.values()))  # (2 L, D)
+    if directions > min(len(stacked), stacked.shape[1] - 1):
+        raise DataError(f"{len(shifts)} languages have fewer than {directions} directions; ask for fewer")
+    main = np.linalg.svd(stacked, full_matrices=False)[2][:directions].astype(np.float64)
+    kept_DD = np.eye(stacked.shape[1]) - main.T @ main
+    with staged_folder(out) as folder:
+        shutil.copytree(model, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST_NAME))
+        _add_layer(folder, kept_DD.astype(np.float32), number=len(modules))
+        _write_manifest(model, folder, out.resolve().name)
+    mean = {language: shift.mean(axis=0) for language, shift in shifts.items()}
+    return NeutralReport(
+        directions=directions,
+        before={language: round(float(np.linalg.norm(shift)), 4) for language, shift in mean.items()},
+        after={language: round(float(np.linalg.norm(kept_DD @ shift)), 4) for language, shift in mean.items()},
+    )
+
+
+def measure_shifts(embedder: Embedder, pairs: Pairs, *, progress: Progress = no_progress) -> dict[str, Embeddings]:
+    """Return each language's shifts (2, D): of documents and of queries."""
+    shifts = {}
+    for done, (language, texts) in enumerate(pairs.items()):
+        progress(f"embed {language}", done, len(pairs))
+        if len(texts) < _LEAST:
+            raise DataError(f"{language} has {len(texts)} pairs; give at least {_LEAST}")
+        own, sources = zip(*texts, strict=True)
+        roles = (embedder.encode_document, embedder.encode_query)
+        shifts[language] = np.stack([encode(own).mean(axis=0) - encode(sources).mean(axis=0) for encode in roles])
+    progress("embed", len(pairs), len(pairs))
+    return shifts
+
+
+def read_pairs(path: Path, *, most: int) -> dict[str, list[tuple[str, str]]]:
+    """Read `language<TAB>text<TAB>source` lines, the first `most` of each language.
+
+    Raises:
+        DataError: the file is missing, has other lines or is empty.
+    """
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); give `language<TAB>text<TAB>source` lines") from error
+    for number, line in enumerate(lines, start=1):
+        cells = line.split("\t")
+        if len(cells) != 3 or not all(cell.strip() for cell in cells):
+            raise DataError(f"{path}, line {number}: {len(cells)} cells; give `language<TAB>text<TAB>source` lines")
+        own = pairs.setdefault(cells[0], [])
+        if len(own) < most:
+            own.append((cells[1], cells[2]))
+    if not pairs:
+        raise DataError(f"{path} is empty; give `language<TAB>text<TAB>source` lines")
+    return pairs
+
+
+def _add_layer(folder: Path, weight_DD: npt.NDArray[np.float32], *, number: int) -> None:
+    """Append the dense layer and Normalize to the folder's modules."""
+    records = read_json(folder / MODULES_NAME)
+    dense, last = f"{number}_Dense", f"{number + 1}_Normalize"
+    for name in (dense, last):
+        (folder / name).mkdir()
+        kind = _TYPES + name.partition("_")[2]
+        records.append({"idx": len(records), "name": str(len(records)), "path": name, "type": kind})
+    save_file({"linear.weight": weight_DD}, folder / dense / "model.safetensors", metadata={"format": "pt"})
+    width, activation = len(weight_DD), "torch.nn.modules.linear.Identity"
+    settings = {"in_features": width, "out_features": width, "bias": False, "activation_function": activation}
+    (folder / dense / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / MODULES_NAME).write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_manifest(model: Path, folder: Path, name: str) -> None:
+    """Name the folder; where the model has settings of a student, they stay."""
+    path = model / MANIFEST_NAME
+    if path.is_file():
+        manifest = read_manifest(model, kind="student")
+        parents = {**manifest.parents, "unshifted": hash_file(path)}
+        write_manifest(folder, kind="student", parents=parents, settings={**manifest.settings, "name": name})
