@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,6 @@ from kdserve.errors import FolderError
 
 if TYPE_CHECKING:
     from kdserve.runtime.catalogue import CatalogueEntry
-    from kdserve.runtime.published import Published
 
 _COLUMNS = ("name", "MB", "languages", "tokens", "for", "quality", "folder")
 
@@ -46,15 +45,15 @@ def models(
 
 def _entries(folders: list[Path]) -> list[CatalogueEntry]:
     from kdserve.manifest import kind_of
-    from kdserve.runtime.catalogue import describe_bundle, manifests_in, published_entries
+    from kdserve.runtime.catalogue import KINDS, describe_bundle, manifests_in, published_entries
 
     entries = published_entries()
     known = {entry.folder.resolve() for entry in entries}
     for folder in (found for given in folders for found in manifests_in(given)):
         try:
             kind = kind_of(folder)
-            if kind in ("bundle", "classifier") and folder.resolve() not in known:
-                entries.append(describe_bundle(folder, kind=cast("Published", kind)))
+            if kind in KINDS and folder.resolve() not in known:
+                entries.append(describe_bundle(folder, kind=kind))
                 known.add(folder.resolve())
         except FolderError as error:  # the others are still worth listing
             say(f"left out: {error}")
@@ -77,4 +76,6 @@ def _row(entry: CatalogueEntry) -> tuple[str, ...]:
 def _purpose(entry: CatalogueEntry) -> str:
     if entry.kind == "classifier":
         return f"naming one of {len(entry.labels)} labels"
+    if entry.kind == "translator":
+        return "summaries" if entry.task == "summarise" else f"translation into {', '.join(entry.targets)}"
     return "vectors, fastest" if entry.family == "static" else "vectors, word order too"

@@ -13,12 +13,20 @@ from kdserve.manifest import MANIFEST_NAME, read_manifest
 from kdserve.runtime.bundle import BundleSettings
 from kdserve.runtime.classifier import ClassifierSettings
 from kdserve.runtime.published import Published, find_bundle, published_names
+from kdserve.runtime.sequence.settings import TranslatorSettings
 
+KINDS: tuple[Published, ...] = ("bundle", "classifier", "translator")
+_SETTINGS: Mapping[Published, type[BundleSettings] | type[ClassifierSettings] | type[TranslatorSettings]] = {
+    "bundle": BundleSettings,
+    "classifier": ClassifierSettings,
+    "translator": TranslatorSettings,
+}
 _LEVELS = ("", "*/", "*/*/")
 _MEASURES = (  # quality: the part of the gate's record, and its figure there
     ("sample translations", "languages", "accuracy_bundle"),
     ("translations", "evaluated", "retrieval_bundle"),
     ("similarity", "evaluated", "spearman_bundle"),
+    ("chrF", "languages", "chrf_bundle"),
 )
 
 
@@ -26,10 +34,10 @@ _MEASURES = (  # quality: the part of the gate's record, and its figure there
 class CatalogueEntry:
     """One bundle, or classifier.
 
-    `dim` is None for a classifier, `labels` empty for an encoder. `quality` is what its export measured, in points of
-    100, mean over the languages: translations found in both directions to English, among the samples that the gate
-    looks at or in evaluation files, and Spearman's correlation with human judgement. Not all of it is recorded
-    everywhere.
+    `dim` is None for what gives no vectors; `labels` are a classifier's, `task` and `targets` a translator's. `quality`
+    is what its export measured, in points of 100, mean over the languages: translations found in both directions to
+    English, among the samples that the gate looks at or in evaluation files, Spearman's correlation with human
+    judgement, and chrF of what a translator writes. Not all of it is recorded everywhere.
     """
 
     name: str
@@ -43,15 +51,15 @@ class CatalogueEntry:
     weak_languages: tuple[str, ...]
     dim: int | None = None
     labels: tuple[str, ...] = ()
+    task: str = ""
+    targets: tuple[str, ...] = ()
     quality: Mapping[str, float] = field(default_factory=dict)
 
 
 def published_entries() -> list[CatalogueEntry]:
-    """Describe what ships with this installation: encoders first, then classifiers."""
+    """Describe what ships with this installation: encoders first, then classifiers and translators."""
     return [
-        describe_bundle(find_bundle(name, kind=kind), kind=kind)
-        for kind in ("bundle", "classifier")
-        for name in published_names(kind)
+        describe_bundle(find_bundle(name, kind=kind), kind=kind) for kind in KINDS for name in published_names(kind)
     ]
 
 
@@ -67,17 +75,13 @@ def manifests_in(folder: Path) -> list[Path]:
 
 
 def describe_bundle(folder: Path, *, kind: Published) -> CatalogueEntry:
-    """Read what the manifest of a bundle or classifier says; its other files are not looked at.
+    """Read what the manifest of a bundle, classifier or translator says; its other files are not looked at.
 
     Raises:
         FolderError: it is of another kind, damaged, or of another version.
     """
     manifest = read_manifest(folder, kind=kind)
-    settings: BundleSettings | ClassifierSettings
-    if kind == "bundle":
-        settings = BundleSettings.from_manifest(manifest, folder)
-    else:
-        settings = ClassifierSettings.from_manifest(manifest, folder)
+    settings = _SETTINGS[kind].from_manifest(manifest, folder)
     return CatalogueEntry(
         name=settings.name,
         kind=kind,
@@ -90,6 +94,8 @@ def describe_bundle(folder: Path, *, kind: Published) -> CatalogueEntry:
         weak_languages=settings.weak_languages,
         dim=settings.dim if isinstance(settings, BundleSettings) else None,
         labels=settings.labels if isinstance(settings, ClassifierSettings) else (),
+        task=settings.task if isinstance(settings, TranslatorSettings) else "",
+        targets=settings.targets if isinstance(settings, TranslatorSettings) else (),
         quality=_quality(settings.fidelity),
     )
 

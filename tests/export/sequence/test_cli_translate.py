@@ -90,3 +90,10 @@ def test_search_says_what_foreign_hits_say(bundle: Path, tmp_path: Path) -> None
     lines = {line.split("\t")[2]: line for line in _run(*asked).splitlines()}
     assert lines["de"].endswith("\t" + " ".join(expected.split()))
     assert lines["en"].endswith("\tThe bread is warm.")
+
+
+def test_models_lists_translators_with_what_they_are_for(bundle: Path) -> None:
+    entries = [json.loads(line) for line in _run("models", str(bundle), "--json").splitlines()]
+    (entry,) = [entry for entry in entries if entry["name"] == "tiny-marian"]
+    assert (entry["kind"], entry["task"], entry["targets"], entry["dim"]) == ("translator", "translate", ["en"], None)
+    assert "translation into en" in _run("models", str(bundle))

@@ -1,0 +1,183 @@
+"""What a translator costs and keeps: output tokens a CPU second alone and at 32, first translation from process start,
+memory, bit-identity over batch sizes, loops and empties, beside CTranslate2 on the same weights where it reads them.
+
+    python benchmarks/translation.py BUNDLE LINES.txt [--pairs PAIRS.tsv] [--fp32 BUNDLE] [--student FOLDER]
+
+`LINES.txt` has a source a line. With `--pairs` quality is measured too, and with `--fp32`, the same student's bundle in
+float32, what int8 lost. `--student` is the transformers folder (Marian, BART, M2M100 or T5, with one tokenizer.json),
+for CTranslate2 (pip install ctranslate2) in int8 on the same source tokens. One thread each, in turns; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from records import Table, write_record
+
+from kdserve import Translator
+from kdserve.bench.machine import describe_machine
+from kdserve.evaluate import measure_writing, read_pairs
+from kdserve.evaluate.writing import is_circle
+from kdserve.json_files import read_object
+from kdserve.runtime.sequence.settings import SOURCE_NAME
+
+ALONE, BATCH, LIMIT = 32, 32, 96
+SIZES = (1, 2, 3, 5, 8, 13, 32, 64)
+Ids = Sequence[Sequence[int]]
+Write = Callable[[Ids], list[list[int]]]
+FIRST = """
+import sys, resource
+from kdserve import Translator
+print(Translator.load(sys.argv[1], num_threads=1).translate([sys.argv[2]])[0])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+def main() -> None:
+    arguments = _arguments()
+    lines = [line for line in arguments.lines.read_text(encoding="utf-8").splitlines() if line.strip()]
+    translator = Translator.load(arguments.bundle, num_threads=1)
+    ids = translator.tokenize(lines[:256])
+    contenders: dict[str, Write] = {"kdserve": _own(translator)}
+    if arguments.student:
+        contenders["CTranslate2 int8"] = _ctranslate2(translator, arguments.student)
+    speeds = _speeds(contenders, ids, arguments.rounds)
+    first, peak = zip(*(_first_translation(arguments.bundle, lines[0]) for _ in range(arguments.rounds)), strict=True)
+    outputs = translator.translate(lines)
+    data: dict[str, Any] = {
+        "tokens_per_cpu_second": speeds,
+        "first_translation_s": statistics.median(first),
+        "process_mb": statistics.median(peak),
+        "same_over_batch_sizes": _is_same_in_batches(translator, ids[:64]),
+        "num_lines": len(lines),
+        "empty": sum(not output.strip() for output in outputs),
+        "circles": sum(is_circle(output) and not is_circle(line) for line, output in zip(lines, outputs, strict=True)),
+        "quality": _quality(arguments),
+    }
+    table = _table(data, arguments)
+    print(table.markdown())
+    write_record("translation", data, table=table, machine=describe_machine())
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("lines", type=Path)
+    parser.add_argument("--pairs", type=Path)
+    parser.add_argument("--fp32")
+    parser.add_argument("--student", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args()
+
+
+def _own(translator: Translator) -> Write:
+    rules = translator.settings.generation
+    limit = min(LIMIT, translator.settings.max_output_tokens)
+    return lambda ids: translator.generate(ids, rules, max_output_tokens=limit)
+
+
+def _ctranslate2(translator: Translator, student: Path) -> Write:
+    """The same weights, rounded by CTranslate2 itself, with the bundle's own source tokens."""
+    import ctranslate2
+
+    with tempfile.TemporaryDirectory() as folder:
+        converter = ctranslate2.converters.TransformersConverter(str(student))
+        converter.convert(folder, quantization="int8", force=True)
+        other = ctranslate2.Translator(folder, device="cpu", intra_threads=1, inter_threads=1, compute_type="int8")
+    vocabulary = read_object(translator.bundle.folder / SOURCE_NAME)["model"]["vocab"]
+    names = [row[0] for row in vocabulary] if isinstance(vocabulary, list) else sorted(vocabulary, key=vocabulary.get)
+    beams = translator.settings.generation.num_beams
+
+    def write(ids: Ids) -> list[list[int]]:
+        tokens = [[names[token] for token in own] for own in ids]
+        found = other.translate_batch(tokens, beam_size=beams, max_decoding_length=LIMIT, return_end_token=False)
+        return [[0] * len(one.hypotheses[0]) for one in found]  # only their number counts here
+
+    return write
+
+
+def _speeds(contenders: dict[str, Write], ids: Ids, rounds: int) -> dict[str, dict[str, float]]:
+    """Output tokens for each second of processor time, by contender: one source a call, and 32."""
+    found: dict[str, dict[str, list[float]]] = {name: {"alone": [], "32": []} for name in contenders}
+    for write in contenders.values():
+        write(ids[:BATCH])
+    for _ in range(rounds):
+        for name, write in contenders.items():
+            calls = {
+                "alone": [[own] for own in ids[:ALONE]],
+                "32": [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)],
+            }
+            for how, batches in calls.items():
+                started, num_tokens = time.process_time(), 0
+                for batch in batches:
+                    num_tokens += sum(map(len, write(batch)))
+                found[name][how].append(num_tokens / (time.process_time() - started))
+    return {name: {how: statistics.median(own) for how, own in both.items()} for name, both in found.items()}
+
+
+def _first_translation(bundle: str, line: str) -> tuple[float, float]:
+    """Seconds from the start of a process to its first translation's end, and its largest memory in MB."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", FIRST, bundle, line], capture_output=True, text=True, check=True)
+    return time.perf_counter() - started, int(done.stderr.split()[-1]) / 1024
+
+
+def _is_same_in_batches(translator: Translator, ids: Ids) -> bool:
+    write = _own(translator)
+    expected = [write([own])[0] for own in ids]
+    return all(
+        [out for i in range(0, len(ids), size) for out in write(ids[i : i + size])] == expected for size in SIZES
+    )
+
+
+def _quality(arguments: argparse.Namespace) -> dict[str, Any]:
+    if not arguments.pairs:
+        return {}
+    pairs = read_pairs(arguments.pairs)
+    figures = {}
+    for name, bundle in (("bundle", arguments.bundle), ("fp32", arguments.fp32)):
+        if bundle:
+            translator = Translator.load(bundle, num_threads=1)
+            target = next(iter(translator.targets), "")
+            rows = measure_writing(translator.translate, pairs, target=target)
+            figures[name] = [
+                {"domain": row.domain, "language": row.language, "bleu": row.bleu, "chrf": row.chrf} for row in rows
+            ]
+    return figures
+
+
+def _table(data: dict[str, Any], arguments: argparse.Namespace) -> Table:
+    speeds = data["tokens_per_cpu_second"]
+    rows = [
+        [f"output tokens a CPU second, {how}", *(f"{own[how]:.0f}" for own in speeds.values())]
+        for how in ("alone", "32")
+    ]
+    blank = [""] * (len(speeds) - 1)
+    rows += [
+        ["first translation from process start, s", f"{data['first_translation_s']:.2f}", *blank],
+        ["largest memory of that process, MB", f"{data['process_mb']:.0f}", *blank],
+        [
+            "the same at batch sizes " + ", ".join(map(str, SIZES)),
+            "yes" if data["same_over_batch_sizes"] else "no",
+            *blank,
+        ],
+        [f"empty outputs of {data['num_lines']} lines", str(data["empty"]), *blank],
+        ["outputs that go in circles", str(data["circles"]), *blank],
+    ]
+    for name, own in data["quality"].items():
+        chrf = statistics.fmean(row["chrf"] for row in own)
+        rows.append([f"chrF, {name}, mean of {len(own)} languages", f"{chrf:.1f}", *blank])
+    note = f"One thread, in turns, median of {arguments.rounds} rounds; load average {describe_machine().load_average}."
+    return Table(columns=["", *speeds], rows=rows, note=note)
+
+
+if __name__ == "__main__":
+    main()
