@@ -65,14 +65,14 @@ class Call:
 
     async def _require_length(self, limit_bytes: int) -> None:
         """Refuse a body that says itself that it is too large. Whoever sends it all the same would not see the refusal
-        of a connection that closes, and is listened to for a moment; whoever asks first (Expect) is told at once."""
+        of a connection that closes, and is listened to until it pauses; whoever asks first (Expect) is told at once."""
         told = dict(self.scope["headers"])
         if int(told.get(b"content-length", 0)) <= limit_bytes:
             return
         if b"expect" not in told:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LINGER_S):
-                    while (await self._receive()).get("more_body"):
+                async with asyncio.timeout(self._timeout_s):
+                    while (await asyncio.wait_for(self._receive(), LINGER_S)).get("more_body"):
                         pass
         raise body_too_large(limit_bytes)
 
