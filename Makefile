@@ -43,7 +43,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet -e ".[cpu,search,serve,cli,distill,export,translation,teacher,teacher-multilingual]" $(DEV)
+	$(BIN)/pip install --quiet -e ".[cpu,search,documents,serve,cli,distill,export,translation,teacher,teacher-multilingual]" $(DEV)
 	touch $@
 
 qemu: $(VENV)/ready

@@ -47,7 +47,7 @@ def main() -> None:
             progress("languages", number, len(sets))
     table = make_table(recall, len(next(iter(sets.values())).questions))
     print(table.markdown())
-    name = Path(arguments.model).name
+    name = encoder.settings.name
     write_record(f"answer-sentences-{name}", {"model": name, "recall": recall}, table=table, machine=describe_machine())
 
 

@@ -4,8 +4,9 @@ txt       one document a line; blank lines are skipped
 tsv, csv  a header line; the text column is a document, `id`, `lang` or `language` its own, the others its metadata
 jsonl     one object a line with `text`, and the same names; an object under `metadata` is taken apart
 parquet   columns as in a table
-folder    one document for each .txt or .md file below it, the id is the path; in a folder without such files, the
-          tables of the one format that it holds, as data sets are published in parts
+folder    one document for each .txt, .md, .rst, .html, .pdf, .docx and .epub file below it, the id is the path, title
+          and language are fields; in a folder without such files, the tables of the one format that it holds, as data
+          sets are published in parts
 
 Text files may be gzipped. Lines end with \\n, \\r\\n or \\r. What cannot be read is an error that names the line.
 """
@@ -13,17 +14,20 @@ Text files may be gzipped. Lines end with \\n, \\r\\n or \\r. What cannot be rea
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from kdserve.errors import DataError
+from kdserve.errors import DataError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.documents.document import MAX_TEXT_BYTES, Document, NewMetadata
+from kdserve.search.documents.extraction import EXTRACTORS, extract
 from kdserve.search.documents.lines import STDIN, is_folder, opened, read_lines, show
 from kdserve.search.documents.records import Columns, documents_from
 from kdserve.search.documents.tables import Record, count_parquet, read_csv, read_jsonl, read_parquet, read_tsv
@@ -32,7 +36,10 @@ Format = Literal["txt", "tsv", "csv", "jsonl", "parquet", "folder"]
 SUFFIXES: Mapping[str, Format] = {
     ".txt": "txt", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"
 }  # fmt: skip
-WHOLE_TEXTS = (".txt", ".md")
+WHOLE_TEXTS = (".txt", ".md", ".rst")
+HEADING = re.compile(r"\s*(?:#+\s+(?P<title>.+)|(?:[=~*-]{3,}\n)?(?P<rst>\S.*)\n[=~*-]{3,}\s*(?:\n|$))")
+"""The first line of Markdown or reStructuredText, where it is one."""
+_logger = logging.getLogger("kdserve")
 TABLES: Mapping[Format, Callable[[Path], Iterator[tuple[int, Record]]]] = {
     "tsv": read_tsv, "csv": read_csv, "jsonl": read_jsonl, "parquet": read_parquet
 }  # fmt: skip
@@ -97,7 +104,7 @@ class Source:
                     raise DataError(f"{file} is empty; give texts")
                 self.skipped["empty"] += 1
             elif format == "folder":
-                yield from self._whole_text(file)
+                yield from self._extracted(file) if _ending(file) in EXTRACTORS else self._whole_text(file)
             elif format == "txt":
                 yield from (Document(text=line) for _, line in read_lines(file) if not is_blank(line))
             else:
@@ -110,10 +117,27 @@ class Source:
             size += len(line.encode()) + 1
             if size > MAX_TEXT_BYTES:
                 raise DataError(f"{file} is longer than {MAX_TEXT_BYTES // 1_000_000} MB, the limit of a text; cut it")
-        if not is_blank(text := "\n".join(lines)):
-            yield Document(text=text, id=file.relative_to(self.path).as_posix())
-        else:
+        text = "\n".join(lines)
+        heading = HEADING.match(text) if _ending(file) != ".txt" else None
+        yield from self._named(file, text, (heading["title"] or heading["rst"]).strip() if heading else "", None)
+
+    def _extracted(self, file: Path) -> Iterator[Document]:
+        """The text of a file of another kind; one that cannot be read is told, and the others go on."""
+        try:
+            found = extract(file)
+            yield from self._named(file, found.text, found.title, found.language)
+        except MissingExtraError as error:
+            self.skipped[f"{_ending(file)} ({error})"] += 1
+        except DataError as error:
+            _logger.warning("skipped: %s", error)
+            self.skipped[f"{_ending(file)} that cannot be read"] += 1
+
+    def _named(self, file: Path, text: str, title: str, language: str | None) -> Iterator[Document]:
+        if is_blank(text):
             self.skipped["blank"] += 1
+            return
+        metadata = {"title": title} if title else {}
+        yield Document(text=text, id=file.relative_to(self.path).as_posix(), language=language, metadata=metadata)
 
     def files(self) -> tuple[Format, list[Path]]:
         """The format, and the files that are in it: the one that was named, or those of a folder."""
@@ -124,10 +148,14 @@ class Source:
             return self.format, [self.path]
         there = _files_below(self.path)
         format = self.format if self.format != "folder" else _format_in(self.path, there)
-        endings = WHOLE_TEXTS if format == "folder" else [name for name, told in SUFFIXES.items() if told == format]
+        endings = (
+            [*WHOLE_TEXTS, *EXTRACTORS]
+            if format == "folder"
+            else [name for name, told in SUFFIXES.items() if told == format]
+        )
         wanted = [file for file in there if _ending(file) in endings and file.is_file()]
         if not wanted:
-            raise DataError(f"{self.path} holds no {' or '.join(endings)} file; {_told(there)}")
+            raise DataError(f"{self.path} holds no {_listed(endings)} file; {_told(there)}")
         return format, wanted
 
 
@@ -147,7 +175,7 @@ def resume_key(source: Source, *settings: str) -> str:
 def _format_in(folder: Path, files: list[Path]) -> Format:
     """Format of a folder: whole texts, if it holds any, else the one format of its tables."""
     endings = {_ending(file) for file in files}
-    if endings & set(WHOLE_TEXTS):
+    if endings & {*WHOLE_TEXTS, *EXTRACTORS}:
         return "folder"
     if (folder / MANIFEST_NAME).is_file():
         raise DataError(f"{folder} is a folder that kdserve made, not one of texts; check the path")
@@ -169,6 +197,10 @@ def _files_below(folder: Path) -> list[Path]:
 def _ending(path: Path) -> str:
     """How a file's name ends, without .gz and in small letters."""
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _told(files: list[Path]) -> str:

@@ -122,7 +122,10 @@ def test_a_folder_gives_one_document_a_file(tmp_path):
     written(tmp_path, "z.txt", "eins\nzwei\n")
     written(tmp_path / "b", "a.md", "# drei\n")
     written(tmp_path, "picture.png", b"\x89PNG")
-    assert read(tmp_path) == [Document(text="# drei", id="b/a.md"), Document(text="eins\nzwei", id="z.txt")]
+    assert read(tmp_path) == [
+        Document(text="# drei", id="b/a.md", metadata={"title": "drei"}),
+        Document(text="eins\nzwei", id="z.txt"),
+    ]
 
 
 def test_a_resume_key_stands_for_the_files_as_they_are(tmp_path):
@@ -165,7 +168,7 @@ def test_a_folder_of_tables_is_read_as_one_table(tmp_path):
 
 def test_a_folder_without_texts_says_what_it_holds(tmp_path):
     written(tmp_path, "1.png", b"\x89")
-    with pytest.raises(DataError, match=r"holds no .txt or .md file; there are 1 .png"):
+    with pytest.raises(DataError, match=r"holds no .txt, .md, .rst, .*or .epub file; there are 1 .png"):
         list(Source(path=tmp_path, format="folder").read())
     with pytest.raises(DataError, match="is a file, not a folder"):
         list(Source(path=tmp_path / "1.png", format="folder").read())

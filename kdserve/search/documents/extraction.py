@@ -1,0 +1,170 @@
+"""Web pages, PDF, Word and EPUB files as text, through lxml, pypdf and python-docx: the extra `documents`.
+
+Files are other people's, so what they unpack to is bounded before it is parsed, no entity of theirs is resolved and
+nothing is fetched. EPUB is read here, as the one well-kept library for it is under the AGPL.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from kdserve.errors import DataError, MissingExtraError
+
+MAX_FILE_BYTES = 200_000_000
+MAX_UNPACKED_BYTES = 200_000_000
+MAX_PAGES = 10_000
+_DROPPED = ("script", "style", "template", "noscript", "svg", "nav", "head")
+_BLOCKS = frozenset(
+    ("address", "article", "aside", "blockquote", "br", "caption", "dd", "div", "dl", "dt", "figcaption", "figure",
+     "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "ol", "p", "pre", "section",
+     "table", "tr", "ul")
+)  # fmt: skip
+_CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?=[-_]|$)")
+_XML = "{http://www.w3.org/XML/1998/namespace}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extracted:
+    """The text of a file, and its title and language where it tells them."""
+
+    text: str
+    title: str = ""
+    language: str | None = None
+
+
+def extract(path: Path) -> Extracted:
+    """Read the text of a file, by the ending of its name, which is one of `EXTRACTORS`.
+
+    Raises:
+        DataError: the file is damaged, encrypted, or larger than what is read.
+        MissingExtraError: the library that reads it is not installed.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"{path} is larger than {MAX_FILE_BYTES // 1_000_000} MB; convert it to text yourself")
+        found = EXTRACTORS[path.suffix.lower()](path)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "lxml", "documents") from error
+    except DataError:
+        raise
+    except Exception as error:  # on a damaged file each parser raises whatever it likes
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"{path} cannot be read ({reason}); open and save it again, or leave it out") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3 offers no name to import
+            raise
+        raise DataError(f"{path} cannot be read ({error}); leave it out") from error
+    return Extracted(text=_valid(found.text), title=_valid(" ".join(found.title.split())), language=found.language)
+
+
+def _html(path: Path) -> Extracted:
+    return _from_html(path.read_bytes(), str(path))
+
+
+def _pdf(path: Path) -> Extracted:
+    import pypdf
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells of every oddity that it gets over
+    reader = pypdf.PdfReader(path)
+    if reader.is_encrypted and not reader.decrypt(""):
+        raise DataError(f"{path} is encrypted; save it without a password")
+    if len(reader.pages) > MAX_PAGES:
+        raise DataError(f"{path} has more than {MAX_PAGES:,} pages; divide it")
+    text = "\n\n".join(page.extract_text() for page in reader.pages)
+    title = reader.metadata.title if reader.metadata else None
+    return Extracted(text=text, title=str(title or ""), language=_language(reader.root_object.get("/Lang")))
+
+
+def _docx(path: Path) -> Extracted:
+    import docx
+    from docx.table import Table
+
+    _open_zip(path).close()
+    document = docx.Document(str(path))
+    parts = []
+    for block in document.iter_inner_content():
+        rows = [[cell.text for cell in row.cells] for row in block.rows] if isinstance(block, Table) else [[block.text]]
+        parts += ["\t".join(cells) for cells in rows]
+    properties = document.core_properties
+    return Extracted(text="\n\n".join(parts), title=properties.title, language=_language(properties.language))
+
+
+def _epub(path: Path) -> Extracted:
+    from lxml import etree
+
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
+    with _open_zip(path) as archive:
+        container = etree.fromstring(archive.read("META-INF/container.xml"), parser)
+        name = container.xpath("string(//*[local-name()='rootfile']/@full-path)")
+        package = etree.fromstring(archive.read(name), parser)
+        places = {item.get("id"): item.get("href") for item in package.xpath("//*[local-name()='item']")}
+        chapters = []
+        for reference in package.xpath("//*[local-name()='itemref']/@idref"):
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(places[reference])))
+            chapters.append(_from_html(archive.read(place), f"{path}, {place}").text)
+        title, language = (package.xpath(f"string(//*[local-name()='{what}'])") for what in ("title", "language"))
+    return Extracted(text="\n\n".join(chapters), title=title, language=_language(language))
+
+
+def _from_html(data: bytes, where: str) -> Extracted:
+    """The text of a page; what is UTF-8 is read so, else as the page says."""
+    from lxml import etree, html
+
+    try:
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        declared = _CHARSET.search(data[:4096])
+        if declared is None:
+            raise DataError(f"{where} is not UTF-8 and declares no other encoding; convert it") from error
+        text = data.decode(declared[1].decode("ascii"))
+    if not text.strip():
+        return Extracted(text="")
+    parser = html.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
+    tree = html.document_fromstring(text.encode(), parser=parser)
+    if any("depth" in entry.message for entry in parser.error_log):  # libxml2 leaves out what lies deeper
+        raise DataError(f"{where} nests its elements too deeply; simplify it")
+    title = tree.xpath("string(//head/title)") or tree.xpath("string(//h1)")
+    language = _language(tree.get("lang") or tree.get(f"{_XML}lang") or tree.get("xml:lang"))
+    etree.strip_elements(tree, *_DROPPED, with_tail=False)
+    etree.strip_tags(tree, etree.Comment, etree.ProcessingInstruction)
+    parts: list[str] = []
+    for event, element in etree.iterwalk(tree, events=("start", "end")):
+        parts.append("\n\n" if element.tag in _BLOCKS else "")
+        parts.append((element.text if event == "start" else element.tail) or "")
+    lines = (" ".join(line.split()) for line in re.split(r"\n\s*\n", "".join(parts)))
+    return Extracted(text="\n\n".join(filter(None, lines)), title=title, language=language)
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    """Open an archive whose parts say that they unpack to a bounded size, and which can give no more than they say."""
+    archive = zipfile.ZipFile(path)
+    size = sum(part.file_size for part in archive.infolist())
+    if size > MAX_UNPACKED_BYTES:
+        archive.close()
+        raise DataError(f"{path} unpacks to {size // 1_000_000:,} MB, more than is read; convert it to text yourself")
+    return archive
+
+
+def _language(declared: Any) -> str | None:
+    """The first part of a language tag: de of de-AT."""
+    found = _LANGUAGE.match(str(declared or "").strip())
+    return found[0].lower() if found else None
+
+
+def _valid(text: str) -> str:
+    """The text without lone surrogates, which some PDFs give for letters that have no meaning."""
+    return text.encode("utf-8", "replace").decode()
+
+
+EXTRACTORS: Mapping[str, Callable[[Path], Extracted]] = {
+    ".html": _html, ".htm": _html, ".xhtml": _html, ".pdf": _pdf, ".docx": _docx, ".epub": _epub
+}  # fmt: skip

@@ -1,0 +1,151 @@
+"""Web pages, PDF, Word and EPUB files in a folder, sound and hostile."""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from kdserve.errors import DataError
+from kdserve.search import Document, Source
+from kdserve.search.documents import extraction
+from kdserve.search.documents.extraction import extract
+
+pytest.importorskip("lxml", reason="needs the extra documents")
+pytest.importorskip("pypdf", reason="needs the extra documents")
+docx = pytest.importorskip("docx", reason="needs the extra documents")
+
+PAGE = b"""<!doctype html><html lang="de-AT"><head><title>Ein  Titel</title><style>p {}</style></head>
+<body><nav>Menu</nav><h1>Kopf</h1><p>Das <b>Brot</b> ist<!-- noch --> warm.</p>
+<script>x()</script><p>Ende</body></html>"""
+CONTAINER = b'<container><rootfiles><rootfile full-path="in/b.opf"/></rootfiles></container>'
+BOOK = b"""<package xmlns:dc="http://purl.org/dc/elements/1.1/"><metadata><dc:title>A book</dc:title>
+<dc:language>en</dc:language></metadata><manifest><item id="a" href="a%20b.xhtml"/><item id="c" href="../c.xhtml"/>
+</manifest><spine><itemref idref="c"/><itemref idref="a"/></spine></package>"""
+
+
+def pdf(text: str) -> bytes:
+    """The smallest PDF with a line of text."""
+    content = f"BT /F 12 Tf 9 9 Td ({text}) Tj ET".encode()
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R/Lang(fr-FR)>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]/Contents 4 0 R/Resources<</Font<</F 5 0 R>>>>>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(content), content),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+    ]
+    body = b"".join(b"%d 0 obj%s endobj\n" % (number, one) for number, one in enumerate(objects, 1))
+    return b"%PDF-1.4\n" + body + b"trailer<</Root 1 0 R/Size 6>>\nstartxref\n0\n%%EOF"
+
+
+def zipped(parts: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def word(path: Path) -> None:
+    document = docx.Document()
+    document.core_properties.title, document.core_properties.language = "Notes", "es-ES"
+    document.add_paragraph("El pan.")
+    document.add_table(1, 2).rows[0].cells[1].text = "cell"
+    document.save(str(path))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.html").write_bytes(PAGE)
+    (tmp_path / "b.pdf").write_bytes(pdf("Le pain."))
+    word(tmp_path / "c.docx")
+    epub = {
+        "META-INF/container.xml": CONTAINER,
+        "in/b.opf": BOOK,
+        "in/a b.xhtml": b"<p>Two</p>",
+        "c.xhtml": b"<p>One</p>",
+    }
+    (tmp_path / "d.epub").write_bytes(zipped(epub))
+    (tmp_path / "e.md").write_text("# A heading\n\nText.")
+    (tmp_path / "f.rst").write_text("Title\n=====\n\nText.")
+    return tmp_path
+
+
+def read(folder: Path) -> dict[str, Document]:
+    return {str(document.id): document for document in Source(path=folder, format="folder").read()}
+
+
+def test_every_kind_gives_its_text_title_and_language(folder: Path) -> None:
+    found = {name: (one.text, one.metadata.get("title"), one.language) for name, one in read(folder).items()}
+    assert found == {
+        "a.html": ("Kopf\n\nDas Brot ist warm.\n\nEnde", "Ein Titel", "de"),
+        "b.pdf": ("Le pain.", None, "fr"),
+        "c.docx": ("El pan.\n\n\tcell", "Notes", "es"),
+        "d.epub": ("One\n\nTwo", "A book", "en"),
+        "e.md": ("# A heading\n\nText.", "A heading", None),
+        "f.rst": ("Title\n=====\n\nText.", "Title", None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("<p>Grüße</p>".encode(), "Grüße"),
+        ('<meta charset="iso-8859-1"><p>Grüße</p>'.encode("latin1"), "Grüße"),
+        ("<p>Grüße</p>".encode("utf-16"), "Grüße"),
+        (b"<p>one<p>two<br>three", "one\n\ntwo\n\nthree"),
+        (b"plain", "plain"),
+        (b"<div>" * 200 + b"deep", "deep"),
+    ],
+)
+def test_web_pages_are_read_in_their_encoding_and_however_they_are_written(
+    tmp_path: Path, data: bytes, text: str
+) -> None:
+    (tmp_path / "page.htm").write_bytes(data)
+    assert extract(tmp_path / "page.htm").text == text
+
+
+BOMB = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "' + b"&a;" * 99 + b'">]><container>&b;</container>'
+OUTSIDE = b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><container>&a;</container>'
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.pdf", b"%PDF-1.7 nothing"),
+        ("a.pdf", b"\x00" * 100),
+        ("a.docx", b"no archive"),
+        ("a.docx", zipped({"word/document.xml": b"<a/>"})),
+        ("a.epub", zipped({"META-INF/container.xml": BOMB})),
+        ("a.epub", zipped({"META-INF/container.xml": OUTSIDE})),
+        ("a.epub", zipped({"META-INF/container.xml": CONTAINER, "in/b.opf": BOOK})),
+        ("a.html", b"<p>Gr\xfc\xdfe"),
+        ("a.html", b"<div>" * 5000 + b"deep"),
+        ("a.html", b'<meta charset="no-such-thing"><p>Gr\xfc\xdfe'),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_in_one_line_and_the_others_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, data: bytes
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "b.txt").write_text("sound")
+    source = Source(path=tmp_path, format="folder")
+    with caplog.at_level(logging.WARNING, logger="kdserve"):
+        assert [document.id for document in source.read()] == ["b.txt"]
+    assert dict(source.skipped) == {f"{Path(name).suffix} that cannot be read": 1}
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "kdserve"]
+    assert str(tmp_path / name) in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("name", ["a.docx", "a.epub"])
+def test_an_archive_that_unpacks_to_much_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).write_bytes(zipped({"META-INF/container.xml": b"\0" * 1_000_000}))
+    monkeypatch.setattr(extraction, "MAX_UNPACKED_BYTES", 900_000)
+    with pytest.raises(DataError, match="unpacks to 1 MB"):
+        extract(tmp_path / name)
