@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +13,7 @@ from kdserve.errors import DataError
 if TYPE_CHECKING:
     from kdserve.search import Document, Format, Id, NewMetadata, Source
 
+REPEATS_LOOKED_AT = 32
 Some = TypeVar("Some", bound="Document | NewMetadata")
 
 
@@ -34,6 +36,26 @@ def with_languages(documents: Iterator[Some], languages_by: str) -> Iterator[Som
     from kdserve.search import name_languages
 
     return name_languages(documents, Classifier.load(languages_by)) if languages_by else documents
+
+
+def refuse_repeats(index: Path, source: Source) -> Iterator[Document]:
+    """The documents of a source whose first ones, counted as they have no ids, are not all in the index already.
+
+    Raises:
+        DataError: they are: the same file was added before.
+    """
+    from kdserve.search import open_snapshot
+
+    documents = source.read()
+    first = list(islice(documents, REPEATS_LOOKED_AT))
+    texts = {document.text for document in first}
+    counted = bool(first) and all(document.id is None for document in first)
+    if counted and open_snapshot(index, exact=True).texts_among(sorted(texts)) == texts:
+        raise DataError(
+            f"the texts of {source.path} are in {index} already and would be there twice, as they have no ids; "
+            f"add others, or say --allow-repeats"
+        )
+    yield from chain(first, documents)
 
 
 def report_skipped(source: Source) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kdserve.cli import mine, search
+from kdserve.cli import mine, search, sync
 from kdserve.cli.console import print_json, progress_bars, say
-from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, report_skipped, with_languages
+from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, refuse_repeats, report_skipped, with_languages
 from kdserve.cli.options import Device, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
@@ -51,6 +51,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this room."""
     app.add_typer(index, name="index")
     search.register(app)
+    sync.register(index)
     mine.register(app)
 
 
@@ -134,6 +135,9 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
         languages_by: LanguagesBy = "",
         threads: Threads = 0,
         device: Device = "cpu",
+        allow_repeats: Annotated[
+            bool, typer.Option("--allow-repeats", help="Add texts without ids though the index has them.")
+        ] = False,
     ) -> None:
         source = open_source(texts, format, text_column, id_column, numbers)
         retriever = open_retriever(folder, bundle, device=device, threads=threads)
@@ -142,7 +146,8 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
             if update:
                 retriever.update(with_languages(source.read_updates(), languages_by), total=total, progress=progress)
             else:
-                retriever.add(with_languages(source.read(), languages_by), total=total, progress=progress)
+                documents = source.read() if allow_repeats else refuse_repeats(folder, source)
+                retriever.add(with_languages(documents, languages_by), total=total, progress=progress)
         report_skipped(source)
         say(f"{folder}: {len(retriever)} documents")
         _report_cut(retriever.encoder)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kdserve.search.query.ranking import SearchOptions
     from kdserve.search.query.snippets import make_snippet
     from kdserve.search.retriever import BuildOptions, Retriever
+    from kdserve.search.sync import Synced, sync_folder
 
 __all__ = [
     "STDIN",
@@ -39,6 +40,7 @@ __all__ = [
     "Retriever",
     "SearchOptions",
     "Source",
+    "Synced",
     "Tuning",
     "answer_question",
     "best_sentences",
@@ -54,6 +56,7 @@ __all__ = [
     "open_snapshot",
     "read_lines",
     "resume_key",
+    "sync_folder",
     "verify_index",
 ]
 
@@ -71,6 +74,7 @@ _MODULES = {
     "query.ranking": "SearchOptions",
     "query.snippets": "make_snippet",
     "retriever": "BuildOptions Retriever",
+    "sync": "Synced sync_folder",
     "index.snapshot": "open_snapshot",
 }
 

@@ -213,3 +213,24 @@ def test_mine_writes_a_table_that_distil_reads(tmp_path, run):
     with pytest.raises(DataError, match="exists already"):
         run("mine", tmp_path / "de", tmp_path / "fr", "--out", out, *bundle)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["de", "fr", "pairs.tsv"]
+
+
+def test_adding_the_same_counted_file_again_is_refused(tmp_path, run):
+    (tmp_path / "texts.txt").write_text("eins\nzwei\n")
+    run("index", "build", tmp_path / "texts.txt", "--out", tmp_path / "index")
+    with pytest.raises(DataError, match=r"in .*index already and would be there twice"):
+        run("index", "add", tmp_path / "index", tmp_path / "texts.txt")
+    run("index", "add", tmp_path / "index", tmp_path / "texts.txt", "--allow-repeats")
+    (tmp_path / "texts.txt").write_text("eins\ndrei\n")
+    run("index", "add", tmp_path / "index", tmp_path / "texts.txt")
+    assert json.loads(run("index", "info", tmp_path / "index", "--json"))["documents"] == 6
+
+
+def test_an_index_follows_a_folder(tmp_path, run):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("# Bread\n\nStill warm.")
+    run("index", "build", tmp_path / "notes", "--out", tmp_path / "index")
+    (tmp_path / "notes" / "b.txt").write_text("a night train")
+    run("index", "sync", tmp_path / "index", tmp_path / "notes")
+    answer = json.loads(run("search", tmp_path / "index", "train", "-k", 1, "--json"))
+    assert answer["hits"][0]["id"] == "b.txt"

@@ -99,16 +99,23 @@ class Source:
         others = set(_files_below(self.path)) - set(files) if is_folder(self.path) else set()
         self.skipped.update(_ending(file) or "without an ending" for file in sorted(others))
         for file in files:
-            if file.is_file() and not file.stat().st_size:
+            if format == "folder":
+                yield from self.read_file(file)
+            elif file.is_file() and not file.stat().st_size:
                 if not is_folder(self.path):
                     raise DataError(f"{file} is empty; give texts")
                 self.skipped["empty"] += 1
-            elif format == "folder":
-                yield from self._extracted(file) if _ending(file) in EXTRACTORS else self._whole_text(file)
             elif format == "txt":
                 yield from (Document(text=line) for _, line in read_lines(file) if not is_blank(line))
             else:
                 yield from documents_from(file, TABLES[format](file), self.columns, update=update)
+
+    def read_file(self, file: Path) -> Iterator[Document]:
+        """The document of one of the files of a folder, or none where it is skipped."""
+        if file.is_file() and not file.stat().st_size:
+            self.skipped["empty"] += 1
+        else:
+            yield from self._extracted(file) if _ending(file) in EXTRACTORS else self._whole_text(file)
 
     def _whole_text(self, file: Path) -> Iterator[Document]:
         lines, size = [], 0

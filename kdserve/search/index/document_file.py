@@ -194,6 +194,12 @@ class DocumentFile:
             found.update((document.id, document) for document in self._select(where, some))
         return found
 
+    def texts_among(self, texts: Sequence[str]) -> set[str]:
+        """Which of some texts documents have; this reads all."""
+        statement = f"SELECT DISTINCT text FROM documents WHERE text IN ({', '.join('?' * len(texts))})"
+        with self._reading():
+            return {row[0] for row in self._database.execute(statement, tuple(texts))}
+
     def scan(self) -> Iterator[StoredDocument]:
         """All documents in order, without holding them."""
         return self._select("1 ORDER BY doc", ())

@@ -128,6 +128,10 @@ class Snapshot:
                     found.append((number, document))
         return found
 
+    def texts_among(self, texts: Sequence[str]) -> set[str]:
+        """Which of some texts documents have, deleted ones too."""
+        return set().union(*(segment.stored.texts_among(texts) for segment in self.segments))
+
     def _allowed(self, where: str) -> list[Mask]:
         """A mask over the rows of each segment: those that are live and pass the filter."""
         known_masks = self._masks.get(where)

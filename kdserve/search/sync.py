@@ -1,0 +1,75 @@
+"""A folder's files and an index kept alike: what is new, changed or gone since the last time, by path and content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kdserve.datatypes import Progress, no_progress
+from kdserve.errors import DataError
+from kdserve.manifest import hash_file
+from kdserve.search.documents.document import Document, Id
+from kdserve.search.documents.readers import Source
+from kdserve.search.index.snapshot import open_snapshot
+from kdserve.search.retriever import Retriever
+
+CONTENT = "sha256"
+"""The field that says which content of its file a document was made of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Synced:
+    """How many documents a synchronisation wrote and deleted, and how many were as they should be."""
+
+    written: int
+    deleted: int
+    unchanged: int
+
+
+def sync_folder(
+    retriever: Retriever,
+    source: Source,
+    *,
+    prepare: Callable[[Iterator[Document]], Iterator[Document]] = iter,
+    progress: Progress = no_progress,
+) -> Synced:
+    """Make an index hold what a folder holds: one commit for new and changed files, one for those that are gone.
+
+    Documents that no synchronisation wrote stay, but where a file has their id. A file that cannot be read any more
+    keeps the document that it had. `prepare` sees the documents before they are embedded.
+
+    Raises:
+        DataError: no folder, or none with a file that can be read: an index is not emptied by a disk that is not there.
+        FolderError: another writer, or a damaged index.
+    """
+    format, files = source.files()
+    if format != "folder":
+        raise DataError(f"{source.path} is no folder of texts; use add and update for tables")
+    known = contents(retriever.folder)
+    there = {file.relative_to(source.path).as_posix(): file for file in files}
+    digests = {name: hash_file(file) for name, file in there.items()}
+    stale = [name for name, digest in digests.items() if known.get(name) != digest]
+    source.skipped.clear()
+    documents = (
+        replace(document, metadata={**document.metadata, CONTENT: digests[name]})
+        for name in stale
+        for document in source.read_file(there[name])
+    )
+    written = list(prepare(documents))
+    if written:
+        retriever.update(written, total=len(written), progress=progress)
+    gone = [name for name, digest in known.items() if digest is not None and name not in there]
+    if gone:
+        retriever.delete(gone)
+    return Synced(written=len(written), deleted=len(gone), unchanged=len(there) - len(stale))
+
+
+def contents(index: Path) -> dict[Id, str | None]:
+    """The documents of an index by id, with the content of their file; None for those that no synchronisation wrote."""
+    found: dict[Id, str | None] = {}
+    for segment in open_snapshot(index, exact=True).segments:
+        for document in filter(segment.is_live, segment.stored.scan()):
+            digest = document.metadata.get(CONTENT)
+            found[document.id] = digest if isinstance(digest, str) else None
+    return found
