@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from kdserve import __version__
-from kdserve.cli import bench, catalogue, classify, distill, evaluate, grow, neutralise, serve, translate
+from kdserve.cli import (
+    bench,
+    catalogue,
+    classify,
+    console,
+    distill,
+    embed,
+    evaluate,
+    grow,
+    neutralise,
+    serve,
+    translate,
+)
 from kdserve.cli import export as export
 from kdserve.cli import index as index
 
@@ -17,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for room in (distill, grow, export, neutralise, index, evaluate, classify, translate, serve, bench, catalogue):
+for room in (distill, grow, export, neutralise, index, embed, evaluate, classify, translate, serve, bench, catalogue):
     room.register(app)
 
 
@@ -32,5 +44,9 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Neither progress nor reports on stderr, only what is wrong.")
+    ] = False,
 ) -> None:
-    """Hold the options of no command: `--version`."""
+    """Hold the options of no command: `--version`, `--quiet`."""
+    console.be_quiet(quiet)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kdserve.datatypes import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
+_quiet = False
 _WHITE = re.compile(r"\s")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -23,7 +24,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Yield a progress callback: a bar with ETA for each task on a terminal, a line now and then in a log."""
-    if not sys.stderr.isatty():
+    if _quiet or not sys.stderr.isatty():
         yield _progress_lines()
         return
     from rich.console import Console
@@ -96,5 +97,12 @@ def print_json(record: object) -> None:
 
 
 def say(message: str) -> None:
-    """Write one line for the user to stderr."""
-    sys.stderr.write(message + "\n")
+    """Write one line for the user to stderr, but not under `--quiet`."""
+    if not _quiet:
+        sys.stderr.write(message + "\n")
+
+
+def be_quiet(quiet: bool) -> None:
+    """Write what `say` says and progress, or do not."""
+    global _quiet
+    _quiet = quiet

@@ -1,0 +1,59 @@
+"""`kdserve embed`: texts in, vectors out."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from kdserve.cli.console import progress_bars, say
+from kdserve.cli.documents import open_source
+from kdserve.cli.options import Device, Threads
+from kdserve.cli.vectors import written
+from kdserve.errors import DataError
+
+DEFAULT_BUNDLE = "kdserve-static"
+CHUNK_TEXTS = 2048
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("embed")(embed)
+
+
+def embed(
+    texts: Annotated[
+        Path, typer.Argument(help="A .txt, .tsv, .csv, .jsonl or .parquet file, a folder of texts, or - for stdin.")
+    ] = Path("-"),
+    out: Annotated[
+        Path | None, typer.Option(help="A .npy, .jsonl or .parquet file to write; without it, JSON lines to stdout.")
+    ] = None,
+    bundle: Annotated[
+        str, typer.Option(help="Bundle folder, a published student's name, or a teacher.")
+    ] = DEFAULT_BUNDLE,
+    role: Annotated[Literal["document", "query"], typer.Option(help="What the texts are.")] = "document",
+    text_column: Annotated[str, typer.Option(help="Column or field that holds the text.")] = "text",
+    id_column: Annotated[str, typer.Option(help="Column or field that holds the id.")] = "id",
+    threads: Threads = 0,
+    device: Device = "cpu",
+) -> None:
+    """Embed texts: unit vectors in their order.
+
+    JSON lines and Parquet have id, text and vector; .npy has the vectors alone, (N, D) float32.
+    """
+    from kdserve.loading import open_model
+
+    source = open_source(texts, None, text_column, id_column, "")
+    encoder = open_model(bundle, device=device, num_threads=threads or None)
+    encode = encoder.encode_query if role == "query" else encoder.encode_document
+    documents, total, num_texts = iter(source.read()), source.count(), 0
+    with progress_bars() as progress, written(out, encoder.dim) as write:
+        while chunk := list(islice(documents, CHUNK_TEXTS)):
+            write(chunk, encode([document.text for document in chunk]))
+            num_texts += len(chunk)
+            progress("embed", num_texts, total)
+        if not num_texts:
+            raise DataError(f"{texts} holds no text; give texts")
+    say(f"{num_texts} vectors of {encoder.dim} numbers" + (f" in {out}" if out else ""))

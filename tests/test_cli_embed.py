@@ -1,0 +1,72 @@
+"""`kdserve embed`: vectors in files and on standard output; and `--quiet`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from kdserve import Encoder
+from kdserve.cli import app
+from kdserve.errors import DataError
+
+BUNDLE = str(Path(__file__).parent / "runtime" / "bundles" / "static")
+TEXTS = ["red apples", "a train", "warm bread"]
+
+
+def run(*arguments: object, stdin: str | None = None) -> tuple[str, str]:
+    done = CliRunner().invoke(app, list(map(str, arguments)), input=stdin, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout, done.stderr
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    return tmp_path / "texts.txt"
+
+
+@pytest.mark.parametrize("name", ["v.npy", "v.jsonl", "v.parquet", "-"])
+def test_every_form_has_the_vectors_of_the_encoder_in_order(texts: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    if name == "-":
+        printed, _ = run("embed", "--bundle", BUNDLE, stdin=texts.read_text())
+    else:
+        printed, _ = run("embed", texts, "--out", out, "--bundle", BUNDLE)
+    if name == "v.npy":
+        found = np.load(out)
+    elif name == "v.parquet":
+        parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+        found = np.array(parquet.read_table(out)["vector"].to_pylist(), np.float32)
+    else:
+        lines = (printed if name == "-" else out.read_text()).splitlines()
+        assert [json.loads(line)["text"] for line in lines] == TEXTS
+        found = np.array([json.loads(line)["vector"] for line in lines], np.float32)
+    np.testing.assert_allclose(found, Encoder.load(BUNDLE).encode_document(TEXTS), atol=1e-6)
+
+
+def test_queries_have_their_own_vectors_and_one_thread_gives_the_same(texts: Path, tmp_path: Path) -> None:
+    run("embed", texts, "--role", "query", "--threads", 1, "--out", tmp_path / "v.npy", "--bundle", BUNDLE)
+    assert np.array_equal(np.load(tmp_path / "v.npy"), Encoder.load(BUNDLE).encode_query(TEXTS))
+
+
+@pytest.mark.parametrize(("name", "what"), [("texts.txt", "ends with none"), ("v.npy", "exists already")])
+def test_a_file_that_is_there_or_of_another_kind_is_refused(texts: Path, tmp_path: Path, name: str, what: str) -> None:
+    (tmp_path / "v.npy").touch()
+    with pytest.raises(DataError, match=what):
+        run("embed", texts, "--out", tmp_path / name, "--bundle", BUNDLE)
+
+
+def test_without_texts_no_file_appears(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n\n")
+    with pytest.raises(DataError, match="holds no text"):
+        run("embed", tmp_path / "texts.txt", "--out", tmp_path / "v.npy", "--bundle", BUNDLE)
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+
+def test_quiet_leaves_stderr_empty(texts: Path, tmp_path: Path) -> None:
+    assert run("embed", texts, "--out", tmp_path / "a.npy", "--bundle", BUNDLE)[1] != ""
+    assert run("--quiet", "embed", texts, "--out", tmp_path / "b.npy", "--bundle", BUNDLE)[1] == ""
