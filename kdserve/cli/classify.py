@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from kdserve.cli.console import print_json, print_row, say
+from kdserve.cli.options import Device, Threads
 
 _CHUNK_TEXTS = 1024
 
@@ -23,13 +24,15 @@ def classify(
     bundle: Annotated[str, typer.Argument(help="A classifier's folder, or a published name: kdserve-langid.")],
     texts: Annotated[Path, typer.Argument(help="A file with a text a line, or - for stdin.")] = Path("-"),
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="With --json: number of labels, likeliest first.")] = 3,
+    threads: Threads = None,
+    device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
 ) -> None:
     """Name the label of each text: label, probability and text with tabs between. Empty lines are skipped."""
     from kdserve.runtime import Classifier
     from kdserve.search import read_lines
 
-    classifier, num_texts = Classifier.load(bundle), 0
+    classifier, num_texts = Classifier.load(bundle, device=device, num_threads=threads), 0
     for chunk in _chunks(line for _, line in read_lines(texts) if line.strip()):
         num_texts += len(chunk)
         for text, row in zip(chunk, classifier.probabilities(chunk), strict=True):

@@ -36,7 +36,7 @@ def embed(
     role: Annotated[Literal["document", "query"], typer.Option(help="What the texts are.")] = "document",
     text_column: Annotated[str, typer.Option(help="Column or field that holds the text.")] = "text",
     id_column: Annotated[str, typer.Option(help="Column or field that holds the id.")] = "id",
-    threads: Threads = 0,
+    threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
     """Embed texts: unit vectors in their order.
@@ -46,7 +46,7 @@ def embed(
     from kdserve.loading import open_model
 
     source = open_source(texts, None, text_column, id_column, "")
-    encoder = open_model(bundle, device=device, num_threads=threads or None)
+    encoder = open_model(bundle, device=device, num_threads=threads)
     encode = encoder.encode_query if role == "query" else encoder.encode_document
     documents, total, num_texts = iter(source.read()), source.count(), 0
     with progress_bars() as progress, written(out, encoder.dim) as write:

@@ -83,7 +83,7 @@ def build(
     id_column: IdColumn = "id",
     numbers: Numbers = "",
     languages_by: LanguagesBy = "",
-    threads: Threads = 0,
+    threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
     """Embed documents and write them to a new index. Killed half-way, the same command goes on where it was."""
@@ -91,7 +91,7 @@ def build(
     from kdserve.search import BuildOptions, Retriever, resume_key
 
     source = open_source(texts, format, text_column, id_column, numbers)
-    open_here = partial(open_model, device=device, num_threads=threads or None)
+    open_here = partial(open_model, device=device, num_threads=threads)
     encoder = open_here(bundle)
     query_encoder = open_here(queries_by) if queries_by else None
     options = BuildOptions(
@@ -133,7 +133,7 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
         id_column: IdColumn = "id",
         numbers: Numbers = "",
         languages_by: LanguagesBy = "",
-        threads: Threads = 0,
+        threads: Threads = None,
         device: Device = "cpu",
         allow_repeats: Annotated[
             bool, typer.Option("--allow-repeats", help="Add texts without ids though the index has them.")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from kdserve.cli.console import progress_bars, say
+from kdserve.cli.options import Device, Threads
 from kdserve.manifest import write_error
 
 DEFAULT_BUNDLE = "kdserve-static"
@@ -27,6 +28,8 @@ def mine(
     bundle: Annotated[str, typer.Option(help="Bundle folder, or a published student's name.")] = DEFAULT_BUNDLE,
     neighbours: Annotated[int, typer.Option("-k", min=1, help="Neighbours that the margin looks at.")] = 4,
     min_score: Annotated[float, typer.Option(help="Least margin: higher gives fewer and surer pairs.")] = 1.06,
+    threads: Threads = None,
+    device: Device = "cpu",
 ) -> None:
     """Find translation pairs: source, target, margin, tab-separated, best first; `kdserve distill` reads the file."""
     from kdserve.errors import DataError
@@ -39,7 +42,7 @@ def mine(
         raise DataError("only one side can come through standard input; name a file for the other")
     if out is not None and out.exists():
         raise DataError(f"{out} exists already; choose another name or remove it first")
-    encoder = Encoder.load(bundle)
+    encoder = Encoder.load(bundle, device=device, num_threads=threads)
     num_pairs = 0
     with progress_bars() as progress, _written(out) as write:
         sources, targets = ((document.text for document in side.read()) for side in sides)

@@ -6,7 +6,5 @@ from typing import Annotated, Literal
 
 import typer
 
-Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads; 0: all that this process has.", rich_help_panel="Machine")
-]
-Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the model runs.", rich_help_panel="Machine")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the model; default: all there are.")]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the model runs.")]

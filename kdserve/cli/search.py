@@ -56,7 +56,7 @@ def search(
         str, typer.Option(help="A translator's folder or published name: say each hit in the language that it writes.")
     ] = "",
     bundle: OtherBundle = "",
-    threads: Threads = 0,
+    threads: Threads = None,
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -170,14 +170,12 @@ def _open_translator(gist: str, threads: int) -> Translator:
     return translator
 
 
-def open_retriever(folder: Path, bundle: str, *, device: Device, threads: int) -> Retriever:
-    """Open an index with the encoder that it names, or `bundle`; 0 threads stand for all."""
+def open_retriever(folder: Path, bundle: str, *, device: Device, threads: int | None) -> Retriever:
+    """Open an index with the encoder that it names, or `bundle`; None stands for all threads."""
     from kdserve.loading import open_model
     from kdserve.search import Retriever, encoder_name
 
-    return Retriever.open(
-        folder, open_model(bundle or encoder_name(folder), device=device, num_threads=threads or None)
-    )
+    return Retriever.open(folder, open_model(bundle or encoder_name(folder), device=device, num_threads=threads))
 
 
 def _converse(asking: Asking) -> None:

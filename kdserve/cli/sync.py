@@ -29,7 +29,7 @@ def sync(
     watch: Annotated[bool, typer.Option("--watch", help="Go on, and follow every change until Ctrl-C.")] = False,
     languages_by: Annotated[str, typer.Option(help="A classifier that names languages, like kdserve-langid.")] = "",
     bundle: OtherBundle = "",
-    threads: Threads = 0,
+    threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
     """Add, update and delete documents so that the index holds what a folder holds, by path and content.
