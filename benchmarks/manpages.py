@@ -32,7 +32,7 @@ from kdserve.search import BuildOptions, Document, Retriever
 PACKAGES = {"en": "", "de": "-de", "es": "-es", "fr": "-fr", "ja": "-ja", "ru": "-ru", "zh": "-zh"}
 FOLDERS = {"en": "", "zh": "zh_CN"}
 LEAST_LANGUAGES = 5
-PAGE_CHARACTERS = 4_000
+PAGE_CHARACTERS = 2_000
 BOLD = re.compile(".\b")
 SUMMARY = re.compile(r"\A.*?\s[-–—‐−]+\s+(.+)\Z", re.DOTALL)
 

@@ -161,10 +161,10 @@ def _with_gists(records: list[dict[str, Any]], gists: Sequence[str]) -> list[dic
     return [record | ({"gist": gist} if gist else {}) for record, gist in zip(records, gists, strict=True)]
 
 
-def _open_translator(gist: str, threads: int) -> Translator:
+def _open_translator(gist: str, threads: int | None) -> Translator:
     from kdserve.runtime import Translator
 
-    translator = Translator.load(gist, num_threads=threads or None)
+    translator = Translator.load(gist, num_threads=threads)
     if translator.settings.task != "translate" or len(translator.settings.source_tokens) > 1:
         raise FolderError(f"{gist} must be told the language of each text, or translates none; name another --gist")
     return translator
