@@ -41,36 +41,10 @@ permille = 150
 """
 
 CLASSIFIER = """
-name = "tiny"
-family = "static"
-
-[[data]]
-path = "pairs.tsv"
-language_column = "language"
-source = "english"
-translation = "other"
-
-[vocabulary]
-size = 700
-folder = "vocabulary"
-
-[student]
-max_tokens = 24
-
 [classifier]
 mode = "{mode}"
 labelled = "train.tsv"
 target = "target.{{language}}.tsv"
-
-[train]
-steps = 8
-batch_size = 16
-evaluate_every = 4
-checkpoint_every = 4
-precision = "fp32"
-
-[validation]
-permille = 200
 """
 
 
@@ -125,8 +99,9 @@ def classifier_recipe(labelled_folder: Path):
 
     def make(mode: str = "unsupervised", *, overrides=()) -> Recipe:
         path = labelled_folder / f"classifier-{mode}.toml"
-        path.write_text(CLASSIFIER.format(mode=mode), encoding="utf-8")
-        return load_recipe(path, overrides=overrides)
+        text = TINY.format(family="static", bits=0, steps=8, average=0.0) + CLASSIFIER.format(mode=mode)
+        path.write_text(text, encoding="utf-8")
+        return load_recipe(path, overrides=["validation.permille=200", "train.checkpoint_every=4", *overrides])
 
     return make
 

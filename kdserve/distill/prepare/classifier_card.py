@@ -16,15 +16,15 @@ _EXPECTED = {
 
 def write_classifier_card(outcome: Outcome, recipe: Recipe, labels: Sequence[str], path: Path) -> None:
     """Write a classifier's card as Markdown."""
-    accuracy, made = outcome.accuracy, recipe.classifier
-    assert made is not None
+    accuracy, settings = outcome.accuracy, recipe.classifier
+    assert settings is not None
     worst, lowest = accuracy.worst
-    expected = _EXPECTED.get(made.mode, _EXPECTED[""])
-    teacher = "" if made.mode == "language" else f" Its teacher is {made.teacher or recipe.teacher.model}."
+    expected = _EXPECTED.get(settings.mode, _EXPECTED[""])
+    teacher = "" if settings.mode == "language" else f" Its teacher is {settings.teacher or recipe.teacher.model}."
     lines = [
         f"# {recipe.name}",
         "",
-        f"A {recipe.family} classifier ({made.mode}), made by kdserve from the recipe in `kdserve.json`.{teacher}",
+        f"A {recipe.family} classifier ({settings.mode}), made by kdserve from the recipe in `kdserve.json`.{teacher}",
         "",
         f"Labels: {', '.join(labels)}.",
         "",

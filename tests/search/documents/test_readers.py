@@ -5,19 +5,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from document_files import read, written
 
 from kdserve.errors import DataError
-from kdserve.search import Columns, Document, Source, format_of, resume_key
-
-
-def read(path, **columns):
-    return list(Source(path=path, format=format_of(path), columns=Columns(**columns)).read())
-
-
-def written(folder, name, content):
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
+from kdserve.search import Document, Source, resume_key
 
 
 def test_a_text_file_gives_one_document_a_line(tmp_path):

@@ -5,19 +5,10 @@ import decimal
 import json
 
 import pytest
+from document_files import read, written
 
 from kdserve.errors import DataError
-from kdserve.search import Columns, Document, NewMetadata, Source, format_of
-
-
-def read(path, **columns):
-    return list(Source(path=path, format=format_of(path), columns=Columns(**columns)).read())
-
-
-def written(folder, name, content):
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
+from kdserve.search import Document, NewMetadata, Source
 
 
 @pytest.mark.parametrize(
