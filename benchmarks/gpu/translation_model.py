@@ -35,8 +35,9 @@ def build_model(
 ) -> EncoderDecoderModel:
     """Return the pack's encoder, with some of its layers, and a decoder whose layers begin as copies of encoder layers.
 
-    Cross-attention begins at random; a target token's row as the mean of the rows of what the source tokenizer makes
-    of it (Rothe et al. 2020, arXiv:1907.12461, warm-start decoders likewise).
+    Cross-attention begins at random, over states of mean zero and variance one: an embedding model's lie near one
+    direction, which a decoder does not see beyond by itself. A target token's row begins as the mean of the rows of
+    what the source tokenizer makes of it (Rothe et al. 2020, arXiv:1907.12461, warm-start decoders likewise).
     """
     torch.manual_seed(1)
     stored = read_arrays(pack / "weights.npz.xz")
@@ -73,11 +74,27 @@ def build_model(
     _fill(encoder, stored, table, encoder_layers)
     rows = target_rows(pack, target, table)
     _fill(decoder.bert, stored, rows, [DECODER_FROM[i] for i in taken])
+    attend(decoder, encoder, pack)
     model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
     model.config.decoder_start_token_id = model.config.pad_token_id = model.generation_config.pad_token_id = 0
     model.config.eos_token_id = model.generation_config.eos_token_id = 1
     model.generation_config.decoder_start_token_id = 0
     return model
+
+
+@torch.no_grad()
+def attend(decoder: BertLMHeadModel, encoder: BertModel, pack: Path, *, texts: int = 256) -> None:
+    """Set the keys and values of cross-attention by the encoder's states of some of the pack's lines."""
+    lines, source = read_xz(pack / "pairs.xz"), read_tokenizer(pack / "source.json.xz")
+    encoder.eval()
+    rows = [torch.tensor([source.encode(line).ids[:96]]) for line in lines[:: max(1, len(lines) // texts)]]
+    states = torch.cat([encoder(input_ids=row).last_hidden_state[0] for row in rows])
+    mean, spread = states.mean(dim=0), states.std(dim=0).clamp_min(1e-3)
+    for layer in decoder.bert.encoder.layer:
+        for part in (layer.crossattention.self.key, layer.crossattention.self.value):
+            weight = torch.randn(part.weight.shape) / len(mean) ** 0.5 / spread
+            part.weight.copy_(weight)
+            part.bias.copy_(-(weight @ mean))
 
 
 def shrink(

@@ -23,6 +23,9 @@ from kdserve.distill.teachers.writer import WriterTeacher, paddings_of
 from kdserve.errors import RecipeError
 from kdserve.recipe import SequenceRecipe
 
+_LOOKED_AT = 256
+"""So many texts say what an encoder's states are like."""
+
 
 def start_writer(
     recipe: SequenceRecipe, corpus: Corpus, teacher: WriterTeacher | None, work: Path
@@ -39,7 +42,8 @@ def start_writer(
     elif settings.encoder:
         source = read_vocabulary(below / settings.encoder, key="student.encoder")
         target = _target_vocabulary(recipe, corpus, work)
-        model = writer.add_decoder(below / settings.encoder, settings, source, target, seed=recipe.seed)
+        looked_at = _drawn(recipe, corpus.translations, corpus.training_pairs(), most=_LOOKED_AT)
+        model = writer.add_decoder(below / settings.encoder, settings, source, target, looked_at, seed=recipe.seed)
         sides = TokenizerPair(source=source, target=target, paddings=paddings_of(model.config))
     elif teacher:
         taught = teacher.writer.model
@@ -95,22 +99,23 @@ def _require_positions(model: Any, recipe: SequenceRecipe) -> None:
 def _target_vocabulary(recipe: SequenceRecipe, corpus: Corpus, work: Path) -> Tokenizer:
     def make() -> Tokenizer:
         sources = np.unique(corpus.source_of[corpus.training_pairs()])
-        return train_target_vocabulary(_drawn(recipe, corpus.sources, sources), recipe.vocabulary.size)
+        drawn = _drawn(recipe, corpus.sources, sources, most=recipe.vocabulary.sentences)
+        return train_target_vocabulary(drawn, recipe.vocabulary.size)
 
     return _kept(work / "target.json", recipe, corpus, make)
 
 
 def _source_vocabulary(recipe: SequenceRecipe, corpus: Corpus, work: Path) -> Tokenizer:
     def make() -> Tokenizer:
-        drawn = _drawn(recipe, corpus.translations, corpus.training_pairs())
+        drawn = _drawn(recipe, corpus.translations, corpus.training_pairs(), most=recipe.vocabulary.sentences)
         return train_unigram(drawn, recipe.vocabulary.source_size)
 
     return _kept(work / "source.json", recipe, corpus, make)
 
 
-def _drawn(recipe: SequenceRecipe, store: TextStore, numbers: Any) -> list[str]:
+def _drawn(recipe: SequenceRecipe, store: TextStore, numbers: Any, *, most: int) -> list[str]:
     rng = random_stream(Stream.VOCABULARY_SENTENCES, recipe.seed)
-    return store.select(rng.permutation(numbers)[: recipe.vocabulary.sentences])
+    return store.select(rng.permutation(numbers)[:most])
 
 
 def _kept(path: Path, recipe: SequenceRecipe, corpus: Corpus, make: Callable[[], Tokenizer]) -> Tokenizer:

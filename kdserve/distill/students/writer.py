@@ -105,8 +105,18 @@ def draw_writer(
         return _joined(encoder, _decoder(config, target, settings, layers=size.decoder_layers))
 
 
-def add_decoder(folder: Path, settings: WriterStudentRecipe, source: Tokenizer, target: Tokenizer, *, seed: int) -> Any:
+def add_decoder(
+    folder: Path,
+    settings: WriterStudentRecipe,
+    source: Tokenizer,
+    target: Tokenizer,
+    texts: Sequence[str],
+    *,
+    seed: int,
+) -> Any:
     """Return the encoder of an embedding student's folder, or some of its layers, under a new decoder.
+
+    Its states of `texts`, a few hundred, say where the decoder's attention to it begins.
 
     Raises:
         FolderError: its body is no BERT.
@@ -136,6 +146,8 @@ def add_decoder(folder: Path, settings: WriterStudentRecipe, source: Tokenizer, 
     kept = settings.encoder_layers or range(available)
     encoder.encoder.layer = nn.ModuleList(whole[layer] for layer in kept)
     encoder.config.num_hidden_layers = len(kept)
+    rows = [encoding.ids[: settings.max_tokens] for encoding in source.encode_batch_fast(list(texts))]
+    _attend(decoder, encoder, rows, seed=seed)
     return _joined(encoder, decoder)
 
 
@@ -170,6 +182,29 @@ def _joined(encoder: Any, decoder: Any) -> Any:
         settings.decoder_start_token_id = settings.pad_token_id = TARGET_PAD
         settings.eos_token_id = TARGET_END
     return model
+
+
+@torch.no_grad()
+def _attend(decoder: Any, encoder: Any, rows: Sequence[Sequence[int]], *, seed: int) -> None:
+    """Begin with keys and values of mean zero and variance one over the encoder's states of some texts.
+
+    An embedding model's states all lie near one direction: random weights of the usual size see little else, and a
+    decoder learns to write without looking at its source.
+    """
+    states = []
+    for row in (row for row in rows if row):
+        ids = torch.tensor([list(row)])
+        states.append(encoder.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0])
+    states_NH = torch.cat(states) if states else torch.zeros(2, encoder.config.hidden_size)
+    mean_H, spread_H = states_NH.mean(dim=0), states_NH.std(dim=0).clamp_min(1e-3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in decoder.bert.encoder.layer:
+            for part in (layer.crossattention.self.key, layer.crossattention.self.value):
+                weight = torch.randn(part.weight.shape) / len(mean_H) ** 0.5 / spread_H
+                part.weight.copy_(weight)
+                part.bias.copy_(-(weight @ mean_H))
+    encoder.train()
 
 
 @torch.no_grad()

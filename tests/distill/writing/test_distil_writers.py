@@ -218,3 +218,15 @@ def test_of_a_teachers_outputs_the_nearest_to_the_reference_is_learned_and_circl
     assert learned[0].startswith(corpus.sources[corpus.source_of[first]][:8])
     assert learned[1][:8] == corpus.sources[corpus.source_of[second]][:8]
     assert learned[2] == "a house"
+
+
+def test_a_new_decoder_looks_at_what_tells_an_encoders_states_apart(writing_recipe, embedder, tmp_path):
+    run = prepare_writer(writing_recipe(f"student.encoder={embedder}"), tmp_path)
+    model, batch = run.student.model.eval(), run.data.batch(run.data.trained[:64])
+    with torch.inference_mode():
+        states = model.encoder(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).last_hidden_state
+        for layer in model.decoder.bert.encoder.layer:
+            for part in (layer.crossattention.self.key, layer.crossattention.self.value):
+                seen = part(states[batch.mask_BT.bool()])
+                assert seen.mean(dim=0).abs().max() < 0.5
+                assert 0.7 < seen.std(dim=0).mean() < 1.4
