@@ -28,7 +28,7 @@ def test_the_page_shows_every_setting_and_its_default(tmp_path: Path):
     (shown,) = re.findall(r"```toml\n(bundles.*?)```", page, re.DOTALL)
     (tmp_path / "serve.toml").write_text(shown, encoding="utf-8")
     settings = load_settings(tmp_path / "serve.toml")
-    named = {"bundles", "classifiers", "indexes", "keys", "aliases"}
+    named = {"bundles", "classifiers", "translators", "indexes", "keys", "aliases"}
     for entry in dataclasses.fields(ServerSettings):
         assert re.search(rf"^\[?{entry.name}\b", shown, re.MULTILINE)
         if entry.name not in named:
