@@ -11,7 +11,6 @@ import typer
 from kdserve.cli.console import progress_bars, say
 from kdserve.cli.documents import open_source
 from kdserve.cli.options import Device, Threads
-from kdserve.cli.vectors import written
 from kdserve.errors import DataError
 
 DEFAULT_BUNDLE = "kdserve-static"
@@ -43,6 +42,7 @@ def embed(
 
     JSON lines and Parquet have id, text and vector; .npy has the vectors alone, (N, D) float32.
     """
+    from kdserve.cli.vectors import written
     from kdserve.loading import open_model
 
     source = open_source(texts, None, text_column, id_column, "")
