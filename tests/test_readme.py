@@ -1,50 +1,101 @@
-"""What README shows runs as it stands there."""
+"""What README and the pages of docs/ show runs as it stands there; what needs packages of others is read at least."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 from kdserve.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models").glob("*/README.md"))]
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_python_example_finds_the_translation():
-    (code,) = blocks("python")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    english, german = (float(cell) for cell in re.findall(r"-?\d+\.\d+", done.stdout))
+def every(language: str) -> list[pytest.param]:
+    return [
+        pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
+        for page in PAGES
+        for number, code in enumerate(blocks(page, language))
+    ]
+
+
+def command_lines() -> list[str]:
+    lines = "\n".join(code for page in PAGES for code in blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return sorted(
+        {line.partition(" | ")[2] or line for line in lines if re.match(r"kdserve |echo .* \| kdserve ", line)}
+    )
+
+
+def run(code: str, folder: Path) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout
+
+
+def test_the_example_of_readme_finds_the_translation(tmp_path: Path):
+    (code,) = blocks(ROOT / "README.md", "python")
+    english, german = (float(cell) for cell in re.findall(r"-?\d+\.\d+", run(code, tmp_path)))
     assert german > english + 0.2
 
 
-def test_the_recipe_loads(tmp_path: Path):
-    (text,) = blocks("toml")
+@pytest.mark.parametrize("number", range(2))
+def test_the_quickstart_runs(number: int, tmp_path: Path):
+    run(blocks(ROOT / "docs" / "quickstart.md", "python")[number], tmp_path)
+
+
+@pytest.mark.parametrize("code", every("python"))
+def test_every_python_block_is_python(code: str):
+    ast.parse(code)
+
+
+def test_the_recipe_of_readme_loads(tmp_path: Path):
+    (text,) = blocks(ROOT / "README.md", "toml")
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
     recipe = load_recipe(tmp_path / "recipe.toml")
     assert recipe.student.layers == (0, 3, 5)
 
 
-@pytest.mark.parametrize("line", [x for block in blocks("sh") for x in block.splitlines() if x.startswith("kdserve ")])
-def test_every_command_line_parses(line: str):
+@pytest.mark.parametrize("text", every("toml"))
+def test_every_toml_block_is_toml(text: str):
+    tomllib.loads(text)
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_every_command_line_has_its_options(line: str):
+    from typer.main import get_command
+
+    from kdserve.cli import app
+
+    command: click.Command = get_command(app)
     words = shlex.split(line, comments=True)[1:]
-    command = [word for word in words if word.isalpha()][: 2 if words[0] == "index" else 1]
-    help_page = subprocess.run(
-        [sys.executable, "-m", "kdserve.cli", *command, "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    for option in (word for word in words if re.fullmatch(r"--[a-z-]+", word)):
-        assert option in help_page
+    while isinstance(subcommands := getattr(command, "commands", None), dict) and words:
+        if not words[0].startswith("-"):
+            command = subcommands[words[0]]
+        words = words[1:]
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)} <= options
 
 
-def test_every_link_leads_somewhere():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), target
+    for target in re.findall(rf"\]\({REPOSITORY}/blob/main/([^)#]+)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_readme_links_are_absolute_so_that_they_work_on_a_package_page():
+    assert re.findall(r"\]\((?!https://|#)", (ROOT / "README.md").read_text(encoding="utf-8")) == []
