@@ -5,7 +5,8 @@ memory, bit-identity over batch sizes, loops and empties, beside CTranslate2 on 
 
 `LINES.txt` has a source a line. With `--pairs` quality is measured too, and with `--fp32`, the same student's bundle in
 float32, what int8 lost. `--student` is the transformers folder (Marian, BART, M2M100 or T5, with one tokenizer.json),
-for CTranslate2 (pip install ctranslate2) in int8 on the same source tokens. One thread each, in turns; medians.
+for CTranslate2 (pip install ctranslate2; 4.8 wants the names of transformers 4 in config.json: normalize_before,
+normalize_embedding, add_final_layer_norm) in int8 on the same source tokens. One thread each, in turns; medians.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ SIZES = (1, 2, 3, 5, 8, 13, 32, 64)
 Ids = Sequence[Sequence[int]]
 Write = Callable[[Ids], list[list[int]]]
 FIRST = """
-import sys, resource
+import sys
+from pathlib import Path
 from kdserve import Translator
 print(Translator.load(sys.argv[1], num_threads=1).translate([sys.argv[2]])[0])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(peak.split()[1], file=sys.stderr)  # what a parent had counts in ru_maxrss
 """
 
 
