@@ -76,7 +76,7 @@ clients: $(VENV)-clients/ready $(VENV)-clients/node_modules/ready
 
 docs: $(VENV)-docs/ready
 	$(VENV)-docs/bin/python docs/gather.py
-	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build
 
 # What all of these run in, and no test yet.
 environments: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-cluster/ready $(VENV)-clients/ready $(VENV)-wheel/ready

@@ -35,7 +35,7 @@ def main() -> None:
     shutil.rmtree(OUT, ignore_errors=True)
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
     tracked = [Path(name) for name in listed.stdout.decode().splitlines() if (ROOT / name).is_file()]
-    pages = {path for path in tracked if path.suffix == ".md"}
+    pages = {path for path in tracked if path.suffix == ".md" and not {"bundle", "bundles"} & set(path.parts)}
     drawn = {"docs/cli.md": draw_commands(), "docs/api.md": draw_api(), "docs/recipe-keys.md": draw_keys()}
     known = pages | {Path(name) for name in drawn}
     for path in sorted(pages):
