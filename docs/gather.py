@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 import shutil
 import subprocess
@@ -92,7 +93,7 @@ def draw_api() -> str:
             value = getattr(package, name)
             seen = package is kdserve.search and name in kdserve.__all__
             if not seen and (inspect.isclass(value) or inspect.isfunction(value)):
-                lines += ["", f"::: {value.__module__}.{value.__qualname__}", "    options:", "      heading_level: 3"]
+                lines += ["", f"::: {package.__name__}.{name}", "    options:", "      heading_level: 3"]
     return "\n".join(lines) + "\n"
 
 
@@ -111,17 +112,18 @@ def draw_keys() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(prefix: str, section: type) -> list[str]:
-    lines = ["", f"### `[{prefix}]`"] if prefix else []
+def _section(prefix: str, section: type, *, many: bool = False) -> list[str]:
+    lines = ["", f"### `{'[' * (1 + many)}{prefix}{']' * (1 + many)}`"] if prefix else []
     lines += ["", inspect.cleandoc(section.__doc__ or ""), "", "| key | type | default |", "| --- | --- | --- |"]
     hints, inner = typing.get_type_hints(section), []
     for field in dataclasses.fields(section):
         kinds = [kind for kind in _parts(hints[field.name]) if dataclasses.is_dataclass(kind)]
         if kinds:
-            inner += [(f"{prefix}.{field.name}" if prefix else field.name, kind) for kind in kinds]
+            many = typing.get_origin(hints[field.name]) is tuple
+            inner += [(f"{prefix}.{field.name}" if prefix else field.name, kind, many) for kind in kinds]
         else:
             lines.append(f"| `{field.name}` | {_type(hints[field.name])} | {_default(field)} |")
-    return lines + [line for name, kind in inner for line in _section(name, kind)]
+    return lines + [line for name, kind, many in inner for line in _section(name, kind, many=many)]
 
 
 def _parts(hint: object) -> list[type]:
@@ -135,7 +137,7 @@ def _type(hint: object) -> str:
 
 def _default(field: dataclasses.Field[object]) -> str:
     if field.default is not dataclasses.MISSING:
-        return f"`{field.default!r}`"
+        return f"`{json.dumps(field.default)}`"
     return "empty" if field.default_factory is not dataclasses.MISSING else "must be given"
 
 

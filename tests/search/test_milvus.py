@@ -1,5 +1,11 @@
 """Milvus Lite, for real, against an index folder with the same documents."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -115,3 +121,9 @@ def test_what_does_not_fit_is_refused(address, embedder):
         MilvusRetriever.build(address, "none", [], Counting())
     with pytest.raises(FolderError, match="no collection none"):
         MilvusRetriever.open(address, "none", Counting())
+
+
+def test_the_example_of_the_docs_runs(tmp_path):
+    root = Path(__file__).parents[2]
+    (code,) = re.findall(r"```python\n(.*?)```", (root / "docs/cluster.md").read_text(encoding="utf-8"), re.DOTALL)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
