@@ -18,6 +18,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import gpu_run  # noqa: E402
+import plan  # noqa: E402
 from check import check  # noqa: E402
 from records import Table, newest, write_record  # noqa: E402
 
@@ -70,6 +71,23 @@ def test_a_table_without_record_or_end_is_told(results, tmp_path):
     assert "table unknown has no record" in check(readme, results=results)[0]
     readme.write_text("<!-- table speed -->\n", encoding="utf-8")
     assert "a table has no end" in check(readme, results=results)[0]
+
+
+def test_a_plan_grows_as_it_says():
+    speeds = {"passage_tokens": 100, "static_per_s": 1000, "base_per_s": 50, "gpu_per_s": 2000}
+    costs = {"vector_bytes": 1500, "pq_bytes": 60, "pq_train_s": 0.0004, "pq_query_s": 0.01}
+    measured = plan.Measured(**speeds, **costs)
+    one, many = (plan.plan(n, measured, most=10**8, text_bytes=500) for n in (10**8, 10**10))
+    assert one["where"] == "one index folder"
+    assert many["where"].startswith("100 machines")
+    assert (one["disk: vectors, GB"], many["disk: vectors, GB"]) == ("150", "15,000")
+    assert (one["memory for searching, GB"], many["memory for searching, GB"]) == ("6", "600")
+    assert (one["embedding, kdserve-static, core hours"], many["embedding, kdserve-static, core hours"]) == (
+        "28",
+        "2,778",
+    )
+    query = "a query on one machine, CPU ms"  # ten times that of a million: the square root of a hundred
+    assert (one[query], many[query], many["a query on all machines together, CPU ms"]) == ("100", "100", "10,000")
 
 
 def test_the_gpu_benchmark_runs_in_its_cpu_form(tmp_path):

@@ -55,6 +55,20 @@ def test_the_quickstart_runs(number: int, tmp_path: Path):
     run(blocks(ROOT / "docs" / "quickstart.md", "python")[number], tmp_path)
 
 
+def test_the_commands_of_the_quickstart_run(tmp_path: Path):
+    kdserve = tmp_path / "kdserve"
+    kdserve.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m kdserve.cli "$@"\n', encoding="utf-8")
+    kdserve.chmod(0o755)
+    (tmp_path / "notes.txt").write_text("The keys are in the blue bowl.\nBrot und Milch kaufen.\n", encoding="utf-8")
+    lines = blocks(ROOT / "docs" / "quickstart.md", "sh")[1].splitlines()
+    assert lines.pop() == "kdserve search notes.index"  # a prompt, which needs a terminal
+    code = "\n".join([f"PATH={shlex.quote(str(tmp_path))}:$PATH", *lines])
+    done = subprocess.run(
+        ["sh", "-ec", code], capture_output=True, text=True, check=True, cwd=tmp_path, encoding="utf-8"
+    )
+    assert "The keys are in the blue bowl." in done.stdout.splitlines()[0]
+
+
 @pytest.mark.parametrize("code", every("python"))
 def test_every_python_block_is_python(code: str):
     ast.parse(code)
