@@ -16,13 +16,23 @@ def read_json(path: Path) -> Any:
         FolderError: missing or no JSON.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(value, ensure_ascii=False).encode()  # half a character, written as \ud800, is found here
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else error.strerror
         raise FolderError(f"{path} cannot be read ({reason}); make or download the folder again") from error
     except (ValueError, RecursionError) as error:
         raise FolderError(f"{path} is no JSON ({error}); make or download the folder again") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON whose texts are valid Unicode.
+
+    Raises:
+        ValueError: it is no JSON, or holds half a character, written as \\ud800.
+        RecursionError: it nests too deeply.
+    """
+    value = json.loads(text)
+    json.dumps(value, ensure_ascii=False).encode()
     return value
 
 

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from kdserve.errors import FolderError
+from kdserve.json_files import parse_json
 from kdserve.locks import folder_in_use
 
 MANIFEST_NAME = "kdserve.json"
@@ -144,7 +145,7 @@ def kind_of(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["kind"])
+        return str(parse_json(path.read_text(encoding="utf-8"))["kind"])
     except OSError as error:
         raise read_error(path, error) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -170,7 +171,7 @@ def read_manifest(folder: Path, *, kind: Kind) -> Manifest:
     except OSError as error:
         raise read_error(path, error) from error
     try:
-        record = json.loads(content.decode())
+        record = parse_json(content.decode())
         found_format, found_kind = record["format"], record["kind"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FolderError(f"{path} is damaged ({error}); make the {kind} again") from error
@@ -295,7 +296,6 @@ def _parse(record: Mapping[str, Any]) -> Manifest:
         size, checksum = entry["size_bytes"], entry["sha256"]
         if type(size) is not int or size < 0 or not isinstance(checksum, str):
             raise TypeError(f"the record of {name!r} has no size and checksum")
-        (name + checksum).encode()  # a lone surrogate is no name of a file
         files[name] = FileRecord(size_bytes=size, sha256=checksum)
     parents, settings = record["parents"], record["settings"]
     if not isinstance(parents, dict) or not isinstance(settings, dict):

@@ -87,6 +87,7 @@ def edit(folder: Path, old: str, new: str) -> None:
         (lambda f: (f / "kdserve.json").unlink(), "has no kdserve.json"),
         (lambda f: edit(f, '"a.txt"', '"' + "a" * 300 + '"'), "cannot be read .File name too long"),
         (lambda f: edit(f, '"a.txt"', '"\\udc80"'), "is damaged"),
+        (lambda f: edit(f, '"settings": {', '"settings": {"prefix": "\\ud800", '), "is damaged"),
         (lambda f: edit(f, f'"{"f" * 64}"', "[1]"), "is damaged"),
         (lambda f: (f / "b.txt").write_text("two"), "b.txt is not in the manifest"),
     ],
