@@ -37,7 +37,7 @@ def sync_folder(
     """Make an index hold what a folder holds: one commit for new and changed files, one for those that are gone.
 
     Documents that no synchronisation wrote stay, but where a file has their id. A file that cannot be read any more
-    keeps the document that it had. `prepare` sees the documents before they are embedded.
+    keeps the document that it had, one without a text has none. `prepare` sees the documents before they are embedded.
 
     Raises:
         DataError: no folder, or none with a file that can be read: an index is not emptied by a disk that is not there.
@@ -48,21 +48,34 @@ def sync_folder(
         raise DataError(f"{source.path} is no folder of texts; use add and update for tables")
     known = contents(retriever.folder)
     there = {file.relative_to(source.path).as_posix(): file for file in files}
-    digests = {name: hash_file(file) for name, file in there.items()}
+    digests = {name: _digest(file) for name, file in there.items()}
     stale = [name for name, digest in digests.items() if known.get(name) != digest]
     source.skipped.clear()
+    source.blank.clear()
     documents = (
         replace(document, metadata={**document.metadata, CONTENT: digests[name]})
         for name in stale
         for document in source.read_file(there[name])
     )
     written = list(prepare(documents))
+    if not written and len(stale) == len(there):
+        raise DataError(f"{source.path} holds no file with a text that can be read; nothing was changed")
     if written:
         retriever.update(written, total=len(written), progress=progress)
-    gone = [name for name, digest in known.items() if digest is not None and name not in there]
+    gone = [
+        name for name, digest in known.items() if digest is not None and (name not in there or name in source.blank)
+    ]
     if gone:
         retriever.delete(gone)
     return Synced(written=len(written), deleted=len(gone), unchanged=len(there) - len(stale))
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file; "" for one that cannot be opened or is gone by now, which reading it tells."""
+    try:
+        return hash_file(file)
+    except OSError:
+        return ""
 
 
 def contents(index: Path) -> dict[Id, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -64,3 +65,51 @@ def test_a_file_that_cannot_be_read_any_more_keeps_its_document(retriever: Retri
     (folder / "d.html").write_bytes(b"\xff")
     assert sync_folder(retriever, source) == Synced(written=0, deleted=0, unchanged=2)
     assert "web page" in {hit.text for hit in retriever.search("web page", 9)}
+
+
+def test_files_that_cannot_be_read_are_told_and_the_others_followed(
+    retriever: Retriever, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Source(path=folder, format="folder")
+    sync_folder(retriever, source)
+    (folder / "a.md").write_bytes(b"caf\xe9")
+    (folder / os.fsdecode(b"odd\xff.txt")).write_text("no name")
+    (folder / "c.txt").write_text("new")
+    with caplog.at_level(logging.WARNING, logger="kdserve"):
+        assert sync_folder(retriever, source) == Synced(written=1, deleted=0, unchanged=1)
+    assert dict(source.skipped) == {".md that cannot be read": 1, ".txt that cannot be read": 1}
+    assert "a.md line 1 is not UTF-8" in caplog.text
+    assert "# Bread\n\nStill warm." in {hit.text for hit in retriever.search("bread", 9)}
+
+
+def test_a_file_that_is_gone_before_it_is_opened_keeps_its_document_until_the_next_time(
+    retriever: Retriever, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(path=folder, format="folder")
+    sync_folder(retriever, source)
+    listed = source.files()
+    (folder / "a.md").unlink()
+    with monkeypatch.context() as before:
+        before.setattr(Source, "files", lambda _: listed)
+        assert sync_folder(retriever, source) == Synced(written=0, deleted=0, unchanged=1)
+    assert sync_folder(retriever, source) == Synced(written=0, deleted=1, unchanged=1)
+
+
+@pytest.mark.parametrize("text", ["", " \n\n"])
+def test_a_file_that_lost_its_text_loses_its_document(retriever: Retriever, folder: Path, text: str) -> None:
+    source = Source(path=folder, format="folder")
+    sync_folder(retriever, source)
+    (folder / "a.md").write_text(text)
+    assert sync_folder(retriever, source) == Synced(written=0, deleted=1, unchanged=1)
+    assert {hit.id for hit in retriever.search("bread", 9)} == {"deep/b.txt", "other"}
+
+
+def test_a_folder_of_which_nothing_can_be_read_empties_no_index(
+    retriever: Retriever, folder: Path, tmp_path: Path
+) -> None:
+    sync_folder(retriever, Source(path=folder, format="folder"))
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "x.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match="nothing was changed"):
+        sync_folder(retriever, Source(path=tmp_path / "others", format="folder"))
+    assert len(retriever) == 3

@@ -49,7 +49,10 @@ def extract(path: Path) -> Extracted:
         MissingExtraError: the library that reads it is not installed.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        size = path.stat().st_size
+        if not size:
+            return Extracted(text="")
+        if size > MAX_FILE_BYTES:
             raise DataError(f"{path} is larger than {MAX_FILE_BYTES // 1_000_000} MB; convert it to text yourself")
         found = EXTRACTORS[path.suffix.lower()](path)
     except ModuleNotFoundError as error:

@@ -27,7 +27,7 @@ from kdserve.errors import DataError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.documents.document import MAX_TEXT_BYTES, Document, NewMetadata
-from kdserve.search.documents.extraction import EXTRACTORS, extract
+from kdserve.search.documents.extraction import EXTRACTORS, Extracted, extract
 from kdserve.search.documents.lines import STDIN, is_folder, opened, read_lines, show
 from kdserve.search.documents.records import Columns, documents_from
 from kdserve.search.documents.tables import Record, count_parquet, read_csv, read_jsonl, read_parquet, read_tsv
@@ -66,13 +66,15 @@ def format_of(path: Path) -> Format:
 class Source:
     """Documents in a file, a folder, or standard input.
 
-    `skipped` counts what a folder holds beside them, by what it is; it fills while they are read.
+    `skipped` counts what a folder holds beside them, by what it is, and `blank` has the ids that files without a text
+    would give; both fill while they are read.
     """
 
     path: Path
     format: Format
     columns: Columns = field(default_factory=Columns)
     skipped: Counter[str] = field(default_factory=Counter, compare=False)
+    blank: set[str] = field(default_factory=set, compare=False)
 
     def read(self) -> Iterator[Document]:
         """Read documents one by one, holding no more than a few.
@@ -96,6 +98,7 @@ class Source:
     def _read(self, *, update: bool) -> Iterator[Document | NewMetadata]:
         format, files = self.files()
         self.skipped.clear()
+        self.blank.clear()
         others = set(_files_below(self.path)) - set(files) if is_folder(self.path) else set()
         self.skipped.update(_ending(file) or "without an ending" for file in sorted(others))
         for file in files:
@@ -111,13 +114,19 @@ class Source:
                 yield from documents_from(file, TABLES[format](file), self.columns, update=update)
 
     def read_file(self, file: Path) -> Iterator[Document]:
-        """The document of one of the files of a folder, or none where it is skipped."""
-        if file.is_file() and not file.stat().st_size:
-            self.skipped["empty"] += 1
+        """The document of one of the files of a folder, or none: one that cannot be read is told, others go on."""
+        try:
+            found = extract(file) if _ending(file) in EXTRACTORS else self._whole_text(file)
+            documents = self._documents(file, found)
+        except MissingExtraError as error:
+            self.skipped[f"{_ending(file)} ({error})"] += 1
+        except DataError as error:
+            _logger.warning("skipped: %s", error)
+            self.skipped[f"{_ending(file)} that cannot be read"] += 1
         else:
-            yield from self._extracted(file) if _ending(file) in EXTRACTORS else self._whole_text(file)
+            yield from documents
 
-    def _whole_text(self, file: Path) -> Iterator[Document]:
+    def _whole_text(self, file: Path) -> Extracted:
         lines, size = [], 0
         for _, line in read_lines(file):
             lines.append(line)
@@ -126,25 +135,16 @@ class Source:
                 raise DataError(f"{file} is longer than {MAX_TEXT_BYTES // 1_000_000} MB, the limit of a text; cut it")
         text = "\n".join(lines)
         heading = HEADING.match(text) if _ending(file) != ".txt" else None
-        yield from self._named(file, text, (heading["title"] or heading["rst"]).strip() if heading else "", None)
+        return Extracted(text=text, title=(heading["title"] or heading["rst"]).strip() if heading else "")
 
-    def _extracted(self, file: Path) -> Iterator[Document]:
-        """The text of a file of another kind; one that cannot be read is told, and the others go on."""
-        try:
-            found = extract(file)
-            yield from self._named(file, found.text, found.title, found.language)
-        except MissingExtraError as error:
-            self.skipped[f"{_ending(file)} ({error})"] += 1
-        except DataError as error:
-            _logger.warning("skipped: %s", error)
-            self.skipped[f"{_ending(file)} that cannot be read"] += 1
-
-    def _named(self, file: Path, text: str, title: str, language: str | None) -> Iterator[Document]:
-        if is_blank(text):
-            self.skipped["blank"] += 1
-            return
-        metadata = {"title": title} if title else {}
-        yield Document(text=text, id=file.relative_to(self.path).as_posix(), language=language, metadata=metadata)
+    def _documents(self, file: Path, found: Extracted) -> list[Document]:
+        name = file.relative_to(self.path).as_posix()
+        if is_blank(found.text):
+            self.skipped["blank" if found.text else "empty"] += 1
+            self.blank.add(name)
+            return []
+        metadata = {"title": found.title} if found.title else {}
+        return [Document(text=found.text, id=name, language=found.language, metadata=metadata)]
 
     def files(self) -> tuple[Format, list[Path]]:
         """The format, and the files that are in it: the one that was named, or those of a folder."""

@@ -123,6 +123,8 @@ OUTSIDE = b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><container>&a;
         ("a.epub", zipped({"META-INF/container.xml": OUTSIDE})),
         ("a.epub", zipped({"META-INF/container.xml": CONTAINER, "in/b.opf": BOOK})),
         ("a.html", b"<p>Gr\xfc\xdfe"),
+        ("a.txt", b"Gr\xfc\xdfe"),
+        ("a.md", "Grüße".encode("utf-16")),
         ("a.html", b"<div>" * 5000 + b"deep"),
         ("a.html", b'<meta charset="no-such-thing"><p>Gr\xfc\xdfe'),
     ],
