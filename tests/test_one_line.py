@@ -43,6 +43,18 @@ def test_a_teacher_names_both_extras_that_it_needs(tmp_path: Path):
     assert said.endswith("pip install 'kdserve[distill,teacher]'")
 
 
+def test_no_name_of_a_file_drives_the_terminal(tmp_path: Path):
+    said = run("index", "build", "no\n\x1b[31m.txt", "--out", "i", cwd=tmp_path)
+    assert said == "kdserve: there is no file no \ufffd[31m.txt; check the path"
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "odd\n\x1b[31m.md").write_bytes(b"\xff")
+    command = [sys.executable, "-m", "kdserve.cli", "index", "build", "notes", "--out", "i"]
+    ran = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    told, refused = ran.stderr.decode().splitlines()
+    assert told.startswith("skipped: notes/odd \ufffd[31m.md line 1 is not UTF-8")
+    assert refused.startswith("kdserve: there are no texts to index")
+
+
 @pytest.mark.parametrize("name", [LONG, LONE])
 @pytest.mark.parametrize(
     "arguments",

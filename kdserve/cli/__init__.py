@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import importlib
 import io
+import logging
 import signal
 import sys
 import threading
@@ -61,18 +62,23 @@ def _run() -> None:
     except ModuleNotFoundError as missing:  # the console script of an install without the cli extra
         sys.exit(f"kdserve: {MissingExtraError(missing.name or 'typer', 'cli')}")
     from kdserve.cli.commands import app
+    from kdserve.cli.console import OneLine, plain
 
+    log = logging.StreamHandler()
+    log.setFormatter(OneLine())
+    logging.basicConfig(handlers=[log])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no UTF-8 come out as they came in
     try:
         app()
     except KdserveError as error:
-        sys.exit(f"kdserve: {error}")
+        sys.exit(f"kdserve: {plain(str(error))}")
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:  # no path of the user's is worth a traceback, wherever it was first touched
-        sys.exit(f"kdserve: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path")
+        name = plain(str(error.filename or "a file"))
+        sys.exit(f"kdserve: {name} cannot be used ({error.strerror or error}); check the path")
     except UnicodeEncodeError as error:
         part = error.object[error.start : error.end]
         sys.exit(f"kdserve: a name or text holds {part!r}, which is no valid Unicode; rename the file or fix the text")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import time
@@ -84,6 +85,14 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\ufffd", _WHITE.sub(" ", text))
 
 
+class OneLine(logging.Formatter):
+    """Records of a log as `plain` lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return plain(super().format(record))
+
+
 def print_row(*cells: str) -> None:
     """Write one line of cells with tabs between to stdout: white space inside a cell becomes one space, and what could
     drive a terminal (control characters, directional overrides) a replacement character. `--json` has them as they are.
@@ -99,7 +108,7 @@ def print_json(record: object) -> None:
 def say(message: str) -> None:
     """Write one line for the user to stderr, but not under `--quiet`."""
     if not _quiet:
-        sys.stderr.write(message + "\n")
+        sys.stderr.write(plain(message) + "\n")
 
 
 def be_quiet(quiet: bool) -> None:
