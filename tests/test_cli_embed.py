@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from typer.testing import CliRunner
 
 from kdserve import Encoder
 from kdserve.cli import app
+from kdserve.cli.vectors import written
 from kdserve.errors import DataError
+from kdserve.search import Document
 
 BUNDLE = str(Path(__file__).parent / "runtime" / "bundles" / "static")
 TEXTS = ["red apples", "a train", "warm bread"]
@@ -70,3 +73,16 @@ def test_without_texts_no_file_appears(tmp_path: Path) -> None:
 def test_quiet_leaves_stderr_empty(texts: Path, tmp_path: Path) -> None:
     assert run("embed", texts, "--out", tmp_path / "a.npy", "--bundle", BUNDLE)[1] != ""
     assert run("--quiet", "embed", texts, "--out", tmp_path / "b.npy", "--bundle", BUNDLE)[1] == ""
+
+
+def test_two_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
+    documents, vectors = [Document(text="one")], np.ones((1, 4), np.float32)
+    with ExitStack() as late:
+        write_late = late.enter_context(written(tmp_path / "v.npy", 4))
+        with written(tmp_path / "v.npy", 4) as write:
+            write_late(documents, 2 * vectors)
+            write(documents, vectors)
+        with pytest.raises(DataError, match="appeared meanwhile"):
+            late.close()
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), vectors)
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]

@@ -44,6 +44,7 @@ def embed(
     """
     from kdserve.cli.vectors import written
     from kdserve.loading import open_model
+    from kdserve.search.documents.lines import show
 
     source = open_source(texts, None, text_column, id_column, "")
     encoder = open_model(bundle, device=device, num_threads=threads)
@@ -55,5 +56,5 @@ def embed(
             num_texts += len(chunk)
             progress("embed", num_texts, total)
         if not num_texts:
-            raise DataError(f"{texts} holds no text; give texts")
+            raise DataError(f"{show(texts)} holds no text; give texts")
     say(f"{num_texts} vectors of {encoder.dim} numbers" + (f" in {out}" if out else ""))

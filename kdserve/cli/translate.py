@@ -69,6 +69,7 @@ def _write(
     json: bool,
 ) -> None:
     from kdserve.search import read_lines
+    from kdserve.search.documents.lines import show
 
     translator, num_texts = _open(task, bundle, threads), 0
     with progress_bars() as progress:
@@ -82,7 +83,7 @@ def _write(
             num_texts += len(chunk)
             progress(task, num_texts, 0)
     if not num_texts:
-        say(f"{texts} holds no text; give a file with a text a line")
+        say(f"{show(texts)} holds no text; give a file with a text a line")
 
 
 def _open(task: str, bundle: str, threads: int | None) -> Translator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,14 +33,16 @@ def written(out: Path | None, dim: int) -> Iterator[Write]:
     if out is None:
         yield _print
         return
-    opener = {".npy": _npy, ".jsonl": _jsonl, ".parquet": _parquet}.get(out.suffix)
+    opener = {".npy": _npy, ".jsonl": _jsonl, ".parquet": _parquet}.get(out.suffix.lower())
     if opener is None or out.exists():
         what = "exists already" if opener else "ends with none of .npy, .jsonl and .parquet"
         raise DataError(f"{out} {what}; choose another name")
-    aside = out.with_name(f".{out.name}.partial")
+    aside = out.with_name(f".{secrets.token_hex(8)}.partial")  # as others may write the same
     try:
         with aside.open("wb") as file, opener(file, dim) as write:
             yield write
+        if out.exists():
+            raise DataError(f"{out} appeared meanwhile; it was left alone, choose another name")
         aside.rename(out)
     except OSError as error:
         raise write_error(out, error) from error
