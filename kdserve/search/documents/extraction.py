@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from kdserve.errors import DataError, MissingExtraError
+from kdserve.search.documents.document import MAX_TEXT_BYTES
 
 MAX_FILE_BYTES = 200_000_000
 MAX_UNPACKED_BYTES = 200_000_000
@@ -82,21 +83,30 @@ def _pdf(path: Path) -> Extracted:
         raise DataError(f"{path} is encrypted; save it without a password")
     if len(reader.pages) > MAX_PAGES:
         raise DataError(f"{path} has more than {MAX_PAGES:,} pages; divide it")
-    text = "\n\n".join(page.extract_text() for page in reader.pages)
+    pages, size = [], 0
+    for page in reader.pages:  # which may be one, named many times
+        pages.append(page.extract_text())
+        size += len(pages[-1])
+        if size > MAX_TEXT_BYTES:
+            raise DataError(f"{path} has more than {MAX_TEXT_BYTES // 1_000_000} million characters; divide it")
     title = reader.metadata.title if reader.metadata else None
-    return Extracted(text=text, title=str(title or ""), language=_language(reader.root_object.get("/Lang")))
+    return Extracted(
+        text="\n\n".join(pages), title=str(title or ""), language=_language(reader.root_object.get("/Lang"))
+    )
 
 
 def _docx(path: Path) -> Extracted:
     import docx
-    from docx.table import Table
+    from docx.table import Table, _Cell
 
     _open_zip(path).close()
     document = docx.Document(str(path))
     parts = []
     for block in document.iter_inner_content():
-        rows = [[cell.text for cell in row.cells] for row in block.rows] if isinstance(block, Table) else [[block.text]]
-        parts += ["\t".join(cells) for cells in rows]
+        if isinstance(block, Table):  # row.cells would give a cell as many times as the columns that it says it spans
+            parts += ["\t".join(_Cell(cell, block).text for cell in row._tr.tc_lst) for row in block.rows]
+        else:
+            parts.append(block.text)
     properties = document.core_properties
     return Extracted(text="\n\n".join(parts), title=properties.title, language=_language(properties.language))
 
@@ -110,12 +120,15 @@ def _epub(path: Path) -> Extracted:
         name = container.xpath("string(//*[local-name()='rootfile']/@full-path)")
         package = etree.fromstring(archive.read(name), parser)
         places = {item.get("id"): item.get("href") for item in package.xpath("//*[local-name()='item']")}
-        chapters = []
-        for reference in package.xpath("//*[local-name()='itemref']/@idref"):
-            place = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(places[reference])))
-            chapters.append(_from_html(archive.read(place), f"{path}, {place}").text)
+        chapters = [
+            posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(places[reference])))
+            for reference in package.xpath("//*[local-name()='itemref']/@idref")
+        ]
+        texts = [  # each once, or a small archive would give any length of text
+            _from_html(archive.read(chapter), f"{path}, {chapter}").text for chapter in dict.fromkeys(chapters)
+        ]
         title, language = (package.xpath(f"string(//*[local-name()='{what}'])") for what in ("title", "language"))
-    return Extracted(text="\n\n".join(chapters), title=title, language=_language(language))
+    return Extracted(text="\n\n".join(texts), title=title, language=_language(language))
 
 
 def _from_html(data: bytes, where: str) -> Extracted:

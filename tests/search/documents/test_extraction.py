@@ -151,3 +151,33 @@ def test_an_archive_that_unpacks_to_much_is_refused_before_it_is_unpacked(
     monkeypatch.setattr(extraction, "MAX_UNPACKED_BYTES", 900_000)
     with pytest.raises(DataError, match="unpacks to 1 MB"):
         extract(tmp_path / name)
+
+
+def test_a_chapter_that_a_book_names_many_times_is_read_once(tmp_path: Path) -> None:
+    again = BOOK.replace(b'<itemref idref="a"/>', b'<itemref idref="a"/>' * 10_000)
+    parts = {
+        "META-INF/container.xml": CONTAINER,
+        "in/b.opf": again,
+        "in/a b.xhtml": b"<p>Two</p>",
+        "c.xhtml": b"<p>One",
+    }
+    (tmp_path / "a.epub").write_bytes(zipped(parts))
+    assert extract(tmp_path / "a.epub").text == "One\n\nTwo"
+
+
+def test_a_cell_is_read_once_however_many_columns_and_rows_it_spans(tmp_path: Path) -> None:
+    document = docx.Document()
+    table = document.add_table(2, 3)
+    table.cell(0, 0).merge(table.cell(1, 1)).text = "wide"
+    table.cell(0, 2).text, table.cell(1, 2).text = "one", "two"
+    table.cell(0, 0)._tc.get_or_add_tcPr().get_or_add_gridSpan().val = 100_000_000
+    document.save(str(tmp_path / "a.docx"))
+    assert extract(tmp_path / "a.docx").text.split() == ["wide", "one", "two"]
+
+
+def test_a_page_that_a_pdf_names_many_times_comes_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction, "MAX_TEXT_BYTES", 1_000_000)
+    many = pdf("word " * 1000).replace(b"/Kids[3 0 R]", b"/Kids[" + b"3 0 R " * 300 + b"]")
+    (tmp_path / "a.pdf").write_bytes(many)
+    with pytest.raises(DataError, match="more than 1 million characters"):
+        extract(tmp_path / "a.pdf")
