@@ -41,6 +41,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -50,3 +51,4 @@ def _options(
 ) -> None:
     """Hold the options of no command: `--version`, `--quiet`."""
     console.be_quiet(quiet)
+    context.call_on_close(lambda: console.be_quiet(False))
