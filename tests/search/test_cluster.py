@@ -44,7 +44,8 @@ def build_on_two_workers(folder):
 
 def test_two_workers_make_the_same_index_as_none(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: make cluster")
-    paths = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}  # the workers need this module and kdserve
+    places = (HERE, HERE / "documents", HERE.parents[1])  # the workers need this module, what it shares, and kdserve
+    paths = {**os.environ, "PYTHONPATH": ":".join(map(str, places))}
     done = subprocess.run([sys.executable, __file__, tmp_path], env=paths, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     here = Retriever.build(tmp_path / "here", documents(), Counting())
