@@ -96,10 +96,13 @@ def read_pairs(path: Path, *, most: int) -> dict[str, list[tuple[str, str]]]:
     """
     pairs: dict[str, list[tuple[str, str]]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also part at U+2028 and the like
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); give `language<TAB>text<TAB>source` lines") from error
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise DataError(f"{path} cannot be read ({reason}); give `language<TAB>text<TAB>source` lines") from error
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         cells = line.split("\t")
         if len(cells) != 3 or not all(cell.strip() for cell in cells):
             raise DataError(f"{path}, line {number}: {len(cells)} cells; give `language<TAB>text<TAB>source` lines")

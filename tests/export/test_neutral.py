@@ -48,6 +48,11 @@ def test_pairs_are_read_by_language_and_a_line_of_another_form_is_named(tmp_path
     path = tmp_path / "pairs.tsv"
     path.write_text("de\tHallo\tHello\nfr\tSalut\tHi\nde\tTag\tDay\n", encoding="utf-8")
     assert read_pairs(path, most=1) == {"de": [("Hallo", "Hello")], "fr": [("Salut", "Hi")]}
+    path.write_bytes("de\tHal\u2028lo\tHello\r\n\r\n".encode())
+    assert read_pairs(path, most=1) == {"de": [("Hal\u2028lo", "Hello")]}
+    path.write_bytes(b"de\tT\xfcr\tdoor\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_pairs(path, most=1)
     path.write_text("de\tHallo\tHello\nde\tHallo\n", encoding="utf-8")
     with pytest.raises(DataError, match="line 2: 2 cells"):
         read_pairs(path, most=9)
