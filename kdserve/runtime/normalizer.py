@@ -62,6 +62,12 @@ _BEFORE: dict[str, Any] = {"type": "Sequence", "normalizers": [{"type": "NFKC"},
 _BLANK = re.compile(rf"[\s{_IGNORABLE}{_JOINERS}\u001C-\u001F\u200B\u2800\uFE0E\uFE0F{_HEBREW_POINTS}{_ARABIC_MARKS}]*")
 
 
+def without_invisible(normalizer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a normalizer's JSON that drops what nobody sees first, whatever it does then."""
+    steps = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
+    return {"type": "Sequence", "normalizers": [*INVISIBLE, *(step for step in steps if step)]}
+
+
 def is_blank(text: str) -> bool:
     """Say whether a text shows nothing: spaces, invisible characters and marks without a letter alone."""
     return _BLANK.fullmatch(text) is not None

@@ -18,6 +18,7 @@ from kdserve.distill.data.vocabulary import CLS, SEP, SPECIAL_TOKENS, UNK
 from kdserve.distill.students.bodies import copy_special_rows, teacher_input_table
 from kdserve.distill.teachers.embedder import Teacher
 from kdserve.errors import DataError, RecipeError
+from kdserve.runtime.normalizer import without_invisible
 
 _CHUNK = 10_000
 
@@ -27,7 +28,8 @@ def adopt_vocabulary(
 ) -> Tokenizer:
     """Return the teacher's tokenizer with our special tokens and its `size` - 4 most frequent pieces in these texts.
 
-    Single characters of the texts come before all else. A text whose pieces all stay is cut as the teacher cuts it.
+    Single characters of the texts come before all else. A text whose pieces all stay is cut as the teacher cuts it,
+    without the characters that nobody sees.
 
     Raises:
         RecipeError: the teacher's vocabulary is no Unigram model.
@@ -48,6 +50,7 @@ def adopt_vocabulary(
     kept = sorted(found[:wanted], key=lambda piece: (-pieces[piece], piece))
     spec["model"]["vocab"] = [[token, 0.0] for token in SPECIAL_TOKENS] + [[piece, pieces[piece]] for piece in kept]
     spec["model"]["unk_id"] = UNK
+    spec["normalizer"] = without_invisible(spec["normalizer"])
     adopted = Tokenizer.from_str(json.dumps({**spec, "added_tokens": [], "post_processor": None}))
     adopted.no_padding()
     adopted.no_truncation()

@@ -106,6 +106,18 @@ def test_text_whose_pieces_stay_is_cut_as_the_teacher_cuts_it_and_has_its_rows(t
     assert kept > 50
 
 
+def test_what_nobody_sees_is_dropped_before_the_teachers_own_rules(teacher_folder: Path):
+    texts = [*parallel()["en"], *parallel()["de"]]
+    teacher = Teacher(teacher_folder, device="cpu", batch_size=8)
+    adopted = adopt_vocabulary(teacher.body_tokenizer, texts, 200)
+    for text in texts[::40]:
+        middle = len(text) // 2
+        for invisible in ("\u200e", "\u00ad", "\ufeff", "\u2060"):
+            marked = text[:middle] + invisible + text[middle:]
+            assert adopted.encode(marked).ids == adopted.encode(text).ids, repr(marked)
+        assert adopted.encode(text.replace(" ", "\u200b")).ids == adopted.encode(text).ids
+
+
 def test_more_tokens_than_the_texts_hold_are_refused(teacher_folder: Path):
     tokenizer = Teacher(teacher_folder, device="cpu", batch_size=8).body_tokenizer
     with pytest.raises(DataError, match=r"set vocabulary\.size to"):
