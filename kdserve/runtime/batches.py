@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from kdserve.datatypes import TokenBatch
 
@@ -19,6 +19,7 @@ ID_BYTES = 4
 _STEPS = ((32, 4), (64, 8), (128, 16), (512, 32))
 
 
+@lru_cache(4096)
 def canonical_length(num_tokens: int) -> int:
     """Return the padded length of a text: the next step of a fixed ladder, so it depends on the text alone.
 
@@ -36,35 +37,30 @@ def pack_ids(ids: Sequence[Sequence[int]]) -> list[PackedIds]:
 
 def make_batches(
     packed: Sequence[PackedIds], *, max_batch_tokens: int, pad_id: int
-) -> Iterator[tuple[npt.NDArray[np.int64], TokenBatch]]:
+) -> Iterator[tuple[list[int], TokenBatch]]:
     """Group texts of one canonical length into batches of at most `max_batch_tokens`, at least one text each.
 
-    Yields (positions (B,) in `packed`, batch (B, T)), shortest texts first.
+    Yields (B positions in `packed`, batch (B, T)), shortest texts first. A few texts a call are common, for which
+    numpy's sorting would take longer than small graphs do.
     """
-    flat = np.frombuffer(b"".join(packed), np.int32)
-    if len(packed) == 1:  # one text a call is common, and sorting it would take longer than small graphs do
-        yield np.zeros(1, np.int64), _padded(flat, [0], [len(flat)], canonical_length(len(flat)), pad_id)
-        return
-    sizes = np.fromiter(map(len, packed), np.int64, len(packed)) // ID_BYTES
-    firsts = np.cumsum(sizes) - sizes
-    different, which = np.unique(sizes, return_inverse=True)
-    widths = np.array([canonical_length(size) for size in different.tolist()], np.int64)[which]
-    order = np.argsort(widths, kind="stable")
-    starts = np.flatnonzero(np.diff(widths[order], prepend=-1))
-    for positions in np.split(order, starts[1:]) if len(packed) else []:
-        width = int(widths[positions[0]])
-        num_rows = max(1, max_batch_tokens // width)
-        for start in range(0, len(positions), num_rows):
-            rows = positions[start : start + num_rows]
-            yield rows, _padded(flat, firsts[rows], sizes[rows], width, pad_id)
+    by_width: dict[int, list[int]] = {}
+    for place, text in enumerate(packed):
+        by_width.setdefault(canonical_length(len(text) // ID_BYTES), []).append(place)
+    for width in sorted(by_width):
+        places, num_rows = by_width[width], max(1, max_batch_tokens // width)
+        for start in range(0, len(places), num_rows):
+            rows = places[start : start + num_rows]
+            yield rows, _padded([packed[row] for row in rows], width, pad_id)
 
 
-def _padded(
-    flat: npt.NDArray[np.int32], firsts: npt.ArrayLike, sizes: npt.ArrayLike, width: int, pad_id: int
-) -> TokenBatch:
-    """The texts of `sizes` tokens that begin at `firsts` in `flat`, side by side."""
-    places = np.arange(width)
-    is_token = places < np.asarray(sizes)[:, None]
-    padded = np.full(is_token.shape, pad_id, dtype=np.int64)
-    padded[is_token] = flat[(places + np.asarray(firsts)[:, None])[is_token]]
-    return TokenBatch(ids=padded, mask=is_token.astype(np.int64))
+def _padded(texts: Sequence[PackedIds], width: int, pad_id: int) -> TokenBatch:
+    """The texts side by side, each with padding behind it."""
+    padding = array("i", [pad_id]).tobytes() * width
+    marks = b"\1" * width + b"\0" * width
+    ids = b"".join([text + padding[len(text) :] for text in texts])
+    mask = b"".join([marks[(skipped := width - len(text) // ID_BYTES) : skipped + width] for text in texts])
+    shape = len(texts), width
+    return TokenBatch(
+        ids=np.frombuffer(ids, np.int32).astype(np.int64).reshape(shape),
+        mask=np.frombuffer(mask, np.int8).astype(np.int64).reshape(shape),
+    )

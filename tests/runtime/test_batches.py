@@ -24,7 +24,7 @@ def test_batches_hold_every_text_once_and_keep_the_budget(lengths: list[int]) ->
     ids = [[7] * length for length in lengths]
     seen: list[int] = []
     for rows, batch in make_batches(pack_ids(ids), max_batch_tokens=128, pad_id=9):
-        seen += rows.tolist()
+        seen += rows
         assert batch.ids.shape[0] == 1 or batch.ids.size <= 128
         assert {canonical_length(lengths[row]) for row in rows} == {batch.ids.shape[1]}
         assert batch.mask.sum(axis=1).tolist() == [lengths[row] for row in rows]
