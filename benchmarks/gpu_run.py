@@ -7,7 +7,7 @@
 For recipes with a multilingual teacher beside the student (`vocabulary.of_teacher`, `targets.own`). Each text travels
 once, as tokens under xz; the teacher travels in its own 4 bits, cut to the vocabulary; the code travels along. The
 machine there needs torch, transformers, sentence-transformers, accelerate, tokenizers, safetensors and typer. `unpack`
-checks the pieces; `train` measures some steps, gives the recipe as many steps as fit, and leaves the best
+checks the pieces; `train` measures some steps, gives the recipe as many steps as fit, and leaves the last
 weights in pieces below 16 MB: the token table on its 4-bit grid, the body in half precision.
 """
 
@@ -72,6 +72,7 @@ def train(folder: Path, work: Path, out: Path, seconds: float = 400.0, overrides
     from kdserve.distill.students.embedder import save_student
 
     started = time.monotonic()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, and nearly every batch has its own
     work.mkdir(parents=True, exist_ok=True)
     recipe, made = open_pack(folder, overrides or [])
     print(f"opened in {time.monotonic() - started:.0f} s; {len(made.data.tokens.ids)} tokens", flush=True)
@@ -83,8 +84,7 @@ def train(folder: Path, work: Path, out: Path, seconds: float = 400.0, overrides
     left = seconds - (time.monotonic() - started) - 20.0
     steps = max(20, int(left / step_s))
     print(f"{1000 * step_s:.1f} ms a step, peak {peak:.1f} GiB; {steps} steps in {left:.0f} s", flush=True)
-    every = max(1, steps // 6)
-    settings = dataclasses.replace(recipe.train, steps=steps, evaluate_every=every, checkpoint_every=10**9)
+    settings = dataclasses.replace(recipe.train, steps=steps, evaluate_every=steps, checkpoint_every=10**9)
     recipe = dataclasses.replace(recipe, train=settings)
     student = start_student(recipe, made, work)
     run = dataclasses.replace(run_embedder(recipe, made, student, work, progress=say_progress), work=work / "run")
@@ -92,7 +92,7 @@ def train(folder: Path, work: Path, out: Path, seconds: float = 400.0, overrides
     leave_student(student.cpu(), folder=work / "back", out=out)
     (work / "student").mkdir(exist_ok=True)
     save_student(student, made.tokenizer, work / "student", max_tokens=student.max_tokens, prompts=run.prompts)
-    told = {"steps": steps, "evaluate_every": every, "best_step": outcome.best_step, "step_s": round(step_s, 4)}
+    told = {"steps": steps, "best_step": outcome.best_step, "step_s": round(step_s, 4)}
     told |= {"accuracy": outcome.accuracy.mean, "device": torch.cuda.get_device_name() if peak else "cpu"}
     shutil.copy(work / "run" / "train" / "log.jsonl", out / "log.jsonl")
     (out / "run.json").write_text(json.dumps(told), encoding="utf-8")

@@ -14,6 +14,7 @@ _TRAIN_RANGES = {
     "temperature": "(0, 1]",
     "source_share": "[0, 1]",
     "token_dropout": "[0, 1)",
+    "joined": "[0, 1]",
     "split_tokens": "[0, 1]",
 }
 
@@ -264,7 +265,8 @@ class TrainRecipe(LoopRecipe):
     Batches hold `batch_size` texts; `batch_by` "tokens" gives them so many on average and about as many tokens each,
     more of short texts and fewer of long ones, which keeps a GPU busy. `temperature` flattens the languages' shares
     (1 = as the data is, towards 0 = equal). `source_share` of the texts are the source language itself.
-    `token_dropout` hides that share of tokens, `split_tokens` cuts that share into
+    `joined` is the share of batches whose texts are joined to passages as long as the student reads, where texts have
+    partners (targets.partner). `token_dropout` hides that share of tokens, `split_tokens` cuts that share into
     smaller ones (see kdserve.distill.data.splitting).
     """
 
@@ -273,6 +275,7 @@ class TrainRecipe(LoopRecipe):
     body_rate: float = 2e-4
     temperature: float = 0.5
     source_share: float = 0.15
+    joined: float = 0.0
     token_dropout: float = 0.0
     split_tokens: float = 0.0
 

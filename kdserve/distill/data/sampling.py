@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdserve.distill.data.corpus import Corpus
+from kdserve.distill.data.partners import Partners
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.recipe import TrainRecipe
 
@@ -29,7 +30,8 @@ def language_shares(language_of: npt.NDArray[np.int16], *, temperature: float) -
 class TextSampler:
     """Draws texts with replacement; `lengths` are in tokens, `cumulative` is the running sum of the texts' shares.
 
-    Batches have `batch_size` texts, or with `by_tokens` so many on average and about as many tokens each.
+    Batches have `batch_size` texts, or with `by_tokens` so many on average and about as many tokens each. With
+    `partners`, a batch is so many texts and then a partner for each; the longer of the two counts.
     """
 
     texts: npt.NDArray[np.int64]
@@ -38,6 +40,7 @@ class TextSampler:
     batch_size: int
     seed: int
     by_tokens: bool = False
+    partners: Partners | None = None
 
     def batches(self, *, start: int, stride: int = 1, offset: int = 0) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the text numbers of batch `start`, `start + 1`, …; worker `offset` of `stride` gets its own ones."""
@@ -53,27 +56,41 @@ class TextSampler:
         rng = random_stream(Stream.BATCHES, self.seed, chunk)
         points = rng.random(_CHUNK * self.batch_size) * self.cumulative[-1]
         texts = self.texts[np.searchsorted(self.cumulative, points, side="right").clip(max=len(self.texts) - 1)]
-        by_length = texts[np.argsort(self.lengths[texts], kind="stable")]
+        rows = np.stack([texts, self.partners.draw(texts, rng)]) if self.partners else texts[None]
+        longest = self.lengths[rows].max(axis=0)
+        order = np.argsort(longest, kind="stable")
+        by_length = rows[:, order]
         ends = np.arange(1, _CHUNK) * self.batch_size
         if self.by_tokens:
-            sums = np.cumsum(self.lengths[by_length] + _EDGES)
+            sums = np.cumsum(longest[order] + _EDGES)
             counted = np.arange(1, _CHUNK)
             ends = np.searchsorted(sums, counted * (sums[-1] / _CHUNK))
-            ends = np.maximum.accumulate(ends - counted).clip(0, len(by_length) - _CHUNK) + counted  # none is empty
-        batches = np.split(by_length, ends)
-        return [batches[number] for number in rng.permutation(_CHUNK)]
+            ends = np.maximum.accumulate(ends - counted).clip(0, len(texts) - _CHUNK) + counted  # none is empty
+        batches = np.split(by_length, ends, axis=1)
+        return [batches[number].reshape(-1) for number in rng.permutation(_CHUNK)]
 
 
-def make_sampler(corpus: Corpus, lengths: npt.NDArray[np.int32], train: TrainRecipe, *, seed: int) -> TextSampler:
-    """Draw texts in proportion to `text_shares`; `lengths` (P + S,) are the tokens of translations, then of sources."""
+def make_sampler(
+    corpus: Corpus,
+    lengths: npt.NDArray[np.int32],
+    train: TrainRecipe,
+    *,
+    seed: int,
+    partners: Partners | None = None,
+) -> TextSampler:
+    """Draw texts in proportion to `text_shares`; `lengths` (P + S,) are the tokens of translations, then of sources.
+
+    With `partners`, half of a batch's texts are drawn so and the other half are their partners.
+    """
     texts, shares = text_shares(corpus, train)
     return TextSampler(
         texts=texts,
         cumulative=np.cumsum(shares),
         lengths=lengths,
-        batch_size=train.batch_size,
+        batch_size=train.batch_size // 2 if partners else train.batch_size,
         seed=seed,
         by_tokens=train.batch_by == "tokens",
+        partners=partners,
     )
 
 

@@ -51,8 +51,11 @@ class TokenStore:
         wrap: bool,
         splits: np.random.Generator | None = None,
         queries_B: npt.NDArray[np.bool_] | None = None,
+        joined_B: npt.NDArray[np.int64] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return ids and mask, both (B, T) int64; `wrap` puts [CLS] before and [SEP] behind each text.
+
+        `joined_B` says how many of the texts, in their order, make up each row; without it each is a row.
 
         `splits` decides which tokens the splitter cuts; without it, or without a splitter, none. `queries_B` says which
         texts are queries; without it all are.
@@ -60,19 +63,21 @@ class TokenStore:
         tokens, lengths = self.ragged(numbers)
         if splits and self.splitter:
             tokens, lengths = self.splitter.split(tokens, lengths, splits)
-        edge = int(wrap)
-        is_query = np.ones(len(numbers), dtype=np.int64) if queries_B is None else queries_B.astype(np.int64)
+        if joined_B is not None:
+            lengths = np.add.reduceat(lengths, np.cumsum(joined_B) - joined_B)
+        edge, num_rows = int(wrap), len(lengths)
+        is_query = np.ones(num_rows, dtype=np.int64) if queries_B is None else queries_B.astype(np.int64)
         starts = edge + np.array([len(prompt) for prompt in self.prompts])[is_query]
         ends = starts + lengths
         width = max(1, int(ends.max(initial=0)) + edge)
         columns = np.arange(width)
-        ids = np.full((len(numbers), width), PAD, dtype=np.int64)
+        ids = np.full((num_rows, width), PAD, dtype=np.int64)
         ids[(columns >= starts[:, None]) & (columns < ends[:, None])] = tokens
         for role, prompt in enumerate(self.prompts):
             ids[is_query == role, edge : edge + len(prompt)] = prompt
         if wrap:
             ids[:, 0] = CLS
-            ids[np.arange(len(numbers)), ends] = SEP
+            ids[np.arange(num_rows), ends] = SEP
         mask = columns < (ends + edge)[:, None]
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 

@@ -1,19 +1,16 @@
 """The teacher beside its student: both read the same tokens, so any text in any language is its own lesson.
 
-Letters: B batch, T tokens, W width of the body, D width of the vectors, P translations, S source sentences.
+Letters: B batch, T tokens, W width of the body, D width of the vectors.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdserve.distill.data.corpus import Corpus
 from kdserve.distill.students.bodies import take_body, teacher_dense
 from kdserve.distill.students.embedder import Encoding, TransformerStudent
 from kdserve.distill.teachers.embedder import Teacher
@@ -82,24 +79,3 @@ def state_loss(ours_BTW: Tensor, theirs_BTW: Tensor, mask_BT: Tensor) -> Tensor:
     mean_W = (share_BT1 * theirs).sum(dim=(0, 1))
     spread = (share_BT1 * (theirs - mean_W).square()).sum()
     return (share_BT1 * (ours - theirs).square()).sum() / spread.clamp_min(1e-12)
-
-
-class Partners:
-    """For each text, the other texts that say the same: the source sentence and its translations."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        self.corpus, num_pairs = corpus, len(corpus.source_of)
-        self.by_source = np.argsort(corpus.source_of, kind="stable")
-        self.starts = np.searchsorted(corpus.source_of[self.by_source], np.arange(len(corpus.sources) + 1))
-        self.place = np.empty(num_pairs, dtype=np.int64)
-        self.place[self.by_source] = np.arange(num_pairs)
-
-    def draw(self, texts: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Draw a partner for each text; a text that stands alone is its own."""
-        num_pairs, sources = len(self.corpus.source_of), self.corpus.sources_of(texts)
-        first, others = self.starts[sources], self.starts[sources + 1] - self.starts[sources]
-        own = np.where(texts < num_pairs, self.place[texts.clip(max=num_pairs - 1)] - first, others)
-        drawn = np.floor(rng.random(len(texts)) * others).astype(np.int64)
-        drawn += (drawn >= own) & (others > 0)
-        is_source = drawn == others
-        return np.where(is_source, sources + num_pairs, self.by_source[(first + drawn).clip(max=num_pairs - 1)])

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from kdserve.distill.data.batches import Batch, TrainingData, drop_tokens
+from kdserve.distill.data.partners import Partners, join_texts
 from kdserve.distill.data.sampling import make_sampler
 from kdserve.distill.objectives.guide import Guide
 from kdserve.distill.objectives.layers import LayerDistillation
-from kdserve.distill.objectives.live import LiveTeacher, Partners
+from kdserve.distill.objectives.live import LiveTeacher
 from kdserve.distill.objectives.vectors import embedding_losses
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.students.embedder import Student
@@ -94,29 +95,33 @@ class EmbeddingTask:
         """Yield the batches from step `start` on."""
         recipe, data = self.recipe, self.data
         partners = Partners(data.corpus) if recipe.targets.partner else None
-        size = recipe.train.batch_size // 2 if partners else recipe.train.batch_size
-        sampler = make_sampler(
-            data.corpus, data.tokens.lengths, replace(recipe.train, batch_size=size), seed=recipe.seed
-        )
+        lengths, prompt = data.tokens.lengths, max(map(len, data.tokens.prompts))
+        room = recipe.student.max_tokens - 2 * int(self.student.wraps) - prompt
+        sampler = make_sampler(data.corpus, lengths, recipe.train, seed=recipe.seed, partners=partners)
         trained = np.flatnonzero(~data.corpus.held_out)
         numbers = itertools.count(start * stride + offset, stride)
         for number, texts in zip(numbers, sampler.batches(start=start, stride=stride, offset=offset), strict=False):
             drawn = random_stream(Stream.PARTNERS, recipe.seed, number)
-            partner_B = torch.arange(2 * len(texts)).roll(len(texts)) if partners else None
-            texts = np.concatenate([texts, partners.draw(texts, drawn)]) if partners else texts
-            queries_B = drawn.random(len(texts)) < recipe.targets.queries
+            joined = None
+            if partners and drawn.random() < recipe.train.joined:
+                joined = join_texts(texts.reshape(2, -1), data.corpus, lengths, most=room, rng=drawn)
+            texts, joined_B = joined or (texts, None)
+            first = texts if joined_B is None else texts[np.cumsum(joined_B) - joined_B]
+            queries_B = (drawn.random(len(first)) < recipe.targets.queries) & (joined_B is None)
             splits = random_stream(Stream.TOKEN_SPLITS, recipe.seed, number)
-            target_B = data.corpus.sources_of(texts)
-            ids_BT, mask_BT = data.tokens.padded(texts, wrap=self.student.wraps, splits=splits, queries_B=queries_B)
+            target_B = data.corpus.sources_of(first)
+            ids_BT, mask_BT = data.tokens.padded(
+                texts, wrap=self.student.wraps, splits=splits, queries_B=queries_B, joined_B=joined_B
+            )
             batch = Batch(
                 ids_BT=ids_BT,
                 mask_BT=mask_BT,
                 target_B=torch.from_numpy(target_B),
                 teacher_BD=None if recipe.targets.live else data.targets(target_B),
-                partner_B=partner_B,
+                partner_B=torch.arange(len(first)).roll(len(first) // 2) if partners else None,
             )
             if recipe.targets.live:
-                places = np.stack([data.corpus.languages_of(texts), queries_B.astype(np.int64)], axis=1)
+                places = np.stack([data.corpus.languages_of(first), queries_B.astype(np.int64)], axis=1)
                 batch = replace(batch, place_B2=torch.from_numpy(places))
             if recipe.objective.translation and not partners:
                 sources = target_B + len(data.corpus.source_of)

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from kdserve.distill import distill, prepare
 from kdserve.distill.data.vocabulary import train_unigram
-from kdserve.distill.objectives.live import LiveTeacher, Partners, state_loss
+from kdserve.distill.objectives.live import LiveTeacher, state_loss
 from kdserve.distill.start.fold import keep_folded
 from kdserve.distill.start.ingredients import gather
 from kdserve.distill.start.student import start_live, start_student
@@ -184,22 +184,12 @@ def test_states_of_padding_do_not_count():
     assert state_loss(mean.expand(2, 3, 4), theirs, mask).item() == pytest.approx(1.0)
 
 
-def test_a_partner_says_the_same_and_is_another_text(tmp_path: Path, live_recipe):
-    corpus = gather(live_recipe(), tmp_path).corpus
-    partners, rng = Partners(corpus), np.random.default_rng(0)
-    texts = np.arange(len(corpus.source_of) + len(corpus.sources))
-    drawn = np.stack([partners.draw(texts, rng) for _ in range(30)])
-    assert (corpus.sources_of(drawn.ravel()).reshape(drawn.shape) == corpus.sources_of(texts)).all()
-    assert (drawn != texts).all()
-    for text in texts[::37]:  # English, German and Japanese: two others each
-        assert len(set(drawn[:, text])) == 2
-
-
 ALONE = ["targets.partner=0", "objective.translation=0", "objective.relational=0.1"]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "falling"), [(ALONE, ["states", "cosine", "relational"]), (["layers.states=0"], ["translation"])]
+    ("overrides", "falling"),
+    [(ALONE, ["states", "cosine", "relational"]), (["layers.states=0", "train.joined=0.5"], ["translation"])],
 )
 def test_training_beside_the_teacher_lowers_the_losses_and_leaves_the_table(
     tmp_path: Path, live_recipe, overrides: list[str], falling: list[str]
