@@ -33,13 +33,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from translation_data import PAD, Pairs, Ragged, rates, stepped, tokenise
+from translation_data import PAD, Batch, Pairs, Ragged, rates, tokenise
 from translation_model import ENCODER_KEPT, build_model, read_arrays, read_tokenizer, read_xz, shrink
 from translation_search import Found, search
 
-MOST_SOURCE, MOST_TARGET = 96, 80
-BATCH_TOKENS = 32_768
-LOGIT_ROWS = 4_096
+MOST_SOURCE, MOST_TARGET, MOST_BEAMED = 96, 80, 48
+BATCH_TOKENS = 16_384
+LOGIT_ROWS = 16_384
+ENCODER_SHARE = 0.25
+CHECKS, HELD_BATCHES, LEAST_GAP = 10, 16, 0.3
 PIECE_BYTES = 15_500_000
 
 
@@ -98,6 +100,8 @@ class Run:
         self.rate = rates(languages, sizes)
         fits = self.source.sizes < MOST_SOURCE
         fits &= (self.target.sizes < MOST_TARGET)[self.target_of]
+        held = Pairs(self.source, self.target, self.target_of, (fits & self.held_out).astype(float))
+        self.held = held.batches(tokens=2_048, rng=np.random.default_rng(0))[:HELD_BATCHES]
         self.rate *= fits & ~self.held_out
         self.note(what="ready", pairs=len(self.rate), source_tokens=len(self.source.flat), used=int(fits.sum()))
 
@@ -107,7 +111,7 @@ class Run:
         self.teacher = self.ready(build_model(self.arguments.pack))
         if self.arguments.seconds:
             pairs = Pairs(self.source, self.target, self.target_of, self.rate)
-            self.train(self.teacher, pairs, "teacher", self.arguments.seconds, dropout=0.1)
+            self.train(self.teacher, pairs, "teacher", self.arguments.seconds, dropout=0.1, frozen=0.3)
             self.translate_tests(self.teacher, "teacher", beam=4)
             self.translate_tests(self.teacher, "teacher-greedy", beam=1)
             self.save(self.teacher, "teacher")
@@ -135,9 +139,9 @@ class Run:
         deadline, done = time.perf_counter() + self.arguments.beam_seconds, 0
         targets = [(self.target.flat.cpu().numpy(), self.target.sizes)]
         target_of, offset = self.target_of.astype(np.int64).copy(), len(self.target.lengths)
-        allowed = np.flatnonzero(self.rate > 0)
+        allowed = np.flatnonzero((self.rate > 0) & (self.source.sizes <= MOST_BEAMED))
         drawn = np.random.default_rng(3).permutation(allowed)
-        for part in np.array_split(drawn, max(1, len(drawn) // 150_000)):
+        for part in np.array_split(drawn, max(1, len(drawn) // 300_000)):
             for rows, found in self.search(self.teacher, self.source, part, beam=4, until=deadline):
                 references = self.target.rows(torch.from_numpy(self.target_of[rows]).to(self.device), MOST_TARGET)
                 ids, lengths, good = (value.cpu().numpy() for value in found.nearest(references))
@@ -145,6 +149,7 @@ class Run:
                 targets.append((ids[good][width < lengths[good, None]], lengths[good]))
                 target_of[rows[good]] = offset + np.arange(good.sum())
                 offset, done = offset + int(good.sum()), done + len(rows)
+            self.note(what="beams so far", translated=done)
             if time.perf_counter() > deadline:
                 break
         self.note(what="beams", translated=done, of=len(allowed), kept=offset - len(self.target.lengths))
@@ -175,8 +180,13 @@ class Run:
         (self.arguments.out / f"{name}.txt.xz").write_bytes(lzma.compress("\n".join(texts).encode()))
         self.note(what=f"tests by {name}", beam=beam, took_s=time.perf_counter() - began, examples=texts[::4000])
 
-    def train(self, model: nn.Module, pairs: Pairs, name: str, seconds: float, *, dropout: float) -> None:
-        """Train until the time is over; the rate rises over a twentieth of it and falls to zero."""
+    def train(
+        self, model: nn.Module, pairs: Pairs, name: str, seconds: float, *, dropout: float, frozen: float = 0.0
+    ) -> None:
+        """Train until the time is over, the encoder not for a share of it; the rate rises over a tenth, then falls.
+
+        Ends the run where the model does not read: where other sources make its targets no less likely.
+        """
         arguments, rng = self.arguments, np.random.default_rng(1)
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -190,46 +200,51 @@ class Run:
         inside = [id(weight) in encoder for weight in weights]
         groups = [
             {"params": [m for m, is_in in zip(masters, inside, strict=True) if is_in == side], "share": share}
-            for side, share in ((True, 0.25), (False, 1.0))
+            for side, share in ((True, ENCODER_SHARE), (False, 1.0))
         ]
         on_gpu = self.device.type == "cuda"
         optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), weight_decay=0.01, fused=on_gpu)
         model.train()
         began, step, tokens, total = time.perf_counter(), 0, 0, torch.zeros((), device=self.device)
+        checks = iter(np.arange(1, CHECKS + 1) / CHECKS)
+        next_check = next(checks)
         for epoch in count():
             for batch in pairs.batches(tokens=arguments.batch_tokens, rng=rng):
                 passed = (time.perf_counter() - began) / seconds
+                if passed >= next_check or passed >= 1:
+                    gap = self.check(model, name, step=step, epoch=epoch, tokens_s=tokens / (passed * seconds))
+                    if gap < LEAST_GAP and next_check >= 0.4:
+                        raise SystemExit(f"{name} does not read its sources: stopped at {passed:.0%} of its time")
+                    next_check = next(checks, 2.0)
                 if passed >= 1:
-                    self.note(what=f"{name} trained", steps=step, epochs=epoch, tokens=tokens)
                     return
                 for group in optimizer.param_groups:
-                    group["lr"] = arguments.rate * group["share"] * min(passed / 0.05 + 0.01, (1 - passed) / 0.95)
-                loss = self.learn(model, pairs, batch)
-                for master, weight in zip(masters, weights, strict=True):
-                    master.grad = weight.grad.float()
+                    group["lr"] = arguments.rate * group["share"] * min(passed / 0.1 + 0.01, (1 - passed) / 0.9)
+                loss = self.learn(model, batch, whole=passed >= frozen)
+                learnt = [(m, w) for m, w in zip(masters, weights, strict=True) if w.grad is not None]
+                for master, _ in learnt:
+                    if master.grad is None:
+                        master.grad = torch.empty_like(master)
+                torch._foreach_copy_([master.grad for master, _ in learnt], [weight.grad for _, weight in learnt])
+                for weight in weights:
                     weight.grad = None
-                nn.utils.clip_grad_norm_(masters, 1.0)
+                nn.utils.clip_grad_norm_([master for master, _ in learnt], 1.0)
                 optimizer.step()
                 with torch.no_grad():
-                    torch._foreach_copy_(weights, masters)
-                step, tokens, total = step + 1, tokens + len(batch) * self.last_length, total + loss
+                    torch._foreach_copy_([weight for _, weight in learnt], [master for master, _ in learnt])
+                step, tokens, total = step + 1, tokens + batch.tokens, total + loss
                 if step % 50 == 0:
                     passed_s = time.perf_counter() - began
                     self.note(what=name, step=step, epoch=epoch, loss=float(total) / 50, tokens_s=tokens / passed_s)
                     total.zero_()
 
-    def learn(self, model: nn.Module, pairs: Pairs, batch: np.ndarray) -> Tensor:
+    def learn(self, model: nn.Module, batch: Batch, *, whole: bool) -> Tensor:
         """Leave the gradients of a batch in the weights and return its loss; logits are made some rows at a time."""
-        numbers = torch.from_numpy(batch).to(self.device)
-        targets = torch.from_numpy(pairs.target_of[batch].astype(np.int64)).to(self.device)
-        self.last_length = int(pairs.source.sizes[batch[0]])
-        width = stepped(pairs.target.sizes[pairs.target_of[batch]].max())
-        labels = pairs.target.rows(targets, width)
-        read = functional.pad(labels[:, :-1], (1, 0), value=PAD)
-        states = model.encoder(input_ids=pairs.source.rows(numbers, self.last_length)).last_hidden_state
-        hidden = model.decoder.bert(input_ids=read, encoder_hidden_states=states, use_cache=False).last_hidden_state
-        hidden, labels, num_real = hidden.flatten(0, 1), labels.flatten(), (labels != PAD).sum()
-        cut, total = hidden.detach().requires_grad_(), torch.zeros((), device=self.device)
+        with torch.set_grad_enabled(whole):
+            states = self.states(model, batch)
+        hidden, labels = self.hidden(model, batch, states)
+        num_real, cut = (labels != PAD).sum(), hidden.detach().requires_grad_()
+        total = torch.zeros((), device=self.device)
         for rows, wanted in zip(cut.split(LOGIT_ROWS), labels.split(LOGIT_ROWS), strict=True):
             logits = model.decoder.cls(rows).float()
             loss = functional.cross_entropy(logits, wanted, ignore_index=PAD, label_smoothing=0.1, reduction="sum")
@@ -237,6 +252,35 @@ class Run:
             total += loss.detach() / num_real
         hidden.backward(cut.grad)
         return total
+
+    def check(self, model: nn.Module, name: str, **facts: object) -> float:
+        """Note the loss of held-out pairs, and of their targets under other sources; return the difference."""
+        model.eval()
+        losses = []
+        with torch.no_grad():
+            for shuffled in (False, True):
+                loss = words = torch.zeros((), device=self.device)
+                for batch in self.held:
+                    states = self.states(model, batch.shuffled() if shuffled else batch)
+                    hidden, labels = self.hidden(model, batch, states)
+                    logits = model.decoder.cls(hidden).float()
+                    loss = loss + functional.cross_entropy(logits, labels, ignore_index=PAD, reduction="sum")
+                    words = words + (labels != PAD).sum()
+                losses.append(float(loss / words))
+        model.train()
+        gap = losses[1] - losses[0]
+        self.note(what=f"{name} checked", **facts, held_out=losses[0], shuffled=losses[1], gap=gap)
+        return gap
+
+    def states(self, model: nn.Module, batch: Batch) -> Tensor:
+        return model.encoder(input_ids=self.source.rows(batch.sources, batch.length)).last_hidden_state
+
+    def hidden(self, model: nn.Module, batch: Batch, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the decoder's states, a row a token, and the token that each should name."""
+        labels = batch.target.rows(batch.targets, batch.width)
+        read = functional.pad(labels[:, :-1], (1, 0), value=PAD)
+        hidden = model.decoder.bert(input_ids=read, encoder_hidden_states=states, use_cache=False).last_hidden_state
+        return hidden.flatten(0, 1), labels.flatten()
 
     def ready(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device, torch.bfloat16 if self.device.type == "cuda" else torch.float32)

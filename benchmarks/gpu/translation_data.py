@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,25 @@ class Ragged:
         return torch.where(columns < self.lengths[numbers, None], ids, PAD)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Row numbers of sources and of targets (B,), and how many tokens wide each side is."""
+
+    sources: Tensor
+    targets: Tensor
+    target: Ragged
+    length: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        return len(self.sources) * self.length
+
+    def shuffled(self) -> Batch:
+        """The same targets under sources that are not theirs."""
+        return replace(self, sources=self.sources.roll(1))
+
+
 @dataclass
 class Pairs:
     """Sources (P rows), targets, the target of each source, and how often an epoch takes each: (P,)."""
@@ -48,11 +67,11 @@ class Pairs:
     target_of: np.ndarray
     rate: np.ndarray
 
-    def batches(self, *, tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
+    def batches(self, *, tokens: int, rng: np.random.Generator) -> list[Batch]:
         """Return the batches of an epoch: each of one source length, of targets of about one length.
 
         Where there are enough pairs of a length, a batch has as many rows as its lengths allow, and no other number: a
-        GPU is quick at what has a shape that it saw before.
+        GPU is quick at what has a shape that it saw before. All go to the device at once, as each copy waits for it.
         """
         pairs = np.repeat(np.arange(len(self.rate)), np.floor(self.rate + rng.random(len(self.rate))).astype(int))
         sources = self.source.sizes[pairs]
@@ -67,9 +86,17 @@ class Pairs:
                 width = stepped(targets[min(high, low + tokens // length) - 1])
                 size = tokens // max(length, width)
                 low = max(first, min(low, high - size))
-                batches.append(pairs[low : min(high, low + size)])
+                batches.append((low, min(high, low + size), length, width))
                 low += size
-        return [batches[i] for i in rng.permutation(len(batches)) if len(batches[i]) >= 8]
+        device = self.source.flat.device
+        sources_d, targets_d = (
+            torch.from_numpy(part.astype(np.int64)).to(device) for part in (pairs, self.target_of[pairs])
+        )
+        return [
+            Batch(sources_d[low:high], targets_d[low:high], self.target, length, width)
+            for low, high, length, width in (batches[i] for i in rng.permutation(len(batches)))
+            if high - low >= 8
+        ]
 
 
 def stepped(length: float) -> int:

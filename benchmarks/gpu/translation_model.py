@@ -83,7 +83,7 @@ def build_model(
 
 
 @torch.no_grad()
-def attend(decoder: BertLMHeadModel, encoder: BertModel, pack: Path, *, texts: int = 256) -> None:
+def attend(decoder: BertLMHeadModel, encoder: BertModel, pack: Path, *, texts: int = 96) -> None:
     """Set the keys and values of cross-attention by the encoder's states of some of the pack's lines."""
     lines, source = read_xz(pack / "pairs.xz"), read_tokenizer(pack / "source.json.xz")
     encoder.eval()
