@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdserve.runtime.batches import PackedIds, pack_ids
@@ -24,6 +24,7 @@ _LONGEST_REMEMBERED = 64
 _WORD_START = "▁"
 _BEGINNING = 3
 _LOCAL_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"}
+_STRIPS = [SPACES, {"type": "Strip", "strip_left": True, "strip_right": True}]
 
 _UNSEEN = b"unseen"
 _Memory = dict[str, PackedIds | None]
@@ -42,6 +43,7 @@ class UnigramTokenizer:
         self._scores = dict(vocabulary)
         self._ids = {piece: number for number, (piece, _) in enumerate(vocabulary)}
         self._longest = _longest_by_beginning(self._scores)
+        self._pairs = {piece[:2] for piece in self._scores}
         self._unknown_id: int = model["unk_id"]
         require_ids(self._unknown_id)
         self._unknown_score = min(self._scores.values()) - _UNKNOWN_PENALTY
@@ -55,8 +57,11 @@ class UnigramTokenizer:
         frame["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["", 0.0]]}
         library = open_tokenizer(json.dumps(frame))
         self._normalize = library.normalizer.normalize_str
-        self._spaces_are_alike = spec["normalizer"] == NORMALIZER
+        steps = _steps(spec, "normalizer", "normalizers")
+        self._strips = steps[-2:] == _STRIPS
+        self._spaces_are_alike = steps[:3] == [*INVISIBLE] and (self._strips or spec["normalizer"] == NORMALIZER)
         self._split = library.pre_tokenizer.pre_tokenize_str
+        self._splits_at_spaces_alone = len(_steps(spec, "pre_tokenizer", "pretokenizers")) == 1
         self._words: _Memory = {}
         self._segments: _Memory = {}
         self._remembered_bytes = 0
@@ -75,7 +80,7 @@ class UnigramTokenizer:
     def _encode(self, text: str) -> PackedIds:
         if (known := self._words.get(text)) is not None:  # one word, as when words are counted
             return known
-        words = text.split() if self._spaces_are_alike and _can_be_split(text) else text.split(" ")
+        words = text.split() if self._spaces_are_alike and self._can_be_split(text) else text.split(" ")
         try:
             return b"".join(map(self._words.__getitem__, words))  # type: ignore[arg-type]
         except (KeyError, TypeError):  # a word that is new, or None
@@ -89,15 +94,30 @@ class UnigramTokenizer:
             found.append(ids)
         return b"".join(found)
 
+    def _can_be_split(self, text: str) -> bool:
+        """Say whether all white space of a text is alike, wherever it stands. At an end it counts unless stripped, and
+        a variation selector takes a wide space before it for an emoji.
+        """
+        if "\ufe0e" in text or "\ufe0f" in text:
+            return False
+        return self._strips or not (text[:1].isspace() or text[-1:].isspace())
+
     def _encode_word(self, word: str) -> PackedIds | None:
-        """Return the ids of what stands between two spaces, or None where they depend on the neighbours."""
+        """Return the ids of what stands between two spaces, or None where they depend on the neighbours.
+
+        Spaces at a word's ends meet others there, unless all that meet become one and none is left at a text's ends:
+        then a word without its own is the same everywhere, and one that is nothing else has no ids.
+        """
         normalized = self._normalize(word)
-        alone = normalized.strip() == normalized != "" and _WORD_START not in (normalized[0], normalized[-1])
+        alone = not normalized.startswith(_WORD_START) and not normalized.endswith(_WORD_START)
+        alone = alone and (self._strips or normalized.strip() == normalized != "")
         ids = self._encode_normalized(normalized) if alone else None
         self._remember(self._words, word, ids)
         return ids
 
     def _encode_normalized(self, normalized: str) -> PackedIds:
+        if self._splits_at_spaces_alone and normalized and not (" " in normalized or _WORD_START in normalized):
+            return pack_ids([self._cut(_WORD_START + normalized)])[0]
         found: list[PackedIds] = []
         for segment, _ in self._split(normalized):
             ids = self._segments.get(segment)
@@ -120,34 +140,32 @@ class UnigramTokenizer:
 
     def _cut(self, segment: str) -> list[int]:
         """Find the cut of highest total score; of equals, the one whose last piece starts first."""
-        scores, longest = self._scores, self._longest
+        score_of, longest = self._scores.get, self._longest
         size = len(segment)
         best = [0.0] + [float("-inf")] * size
         starts = [0] * (size + 1)
-        unknown = [False] * (size + 1)
-        for start in range(size):
-            here = best[start]
-            single = False
-            reach = longest.get(segment[start : start + _BEGINNING], _BEGINNING - 1)
-            for end in range(start + 1, min(start + reach, size) + 1):
-                piece = segment[start:end]
-                if piece in scores:
-                    single = single or end == start + 1
-                    total = here + scores[piece]
-                    if total > best[end]:
-                        best[end], starts[end], unknown[end] = total, start, False
-            if not single and here + self._unknown_score > best[start + 1]:
-                best[start + 1], starts[start + 1], unknown[start + 1] = here + self._unknown_score, start, True
-        return self._ids_of(segment, starts, unknown)
+        for start, character in enumerate(segment):
+            here, end = best[start], start + 1
+            total = here + score_of(character, self._unknown_score)
+            if total > best[end]:
+                best[end], starts[end] = total, start
+            if segment[start : start + 2] not in self._pairs:  # most pairs of characters begin no piece
+                continue
+            reach = longest.get(segment[start : start + _BEGINNING], 2)
+            for end in range(start + 2, min(start + reach, size) + 1):
+                score = score_of(segment[start:end])
+                if score is not None and here + score > best[end]:
+                    best[end], starts[end] = here + score, start
+        return self._ids_of(segment, starts)
 
-    def _ids_of(self, segment: str, starts: list[int], unknown: list[bool]) -> list[int]:
+    def _ids_of(self, segment: str, starts: list[int]) -> list[int]:
         """Walk the best cut from its end; neighbouring unknown characters fuse, then fall back to bytes."""
         pieces: list[str] = []
         end = len(segment)
         while end > 0:
             start = starts[end]
-            if unknown[end]:
-                while start > 0 and unknown[start]:
+            if segment[start:end] not in self._ids:
+                while start > 0 and segment[starts[start] : start] not in self._ids:
                     start = starts[start]
             pieces.append(segment[start:end])
             end = start
@@ -161,13 +179,6 @@ class UnigramTokenizer:
         ids = [self._bytes[byte] for byte in piece.encode()] if self._bytes else [None]
         known = [number for number in ids if number is not None]
         return known if len(known) == len(ids) else [self._unknown_id]
-
-
-def _can_be_split(text: str) -> bool:
-    """Say whether all white space of a text is single spaces between words to `NORMALIZER`: at an end it counts, and a
-    variation selector sees a wide space before it as the emoji's place.
-    """
-    return not (text[:1].isspace() or text[-1:].isspace() or "\ufe0e" in text or "\ufe0f" in text)
 
 
 def require_ids(*numbers: object) -> None:
@@ -186,7 +197,8 @@ def is_supported(spec: Mapping[str, Any]) -> bool:
     if any(token[flag] for token in spec["added_tokens"] for flag in plain):
         return False
     normalizers, splitters = _steps(spec, "normalizer", "normalizers"), _steps(spec, "pre_tokenizer", "pretokenizers")
-    return all(map(_is_local_normalizer, normalizers)) and bool(normalizers) and _are_local_splitters(splitters)
+    local = normalizers[:-2] if normalizers[-2:] == _STRIPS else normalizers
+    return all(map(_is_local_normalizer, local)) and bool(normalizers) and _are_local_splitters(splitters)
 
 
 def _special_frame(spec: Mapping[str, Any]) -> tuple[list[int], list[int]] | None:
@@ -227,7 +239,7 @@ def _are_local_splitters(steps: list[Mapping[str, Any]]) -> bool:
     return bool(kinds[0] == "Metaspace" or (kinds[0] == "WhitespaceSplit" and kinds[-1] == "Metaspace"))
 
 
-def _longest_by_beginning(pieces: Mapping[str, float]) -> dict[str, int]:
+def _longest_by_beginning(pieces: Iterable[str]) -> dict[str, int]:
     """Map the first three characters of each longer piece to the length of the longest that begins so."""
     longest: dict[str, int] = {}
     for piece in pieces:

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from kdserve.errors import FolderError
 from kdserve.runtime import Encoder
 from kdserve.runtime.library import open_tokenizer
-from kdserve.runtime.normalizer import with_present_normalizer
+from kdserve.runtime.normalizer import SPACES, with_present_normalizer, without_invisible
+from kdserve.runtime.published import find_bundle, published_names
 from kdserve.runtime.tokens import TextTokenizer
 from kdserve.samples import documents, parallel
 
@@ -84,9 +85,27 @@ def make(path: Path) -> TextTokenizer:
     return TextTokenizer(path, parallel=False)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[TextTokenizer, Tokenizer]:
-    return make(variant(tmp_path_factory.mktemp("pair"))), reference(TOKENIZER, max_tokens=4000)
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+AS_TEACHERS = [{"type": "NFKC"}, SPACES, {"type": "Strip", "strip_left": True, "strip_right": True}]
+PIPELINES: dict[str, dict[str, Any]] = {
+    "of our own": {},
+    "of a teacher": {
+        "normalizer": {"type": "Sequence", "normalizers": AS_TEACHERS},
+        "pre_tokenizer": METASPACE,
+    },
+    "of a teacher, without the invisible": {
+        "normalizer": without_invisible({"type": "Sequence", "normalizers": AS_TEACHERS}),
+        "pre_tokenizer": METASPACE,
+    },
+}
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TextTokenizer, Tokenizer]:
+    path = variant(tmp_path_factory.mktemp("pair"), **PIPELINES[request.param])
+    tokenizer = make(path)
+    assert tokenizer._unigram is not None
+    return tokenizer, reference(path, max_tokens=4000)
 
 
 @pytest.mark.parametrize("name", ["static", "transformer"])
@@ -106,6 +125,44 @@ def test_tokens_of_any_text_are_those_of_the_tokenizers_library(
 ) -> None:
     text = "".join(parts)
     assert pair[0].tokenize([text]).ids == [pair[1].encode(text).ids]
+
+
+def test_white_space_of_every_kind_counts_as_in_the_tokenizers_library(pair: tuple[TextTokenizer, Tokenizer]) -> None:
+    spaces = [chr(code) for code in range(0x10000) if chr(code).isspace()]
+    assert len(spaces) > 25
+    shapes = [
+        "{0}",
+        "{0}a",
+        "a{0}",
+        " {0}a{0}b{0} ",
+        "a{0}{0}b",
+        "的{0}的",
+        "{0}▁{0}",
+        "{0}\u0301",
+        "a{0}\ufe0f{0}\u200c b",
+    ]
+    texts = ["", "\0", *(shape.format(space) for shape in shapes for space in spaces)]
+    assert pair[0].tokenize(texts).ids == [pair[1].encode(text).ids for text in texts]
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", "家", "word ", "a  ", "é, ", "ﬁ", "\u0301", "\u3000", "\x1c", "\u200f", "▁", "👩\u200d👧 "]
+)
+def test_a_long_line_has_the_tokens_of_the_library(pair: tuple[TextTokenizer, Tokenizer], unit: str) -> None:
+    text = (unit * 100_000)[:100_000]
+    assert pair[0].tokenize([text]).ids == [pair[1].encode(text).ids]
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_published_bundles_read_every_language_here_as_the_tokenizers_library_does(name: str) -> None:
+    path = find_bundle(name) / "tokenizer.json"
+    tokenizer = make(path)
+    assert tokenizer._unigram is not None
+    texts = [text for sentences in parallel().values() for text in sentences] + [d.text for d in documents()]
+    texts += [" ".join(texts[start : start + 30]) for start in range(0, len(texts), 97)]
+    assert tokenizer.tokenize(texts).ids == [
+        found.ids for found in reference(path, max_tokens=tokenizer.max_tokens).encode_batch(texts)
+    ]
 
 
 def test_a_text_that_spells_a_special_token_gets_it(pair: tuple[TextTokenizer, Tokenizer]) -> None:
@@ -166,7 +223,7 @@ def test_of_a_line_of_many_megabytes_a_bounded_beginning_is_read(
 
 
 SPLITTERS = [
-    {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+    METASPACE,
     {"type": "Punctuation", "behavior": "Isolated"},
     {"type": "Digits", "individual_digits": True},
 ]
@@ -192,6 +249,9 @@ NORMALIZERS = [
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLITTERS[1], SPLITTERS[0]]}},
         {"pre_tokenizer": {**SPLITTERS[0], "prepend_scheme": "first"}},
         {"normalizer": {"type": "Replace", "pattern": {"String": "a b"}, "content": "c"}},
+        {"normalizer": {"type": "Sequence", "normalizers": [AS_TEACHERS[0], AS_TEACHERS[2]]}},
+        {"normalizer": {"type": "Sequence", "normalizers": [AS_TEACHERS[2], *AS_TEACHERS[:2]]}},
+        {"normalizer": {"type": "Sequence", "normalizers": [SPACES, {**AS_TEACHERS[2], "strip_right": False}]}},
         {"pre_tokenizer": {"type": "Whitespace"}},
     ],
 )
