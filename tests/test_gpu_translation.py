@@ -33,7 +33,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines += parallel[language]
         numbers = np.arange(len(parallel[language]))
         arrays[f"{language}.english"] = np.diff(numbers, prepend=0)
-        arrays[f"{language}.held"] = np.packbits(numbers % 40 == 0)
+        arrays[f"{language}.held"] = np.packbits(numbers % 3 == 0)
     tests = [f"everyday\tde\t{e}\t{d}" for e, d in zip(parallel["en"][:6], parallel["de"], strict=False)]
     source = train_unigram([*lines, *parallel["en"]], 1000)
     contents = {
@@ -85,7 +85,8 @@ def run(script: str, *arguments: object) -> None:
 
 def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, tmp_path):
     seconds = [f"--{stage}seconds=1" for stage in ("", "beam-", "student-", "plain-")]
-    run("translation.py", pack, tmp_path / "out", *seconds, "--device=cpu", "--batch-tokens=300", "--processes=1")
+    options = ("--device=cpu", "--batch-tokens=300", "--processes=1")
+    run("translation.py", pack, tmp_path / "out", *seconds, *options, "--least-gap=-9")
     notes = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     stages = [note["what"] for note in notes]
     assert [f"{name} trained" in stages for name in ("teacher", "student", "plain")] == [True] * 3
@@ -95,6 +96,14 @@ def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, 
         run("assemble_translation.py", pack, tmp_path / "out", which, tmp_path / which)
         config = open_writer(tmp_path / which).config
         assert (config.encoder.num_hidden_layers, config.decoder.num_hidden_layers) == layers
+
+
+def test_a_model_that_does_not_read_is_not_trained_to_the_end(pack, tmp_path):
+    options = ("--seconds=2", "--device=cpu", "--batch-tokens=300", "--processes=1", "--least-gap=99")
+    with pytest.raises(subprocess.CalledProcessError) as stopped:
+        run("translation.py", pack, tmp_path / "out", *options)
+    assert stopped.value.stderr.decode().startswith("teacher does not read its sources: stopped at ")
+    assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
 def test_its_beam_search_finds_what_transformers_finds(pack):
