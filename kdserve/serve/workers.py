@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +13,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+NICENESS = 5
+"""How much these threads give way to the event loop, whose work is short and waited for."""
 MOST_LOST = 8
 """With so many threads lost at once the process counts as ill."""
 
@@ -107,6 +111,8 @@ class Workers:
         return worker
 
     def _work(self, worker: _Worker) -> None:
+        if sys.platform == "linux":  # elsewhere it would be the whole process that gives way
+            os.nice(NICENESS)
         while (job := worker.inbox.get()) is not None:
             outcome = attempt(job.work)
             assert self._loop is not None
