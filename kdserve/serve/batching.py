@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -19,11 +19,10 @@ from kdserve.runtime.tokens import TokenizedTexts
 from kdserve.serve.metrics import Metrics
 from kdserve.serve.refusals import Refusal
 from kdserve.serve.settings import Limits
-from kdserve.serve.tickets import JOB_TOKENS, LEAST_JOB_TOKENS, Answer, Engine, OnWait, Part, Ticket, run_parts
+from kdserve.serve.tickets import LEAST_JOB_TOKENS, Answer, Engine, Ids, OnWait, Part, Rows, Ticket, run_parts
 from kdserve.serve.workers import Outcome, StuckError, Workers, attempt
 
 Result = TypeVar("Result")
-TURN_TOKENS = 512
 INLINE_CHARACTERS = 2000
 LEAST_RETRY_S = 0.05
 MOST_READY = 512
@@ -66,13 +65,17 @@ class Batcher:
         if num_tokens <= engine.inline_tokens and not engine.waiting and self.is_alone():
             self._metrics.ran(engine.name, num_texts=len(texts), num_tokens=num_tokens, waiting_tokens=0)
             return Answer(rows=engine.run(tokenized.ids), num_tokens=lengths, is_cut=tokenized.is_cut)
-        ticket = Ticket(engine, tokenized.ids, asyncio.get_running_loop().create_future(), on_wait)
+        rows = await self.queue(engine, tokenized.ids, on_wait)
+        return Answer(rows=rows, num_tokens=lengths, is_cut=tokenized.is_cut)
+
+    async def queue(self, engine: Engine, texts: Ids | Sequence[str], on_wait: OnWait) -> Rows:
+        """Wait until a model has run texts, and return their rows. Raises what that raises, or Refusal."""
+        ticket = Ticket(engine, texts, asyncio.get_running_loop().create_future(), on_wait)
         self._admit(ticket)
         try:
-            await ticket.future
+            return await ticket.future
         finally:
             self._forget(ticket)
-        return Answer(rows=ticket.rows, num_tokens=lengths, is_cut=tokenized.is_cut)
 
     def require_room(self, engine: Engine) -> None:
         """Refuse while more waits for a model than may; cheap, so that it can be asked before anything else.
@@ -193,7 +196,7 @@ class Batcher:
             self._engines.remove(slow)
             self._engines.append(slow)
             share = max(LEAST_JOB_TOKENS, slow.waiting_tokens // self._workers.num_idle)
-            parts = self._take(slow, min(JOB_TOKENS, share))
+            parts = self._take(slow, min(slow.job_tokens, share))
             self._workers.start(partial(run_parts, parts), partial(self._settle_and_go_on, parts))
         fresh, self._fresh = self._fresh, []
         for ticket in fresh:
@@ -208,7 +211,7 @@ class Batcher:
             ticket = next(iter(engine.waiting))
             del engine.waiting[ticket]
             before = ticket.waiting_tokens
-            parts.append(Part(ticket=ticket, places=ticket.take(min(room - num_tokens, TURN_TOKENS))))
+            parts.append(Part(ticket=ticket, places=ticket.take(room - num_tokens)))
             num_tokens += before - ticket.waiting_tokens
             if ticket.num_taken < len(ticket.order):
                 engine.waiting[ticket] = None
@@ -241,10 +244,7 @@ class Batcher:
                 if outcome.error is not None:
                     ticket.future.set_exception(_told(outcome.error))
                 else:
-                    ticket.rows[part.places] = outcome.result[start:stop]
-                    ticket.num_missing -= len(part.places)
-                    if not ticket.num_missing:
-                        ticket.future.set_result(None)
+                    ticket.put(part.places, outcome.result[start:stop])
             start = stop
 
 

@@ -28,14 +28,16 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._tokens = Counter("kdserve_tokens", "Tokens run, by model.", ["model"], registry=registry)
+        self._tokens = Counter(
+            "kdserve_tokens", "Tokens run, by model; characters of one that writes.", ["model"], registry=registry
+        )
         self._batch_texts = Histogram(
             "kdserve_batch_texts", "Texts in a batch, by model.", ["model"], buckets=_TEXTS, registry=registry
         )
         self._cut = Counter("kdserve_texts_cut", "Texts cut at the model's limit.", ["model"], registry=registry)
         self._waiting = Gauge(
-            "kdserve_waiting_tokens", "Tokens that wait, by model.", ["model"], registry=registry,
-            multiprocess_mode="livesum",
+            "kdserve_waiting_tokens", "Tokens that wait, by model; characters of one that writes.", ["model"],
+            registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
         self._lost = Gauge(
             "kdserve_lost_threads", "Threads that did not come back.", registry=registry, multiprocess_mode="livesum"

@@ -119,7 +119,7 @@ def open_encoder(name_or_folder: str, batcher: Batcher) -> ServedEncoder:
         FolderError: no bundle there, or a damaged one.
     """
     encoder = Encoder.load(name_or_folder, num_threads=1)
-    engine = Engine(name=encoder.settings.name, width=encoder.dim, run=encoder.encode_tokens)
+    engine = Engine(name=encoder.settings.name, run=encoder.encode_tokens)
     engine.measure(encoder.tokenize(_WARM_UP, role="document").ids)
     return ServedEncoder(name=engine.name, encoder=encoder, engine=engine, batcher=batcher)
 
@@ -127,6 +127,6 @@ def open_encoder(name_or_folder: str, batcher: Batcher) -> ServedEncoder:
 def open_classifier(name_or_folder: str, batcher: Batcher) -> ServedClassifier:
     """Open a classifier, as `open_encoder`."""
     classifier = Classifier.load(name_or_folder, num_threads=1)
-    engine = Engine(name=classifier.settings.name, width=len(classifier.labels), run=classifier.token_probabilities)
+    engine = Engine(name=classifier.settings.name, run=classifier.token_probabilities)
     engine.measure(classifier.tokenize(_WARM_UP).ids)
     return ServedClassifier(name=engine.name, classifier=classifier, engine=engine, batcher=batcher)

@@ -1,31 +1,35 @@
 """What writes: translations and summaries.
 
-A written text takes a hundred times what a vector does. So each model that writes has a queue and a thread of its own
-beside the batcher's, on which requests take turns, some texts at a time.
+A written text takes a hundred times what a vector does. So each model that writes has a batcher and a thread of its
+own, on which requests take turns; what waits for the same languages and beams runs together, some texts at a time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal
+from weakref import WeakValueDictionary
 
 import msgspec
+import numpy as np
 
 from kdserve.errors import EncodeError, RecipeError
 from kdserve.runtime import Translator
+from kdserve.runtime.sequence.paragraphs import Output
 from kdserve.serve.batching import LEAST_RETRY_S, Batcher
 from kdserve.serve.endpoint import Call, Endpoint, Reply
 from kdserve.serve.metrics import Metrics
 from kdserve.serve.openai import require_number
 from kdserve.serve.refusals import Refusal
 from kdserve.serve.settings import Limits
+from kdserve.serve.tickets import Engine, Rows
 from kdserve.serve.workers import Workers
 
 Task = Literal["translate", "summarise"]
-TURN_CHARACTERS, MOST_BEAMS = 2000, 8
+JOB_CHARACTERS, MOST_BEAMS = 2000, 8
 WARM_UP = "A few words of no great length, to see how fast they go."
 
 
@@ -57,6 +61,15 @@ class TranslatorBody(msgspec.Struct):
     targets: list[str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """How to write: texts that are to be written in one way run together."""
+
+    source: str
+    target: str
+    num_beams: int
+
+
 @dataclass(eq=False, kw_only=True, slots=True)
 class ServedTranslator:
     """A translator or summariser, its thread, and how many characters wait for it."""
@@ -64,18 +77,33 @@ class ServedTranslator:
     name: str
     translator: Translator
     workers: Workers
-    queue: Batcher
-    characters_per_s: float
+    batcher: Batcher
+    characters_per_s: float = 1.0
     waiting_characters: int = 0
+    engines: WeakValueDictionary[Way, Engine] = field(default_factory=WeakValueDictionary)
 
-    def write(self, texts: Sequence[str], request: TranslateRequest) -> tuple[list[str], int]:
-        """Write the outputs of some texts, and count what was cut; on its thread alone, so that the count is theirs."""
-        before, began = self.translator.num_cut, time.perf_counter()
-        outputs = self.translator.translate(
-            texts, source=request.source, target=request.target, num_beams=request.num_beams
-        )
+    def engine(self, way: Way) -> Engine:
+        """What writes in this way, for as long as somebody waits for it.
+
+        Raises:
+            EncodeError: a language is not known.
+        """
+        engine = self.engines.get(way)
+        if engine is None:
+            self._outputs([], way)
+            engine = Engine(name=self.name, run=partial(self.write, way=way), job_tokens=JOB_CHARACTERS)
+            self.engines[way] = engine
+        return engine
+
+    def write(self, texts: Sequence[str], *, way: Way) -> Rows:
+        """Write the outputs of some texts: rows (N,) of `Output`. On its thread alone."""
+        began = time.perf_counter()
+        outputs = self._outputs(texts, way)
         self.characters_per_s = max(1.0, sum(map(len, texts)) / (time.perf_counter() - began))
-        return outputs, self.translator.num_cut - before
+        return np.array(outputs, object)
+
+    def _outputs(self, texts: Sequence[str], way: Way) -> list[Output]:
+        return self.translator.write(texts, source=way.source, target=way.target, num_beams=way.num_beams)
 
 
 def open_translator(name_or_folder: str, limits: Limits, metrics: Metrics, *, num_threads: int) -> ServedTranslator:
@@ -90,12 +118,10 @@ def open_translator(name_or_folder: str, limits: Limits, metrics: Metrics, *, nu
         name=translator.settings.name,
         translator=translator,
         workers=workers,
-        queue=Batcher(workers, limits, metrics),
-        characters_per_s=1.0,
+        batcher=Batcher(workers, limits, metrics),
     )
-    languages = translator.languages[:1], translator.targets[:1]
-    source, target = ("".join(some) for some in languages)
-    served.write([WARM_UP], TranslateRequest(WARM_UP, source=source, target=target))
+    source, target = ("".join(some[:1]) for some in (translator.languages, translator.targets))
+    served.write([WARM_UP], way=Way(source=source, target=target, num_beams=0))
     return served
 
 
@@ -135,20 +161,23 @@ class Translating:
         require_number(len(texts), self._limits.texts)
         num_characters = sum(map(len, texts))
         self._require_room(model, num_characters)
-        outputs, num_cut = [], 0
-        model.waiting_characters += num_characters
         try:
-            model.translator.translate([], source=request.source, target=request.target, num_beams=request.num_beams)
-            for some in _turns(texts):
-                written, cut = await model.queue.aside(partial(model.write, some, request), call.wait)
-                outputs += written
-                num_cut += cut
+            engine = model.engine(Way(source=request.source, target=request.target, num_beams=request.num_beams))
         except EncodeError as error:
             raise Refusal("invalid", str(error)) from error
+        model.waiting_characters += num_characters
+        try:
+            outputs: list[Output] = (await model.batcher.queue(engine, texts, call.wait)).tolist()
         finally:
             model.waiting_characters -= num_characters
         took_ms = round((time.perf_counter() - began) * 1000, 3)
-        return Reply(body=TranslateReply(model=model.name, outputs=outputs, num_cut=num_cut, took_ms=took_ms))
+        body = TranslateReply(
+            model=model.name,
+            outputs=[output.text for output in outputs],
+            num_cut=sum(output.num_cut for output in outputs),
+            took_ms=took_ms,
+        )
+        return Reply(body=body)
 
     async def list_all(self, call: Call, request: None) -> Reply:
         """Answer GET /translators."""
@@ -181,15 +210,3 @@ class Translating:
                 f"more than {self._limits.waiting_characters} characters wait for {model.name}; try again later",
                 retry_s=max(LEAST_RETRY_S, model.waiting_characters / model.characters_per_s),
             )
-
-
-def _turns(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts, some at a time: until there are 2,000 characters."""
-    some: list[str] = []
-    for text in texts:
-        some.append(text)
-        if sum(map(len, some)) >= TURN_CHARACTERS:
-            yield some
-            some = []
-    if some:
-        yield some

@@ -60,7 +60,7 @@ def play(
 ) -> None:
     """Play a scene with a batcher of its own. `ask(text, …)` sends one request."""
     model = Model()
-    engine = Engine(name="sums", width=1, run=model.run, inline_tokens=inline_tokens)
+    engine = Engine(name="sums", run=model.run, inline_tokens=inline_tokens)
 
     async def main() -> None:
         workers = Workers(num_threads, patience_s=patience_s)
@@ -167,7 +167,7 @@ def test_texts_without_a_token_are_answered_in_company_too():
 def test_a_real_models_rows_do_not_depend_on_who_else_asks():
     encoder = Encoder.load(BUNDLE, num_threads=1)
     texts = [f"{n} green bottles " * (1 + n % 5) for n in range(60)]
-    engine = Engine(name="tiny", width=encoder.dim, run=encoder.encode_tokens)
+    engine = Engine(name="tiny", run=encoder.encode_tokens)
 
     async def main() -> list[Answer]:
         workers = Workers(2, patience_s=30)

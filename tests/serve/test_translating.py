@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from kdserve.export.sequence.gate import GatePairs
 from kdserve.model_settings import SequenceSettings
 from kdserve.runtime import Translator
 from kdserve.samples import parallel
+from kdserve.serve.metrics import Metrics
+from kdserve.serve.settings import Limits
+from kdserve.serve.translating import Way, open_translator
 
 TRANSLATOR = SequenceSettings(
     name="tiny-de-en", family="sequence", max_tokens=60, languages=("de",), weak_languages=(), task="translate",
@@ -60,6 +64,27 @@ def test_outputs_are_the_translators_own_alone_and_in_company(writing: ServerPro
         with ThreadPoolExecutor(8) as pool:
             alone = list(pool.map(lambda text, path=path: writing.post(path, {"texts": text}).json["outputs"], texts))
         assert alone == [[one] for one in expected]
+
+
+def test_what_waits_for_one_language_and_as_many_beams_runs_together(bundles: list[Path]):
+    texts, metrics = parallel()["de"][:6], Metrics()
+    served = open_translator(str(bundles[0]), Limits(), metrics, num_threads=1)
+    ways = [Way(source="", target="en", num_beams=beams) for beams in (1, 1, 3, 1, 3, 1)]
+
+    async def write() -> list[str]:
+        served.workers.open()
+        asked = [
+            served.batcher.queue(served.engine(way), [text], lambda _: None)
+            for text, way in zip(texts, ways, strict=True)
+        ]
+        outputs = [rows[0].text for rows in await asyncio.gather(*asked)]
+        served.workers.close()
+        return outputs
+
+    translator = served.translator
+    alone = [translator.translate([text], num_beams=way.num_beams)[0] for text, way in zip(texts, ways, strict=True)]
+    assert asyncio.run(write()) == alone
+    assert b'kdserve_batch_texts_count{model="tiny-de-en"} 2.0' in metrics.write(num_lost=0)
 
 
 def test_what_was_cut_is_counted(writing: ServerProcess, bundles: list[Path]):

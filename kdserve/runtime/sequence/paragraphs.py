@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from kdserve.runtime.normalizer import is_blank
@@ -14,22 +15,34 @@ _UNSPACED = frozenset(("zh", "ja", "th", "lo", "km", "my", "yue"))
 """Languages that put no space between sentences."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """What was written for a text, and how many of its pieces were cut at a limit, read or written."""
+
+    text: str
+    num_cut: int
+
+
 @dataclass(slots=True)
 class Plan:
     """The pieces of all texts as `ids`, in order, and how the outputs make texts again.
 
-    `layout` has, for each text, strings that stay and None where the next output goes; `num_cut` texts were cut.
+    `layout` has, for each text, strings that stay and None where the next piece's output goes.
     """
 
     ids: list[list[int]] = field(default_factory=list)
+    is_cut: list[bool] = field(default_factory=list)
     layout: list[list[str | None]] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    num_cut: int = 0
 
-    def texts(self) -> list[str]:
-        """Put the outputs, as many as there are ids, into their places."""
-        outputs = iter(self.outputs)
-        return ["".join(next(outputs) if part is None else part for part in parts) for parts in self.layout]
+    def put_together(self, pieces: Iterable[str], is_cut: Iterable[bool]) -> list[Output]:
+        """Put what was written for the pieces into their places; `is_cut` says whether that was cut."""
+        written, outputs = zip(pieces, self.is_cut, is_cut, strict=True), []
+        for parts in self.layout:
+            own = list(islice(written, parts.count(None)))
+            texts = iter(own)
+            text = "".join(next(texts)[0] if part is None else part for part in parts)
+            outputs.append(Output(text=text, num_cut=sum(read + wrote for _, read, wrote in own)))
+        return outputs
 
 
 def plan_texts(
@@ -62,7 +75,7 @@ def plan_texts(
             parts[-1] = after
         plan.layout.append(parts)
     tokenized = tokenizer.tokenize([prefix + piece for piece in pieces])
-    plan.ids, plan.num_cut = tokenized.ids, sum(tokenized.is_cut)
+    plan.ids, plan.is_cut = tokenized.ids, tokenized.is_cut
     return plan
 
 

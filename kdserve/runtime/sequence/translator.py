@@ -16,7 +16,7 @@ from kdserve.datatypes import Progress, no_progress, require_texts
 from kdserve.errors import EncodeError, FolderError
 from kdserve.manifest import unchanged
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
-from kdserve.runtime.sequence.paragraphs import Plan, plan_texts
+from kdserve.runtime.sequence.paragraphs import Output, plan_texts
 from kdserve.runtime.sequence.settings import (
     SOURCE_NAME,
     TARGET_NAME,
@@ -129,6 +129,33 @@ class Translator:
             TypeError: `texts` is a bare str, a mapping or a set, or an item is no str.
             EncodeError: a text is no valid Unicode, a language is not known, or a number is out of range.
         """
+        outputs = self.write(
+            texts,
+            source=source,
+            target=target,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            no_repeat_ngram=no_repeat_ngram,
+            max_output_tokens=max_output_tokens,
+            progress=progress,
+        )
+        if num_cut := sum(output.num_cut for output in outputs):
+            _logger.warning("%d pieces of %d texts were cut at their limit", num_cut, len(outputs))
+        return [output.text for output in outputs]
+
+    def write(
+        self,
+        texts: Iterable[str],
+        *,
+        source: str = "",
+        target: str = "",
+        num_beams: int = 0,
+        length_penalty: float | None = None,
+        no_repeat_ngram: int | None = None,
+        max_output_tokens: int = 0,
+        progress: Progress = no_progress,
+    ) -> list[Output]:
+        """Translate texts as `translate` does, and say of each how much was cut. Raises likewise."""
         rules = self._rules(target, num_beams, length_penalty, no_repeat_ngram)
         if not 0 <= max_output_tokens <= self.settings.max_output_tokens:
             allowed = self.settings.max_output_tokens
@@ -142,17 +169,19 @@ class Translator:
             target=target or next(iter(self.targets), ""),
         )
         limit = max_output_tokens or self.settings.max_output_tokens
-        num_cut = plan.num_cut
+        outputs: list[str] = []
+        is_cut: list[bool] = []
         for start in range(0, len(plan.ids), _WINDOW_PIECES):
             pieces = [[swap.get(token, token) for token in ids] for ids in plan.ids[start : start + _WINDOW_PIECES]]
             written = self._writer.write(
                 pieces, rules, limit=limit, pad_id=self._source.pad_id, vocabulary=self._target.size
             )
-            plan.outputs += self._target.read_back(written.ids)
-            num_cut += sum(written.is_cut)
+            outputs += self._target.read_back(written.ids)
+            is_cut += written.is_cut
             progress(self.settings.task, start + len(pieces), len(plan.ids))
-        self._tell_cut(num_cut, plan)
-        return plan.texts()
+        with self._counting:
+            self.num_cut += sum(is_cut) + sum(plan.is_cut)
+        return plan.put_together(outputs, is_cut)
 
     def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the token ids of texts, each read as a whole and cut at `settings.max_tokens`. Raises likewise."""
@@ -166,12 +195,6 @@ class Translator:
         """
         limit, pad_id = max_output_tokens, self._source.pad_id
         return self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size, grow=0).ids
-
-    def _tell_cut(self, num_cut: int, plan: Plan) -> None:
-        if num_cut:
-            with self._counting:
-                self.num_cut += num_cut
-            _logger.warning("%d of %d pieces of text were cut at their limit", num_cut, len(plan.ids))
 
     def _rules(
         self, target: str, num_beams: int, length_penalty: float | None, no_repeat_ngram: int | None
