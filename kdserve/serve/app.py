@@ -102,11 +102,11 @@ class Application:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a thread still computes."""
+        """Say whether a thread still computes."""
         return any(some.num_busy for some in self._threads)
 
     def is_draining(self) -> bool:
-        """Whether the server is about to stop."""
+        """Say whether the server is about to stop."""
         return self._guard.is_draining
 
     def drain(self) -> None:

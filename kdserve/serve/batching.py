@@ -87,11 +87,11 @@ class Batcher:
             raise self.overloaded(engine)
 
     def is_full(self, engine: Engine, *, coming_tokens: int = 0) -> bool:
-        """Whether more waits for a model than may, with what is about to."""
+        """Say whether more waits for a model than may, with what is about to."""
         return engine.waiting_tokens + coming_tokens >= self._limits.waiting_tokens
 
     def overloaded(self, engine: Engine) -> Refusal:
-        """The refusal of what comes while that is so."""
+        """Return the refusal of what comes while that is so."""
         wait_s = engine.waiting_tokens / (engine.tokens_per_s * self._workers.num_threads)
         return Refusal(
             "overloaded",
@@ -204,7 +204,7 @@ class Batcher:
                 ticket.on_wait(ticket.future)
 
     def _take(self, engine: Engine, room: int) -> list[Part]:
-        """The next batch for an engine: of each waiting request in turn some texts, until there is no more room."""
+        """Take the next batch for an engine: of each waiting request in turn some texts, while there is room."""
         parts: list[Part] = []
         num_tokens = 0
         while engine.waiting and num_tokens < room:

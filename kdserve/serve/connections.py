@@ -105,7 +105,7 @@ class Connection(HttpToolsProtocol):
 
 
 class Door:
-    """What connections ask before they read a request: while all `engines` have more waiting than they may, requests
+    """Answers connections before they read a request: while all `engines` have more waiting than they may, requests
     for `endpoints`, which need one of them, are refused.
     """
 
@@ -120,7 +120,7 @@ class Door:
         self._let_in_bytes = 0  # of requests in this turn of the event loop: the batcher knows of none of them yet
 
     def refusal_of(self, data: bytes) -> bytes | None:
-        """The reply to a whole request that would be refused, or None where it is to be read."""
+        """Return the reply to a whole request that would be refused, or None where it is to be read."""
         if self._guard.is_draining or not self._is_full():
             self._let_in(len(data))
             return None
@@ -155,7 +155,7 @@ class Door:
 
 
 def _whole(data: bytes) -> bytes | None:
-    """The id that a request was given ("" for none), if these bytes are it and nothing else. Else None."""
+    """Return the id that a request was given ("" for none), if these bytes are it and nothing else. Else None."""
     head, end, body = data.partition(HEAD_END)
     length, given_id = None, b""
     for name, value in _TELLING.findall(head):
@@ -171,7 +171,7 @@ def _whole(data: bytes) -> bytes | None:
 
 
 def written(refusal: Refusal, dialect: Dialect) -> bytes:
-    """A refusal as the bytes of a whole reply."""
+    """Write a refusal as the bytes of a whole reply."""
     body = msgspec.json.encode(dialect(refusal))
     status = HTTPStatus(refusal.status)
     headers = [

@@ -38,7 +38,7 @@ class AddRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MetadataBody(msgspec.Struct, forbid_unknown_fields=True):
-    """What changes of the document with this id: fields that are null are taken away, others not named here stay."""
+    """Changes of the document with this id: fields that are null are taken away, others not named here stay."""
 
     id: str | int
     language: str | None = None
@@ -75,7 +75,7 @@ class Documents:
         self.writer = Workers(1, patience_s=WRITE_PATIENCE_S)
 
     def endpoints(self) -> list[Endpoint]:
-        """The paths of this part of the API."""
+        """List the paths of this part of the API."""
 
         def change(method: Any, summary: str, answer: Any, takes: Any) -> Endpoint:
             return Endpoint(

@@ -125,7 +125,7 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What goes back: a struct to write as JSON, or bytes of another type."""
+    """An answer on its way out: a struct to write as JSON, or bytes of another type."""
 
     body: msgspec.Struct | list[Any] | dict[str, Any] | bytes
     headers: Headers = field(default_factory=list)
@@ -215,7 +215,7 @@ class EndpointApp:
 
 
 def refuse(refusal: Refusal, dialect: Dialect) -> Reply:
-    """The reply that tells a refusal."""
+    """Return the reply that tells a refusal."""
     return Reply(body=dialect(refusal), status=refusal.status, headers=refusal.headers)
 
 
@@ -228,7 +228,7 @@ async def send_reply(reply: Reply, send: Send) -> None:
 
 
 def body_too_large(limit_bytes: int) -> Refusal:
-    """The refusal of a body that is too large; the connection closes, for the rest is not read."""
+    """Return the refusal of a body that is too large; the connection closes, for the rest is not read."""
     return Refusal("too_large", f"a body may have {limit_bytes} bytes; send less", headers=[(b"connection", b"close")])
 
 
@@ -242,6 +242,6 @@ def cut_headers(is_cut: list[bool]) -> Headers:
 
 
 def _field_of(error: Exception) -> str | None:
-    """The field that msgspec names: `Expected … - at `$.input[0]``."""
+    """Find the field that msgspec names: `Expected … - at `$.input[0]``."""
     _, found, rest = str(error).partition("`$.")
     return rest.rstrip("`") if found else None

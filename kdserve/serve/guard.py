@@ -1,4 +1,4 @@
-"""What stands around every endpoint: request ids, the log, the metrics."""
+"""Around every endpoint: request ids, the log, the metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOTES = ("key", "outcome", "body")
 TOO_MANY = 429
 """Not logged one by one: to tell would cost more than to refuse. The metrics count them."""
 GONE = 499
-"""What nginx calls a client that hung up; no reply has it."""
+"""nginx's status for a client that hung up; no reply has it."""
 
 
 class Guard:

@@ -43,7 +43,7 @@ class ServedIndex:
 
     @property
     def generation(self) -> int:
-        """The number of the current generation."""
+        """Return the number of the current generation."""
         return self.snapshot.state.generation
 
     def refresh(self, *, force: bool = False) -> bool:
@@ -162,7 +162,7 @@ def open_indexes(
 
 
 def find_index(indexes: Mapping[str, ServedIndex], name: str | None) -> ServedIndex:
-    """The index of that name; without one the first is meant. Raises Refusal."""
+    """Find the index of that name; without one the first is meant. Raises Refusal."""
     if name is None and indexes:
         return next(iter(indexes.values()))
     if name is None or name not in indexes:
@@ -181,7 +181,7 @@ def _fits(folder: Path, snapshot: Snapshot, encoder: ServedEncoder) -> bool:
 
 
 def _pointer(folder: Path) -> tuple[int, int, int]:
-    """What changes whenever an index's pointer is replaced."""
+    """Return what changes whenever an index's pointer is replaced."""
     try:
         stat = (folder / MANIFEST_NAME).stat()
     except OSError as error:

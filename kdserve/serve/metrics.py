@@ -1,4 +1,4 @@
-"""What Prometheus reads. With several processes each writes to files of one folder, and any of them answers for all."""
+"""Figures for Prometheus. Several processes write to files of one folder, and any of them answers for all."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Metrics:
         self._generation.labels(index).set(generation)
 
     def write(self, *, num_lost: int) -> bytes:
-        """All figures in Prometheus' text form."""
+        """Write all figures in Prometheus' text form."""
         self._lost.set(num_lost)
         if not os.environ.get(FOLDER):
             return generate_latest(self.registry)

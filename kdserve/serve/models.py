@@ -34,7 +34,7 @@ class ServedEncoder:
         return await self.batcher.run(self.engine, tokenize, texts, truncate=truncate, on_wait=on_wait)
 
     def shortened(self, rows: Embeddings, dimensions: int | None) -> Embeddings:
-        """The first `dimensions` numbers of each row, as unit vectors again.
+        """Keep the first `dimensions` numbers of each row, as unit vectors again.
 
         Raises:
             Refusal: a width that the student was not trained for.
@@ -89,7 +89,7 @@ class Models:
         self.aliases = dict(aliases)
 
     def encoder(self, name: str | None) -> ServedEncoder:
-        """The encoder of that name or alias. Raises Refusal."""
+        """Find the encoder of that name or alias. Raises Refusal."""
         if name is None and self.encoders:
             return next(iter(self.encoders.values()))
         served = self.encoders.get(self.aliases.get(name or "", name or ""))
@@ -98,7 +98,7 @@ class Models:
         return served
 
     def classifier(self, name: str | None) -> ServedClassifier:
-        """The classifier of that name or alias. Raises Refusal."""
+        """Find the classifier of that name or alias. Raises Refusal."""
         if name is None and self.classifiers:
             return next(iter(self.classifiers.values()))
         served = self.classifiers.get(self.aliases.get(name or "", name or ""))

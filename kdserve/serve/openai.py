@@ -1,4 +1,4 @@
-"""What OpenAI's clients ask: embeddings and the list of models (platform.openai.com/docs/api-reference/embeddings)."""
+"""OpenAI's API: embeddings and the list of models (platform.openai.com/docs/api-reference/embeddings)."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class OpenAI:
         self._models, self._max_texts = models, max_texts
 
     def endpoints(self) -> list[Endpoint]:
-        """The paths of this part of the API."""
+        """List the paths of this part of the API."""
         return [
             Endpoint(
                 method="POST",
@@ -169,7 +169,7 @@ class OpenAI:
 async def read_texts(
     given: str | Sequence[str | int | Sequence[int]], model: ServedEncoder, call: Call, max_texts: int
 ) -> list[str]:
-    """The texts of an `input`.
+    """Read the texts of an `input`.
 
     Raises:
         Refusal: a mixed list, too many, or tokens that cannot be read here.
@@ -213,7 +213,7 @@ def _decoded(lists: Sequence[Sequence[int]]) -> list[str]:
 
 
 async def _written(rows: Rows, is_cut: Sequence[bool], form: Literal["float", "base64"]) -> list[msgspec.Raw]:
-    """The items of a reply as JSON. Others have their turn between: the numbers of 2,048 vectors take a while."""
+    """Write the items of a reply as JSON. Others have their turn between: the numbers of 2,048 vectors take a while."""
     items = []
     for n, row in enumerate(rows):
         if n % ROWS_A_TURN == ROWS_A_TURN - 1:

@@ -19,7 +19,7 @@ _REASONS = {
 
 
 def describe(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """The OpenAPI document of some endpoints, as plain JSON values."""
+    """Describe some endpoints as an OpenAPI document, in plain JSON values."""
     types = [kind for one in endpoints for kind in (one.takes, one.gives) if kind is not None]
     types += [ErrorBody, PlainErrorBody]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")

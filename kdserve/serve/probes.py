@@ -1,4 +1,4 @@
-"""What operators ask: is it alive, is it ready, what did it do."""
+"""Answers for operators: is it alive, is it ready, what did it do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdserve.serve.workers import Workers
 
 
 class Ready(msgspec.Struct):
-    """What stands ready: models, and the generation of each index."""
+    """Models that stand ready, and the generation of each index."""
 
     encoders: list[str]
     classifiers: list[str]
@@ -33,7 +33,7 @@ class Probes:
         self._is_draining = is_draining
 
     def endpoints(self) -> list[Endpoint]:
-        """The paths of this part of the API."""
+        """List the paths of this part of the API."""
 
         def get(path: str, summary: str, answer: object, **more: object) -> Endpoint:
             return Endpoint(method="GET", path=path, summary=summary, answer=answer, **more)  # type: ignore[arg-type]

@@ -28,12 +28,12 @@ class Refusal(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """Return the HTTP status."""
         return _STATUS[self.kind]
 
     @property
     def headers(self) -> Headers:
-        """Headers that belong to the answer; `retry-after` in whole seconds, as HTTP has it, and in milliseconds."""
+        """Return headers of the answer; `retry-after` in whole seconds, as HTTP has it, and in milliseconds."""
         if self.retry_s is None:
             return self.extra_headers
         seconds, milliseconds = max(1, round(self.retry_s + 0.5)), max(1, round(self.retry_s * 1000))
@@ -42,7 +42,7 @@ class Refusal(Exception):
 
 
 class ErrorDetail(msgspec.Struct):
-    """What went wrong, in OpenAI's words."""
+    """A fault in OpenAI's words."""
 
     message: str
     type: str

@@ -1,4 +1,4 @@
-"""What is our own: search in indexes, and classification."""
+"""Our own API: search in indexes, and classification."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What to look for. Without `index` the first one is meant; `where` is a filter over metadata."""
+    """A query. Without `index` the first one is meant; `where` is a filter over metadata."""
 
     query: str
     index: str | None = None
@@ -110,7 +110,7 @@ class Searching:
         self._models, self._indexes, self._limits = models, indexes, limits
 
     def endpoints(self) -> list[Endpoint]:
-        """The paths of this part of the API."""
+        """List the paths of this part of the API."""
 
         return [
             Endpoint(

@@ -1,4 +1,4 @@
-"""What a server serves and how: one TOML file, as strict as a recipe, and `key=value` overrides."""
+"""Settings of a server: one TOML file, as strict as a recipe, and `key=value` overrides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdserve.toml import apply_override, build, merge
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one request may ask for, and how much may wait.
+    """Bounds on what one request may ask for, and on how much may wait.
 
     A request of up to `tokens` is taken whole or not at all: while `waiting_tokens` wait for its model it gets a 429.
     What is to be translated or summarised is counted in characters.

@@ -1,5 +1,5 @@
-"""What clients of text-embeddings-inference ask (huggingface.github.io/text-embeddings-inference), for the first
-encoder and the first classifier."""
+"""The API of text-embeddings-inference (huggingface.github.io/text-embeddings-inference), for the first encoder and the
+first classifier."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFUSES = (400, 404, 413, 429, 504)
 
 
 class _Options(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What may be asked beside the texts. Texts are cut on the right, and vectors are of unit length."""
+    """Options beside the texts. Texts are cut on the right, and vectors are of unit length."""
 
     truncate: bool | None = None
     truncation_direction: Literal["right", "Right"] | None = None
@@ -93,7 +93,7 @@ class Token(msgspec.Struct, gc=False):
 
 
 class Info(msgspec.Struct):
-    """What the server is and allows."""
+    """The server's name, model and limits."""
 
     model_id: str
     model_sha: str
@@ -116,7 +116,7 @@ class TextEmbeddingsInference:
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def endpoints(self) -> list[Endpoint]:
-        """The paths of this part of the API."""
+        """List the paths of this part of the API."""
 
         def post(path: str, summary: str, answer: Any, takes: Any, gives: Any) -> Endpoint:
             return Endpoint(
@@ -219,7 +219,7 @@ class TextEmbeddingsInference:
         return Reply(body=b"", content_type=TEXT)
 
     def _tokenized(self, model: ServedEncoder, texts: list[str], special: bool) -> bytes:
-        """The reply's body, written here, beside the event loop: it can be long. The tokens are those that the encoder
+        """Write the reply's body here, beside the event loop: it can be long. The tokens are those that the encoder
         reads, from the library: our own cut knows no characters."""
         if model.name not in self._tokenizers:
             self._tokenizers[model.name] = open_tokenizer(json.dumps(read_spec(model.encoder.bundle.tokenizer)))
@@ -244,7 +244,7 @@ def _tokens(encoding: Encoding) -> list[Token]:
 
 
 def predictions(model: ServedClassifier, rows: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[Prediction]]:
-    """All labels of each text with their probabilities, the likeliest first."""
+    """List all labels of each text with their probabilities, the likeliest first."""
     labels = model.classifier.labels
     return [
         [Prediction(score=float(row[place]), label=labels[place]) for place in (-row).argsort(kind="stable")]
@@ -259,7 +259,7 @@ def _role(options: _Options) -> Role:
 
 
 def _single_texts(inputs: str | list[str | list[str]]) -> tuple[list[str], bool]:
-    """The texts to classify, and whether it is one that stands alone. Two texts in one input are a pair, which no
+    """Read the texts to classify, and whether it is one that stands alone. Two texts in one input are a pair, which no
     classifier here reads."""
     if isinstance(inputs, str):
         return [inputs], True

@@ -22,7 +22,7 @@ OnWait = Callable[[asyncio.Future[Any]], None]
 """Told the future that a request waits for, so that it can be ended early."""
 LEAST_JOB_TOKENS = 128
 INLINE_S = 0.001
-"""What may run on the event loop: everybody else waits so long."""
+"""Work of so long may run on the event loop; everybody else waits for it."""
 
 
 @dataclass(eq=False, kw_only=True, slots=True, weakref_slot=True)
@@ -42,7 +42,7 @@ class Engine:
 
     @property
     def is_quick(self) -> bool:
-        """Whether a batch worth a thread takes less than may run on the event loop."""
+        """Say whether a batch worth a thread takes less than may run on the event loop."""
         return self.inline_tokens >= LEAST_JOB_TOKENS
 
     def measure(self, ids: Ids) -> None:
@@ -81,7 +81,7 @@ class Ticket:
         self.order = sorted(range(len(texts)), key=lambda n: canonical_length(len(texts[n]))) if len(texts) > 1 else [0]
 
     def take(self, room: int) -> list[int]:
-        """The next texts that have no more than `room` tokens together, but at least one."""
+        """Take the next texts that have no more than `room` tokens together, but at least one."""
         first, total = self.num_taken, 0
         while self.num_taken < len(self.order):
             size = self.sizes[self.order[self.num_taken]]

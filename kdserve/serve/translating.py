@@ -1,4 +1,4 @@
-"""What writes: translations and summaries.
+"""Our own API: translations and summaries.
 
 A written text takes a hundred times what a vector does. So each model that writes has a batcher and a thread of its
 own, on which requests take turns; what waits for the same languages and beams runs together, some texts at a time.
@@ -63,7 +63,7 @@ class TranslatorBody(msgspec.Struct):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Way:
-    """How to write: texts that are to be written in one way run together."""
+    """Languages and beams: texts that are to be written in one way run together."""
 
     source: str
     target: str
@@ -83,7 +83,7 @@ class ServedTranslator:
     engines: WeakValueDictionary[Way, Engine] = field(default_factory=WeakValueDictionary)
 
     def engine(self, way: Way) -> Engine:
-        """What writes in this way, for as long as somebody waits for it.
+        """Return the engine that writes in this way, which stays for as long as somebody waits for it.
 
         Raises:
             EncodeError: a language is not known.
@@ -136,7 +136,7 @@ class Translating:
         self._limits = limits
 
     def endpoints(self) -> list[Endpoint]:
-        """The paths of this part of the API."""
+        """List the paths of this part of the API."""
 
         def write(task: Task, summary: str) -> Endpoint:
             return Endpoint(

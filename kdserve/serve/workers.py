@@ -25,7 +25,7 @@ class StuckError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of a job: its result or its error, and how long it took."""
+    """The end of a job: its result or its error, and how long it took."""
 
     result: Any = None
     error: Exception | None = None
@@ -61,17 +61,17 @@ class Workers:
 
     @property
     def num_idle(self) -> int:
-        """How many jobs could start now."""
+        """Count the jobs that could start now."""
         return len(self._idle)
 
     @property
     def num_busy(self) -> int:
-        """How many threads have a job, those that are lost among them."""
+        """Count the threads that have a job, those that are lost among them."""
         return self._num_hired - len(self._idle)
 
     @property
     def is_well(self) -> bool:
-        """False once so many threads are lost that the process should be started again."""
+        """Say whether fewer threads are lost than call for a new process."""
         return self.num_lost < MOST_LOST
 
     def open(self) -> None:
