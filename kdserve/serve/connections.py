@@ -35,8 +35,15 @@ _TELLING = re.compile(
 )
 
 
+_UPGRADE = re.compile(rb"(?<=\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
+
+
 class Connection(HttpToolsProtocol):
-    """One connection of a server whose application is an `Application`."""
+    """One connection of a server whose application is an `Application`.
+
+    Offers of another protocol are overlooked, as a server may (RFC 9110, 7.8): Java's client makes one with its first
+    request, and the parser would leave out the body.
+    """
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -58,6 +65,9 @@ class Connection(HttpToolsProtocol):
             if len(data) > self._door.head_bytes and data.find(HEAD_END, 0, self._door.head_bytes) < 0:
                 self._refuse_head()
                 return
+        if b"pgrade" in data and (self._is_between or self._is_in_head):
+            head, end, body = data.partition(HEAD_END)
+            data = _UPGRADE.sub(b"x-declined", head) + end + body
         super().data_received(data)
         if self._is_in_head:
             self._head_bytes += len(data)

@@ -44,11 +44,11 @@ class Call:
         """Read the body.
 
         Raises:
-            Refusal: it is larger than allowed.
+            Refusal: it is larger than allowed, or compressed.
             ClientGone: the client hung up.
             TimeoutError: it began, and did not end in time.
         """
-        await self._require_length(limit_bytes)
+        await self._require_plain(limit_bytes)
         message = await self._receive()
         parts, size = [], 0
         async with asyncio.timeout(self._timeout_s) if message.get("more_body") else _no_limit:
@@ -63,10 +63,14 @@ class Call:
                     return b"".join(parts)
                 message = await self._receive()
 
-    async def _require_length(self, limit_bytes: int) -> None:
-        """Refuse a body that says itself that it is too large. Whoever sends it all the same would not see the refusal
-        of a connection that closes, and is listened to until it pauses; whoever asks first (Expect) is told at once."""
+    async def _require_plain(self, limit_bytes: int) -> None:
+        """Refuse a body that says itself that it is compressed or too large. Whoever sends too much all the same would
+        not see the refusal of a connection that closes, and is listened to until it pauses; whoever asks first (Expect)
+        is told at once."""
         told = dict(self.scope["headers"])
+        if (encoding := told.get(b"content-encoding", b"")).lower() not in (b"", b"identity"):
+            message = f"the body is compressed ({encoding.decode('latin-1')}); send it as it is"
+            raise Refusal("encoded", message, headers=[(b"accept-encoding", b"identity")])
         if int(told.get(b"content-length", 0)) <= limit_bytes:
             return
         if b"expect" not in told:

@@ -72,4 +72,5 @@ def log_to_stderr() -> None:
     handler = Aside(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
     logging.getLogger("kdserve.serve").setLevel(logging.INFO)

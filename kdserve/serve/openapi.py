@@ -13,7 +13,8 @@ from kdserve.serve.refusals import ErrorBody, PlainErrorBody, as_tei
 
 _REASONS = {
     400: "The request does not fit", 401: "No valid key", 403: "A key that may not do this", 404: "No such thing",
-    409: "Somebody else is writing", 413: "Too much in one request", 429: "Too much waits; see Retry-After",
+    409: "Somebody else is writing", 413: "Too much in one request",
+    415: "A compressed body", 429: "Too much waits; see Retry-After",
     500: "It failed", 503: "The server is not ready", 504: "No answer in time",
 }  # fmt: skip
 
@@ -47,7 +48,7 @@ def _operation(one: Endpoint, schema_of: dict[str, Any]) -> dict[str, Any]:
         "responses": {"200": {"description": "As asked", "content": content}},
     }
     error = schema_of[repr(PlainErrorBody if one.dialect is as_tei else ErrorBody)]
-    for status in sorted({*one.refuses, *((401, 403) if one.needs else ()), 500}):
+    for status in sorted({*one.refuses, *((401, 403) if one.needs else ()), *((415,) if one.takes else ()), 500}):
         operation["responses"][str(status)] = {
             "description": _REASONS[status],
             "content": {"application/json": {"schema": error}},

@@ -11,8 +11,8 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["invalid", "too_large", "unauthorized", "forbidden", "missing", "method", "conflict", "overloaded",
-               "long_head", "stopping", "unready", "late", "failed"]  # fmt: skip
+Kind = Literal["invalid", "too_large", "unauthorized", "forbidden", "missing", "method", "conflict", "encoded",
+               "overloaded", "long_head", "stopping", "unready", "late", "failed"]  # fmt: skip
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -85,6 +85,7 @@ _STATUS: dict[Kind, int] = {
     "missing": 404,
     "method": 405,
     "conflict": 409,
+    "encoded": 415,
     "overloaded": 429,
     "long_head": 431,
     "stopping": 503,
@@ -100,6 +101,7 @@ _OPENAI: dict[Kind, str] = {
     "missing": "not_found_error",
     "method": "invalid_request_error",
     "conflict": "conflict_error",
+    "encoded": "invalid_request_error",
     "overloaded": "rate_limit_error",
     "long_head": "invalid_request_error",
     "stopping": "service_unavailable_error",

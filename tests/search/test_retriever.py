@@ -49,6 +49,8 @@ def test_min_score_cuts_the_tail(retriever):
     floor = all_hits[2].score
     assert retriever.search("apples", 6, min_score=floor) == all_hits[:3]
     assert retriever.search("apples", 6, min_score=1.5) == []
+    assert retriever.search("apples", 6, min_score=1e300) == []
+    assert retriever.search("apples", 6, min_score=-1e300) == all_hits
 
 
 def test_a_batch_answers_like_single_queries(retriever):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import http.client
 import json
 import socket
@@ -54,6 +55,29 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(server: S
 
 def test_a_client_that_sends_it_all_the_same_sees_why_it_was_refused(server: ServerProcess):
     assert server.post("/v1/embeddings", b" " * 10_000_000).status == 413
+
+
+def test_offers_of_another_protocol_are_overlooked_and_the_body_is_read(server: ServerProcess):
+    body = b'{"input": "upgrade: a", "model": "tiny-static"}'
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    asked, plain = request(body, more=offer), request(body)
+    head, end, _ = asked.partition(b"\r\n\r\n")
+    for pieces in ([asked + plain], [head, end + body, plain], [head + end, body + plain]):
+        with sending(server, *pieces) as connection:
+            first = connection.makefile("rb")
+            for _ in range(2):
+                assert first.readline().split()[1] == b"200", pieces
+                sizes = [line for line in iter(first.readline, b"\r\n") if line.lower().startswith(b"content-length")]
+                assert b'"total_tokens"' in first.read(int(sizes[0].split()[1]))
+
+
+def test_a_compressed_body_is_refused(server: ServerProcess):
+    body = gzip.compress(b'{"input": "a", "model": "tiny-static"}')
+    answer = server.post("/v1/embeddings", body, headers={"Content-Encoding": "gzip"})
+    assert (answer.status, answer.headers["accept-encoding"]) == (415, "identity")
+    assert "gzip" in answer.json["error"]["message"]
+    plain = {"input": "a", "model": "tiny-static"}
+    assert server.post("/v1/embeddings", plain, headers={"Content-Encoding": "identity"}).status == 200
 
 
 def request(body: bytes = b"{}", *, line: bytes = EMBEDDINGS, more: bytes = b"") -> bytes:

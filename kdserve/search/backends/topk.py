@@ -21,6 +21,7 @@ from kdserve.search.backends.vectors import Rows
 
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+_FLOAT32 = np.finfo(np.float32)
 SLACK = 8
 """Rows that exact searchers are asked for beyond k, so that most answers are settled at once."""
 PROPOSED_AT_ONCE = 4_000_000
@@ -82,6 +83,7 @@ def nearest(queries: Embeddings, sources: list[SearchedSegment], k: int, *, min_
     """
     num_rows = sum(source.num_rows for source in sources)
     k = min(k, num_rows)
+    min_score = float(np.clip(min_score, _FLOAT32.min, _FLOAT32.max))  # beyond, numpy warns of an overflow
     scores = np.full((len(queries), k), -np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
     pending = np.arange(len(queries))
