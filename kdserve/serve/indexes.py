@@ -30,7 +30,8 @@ _logger = logging.getLogger("kdserve.serve")
 class ServedIndex:
     """An index with the encoder that asks it. `snapshot` is what is current; a request keeps the one it began with.
 
-    `is_broken` since a search could not read its files, until they are opened again.
+    `is_broken` since a search could not read its files, until they are opened again; `fault` is what the log was told
+    last of why they, or those of a newer state, cannot be.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ServedIndex:
     snapshot: Snapshot
     pointer: tuple[int, int, int]
     is_broken: bool = False
+    fault: str = ""
     changing: Lock = field(default_factory=Lock)
 
     @property
@@ -49,23 +51,26 @@ class ServedIndex:
     def refresh(self, *, force: bool = False) -> bool:
         """Open a newer generation if there is one, and say whether there was. Blocks; not for the event loop.
 
-        What cannot be opened is logged, and what was current stays.
+        What cannot be opened is logged, once, and what was current stays.
         """
         with self.changing:
             try:
                 pointer = _pointer(self.folder)
                 if pointer == self.pointer and not force and not self.is_broken:
+                    self.fault = ""
                     return False
                 snapshot = open_snapshot(self.folder)
                 require_compatible(self.folder, snapshot.state.encoder, snapshot.state.teacher, self.encoder.encoder)
             except (KdserveError, OSError) as error:
-                _logger.error(
-                    "the newer state of an index cannot be opened; the old one stays",
-                    extra={"index": self.name, "generation": self.generation, "error": str(error)},
-                )
+                if force or str(error) != self.fault:
+                    self.fault = str(error)
+                    _logger.error(
+                        "the newer state of an index cannot be opened; the old one stays",
+                        extra={"index": self.name, "generation": self.generation, "error": self.fault},
+                    )
                 return False
             newer = snapshot.state.generation != self.generation
-            self.snapshot, self.pointer, self.is_broken = snapshot, pointer, False
+            self.snapshot, self.pointer, self.is_broken, self.fault = snapshot, pointer, False, ""
         if newer:
             _logger.info("took a new generation", extra={"index": self.name, "generation": self.generation})
         return newer

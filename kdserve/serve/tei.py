@@ -12,7 +12,9 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 import kdserve
-from kdserve.runtime.encoder import Role
+from kdserve.errors import FolderError
+from kdserve.runtime.bundle import open_bundle
+from kdserve.runtime.encoder import Encoder, Role
 from kdserve.runtime.library import open_tokenizer, read_spec
 from kdserve.serve.endpoint import TEXT, Call, Endpoint, Reply, cut_headers
 from kdserve.serve.models import Models, ServedClassifier, ServedEncoder
@@ -222,7 +224,7 @@ class TextEmbeddingsInference:
         """Write the reply's body here, beside the event loop: it can be long. The tokens are those that the encoder
         reads, from the library: our own cut knows no characters."""
         if model.name not in self._tokenizers:
-            self._tokenizers[model.name] = open_tokenizer(json.dumps(read_spec(model.encoder.bundle.tokenizer)))
+            self._tokenizers[model.name] = _library_tokenizer(model.encoder)
         tokenizer, total, encodings = self._tokenizers[model.name], 0, []
         for text in texts:
             encodings += tokenizer.encode_batch([text], add_special_tokens=special)  # `encode` would hold the GIL
@@ -233,6 +235,18 @@ class TextEmbeddingsInference:
                 )
                 raise Refusal("too_large", message)
         return _encoder.encode([_tokens(encoding) for encoding in encodings])
+
+
+def _library_tokenizer(encoder: Encoder) -> Tokenizer:
+    """Open an encoder's tokenizer anew, from the bundle as it was.
+
+    Raises:
+        FolderError: the bundle is gone, or another has its place.
+    """
+    bundle = open_bundle(encoder.bundle.folder)
+    if bundle.fingerprint != encoder.fingerprint:
+        raise FolderError(f"{bundle.folder} is not the bundle any more that is served; start the server again")
+    return open_tokenizer(json.dumps(read_spec(bundle.tokenizer)))
 
 
 def _tokens(encoding: Encoding) -> list[Token]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
-from serverprocess import BUNDLES, ServerProcess
+from serverprocess import BUNDLES, ServerProcess, served
 from tokenizers import Tokenizer
 
 from kdserve import Classifier, Encoder
@@ -63,6 +66,16 @@ def test_tokenize_gives_the_tokens_that_the_encoder_reads(server: ServerProcess,
     tokens = server.post("/tokenize", {"inputs": texts}).json
     assert [[token["id"] for token in text] for text in tokens] == encoder.tokenize(texts, role="document").ids
     assert tokens[0][-1]["stop"] == len(texts[0])
+
+
+def test_tokenize_never_reads_another_bundle_than_the_one_that_is_served(tmp_path: Path):
+    bundle = shutil.copytree(BUNDLES / "static", tmp_path / "bundle")
+    with served(bundle) as server:
+        shutil.rmtree(bundle)
+        shutil.copytree(BUNDLES / "transformer", bundle)
+        assert server.post("/tokenize", {"inputs": "red apples"}).status == 500
+        assert "not the bundle any more" in server.wait_for("a request failed")["error"]
+        assert server.post("/embed", {"inputs": "red apples"}).status == 200
 
 
 def test_tokenize_takes_no_more_tokens_than_other_requests_may_have(server: ServerProcess):

@@ -152,7 +152,10 @@ class Snapshot:
     def _require_untouched(self) -> None:
         """Refuse to answer from a file that was written to after it was opened; its size is checked before its map."""
         for path, known in self._opened.items():
-            now = _state_of(path)
+            try:
+                now = _state_of(path)
+            except OSError as error:
+                raise read_error(path, error) from error
             if now != known and now[0] == known[0]:
                 raise FolderError(
                     f"{path} was overwritten while it was open; restore the index, and replace files by renaming"
@@ -198,7 +201,7 @@ def _state_of(path: Path) -> tuple[int, int, int]:
     """Inode, size and time of change; zeros for a file that is gone, which a map outlives."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0, 0, 0
     return found.st_ino, found.st_size, found.st_mtime_ns
 

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import resource
+import shutil
 import threading
 from pathlib import Path
 
@@ -110,6 +111,14 @@ def test_a_file_overwritten_in_its_place_is_noticed_at_the_next_search(retriever
         file.truncate(len(content) // 2)
     with pytest.raises(FolderError, match=f"{name} was overwritten while it was open"):
         retriever.search("text")
+
+
+def test_an_index_that_is_gone_is_searched_by_those_who_have_it_open(retriever):
+    before = retriever.search("apples", 3)
+    shutil.rmtree(retriever.folder)
+    assert retriever.search("apples", 3) == before
+    retriever.folder.write_text("a file in its place")
+    assert retriever.search("apples", 3) == before
 
 
 def test_a_file_replaced_by_renaming_is_no_harm_to_those_who_have_it_open(retriever):
