@@ -20,6 +20,7 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime.batches import PackedIds, make_batches, pack_ids
 from kdserve.runtime.session import Device, Output, Session
+from kdserve.runtime.threads import KeptThreads
 from kdserve.runtime.tokens import TextTokenizer, TokenizedTexts
 
 _logger = logging.getLogger("kdserve")
@@ -57,6 +58,7 @@ class Runner:
         self.model, self.width, self.max_tokens = model, width, max_tokens
         self.device, self.num_threads, self._tokens_a_thread = device, num_threads, tokens_a_thread
         self.num_cut = 0
+        self._others = KeptThreads(num_threads - 1)
         self._counting = threading.Lock()
         self._output = output
         with ThreadPoolExecutor(1) as aside:  # both take most of a start, and onnxruntime lets go of the GIL
@@ -116,7 +118,7 @@ class Runner:
         """Compute the rows of some texts. Python's own work stays on this thread: two would take turns at it, each
         with a cold cache. Graphs need no interpreter; a session on each thread's own batch beats one batch split.
         """
-        limit = _BATCH_TOKENS[self.device]
+        limit = max(_BATCH_TOKENS[self.device], self._tokens_a_thread)
         batches = list(make_batches(packed, max_batch_tokens=limit, pad_id=self._tokenizer.pad_id))
         most = self.num_threads if self.device == "cpu" else 1
         num_threads = min(most, len(batches), sum(batch.ids.size for _, batch in batches) // self._tokens_a_thread)
@@ -137,13 +139,14 @@ class Runner:
         if num_threads < 2:
             run()
         else:
-            with ThreadPoolExecutor(num_threads - 1) as pool:
-                others = [pool.submit(run) for _ in range(num_threads - 1)]
-                try:
-                    run()
-                finally:
-                    batches.clear()  # after an error or Ctrl-C the others need not go on
-                for other in others:
+            pool = self._others.pool()
+            others = [pool.submit(run) for _ in range(num_threads - 1)]
+            try:
+                run()
+            finally:
+                batches.clear()  # after an error or Ctrl-C the others need not go on
+            for other in others:
+                if not other.cancel():  # one that is still waiting, busy with another call, is not needed
                     other.result()
         self._require_sound(rows, packed)
 

@@ -69,18 +69,25 @@ class UnigramTokenizer:
     def encode(self, texts: Sequence[str]) -> list[PackedIds]:
         """Return the ids of each text, without frame and without a limit; what spells a special token is one."""
         together = "\n".join(texts)
+        # a variation selector takes a wide space before it for an emoji
+        alike = self._spaces_are_alike and "\ufe0e" not in together and "\ufe0f" not in together
         if any(token in together for token in self._special_ids):
-            return [self._encode_with_special(text) for text in texts]
-        return [self._encode(text) for text in texts]
+            return [self._encode_with_special(text, alike) for text in texts]
+        return [self._encode(text, alike) for text in texts]
 
-    def _encode_with_special(self, text: str) -> PackedIds:
+    def _encode_with_special(self, text: str, alike: bool) -> PackedIds:
+        known = self._special_ids
         parts = (part for part in self._special.split(text) if part)
-        return b"".join(self._special_ids[part] if part in self._special_ids else self._encode(part) for part in parts)
+        return b"".join(known[part] if part in known else self._encode(part, alike) for part in parts)
 
-    def _encode(self, text: str) -> PackedIds:
+    def _encode(self, text: str, alike: bool) -> PackedIds:
+        """Encode what spells no special token; where all white space is `alike`, it parts words wherever it stands, but
+        at an end it counts unless stripped.
+        """
         if (known := self._words.get(text)) is not None:  # one word, as when words are counted
             return known
-        words = text.split() if self._spaces_are_alike and self._can_be_split(text) else text.split(" ")
+        alike = alike and (self._strips or not (text[:1].isspace() or text[-1:].isspace()))
+        words = text.split() if alike else text.split(" ")
         try:
             return b"".join(map(self._words.__getitem__, words))  # type: ignore[arg-type]
         except (KeyError, TypeError):  # a word that is new, or None
@@ -93,14 +100,6 @@ class UnigramTokenizer:
                 return self._encode_normalized(self._normalize(text))
             found.append(ids)
         return b"".join(found)
-
-    def _can_be_split(self, text: str) -> bool:
-        """Say whether all white space of a text is alike, wherever it stands. At an end it counts unless stripped, and
-        a variation selector takes a wide space before it for an emoji.
-        """
-        if "\ufe0e" in text or "\ufe0f" in text:
-            return False
-        return self._strips or not (text[:1].isspace() or text[-1:].isspace())
 
     def _encode_word(self, word: str) -> PackedIds | None:
         """Return the ids of what stands between two spaces, or None where they depend on the neighbours.

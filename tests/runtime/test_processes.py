@@ -31,6 +31,24 @@ def test_an_encoder_goes_to_other_processes(encoder: Encoder, method: str) -> No
             assert np.array_equal(found, expected)
 
 
+inherited: list[Encoder] = []
+
+
+def embed_with_inherited(_: int) -> Embeddings:
+    return embed(inherited[0])
+
+
+def test_a_process_forked_after_a_call_embeds_on_threads_of_its_own(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdserve.runtime.encoder.TOKENS_A_THREAD", {"static": 1, "transformer": 1})
+    monkeypatch.setattr(f"{__name__}.inherited", [Encoder.load(bundle, num_threads=3)])
+    expected = embed_with_inherited(0)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        for found in pool.map(embed_with_inherited, range(3)):
+            assert np.array_equal(found, expected)
+
+
 def test_a_copy_has_the_settings_of_its_original(bundle: Path) -> None:
     encoder = Encoder.load(bundle, num_threads=2)
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
