@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from kdserve.datatypes import Embedder, Embeddings
+from kdserve.runtime import Encoder
 from kdserve.search.backends.vectors import require_unit_rows
 from kdserve.search.documents.document import Document
 from kdserve.search.documents.passages import Span, TokenCounter, split_text
 
+_logger = logging.getLogger("kdserve")
+PASSAGES_AT_ONCE = 4096
 CHUNK_DOCUMENTS = 2048
 CHUNK_CHARACTERS = 1_000_000
 STRETCH_CHARACTERS = 200_000
@@ -37,10 +43,41 @@ def embed_documents(documents: Iterable[Document], encoder: Embedder, *, window:
 
 def embed_chunk(documents: Sequence[Document], encoder: Embedder, *, window: int) -> Embedded:
     """Embed some documents at once."""
-    spans = [_spans(document.text, encoder, window) for document in documents]
-    texts = [d.text[start:end] for d, some in zip(documents, spans, strict=True) for start, end in some]
-    vectors = require_unit_rows(encoder.encode_document(texts), len(texts), encoder.dim)
+    spans: list[list[Span]] = []
+
+    def passages() -> Iterator[list[str]]:
+        for document in documents:
+            spans.append(_spans(document.text, encoder, window))
+            yield [document.text[start:end] for start, end in spans[-1]]
+
+    if isinstance(encoder, Encoder):
+        vectors = _embed_with_words_in_mind(passages(), encoder)
+    else:
+        vectors = encoder.encode_document([passage for some in passages() for passage in some])
+    vectors = require_unit_rows(vectors, sum(map(len, spans)), encoder.dim)
     return Embedded(documents=documents, spans=spans, vectors=vectors)
+
+
+def _embed_with_words_in_mind(passages: Iterable[list[str]], encoder: Encoder) -> Embeddings:
+    """Tokenize the passages of each document at once, while the tokenizer remembers the words that were counted to cut
+    it, and embed those of many together.
+    """
+    vectors: list[Embeddings] = []
+    waiting: list[list[int]] = []
+    num_cut = num_passages = 0
+    for document in passages:
+        for start in range(0, len(document), PASSAGES_AT_ONCE):
+            tokenized = encoder.tokenize(document[start : start + PASSAGES_AT_ONCE], role="document")
+            num_cut += sum(tokenized.is_cut)
+            waiting += tokenized.ids
+            if len(waiting) >= PASSAGES_AT_ONCE:
+                vectors.append(encoder.encode_tokens(waiting))
+                waiting.clear()
+        num_passages += len(document)
+    vectors.append(encoder.encode_tokens(waiting))
+    if num_cut:
+        _logger.warning("%d of %d passages were cut at %d tokens", num_cut, num_passages, encoder.max_tokens)
+    return np.concatenate(vectors)
 
 
 def chunks_by_size(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -18,6 +18,8 @@ LEAST_WINDOW = 16
 MOST_WORD_TOKENS = 12
 """Words of more tokens are taken apart: stretches without a space, as in Chinese, Japanese or Thai."""
 PIECE_CHARACTERS = 16
+CHARACTERS_A_TOKEN = 6
+"""A text of more for each token of the window is split without trying whether it fits."""
 _STOPS = "。、，！？；：।"
 WORD = re.compile(rf"[^\s{_STOPS}]{{1,64}}[{_STOPS}]*\s*|[{_STOPS}]+\s*|\s+")
 PIECE = re.compile(rf"\S{{1,{PIECE_CHARACTERS}}}\s*")
@@ -57,19 +59,17 @@ def split_text(text: str, count_tokens: CountTokens, window: int) -> list[Span]:
     Passages end at the end of a sentence where there is one in their last third, and begin again about an eighth of the
     window before that, at the beginning of a sentence where there is one near.
     """
-    whole = (0, len(text))
-    if len(text.encode()) < window:
-        return [whole]
+    may_fit = len(text) <= window * CHARACTERS_A_TOKEN
+    if len(text.encode()) < window or (may_fit and count_tokens([text.strip()])[0] <= window):
+        return [(0, len(text))]
     words, sizes, num_special = _count_words(text, count_tokens)
-    total = sum(sizes) + num_special
-    if (
-        total <= window * 5 // 4 and count_tokens([text.strip()])[0] <= window
-    ):  # side by side, pieces of a word take fewer
-        return [whole]
-    ends = [bool(SENTENCE_END.search(text, start, end)) for start, end in words]
+
+    def ends_sentence(word: int) -> bool:
+        return SENTENCE_END.search(text, *words[word]) is not None
+
     spans, first = [], 0
     while True:
-        stop = _stop(first, sizes, ends, window - num_special)
+        stop = _stop(first, sizes, ends_sentence, window - num_special)
         span = _trimmed(text, words[first][0], words[stop - 1][1])
         while stop - first > 1 and count_tokens([text[slice(*span)]])[0] > window:
             stop -= 1
@@ -77,44 +77,49 @@ def split_text(text: str, count_tokens: CountTokens, window: int) -> list[Span]:
         spans.append(span)
         if stop == len(words):
             return spans
-        first = max(first + 1, _next_first(first, stop, sizes, ends, window // OVERLAP_SHARE))
+        first = max(first + 1, _next_first(first, stop, sizes, ends_sentence, window // OVERLAP_SHARE))
 
 
 def _count_words(text: str, count_tokens: CountTokens) -> tuple[list[Span], list[int], int]:
     """The words of a text, the tokens of each, and how many special ones a text has beside. White space is no token,
     and words without it are what the tokenizer remembers.
     """
-    spans = [match.span() for match in WORD.finditer(text)]
-    num_special, *counts = count_tokens(["", *(text[start:end].strip() for start, end in spans)])
+    found = [(match.span(), match[0].rstrip()) for match in WORD.finditer(text)]
+    different = dict.fromkeys(word for _, word in found)
+    num_special, *counts = count_tokens(["", *different])
+    num_tokens = {word: count - num_special for word, count in zip(different, counts, strict=True)}
     words: list[Span] = []
     sizes: list[int] = []
-    for (start, end), count in zip(spans, counts, strict=True):
-        pieces = [(start, end)]
-        if count - num_special > MOST_WORD_TOKENS and end - start > PIECE_CHARACTERS:
+    for (start, end), word in found:
+        count = num_tokens[word]
+        if count > MOST_WORD_TOKENS and end - start > PIECE_CHARACTERS:
             pieces = [match.span() for match in PIECE.finditer(text, start, end)]
-        words += pieces
-        sizes += [max(1, (count - num_special) // len(pieces))] * len(pieces)
+            words += pieces
+            sizes += [max(1, count // len(pieces))] * len(pieces)
+        else:
+            words.append((start, end))
+            sizes.append(count or 1)
     return words, sizes, num_special
 
 
-def _stop(first: int, sizes: Sequence[int], ends: Sequence[bool], room: int) -> int:
+def _stop(first: int, sizes: Sequence[int], ends_sentence: Callable[[int], bool], room: int) -> int:
     """The word after the last of the passage that begins with `first`."""
     total, stop, sentence = 0, first, first
     while stop < len(sizes) and (total + sizes[stop] <= room or stop == first):
         total += sizes[stop]
         stop += 1
-        if ends[stop - 1] and total > room * 2 // 3:
+        if total > room * 2 // 3 and ends_sentence(stop - 1):
             sentence = stop
     return sentence if sentence > first and stop < len(sizes) else stop
 
 
-def _next_first(first: int, stop: int, sizes: Sequence[int], ends: Sequence[bool], overlap: int) -> int:
+def _next_first(first: int, stop: int, sizes: Sequence[int], ends_sentence: Callable[[int], bool], overlap: int) -> int:
     """The first word of the passage after the one that ended before `stop`."""
     total, start, sentence = 0, stop, stop
     while start - 1 > first and total + sizes[start - 1] <= 2 * overlap:
         start -= 1
         total += sizes[start]
-        if ends[start - 1]:
+        if ends_sentence(start - 1):
             sentence = start
         if total >= overlap and sentence < stop:
             break
