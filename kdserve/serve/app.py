@@ -24,7 +24,7 @@ from kdserve.runtime.threads import available_threads
 from kdserve.serve.batching import Batcher
 from kdserve.serve.connections import Door
 from kdserve.serve.documents import Documents
-from kdserve.serve.endpoint import Call, Endpoint, EndpointApp, Reply
+from kdserve.serve.endpoint import Bodies, Call, Endpoint, EndpointApp, Reply
 from kdserve.serve.guard import Guard
 from kdserve.serve.indexes import open_indexes
 from kdserve.serve.keys import Keys
@@ -138,8 +138,9 @@ class Application:
         document = msgspec.json.encode(describe(self.endpoints))
         self.endpoints.append(_static("/openapi.json", "This document", document, media="application/json"))
         paths: dict[str, dict[str, ASGIApp]] = {}
+        bodies = Bodies(self.settings.limits)
         for one in self.endpoints:
-            paths.setdefault(one.path, {})[one.method] = EndpointApp(one, lambda: self.keys, self.settings)
+            paths.setdefault(one.path, {})[one.method] = EndpointApp(one, lambda: self.keys, self.settings, bodies)
         routed: ASGIApp = _Straight(
             paths,
             Starlette(

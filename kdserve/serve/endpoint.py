@@ -15,11 +15,13 @@ from starlette.types import Receive, Scope, Send
 from kdserve.errors import DataError, EncodeError, FolderError
 from kdserve.serve.keys import Keys
 from kdserve.serve.refusals import Dialect, Headers, Refusal, as_openai
-from kdserve.serve.settings import ServerSettings
+from kdserve.serve.settings import Limits, ServerSettings
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
 MOST_LISTED, MOST_LOGGED, LINGER_S = 100, 2000, 1.0
+SMALL_BYTES = 65_536
+"""Bodies of up to so many are never refused for want of memory."""
 PATH = "endpoint"
 """Where a request's state says which endpoint it met."""
 CONNECTION = "connection"
@@ -29,11 +31,30 @@ _no_limit = contextlib.nullcontext()
 _logger = logging.getLogger("kdserve.serve")
 
 
+class Bodies:
+    """Room in memory for the large bodies of all requests under way."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._most_bytes, self._held_bytes = max(limits.waiting_bytes, limits.body_bytes), 0
+
+    def hold(self, num_bytes: int) -> None:
+        """Take room. Raises Refusal where there is none."""
+        if self._held_bytes + num_bytes > self._most_bytes:
+            message = f"requests with bodies of {self._held_bytes} bytes are under way; try again a little later"
+            raise Refusal("overloaded", message, retry_s=1.0)
+        self._held_bytes += num_bytes
+
+    def release(self, num_bytes: int) -> None:
+        """Give room back."""
+        self._held_bytes -= num_bytes
+
+
 class Call:
     """A request as a handler sees it, beside its body. A client that hangs up, or a deadline, ends its wait."""
 
-    def __init__(self, scope: Scope, receive: Receive, *, timeout_s: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, *, timeout_s: float, bodies: Bodies) -> None:
         self.scope, self._receive, self._timeout_s = scope, receive, timeout_s
+        self._bodies, self._held_bytes = bodies, 0
         self._future: asyncio.Future[Any] | None = None
         self._connection = scope["state"].get(CONNECTION)
         self._watch: asyncio.Task[None] | None = None
@@ -44,11 +65,11 @@ class Call:
         """Read the body.
 
         Raises:
-            Refusal: it is larger than allowed, or compressed.
+            Refusal: it is larger than allowed, or compressed, or too many large ones are under way.
             ClientGone: the client hung up.
             TimeoutError: it began, and did not end in time.
         """
-        await self._require_plain(limit_bytes)
+        self._hold(await self._told_bytes(limit_bytes))
         message = await self._receive()
         parts, size = [], 0
         async with asyncio.timeout(self._timeout_s) if message.get("more_body") else _no_limit:
@@ -59,20 +80,29 @@ class Call:
                 size += len(parts[-1])
                 if size > limit_bytes:
                     raise body_too_large(limit_bytes)
+                self._hold(size)
                 if not message.get("more_body"):
                     return b"".join(parts)
                 message = await self._receive()
 
-    async def _require_plain(self, limit_bytes: int) -> None:
-        """Refuse a body that says itself that it is compressed or too large. Whoever sends too much all the same would
-        not see the refusal of a connection that closes, and is listened to until it pauses; whoever asks first (Expect)
-        is told at once."""
+    def _hold(self, num_bytes: int) -> None:
+        if num_bytes > max(self._held_bytes, SMALL_BYTES):
+            self._bodies.hold(num_bytes - self._held_bytes)
+            self._held_bytes = num_bytes
+
+    async def _told_bytes(self, limit_bytes: int) -> int:
+        """Return how large the body is as its head tells, else 0; refuse one that is compressed or too large.
+
+        Whoever sends too much all the same would not see the refusal of a connection that closes, and is listened to
+        until it pauses; whoever asks first (Expect) is told at once.
+        """
         told = dict(self.scope["headers"])
         if (encoding := told.get(b"content-encoding", b"")).lower() not in (b"", b"identity"):
             message = f"the body is compressed ({encoding.decode('latin-1')}); send it as it is"
             raise Refusal("encoded", message, headers=[(b"accept-encoding", b"identity")])
-        if int(told.get(b"content-length", 0)) <= limit_bytes:
-            return
+        num_bytes = int(told.get(b"content-length", 0))
+        if num_bytes <= limit_bytes:
+            return num_bytes
         if b"expect" not in told:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout_s):
@@ -97,7 +127,8 @@ class Call:
             self._end_gone()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching, and let go of the body."""
+        self._bodies.release(self._held_bytes)
         if self._timer is not None:
             self._timer.cancel()
         if self._watch is not None:
@@ -165,8 +196,8 @@ class EndpointApp:
     `keys` gives those that are valid at the moment.
     """
 
-    def __init__(self, endpoint: Endpoint, keys: Callable[[], Keys], settings: ServerSettings) -> None:
-        self.endpoint, self._keys = endpoint, keys
+    def __init__(self, endpoint: Endpoint, keys: Callable[[], Keys], settings: ServerSettings, bodies: Bodies) -> None:
+        self.endpoint, self._keys, self._bodies = endpoint, keys, bodies
         self._body_bytes, self._timeout_s = settings.limits.body_bytes, settings.limits.timeout_s
         self._log_texts = settings.log_texts
         self._decode = msgspec.json.Decoder(endpoint.takes).decode if endpoint.takes is not None else None
@@ -175,7 +206,7 @@ class EndpointApp:
         """Answer one request."""
         state = scope["state"]
         state[PATH] = self.endpoint.path
-        call = Call(scope, receive, timeout_s=self._timeout_s)
+        call = Call(scope, receive, timeout_s=self._timeout_s, bodies=self._bodies)
         try:
             if self.endpoint.needs:
                 state["key"] = self._keys().require(self.endpoint.needs, scope["headers"])

@@ -104,9 +104,11 @@ class ServedIndex:
         with self.changing:
             try:
                 self.snapshot = change()
-            except FolderError as error:
-                _logger.warning("an index was not changed", extra={"index": self.name, "error": str(error)})
+            except (FolderError, DataError) as error:
                 message = str(error).replace(str(self.folder), self.name)  # where it lies is nobody's business
+                if isinstance(error, DataError):
+                    raise DataError(message) from error
+                _logger.warning("an index was not changed", extra={"index": self.name, "error": str(error)})
                 raise Refusal("conflict", message) from error
             self.pointer = _pointer(self.folder)
 

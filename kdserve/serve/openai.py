@@ -176,11 +176,12 @@ async def read_texts(
     """
     if isinstance(given, str):
         return [given]
-    lists = [given] if all(isinstance(item, int) for item in given) else given
+    kinds = set(map(type, given))  # one quick pass: there may be millions
+    lists = [given] if kinds == {int} else given
     require_number(len(lists), max_texts)
-    if all(isinstance(item, str) for item in lists):
-        return list(lists)  # type: ignore[arg-type]
-    if all(isinstance(item, list) for item in lists):
+    if kinds == {str}:
+        return list(given)  # type: ignore[arg-type]
+    if kinds in ({int}, {list}):
         return await model.batcher.aside(partial(_decoded, lists), call.wait)  # type: ignore[arg-type]
     raise Refusal("invalid", "input mixes texts and tokens; give all texts, or all lists of tokens", param="input")
 

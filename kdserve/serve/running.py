@@ -34,6 +34,8 @@ SWITCH_S = 0.0005
 KEEP_ALIVE_S = 75
 LINGER_S, TICK_S = 1.0, 0.02
 BACKLOG = 2048
+GARBAGE_OBJECTS = 10_000
+"""Requests leave little that counting references does not free; to look for it oftener takes a few percent."""
 GUESTS_A_TURN = 16
 """The event loop lets one guest in a turn at each door: at a single one they would wait while turns are long."""
 SO_ATTACH_FILTER = 26
@@ -152,6 +154,7 @@ def run_here(settings: ServerSettings, door: socket.socket) -> None:
     app = Application(settings)
     gc.collect()
     gc.freeze()  # or every full collection would go over the models' tables again, which takes tens of milliseconds
+    gc.set_threshold(GARBAGE_OBJECTS)
     Server(app).run([door])
     if app.send_last_spans is not None:
         app.send_last_spans()

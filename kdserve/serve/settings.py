@@ -17,7 +17,8 @@ class Limits:
     """Bounds on what one request may ask for, and on how much may wait.
 
     A request of up to `tokens` is taken whole or not at all: while `waiting_tokens` wait for its model it gets a 429.
-    What is to be translated or summarised is counted in characters.
+    What is to be translated or summarised is counted in characters. `waiting_bytes` bounds the bodies of all requests
+    under way, those of up to 64 KiB aside.
     `timeout_s` is the time from a request's arrival to its answer.
     """
 
@@ -26,6 +27,7 @@ class Limits:
     texts: int = 2048
     tokens: int = 262_144
     waiting_tokens: int = 65_536
+    waiting_bytes: int = 64_000_000
     characters: int = 20_000
     waiting_characters: int = 80_000
     hits: int = 1000
@@ -84,6 +86,7 @@ _LEAST = {
     "limits.texts": 1,
     "limits.tokens": 1,
     "limits.waiting_tokens": 1,
+    "limits.waiting_bytes": 0,
     "limits.characters": 1,
     "limits.waiting_characters": 1,
     "limits.hits": 1,

@@ -46,6 +46,19 @@ def test_limits_of_body_and_texts():
             assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
+def test_large_bodies_are_refused_while_others_hold_the_memory_for_them_and_small_ones_never():
+    limits = ["--set", "limits.body_bytes=200_000", "--set", "limits.waiting_bytes=0"]
+    with served(STATIC, *limits) as server:
+        assert embed(server, "a" * 150_000).status == 200
+        with send(server, b'{"input": "', f"Content-Length: {150_000}\r\n"):
+            until(lambda: embed(server, "a" * 100_000).status == 429)
+            answer = embed(server, "a" * 100_000)
+            assert answer.json["error"]["code"] == "overloaded"
+            assert int(answer.headers["retry-after-ms"]) == 1000
+            assert embed(server, "a" * 60_000).status == 200
+        until(lambda: embed(server, "a" * 100_000).status == 200)
+
+
 def test_over_the_bound_429_and_a_client_that_hangs_up_frees_its_place():
     limits = ["--set", "limits.waiting_tokens=1000", "--threads", "1"]
     with served("kdserve-mini", STATIC, *limits) as server:

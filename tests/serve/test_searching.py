@@ -171,6 +171,7 @@ def test_documents_are_added_updated_and_deleted(writable: ServerProcess):
     assert first()["id"] != "okapi"
     gone = writable.request("DELETE", "/documents", {"ids": ["okapi"]}, key=WRITER)
     assert (gone.status, gone.json["error"]["param"]) == (400, "ids")
+    assert gone.json["error"]["message"] == "own has no document 'okapi'; nothing was deleted"
     for documents in ([{"id": "okapi", "metadata": {"year": 1}}], [{"metadata": {"year": 1}}], []):
         refused = writable.request("PATCH", "/documents", {"documents": documents}, key=WRITER)
         assert refused.status == 400
