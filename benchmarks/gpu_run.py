@@ -72,7 +72,6 @@ def train(folder: Path, work: Path, out: Path, seconds: float = 400.0, overrides
     from kdserve.distill.students.embedder import save_student
 
     started = time.monotonic()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, and nearly every batch has its own
     work.mkdir(parents=True, exist_ok=True)
     recipe, made = open_pack(folder, overrides or [])
     print(f"opened in {time.monotonic() - started:.0f} s; {len(made.data.tokens.ids)} tokens", flush=True)

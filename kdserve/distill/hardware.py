@@ -9,8 +9,15 @@ from kdserve.errors import EncodeError
 
 
 def best_device() -> str:
-    """Return "cuda" where there is a GPU, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return "cuda" where there is a GPU, else "cpu".
+
+    On a GPU, cuDNN's attention is turned off: it plans each new shape anew, and batches of texts have many (a step of
+    training, of new shapes throughout, took 835 ms with it and 60 ms without on an H200 with torch 2.11).
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return "cuda"
 
 
 def require_device(device: str) -> str:

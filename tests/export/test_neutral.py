@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from sentence_transformers import SentenceTransformer
 
@@ -33,6 +34,9 @@ def test_languages_no_longer_lie_apart_and_the_bundle_follows(transformer: Path,
     texts = [text for text, _ in PAIRS["de"]][:20]
     expected = after.encode(texts, show_progress_bar=False)
     np.testing.assert_allclose(Encoder.load(tmp_path / "bundle").encode_document(texts), expected, atol=1e-5)
+    graph, width = onnx.load(tmp_path / "bundle" / "model.onnx").graph, before.dim
+    stored = {tensor.name: list(tensor.dims) for tensor in graph.initializer if tensor.name.startswith("dense")}
+    assert list(stored.values()) == [[width, 3], [3, width]]  # not the whole matrix
 
 
 def test_too_few_pairs_and_too_many_directions_are_refused(static: Path, tmp_path: Path):

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, processors
 from torch import Tensor
@@ -29,7 +30,7 @@ def adopt_vocabulary(
     """Return the teacher's tokenizer with our special tokens and its `size` - 4 most frequent pieces in these texts.
 
     Single characters of the texts come before all else. A text whose pieces all stay is cut as the teacher cuts it,
-    without the characters that nobody sees.
+    without the characters that nobody sees. Scores have the digits of single precision, as SentencePiece stores them.
 
     Raises:
         RecipeError: the teacher's vocabulary is no Unigram model.
@@ -48,7 +49,9 @@ def adopt_vocabulary(
         raise DataError(f"the texts hold only {most} of the teacher's tokens; set vocabulary.size to {most} or less")
     found.sort(key=lambda piece: (len(piece) > 1, -counts[piece], piece))
     kept = sorted(found[:wanted], key=lambda piece: (-pieces[piece], piece))
-    spec["model"]["vocab"] = [[token, 0.0] for token in SPECIAL_TOKENS] + [[piece, pieces[piece]] for piece in kept]
+    spec["model"]["vocab"] = [[token, 0.0] for token in SPECIAL_TOKENS] + [
+        [piece, _single(pieces[piece])] for piece in kept
+    ]
     spec["model"]["unk_id"] = UNK
     spec["normalizer"] = without_invisible(spec["normalizer"])
     adopted = Tokenizer.from_str(json.dumps({**spec, "added_tokens": [], "post_processor": None}))
@@ -74,6 +77,11 @@ def adopted_table(tokenizer: Tokenizer, teacher: Teacher) -> Tensor:
     table_VW = torch.cat([torch.zeros(len(SPECIAL_TOKENS), rows.shape[1]), rows[[numbers[name] for name, _ in names]]])
     copy_special_rows(table_VW, teacher)
     return table_VW
+
+
+def _single(score: float) -> float:
+    """Return the number of fewest digits that is the same in single precision: eight letters a piece less to store."""
+    return float(str(np.float32(score)))
 
 
 def _count_tokens(tokenizer: Tokenizer, texts: Sequence[str], progress: Progress) -> Counter[str]:

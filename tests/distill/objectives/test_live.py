@@ -93,6 +93,10 @@ def test_text_whose_pieces_stay_is_cut_as_the_teacher_cuts_it_and_has_its_rows(t
     adopted = adopt_vocabulary(teacher.body_tokenizer, texts, 330)
     assert adopted.get_vocab_size() == 330
     assert [adopted.id_to_token(number) for number in range(4)] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    scores = dict(json.loads(teacher.body_tokenizer.to_str())["model"]["vocab"])
+    for piece, score in json.loads(adopted.to_str())["model"]["vocab"][4:]:
+        assert np.float32(score) == np.float32(scores[piece])
+        assert len(str(score)) <= 12  # the digits of single precision alone
     table, known = adopted_table(adopted, teacher), adopted.get_vocab()
     rows = teacher.body.get_input_embeddings().weight.detach()
     kept = 0
