@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from unicodedata import normalize
 
 from kdserve.cli.console import say
 from kdserve.errors import DataError
@@ -17,17 +19,35 @@ REPEATS_LOOKED_AT = 32
 Some = TypeVar("Some", bound="Document | NewMetadata")
 
 
-def open_source(texts: Path, format: Format | None, text_column: str, id_column: str, numbers: str) -> Source:
-    """Describe a file, a folder or stdin, as the options say."""
+def open_source(
+    texts: Path, format: Format | None, text_column: str, id_column: str, numbers: str, fields: str | None = None
+) -> Source:
+    """Describe a file, a folder or stdin, as the options say; `fields` None keeps all."""
     from kdserve.search import Columns, Source, format_of
 
-    named = frozenset(filter(None, (name.strip() for name in numbers.split(","))))
-    source = Source(
-        path=texts, format=format or format_of(texts), columns=Columns(text=text_column, id=id_column, numbers=named)
-    )
-    if source.columns != Columns() and source.files()[0] in ("txt", "folder"):
-        raise DataError(f"{texts} is plain text without columns; leave out --text-column, --id-column and --numbers")
+    kept = None if fields is None else _names(fields)
+    columns = Columns(text=text_column, id=id_column, numbers=_names(numbers), fields=kept)
+    source = Source(path=texts, format=format or format_of(texts), columns=columns)
+    if kept is not None and (dropped := columns.numbers - kept):
+        raise DataError(f"--numbers names {min(dropped)!r}, which --fields does not keep; name it in both or in none")
+    if columns != Columns() and (found := source.files()[0]) in ("txt", "folder"):
+        if found == "txt" or replace(columns, fields=None) != Columns():
+            options = "--text-column, --id-column, --numbers and --fields"
+            raise DataError(f"{texts} is plain text without columns; leave out {options}")
+        refuse_unknown_fields(source)
     return source
+
+
+def _names(given: str) -> frozenset[str]:
+    return frozenset(filter(None, (normalize("NFC", name.strip()) for name in given.split(","))))
+
+
+def refuse_unknown_fields(source: Source) -> None:
+    """Raise DataError where a folder of texts shall keep a field that none of its files can have."""
+    from kdserve.search.documents.readers import TITLE
+
+    if unknown := (source.columns.fields or frozenset()) - {TITLE}:
+        raise DataError(f"the files of {source.path} have no field {min(unknown)!r} to keep, only {TITLE!r}")
 
 
 def with_languages(documents: Iterator[Some], languages_by: str) -> Iterator[Some]:

@@ -13,7 +13,7 @@ import typer
 from kdserve.cli import mine, search, sync
 from kdserve.cli.console import print_json, progress_bars, say
 from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, refuse_repeats, report_skipped, with_languages
-from kdserve.cli.options import Device, Threads
+from kdserve.cli.options import Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
 
@@ -82,6 +82,7 @@ def build(
     text_column: TextColumn = "text",
     id_column: IdColumn = "id",
     numbers: Numbers = "",
+    fields: Fields = None,
     languages_by: LanguagesBy = "",
     threads: Threads = None,
     device: Device = "cpu",
@@ -90,7 +91,7 @@ def build(
     from kdserve.loading import open_model
     from kdserve.search import BuildOptions, Retriever, resume_key
 
-    source = open_source(texts, format, text_column, id_column, numbers)
+    source = open_source(texts, format, text_column, id_column, numbers, fields)
     open_here = partial(open_model, device=device, num_threads=threads)
     encoder = open_here(bundle)
     query_encoder = open_here(queries_by) if queries_by else None
@@ -132,6 +133,7 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
         text_column: TextColumn = "text",
         id_column: IdColumn = "id",
         numbers: Numbers = "",
+        fields: Fields = None,
         languages_by: LanguagesBy = "",
         threads: Threads = None,
         device: Device = "cpu",
@@ -139,7 +141,7 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
             bool, typer.Option("--allow-repeats", help="Add texts without ids though the index has them.")
         ] = False,
     ) -> None:
-        source = open_source(texts, format, text_column, id_column, numbers)
+        source = open_source(texts, format, text_column, id_column, numbers, fields)
         retriever = open_retriever(folder, bundle, device=device, threads=threads)
         with progress_bars() as progress:
             total = source.count()

@@ -7,4 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the model; default: all there are.")]
+Fields = Annotated[
+    str | None,
+    typer.Option(help="Fields to keep beside text, id and language: title,year; '' keeps none. Default: all."),
+]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the model runs.")]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdserve.cli.console import needs_extra, progress_bars, say
-from kdserve.cli.documents import report_skipped, with_languages
-from kdserve.cli.options import Device, Threads
+from kdserve.cli.documents import open_source, report_skipped, with_languages
+from kdserve.cli.options import Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.errors import KdserveError
 
@@ -27,6 +27,7 @@ def sync(
     folder: Annotated[Path, typer.Argument(help="An index folder.")],
     texts: Annotated[Path, typer.Argument(help="The folder that the index shall follow.")],
     watch: Annotated[bool, typer.Option("--watch", help="Go on, and follow every change until Ctrl-C.")] = False,
+    fields: Fields = None,
     languages_by: Annotated[str, typer.Option(help="A classifier that names languages, like kdserve-langid.")] = "",
     bundle: OtherBundle = "",
     threads: Threads = None,
@@ -36,10 +37,8 @@ def sync(
 
     Documents that came another way stay. Files that cannot be read are told, and keep the document that they had.
     """
-    from kdserve.search import Source
-
     retriever = open_retriever(folder, bundle, device=device, threads=threads)
-    source = Source(path=texts, format="folder")
+    source = open_source(texts, "folder", "text", "id", "", fields)
     _sync(retriever, source, languages_by)
     if not watch:
         return

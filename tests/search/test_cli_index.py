@@ -155,6 +155,20 @@ def test_the_same_build_again_finds_it_done_and_another_is_refused(tmp_path, run
         run("index", "build", texts, "--out", tmp_path / "index")
 
 
+def test_an_index_keeps_the_fields_that_are_named(tmp_path, run, texts):
+    run("index", "build", texts, "--out", tmp_path / "none", "--fields", "")
+    assert json.loads(run("index", "info", tmp_path / "none", "--json"))["field_types"] == {}
+    (tmp_path / "more.csv").write_text("id,text,year,colour\nz,green pears,1999,green\n")
+    run("index", "add", tmp_path / "none", tmp_path / "more.csv", "--fields", "colour")
+    assert json.loads(run("index", "info", tmp_path / "none", "--json"))["field_types"].keys() == {"colour"}
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.md").write_text("# Pears\nThey are green.")
+    run("index", "sync", tmp_path / "none", notes, "--fields", "title")
+    found = json.loads(run("search", tmp_path / "none", "pears", "--where", 'title == "Pears"', "--json"))
+    assert [hit["id"] for hit in found["hits"]] == ["a.md"]
+
+
 def test_new_metadata_needs_no_text(tmp_path, run, texts):
     run("index", "build", texts, "--out", tmp_path / "index")
     (tmp_path / "new.csv").write_text("id,year\na,1980\n")
@@ -177,12 +191,20 @@ def test_new_metadata_needs_no_text(tmp_path, run, texts):
         (["index", "build", "{texts}", "--out", "a" * 300], "cannot be written .File name too long"),
         (["search", "a" * 300, "x"], "cannot be read .File name too long"),
         (["index", "build", "-", "--out", "new", "--numbers", "year"], "plain text without columns"),
+        (["index", "build", "-", "--out", "new", "--fields", "year"], "plain text without columns"),
+        (
+            ["index", "build", "{texts}", "--out", "new", "--numbers", "year", "--fields", "tag"],
+            "--fields does not keep",
+        ),
+        (["index", "build", "notes", "--out", "new", "--fields", "year"], "have no field 'year' to keep, only 'title'"),
         (["mine", "-", "-"], "only one side can come through standard input"),
     ],
 )
 def test_what_is_in_the_wrong_place_is_one_clear_line(tmp_path, run, texts, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     run("index", "build", texts, "--out", "index")
+    Path("notes").mkdir()
+    Path("notes", "a.txt").write_text("pears")
     with pytest.raises((DataError, FolderError), match=message) as caught:
         run(*[one.format(texts=texts, index="index") for one in arguments])
     assert "\n" not in str(caught.value)

@@ -37,6 +37,8 @@ SUFFIXES: Mapping[str, Format] = {
     ".txt": "txt", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"
 }  # fmt: skip
 WHOLE_TEXTS = (".txt", ".md", ".rst")
+TITLE = "title"
+"""The one field of a file of a folder."""
 HEADING = re.compile(r"\s*(?:#+\s+(?P<title>.+)|(?:[=~*-]{3,}\n)?(?P<rst>\S.*)\n[=~*-]{3,}\s*(?:\n|$))")
 """The first line of Markdown or reStructuredText, where it is one."""
 _logger = logging.getLogger("kdserve")
@@ -143,7 +145,7 @@ class Source:
             self.skipped["blank" if found.text else "empty"] += 1
             self.blank.add(name)
             return []
-        metadata = {"title": found.title} if found.title else {}
+        metadata = self.columns.kept({TITLE: found.title} if found.title else {})
         return [Document(text=found.text, id=name, language=found.language, metadata=metadata)]
 
     def files(self) -> tuple[Format, list[Path]]:
@@ -175,7 +177,9 @@ def resume_key(source: Source, *settings: str) -> str:
     if not all(file.is_file() for file in files):
         return ""
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    columns = (source.columns.text, source.columns.id, sorted(source.columns.numbers))
+    chosen = source.columns
+    fields = [] if chosen.fields is None else [sorted(chosen.fields)]
+    columns = (chosen.text, chosen.id, sorted(chosen.numbers), *fields)
     return hashlib.sha256(repr((known, format, columns, settings)).encode()).hexdigest()
 
 

@@ -20,11 +20,19 @@ DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """Which column of a table is what. The cells of `numbers` are read as numbers, all others as they are."""
+    """Which column of a table is what. The cells of `numbers` are read as numbers, all others as they are.
+
+    `fields` are those to keep beside text, id and language; None keeps all.
+    """
 
     text: str = TEXT
     id: str = ID
     numbers: frozenset[str] = frozenset()
+    fields: frozenset[str] | None = None
+
+    def kept(self, metadata: Record) -> Record:
+        """The fields of a document that are to be kept."""
+        return {name: value for name, value in metadata.items() if self.fields is None or name in self.fields}
 
 
 def documents_from(
@@ -33,9 +41,9 @@ def documents_from(
     """Turn numbered records into documents; with `update`, those without a text into new metadata for an id.
 
     Raises:
-        DataError: what is wrong with a record, and where; a column of numbers that no record has.
+        DataError: what is wrong with a record, and where; a column of numbers, or to keep, that no record has.
     """
-    unseen = set(columns.numbers)
+    unseen = set(columns.numbers | (columns.fields or frozenset()))
     number = 0
     for number, record in records:
         unseen -= record.keys()
@@ -46,7 +54,9 @@ def documents_from(
         if isinstance(nested := record.get(METADATA), dict):
             unseen -= nested.keys()
     if unseen and number:
-        raise DataError(f"{show(path)} has no column {min(unseen)!r} to read as numbers; check --numbers")
+        name = min(unseen)
+        wanted = "to read as numbers; check --numbers" if name in columns.numbers else "to keep; check --fields"
+        raise DataError(f"{show(path)} has no column {name!r} {wanted}")
 
 
 def _document(given: Record, columns: Columns, *, update: bool) -> Document | NewMetadata:
@@ -70,7 +80,7 @@ def _document(given: Record, columns: Columns, *, update: bool) -> Document | Ne
     languages = [record.pop(name, None) or None for name in LANGUAGE_NAMES]
     if None not in languages and languages[0] != languages[1]:
         raise DataError(f"lang is {languages[0]!r} and language is {languages[1]!r}, which are the same; leave one out")
-    language, metadata = languages[0] or languages[1], {**record, **nested}
+    language, metadata = languages[0] or languages[1], columns.kept({**record, **nested})
     if only_metadata:
         return NewMetadata(id=id_, language=language, metadata=metadata)
     return Document(text=text, id=id_, language=language, metadata=metadata)

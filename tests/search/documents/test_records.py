@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+from dataclasses import replace
 
 import pytest
 from document_files import read, written
@@ -45,6 +46,19 @@ def test_numbers_are_read_as_everybody_writes_them(tmp_path, cell, number):
 def test_what_only_python_takes_for_a_number_is_none(tmp_path, cell):
     with pytest.raises(DataError, match=r"line 2: .*'n'"):
         read(written(tmp_path, "a.tsv", f"text\tn\nx\t{cell}\n"), numbers=frozenset({"n"}))
+
+
+def test_of_the_other_fields_those_that_are_named_are_kept(tmp_path):
+    path = written(tmp_path, "a.jsonl", '{"text": "x", "id": 1, "lang": "de", "a": 1, "b": 2, "metadata": {"c": 3}}\n')
+    kept = Document(text="x", id=1, language="de")
+    assert read(path, fields=frozenset({"a", "c"})) == [replace(kept, metadata={"a": 1, "c": 3})]
+    assert read(path, fields=frozenset()) == [kept]
+    assert read(path) == [replace(kept, metadata={"a": 1, "b": 2, "c": 3})]
+
+
+def test_a_field_to_keep_that_no_record_has_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no column 'yeer' to keep; check --fields"):
+        read(written(tmp_path, "a.tsv", "text\tyear\nx\t3\n"), fields=frozenset({"year", "yeer"}))
 
 
 def test_a_column_of_numbers_that_is_not_there_is_an_error(tmp_path):
