@@ -100,11 +100,8 @@ def unpack(work: Path, language: str) -> list[Path]:
 
 
 def read_page(name: str, language: str, path: Path) -> dict[str, str]:
-    """The page as plain text without its head and foot, and its summary."""
-    source = subprocess.run(["gzip", "-dc", path], check=True, capture_output=True).stdout
-    shown = subprocess.run(["mandoc", "-T", "utf8", "-O", "width=120"], input=source, capture_output=True, check=False)
-    lines = BOLD.sub("", shown.stdout.decode(errors="replace")).strip().splitlines()[1:-1]
-    text = "\n".join(line.strip() for line in lines).strip()
+    """The beginning of a page, and its summary."""
+    text = plain_text(path)
     first_section = re.split(r"\n\s*\n", text, maxsplit=1)[0].split("\n", 1)
     summary = SUMMARY.match(first_section[-1])
     return {
@@ -113,6 +110,14 @@ def read_page(name: str, language: str, path: Path) -> dict[str, str]:
         "text": text[:PAGE_CHARACTERS],
         "summary": " ".join(summary[1].split()) if summary else "",
     }
+
+
+def plain_text(path: Path) -> str:
+    """A page without its head and foot."""
+    source = subprocess.run(["gzip", "-dc", path], check=True, capture_output=True).stdout
+    shown = subprocess.run(["mandoc", "-T", "utf8", "-O", "width=120"], input=source, capture_output=True, check=False)
+    lines = BOLD.sub("", shown.stdout.decode(errors="replace")).strip().splitlines()[1:-1]
+    return "\n".join(line.strip() for line in lines).strip()
 
 
 def measure(model: str, pages: Sequence[Page], folder: Path) -> dict[str, object]:
