@@ -2,9 +2,11 @@
 memory, bit-identity over batch sizes, loops and empties, beside CTranslate2 on the same weights where it reads them.
 
     python benchmarks/translation.py BUNDLE LINES.txt [--pairs PAIRS.tsv] [--fp32 BUNDLE] [--student FOLDER]
+        [--outputs NAME=FILE.txt]
 
-`LINES.txt` has a source a line. With `--pairs` quality is measured too, and with `--fp32`, the same student's bundle in
-float32, what int8 lost. `--student` is the transformers folder (Marian, BART, M2M100 or T5, with one tokenizer.json),
+`LINES.txt` has a source a line. With `--pairs` quality is measured too, by domain and language, greedily and with four
+beams, and with `--fp32`, the same student's bundle in float32, what int8 lost; `--outputs` are what others wrote for
+the pairs, a line each. `--student` is the transformers folder (Marian, BART, M2M100 or T5, with one tokenizer.json),
 for CTranslate2 (pip install ctranslate2; 4.8 wants the names of transformers 4 in config.json: normalize_before,
 normalize_embedding, add_final_layer_norm) in int8 on the same source tokens. One thread each, in turns; medians.
 """
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,12 @@ def main() -> None:
     }
     table = _table(data, arguments)
     print(table.markdown())
-    write_record("translation", data, table=table, machine=describe_machine())
+    name = translator.settings.name
+    write_record(f"translation-{name}", data, table=table, machine=describe_machine())
+    if data["quality"]:
+        for theme, own in (("translation-quality", _means(data["quality"])), ("translation-languages", _rows(data))):
+            print(own.markdown())
+            write_record(f"{theme}-{name}", {}, table=own, machine=describe_machine())
 
 
 def _arguments() -> argparse.Namespace:
@@ -77,6 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--fp32")
     parser.add_argument("--student", type=Path)
+    parser.add_argument("--outputs", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()
 
@@ -142,19 +151,50 @@ def _is_same_in_batches(translator: Translator, ids: Ids) -> bool:
 
 
 def _quality(arguments: argparse.Namespace) -> dict[str, Any]:
+    """By contender, a row for each domain and language."""
     if not arguments.pairs:
         return {}
     pairs = read_pairs(arguments.pairs)
-    figures = {}
-    for name, bundle in (("bundle", arguments.bundle), ("fp32", arguments.fp32)):
-        if bundle:
-            translator = Translator.load(bundle, num_threads=1)
-            target = next(iter(translator.targets), "")
-            rows = measure_writing(translator.translate, pairs, target=target)
-            figures[name] = [
-                {"domain": row.domain, "language": row.language, "bleu": row.bleu, "chrf": row.chrf} for row in rows
-            ]
-    return figures
+    own = Translator.load(arguments.bundle, num_threads=1)
+    writers: dict[str, Callable[[Sequence[str]], Sequence[str]]] = {
+        "greedy": own.translate,
+        "4 beams": lambda texts: own.translate(texts, num_beams=4),
+    }
+    if arguments.fp32:
+        writers["greedy, fp32"] = Translator.load(arguments.fp32, num_threads=1).translate
+    for name, _, file in (value.partition("=") for value in arguments.outputs):
+        written = iter(Path(file).read_text(encoding="utf-8").splitlines())
+        writers[name] = lambda texts, written=written: [next(written) for _ in texts]
+    target = next(iter(own.targets), "")
+    figures = {name: measure_writing(write, pairs, target=target) for name, write in writers.items()}
+    return {name: [asdict(row) for row in rows] for name, rows in figures.items()}
+
+
+def _means(quality: dict[str, Any]) -> Table:
+    """Of each contender and domain chrF and BLEU, mean over languages, and what went wrong."""
+    rows = []
+    for name, figures in quality.items():
+        for domain in dict.fromkeys(row["domain"] for row in figures):
+            own = [row for row in figures if row["domain"] == domain]
+            chrf, bleu = (f"{statistics.fmean(row[key] for row in own):.1f}" for key in ("chrf", "bleu"))
+            chinese = next((f"{row['chrf']:.1f}" for row in own if row["language"] == "zh"), "–")
+            lost, numbers = (sum(row[key] for row in own) for key in ("numbers_lost", "num_numbers"))
+            circles = sum(row["circles"] * row["num_pairs"] for row in own) / sum(row["num_pairs"] for row in own)
+            what = f"{name}, {domain}, {len(own)} languages"
+            rows.append([what, chrf, bleu, chinese, f"{circles:.2%}", f"{lost} of {numbers}"])
+    signatures = next(iter(quality.values()))[0]["signatures"].values()
+    columns = ["", "chrF", "BLEU", "chrF, zh", "circles", "numbers lost"]
+    return Table(columns=columns, rows=rows, note=f"Means over languages. {'; '.join(signatures)}.")
+
+
+def _rows(data: dict[str, Any]) -> Table:
+    """Of the bundle, greedily, chrF and BLEU by language."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in data["quality"]["greedy"]:
+        cells.setdefault(row["language"], {})[row["domain"]] = f"{row['chrf']:.1f} / {row['bleu']:.1f}"
+    domains = list(dict.fromkeys(row["domain"] for row in data["quality"]["greedy"]))
+    rows = [[language, *(own.get(domain, "–") for domain in domains)] for language, own in cells.items()]
+    return Table(columns=["", *domains], rows=rows, note="chrF / BLEU, greedily.")
 
 
 def _table(data: dict[str, Any], arguments: argparse.Namespace) -> Table:
@@ -175,9 +215,6 @@ def _table(data: dict[str, Any], arguments: argparse.Namespace) -> Table:
         [f"empty outputs of {data['num_lines']} lines", str(data["empty"]), *blank],
         ["outputs that go in circles", str(data["circles"]), *blank],
     ]
-    for name, own in data["quality"].items():
-        chrf = statistics.fmean(row["chrf"] for row in own)
-        rows.append([f"chrF, {name}, mean of {len(own)} languages", f"{chrf:.1f}", *blank])
     note = f"One thread, in turns, median of {arguments.rounds} rounds; load average {describe_machine().load_average}."
     return Table(columns=["", *speeds], rows=rows, note=note)
 

@@ -26,6 +26,7 @@ from kdserve.manifest import hash_file, staged_folder, write_manifest
 from kdserve.model_settings import SequenceStudentSettings
 
 MOST_SOURCE, MOST_TARGET = 128, 96
+NO_REPEAT = 4
 
 
 def main() -> None:
@@ -56,6 +57,7 @@ def main() -> None:
         table = model.encoder.embeddings.word_embeddings
         table.weight = torch.nn.Parameter(table.weight[torch.from_numpy(rows)])
         model.config.encoder.vocab_size = model.encoder.config.vocab_size = len(rows)
+    model.generation_config.no_repeat_ngram_size = NO_REPEAT
     languages = set(read_arrays(pack / "pairs.npz.xz")["languages"].tolist()) - set(arguments.without)
     with staged_folder(arguments.out) as folder:
         model.to(torch.float32).save_pretrained(folder)

@@ -1,0 +1,54 @@
+"""The translator that ships is what its card says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from kdserve import Translator, samples
+from kdserve.cli import app
+from kdserve.evaluate.writing import corpus_chrf
+from kdserve.runtime import published_names
+from kdserve.runtime.published import find_bundle
+
+CARD = Path(__file__).parents[1] / "models" / "kdserve-gist" / "README.md"
+SURE = ("de", "fr", "es", "it", "pt", "nl", "ru")
+
+
+def test_kdserve_gist_is_published_among_translators_alone():
+    assert published_names("translator") == ["kdserve-gist"]
+    assert "kdserve-gist" not in published_names()
+
+
+def test_kdserve_gist_is_small_and_reads_the_languages_of_its_card():
+    folder = find_bundle("kdserve-gist", kind="translator")
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 45_000_000
+    settings = Translator.load("kdserve-gist").settings
+    (row,) = re.findall(r"^\| reads \| ([a-z ]+); weak \(.*\): ([a-z ]+) \|$", CARD.read_text("utf-8"), re.MULTILINE)
+    assert (settings.languages, settings.weak_languages) == tuple(tuple(codes.split()) for codes in row)
+
+
+def test_kdserve_gist_reads_its_sources():
+    translator, corpus = Translator.load("kdserve-gist", num_threads=2), samples.parallel()
+    for language in SURE:
+        sources, references = corpus[language][::4], corpus["en"][::4]
+        outputs = translator.translate(sources)
+        own, others = (corpus_chrf(outputs, rows) for rows in (references, [*references[1:], references[0]]))
+        assert own > 30, language
+        assert own > 1.8 * others, language
+
+
+def test_kdserve_gist_gives_one_output_a_text():
+    translator, corpus = Translator.load("kdserve-gist", num_threads=2), samples.parallel()
+    texts = [text for language in translator.settings.languages for text in corpus.get(language, [])[::40]]
+    together = translator.translate(texts)
+    assert translator.translate(texts[::-1])[::-1] == together
+    assert [translator.translate([text])[0] for text in texts[::5]] == together[::5]
+
+
+def test_kdserve_gist_is_found_by_its_name_on_the_command_line(tmp_path: Path):
+    (tmp_path / "lines.txt").write_text("Wo ist der Bahnhof?\n", encoding="utf-8")
+    run = CliRunner().invoke(app, ["translate", "kdserve-gist", str(tmp_path / "lines.txt")], catch_exceptions=False)
+    assert run.stdout.strip().lower().startswith("where")
