@@ -36,7 +36,7 @@ def greedy(
         at_limit = limits_B[rows] == step + 1
         if rules.forced_end_id is not None:
             tokens = np.where(at_limit, rules.forced_end_id, tokens)
-        has_ended = np.isin(tokens, ends)
+        has_ended = (tokens[:, None] == ends).any(axis=1)
         written[rows, step + 1] = tokens
         lengths[rows] = step + 1 - has_ended
         for row in rows[at_limit & ~has_ended].tolist():
