@@ -25,9 +25,12 @@ def test_kdserve_gist_is_published_among_translators_alone():
 def test_kdserve_gist_is_small_and_reads_the_languages_of_its_card():
     folder = find_bundle("kdserve-gist", kind="translator")
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 45_000_000
-    settings = Translator.load("kdserve-gist").settings
+    translator = Translator.load("kdserve-gist")
+    settings = translator.settings
     (row,) = re.findall(r"^\| reads \| ([a-z ]+); weak \(.*\): ([a-z ]+) \|$", CARD.read_text("utf-8"), re.MULTILINE)
     assert (settings.languages, settings.weak_languages) == tuple(tuple(codes.split()) for codes in row)
+    assert translator.languages == (*settings.languages, *settings.weak_languages)
+    assert len(translator.translate(["어디에 있어요?"], source=settings.weak_languages[0])) == 1
 
 
 def test_kdserve_gist_reads_its_sources():

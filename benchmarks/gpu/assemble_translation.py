@@ -58,7 +58,8 @@ def main() -> None:
         table.weight = torch.nn.Parameter(table.weight[torch.from_numpy(rows)])
         model.config.encoder.vocab_size = model.encoder.config.vocab_size = len(rows)
     model.generation_config.no_repeat_ngram_size = NO_REPEAT
-    languages = set(read_arrays(pack / "pairs.npz.xz")["languages"].tolist()) - set(arguments.without)
+    languages = set(read_arrays(pack / "pairs.npz.xz")["languages"].tolist())
+    languages -= {*arguments.without, *arguments.weak}
     with staged_folder(arguments.out) as folder:
         model.to(torch.float32).save_pretrained(folder)
         for side, tokenizer in (("source", source), ("target", read_tokenizer(pack / "target.json.xz"))):

@@ -50,7 +50,7 @@ def export_translator(
     with staged_folder(out) as folder:
         student = read_sequence_student(student_folder, plain=plain)
         target = next(iter(student.settings.targets), "")
-        judged = pairs or sample_pairs(student.settings.languages, target)
+        judged = pairs or sample_pairs((*student.settings.languages, *student.settings.weak_languages), target)
         aside = folder / "fp32"
         aside.mkdir()
         reference = _write(student, PRECISIONS["fp32"], aside, progress)

@@ -8,11 +8,15 @@ from kdserve.runtime.sequence.settings import TranslatorSettings
 
 def translator_card(settings: TranslatorSettings, report: WritingReport, *, size_bytes: int) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
-    codes = dict.fromkeys((*settings.languages, *settings.targets))
+    codes = dict.fromkeys((*settings.languages, *settings.weak_languages, *settings.targets))
     front = "language:\n" + "".join(f"- {code}\n" for code in codes) if codes else ""
     translates = settings.task == "translate"
     into = f" into {', '.join(settings.targets)}" if settings.targets else ""
-    what = f"Translates {', '.join(settings.languages)}{into}" if translates else "Writes one-line summaries"
+    what = (
+        f"Translates {', '.join((*settings.languages, *settings.weak_languages))}{into}"
+        if translates
+        else "Writes one-line summaries"
+    )
     weak = f"Weak languages, below the others in quality: {', '.join(settings.weak_languages)}.\n\n"
     return f"""---
 library_name: kdserve

@@ -96,8 +96,8 @@ class Translator:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """ISO codes of the languages that are read."""
-        return self.settings.languages
+        """ISO codes of the languages that are read, the weak ones behind the others."""
+        return *self.settings.languages, *self.settings.weak_languages
 
     @property
     def targets(self) -> tuple[str, ...]:
