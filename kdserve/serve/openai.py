@@ -26,11 +26,12 @@ Width = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Texts, or texts as cl100k tokens. Beyond OpenAI's own: `truncate` and `input_type`."""
+    """Texts, or texts as cl100k tokens; vectors come as numbers unless told otherwise. Beyond OpenAI's own: `truncate`
+    and `input_type`."""
 
     input: Given
     model: str
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Width | None = None
     user: str | None = None
     truncate: bool = True
@@ -213,7 +214,7 @@ def _decoded(lists: Sequence[Sequence[int]]) -> list[str]:
         ) from error
 
 
-async def _written(rows: Rows, is_cut: Sequence[bool], form: Literal["float", "base64"]) -> list[msgspec.Raw]:
+async def _written(rows: Rows, is_cut: Sequence[bool], form: Literal["float", "base64"] | None) -> list[msgspec.Raw]:
     """Write the items of a reply as JSON. Others have their turn between: the numbers of 2,048 vectors take a while."""
     items = []
     for n, row in enumerate(rows):

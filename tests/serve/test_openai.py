@@ -28,7 +28,7 @@ def embed(server: ServerProcess, given: object, **more: object) -> Answer:
     return server.post("/v1/embeddings", {"input": given, "model": "tiny-static", **more})
 
 
-@pytest.mark.parametrize("form", ["float", "base64"])
+@pytest.mark.parametrize("form", ["float", "base64", None])
 @pytest.mark.parametrize("name", ["static", "transformer"])
 def test_vectors_are_those_of_the_encoder_bit_for_bit(server: ServerProcess, name: str, form: str):
     encoder = Encoder.load(BUNDLES / name)
