@@ -2,6 +2,7 @@
 
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,12 @@ from trigrams import TrigramEmbedder
 
 from kdserve import samples
 from kdserve.errors import DataError
+from kdserve.runtime import Encoder
 from kdserve.search import BuildOptions, Document, Retriever, describe, verify_index
+from kdserve.search.documents.embedding import embed_chunk
 from kdserve.search.documents.passages import split_text
+
+BUNDLES = Path(__file__).parents[2] / "runtime" / "bundles"
 
 
 def count_tokens(texts):
@@ -53,6 +58,31 @@ def test_text_without_spaces_is_split_too():
     spans = split_text(text, count_tokens, 40)
     assert max(count_tokens([text[start:end] for start, end in spans])) <= 40
     assert len(spans) > 5
+
+
+def test_a_text_that_fits_as_a_whole_stays_whole_whatever_its_words_take_apart():
+    def count_pairs(texts):
+        return [2 + len(text) // 2 if " " in text else 2 + len(text) for text in texts]
+
+    assert split_text("four " * 10, count_pairs, 30) == [(0, 50)]
+    assert len(split_text("four " * 20, count_pairs, 30)) > 1
+
+
+@pytest.mark.parametrize("name", ["static", "transformer"])
+def test_passages_have_the_vectors_that_they_have_by_themselves(name, monkeypatch):
+    monkeypatch.setattr("kdserve.search.documents.embedding.PASSAGES_AT_ONCE", 3)
+    encoder = Encoder.load(BUNDLES / name)
+    documents = [Document(text=text) for text in (LONG, "a slow night train", LONG[300:900])]
+    found = embed_chunk(documents, encoder, window=32)
+    passages = [d.text[start:end] for d, spans in zip(documents, found.spans, strict=True) for start, end in spans]
+    assert len(passages) > 20
+    assert found.vectors.tobytes() == encoder.encode_document(passages).tobytes()
+
+
+def test_passages_that_are_cut_are_reported(caplog):
+    encoder = Encoder.load(BUNDLES / "static")
+    embed_chunk([Document(text="\U000f1234" * 64)], encoder, window=encoder.max_tokens)
+    assert f"passages were cut at {encoder.max_tokens} tokens" in caplog.text
 
 
 @settings(max_examples=80, deadline=None)
