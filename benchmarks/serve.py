@@ -35,7 +35,7 @@ from kdserve.samples import parallel
 HERE = Path(__file__).parent
 BUNDLES = ("kdserve-static", "kdserve-mini")
 CAPACITY_SHARE, OVERLOAD = 0.8, 10
-WAITING = {"kdserve-mini": 8192}
+WAITING = {"kdserve-mini": 4096}
 
 
 @dataclass

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -74,7 +75,10 @@ class Server(uvicorn.Server):
         await super().startup([*doors, *beside])
         for one in beside:  # the loop holds a copy of its own
             one.close()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        loop, family = asyncio.get_running_loop(), multiprocessing.parent_process()
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if family is not None:
+            loop.add_reader(family.sentinel, self._outlive, family.sentinel)
         for one in doors:
             host, port = one.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -98,6 +102,12 @@ class Server(uvicorn.Server):
             await asyncio.sleep(TICK_S)
         await super().shutdown(sockets)
         _logger.info("stopped", extra={"pid": os.getpid()})
+
+    def _outlive(self, sentinel: int) -> None:
+        """Stop in order: whoever started and would stop this process is gone, and its address is to be free again."""
+        asyncio.get_running_loop().remove_reader(sentinel)
+        _logger.error("the process that watches this one is gone; it stops too", extra={"pid": os.getpid()})
+        self.handle_exit(signal.SIGTERM, None)
 
     def _reload(self) -> None:
         task = asyncio.get_running_loop().create_task(self._app.reload())

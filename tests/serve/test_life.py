@@ -203,6 +203,17 @@ def test_several_processes_answer_together_count_together_and_end_together():
         assert server.stop() == 0
 
 
+def test_several_processes_end_too_where_the_one_that_watches_them_is_killed():
+    with served(STATIC, "--processes", "2") as server:
+        server.wait_for("ready")
+        server.process.kill()
+        assert {server.wait_for("stopped")["pid"] for _ in range(2)} == {
+            line["pid"] for line in server.log if line["message"] == "ready"
+        }
+        with socket.create_server(("127.0.0.1", server.port)):
+            pass
+
+
 def test_what_cannot_start_says_why_in_one_line(tmp_path: Path):
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "kdserve.cli", "serve", *map(str, arguments)]
