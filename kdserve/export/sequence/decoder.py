@@ -29,7 +29,7 @@ def decoder_graph(
     In: `tokens` (B,), `source_mask` (B, S) int32, `num_best` (1,) int64, and for each layer i `past.i.key` and `.value`
     (B, A, T, W), `source.i.key` and `.value` (B, A, S, W). Out: `best_ids` and `best_scores` (B, K), of the logits;
     `likely_ids` and `likely_log_probs` likewise, of their log-softmax; `present.i.key` and `.value` (B, A, T + 1, W).
-    Run for the first pair or for the second alone, a step costs as much as that one does.
+    Both pairs are computed, whichever is asked for.
     """
     return _Step(weights, arithmetic, table_bits).write(never)
 

@@ -28,9 +28,14 @@ def forbidden(written_BT: Ids, rules: Generation) -> list[frozenset[int]]:
     size = rules.no_repeat_ngram
     if not size or length < size:
         return [always] * num_rows
-    windows = np.lib.stride_tricks.sliding_window_view(written_BT, size, axis=1)
-    repeats = (windows[:, :, :-1] == written_BT[:, None, length + 1 - size :]).all(axis=2)
-    return [always | set(own[:, -1][again].tolist()) for own, again in zip(windows, repeats, strict=True)]
+    starts = length + 1 - size
+    repeats_BT = np.ones((num_rows, starts), bool)
+    for place in range(size - 1):
+        repeats_BT &= written_BT[:, place : place + starts] == written_BT[:, starts + place, None]
+    if not repeats_BT.any():
+        return [always] * num_rows
+    nexts_BT = written_BT[:, size - 1 :]
+    return [always | set(own[again].tolist()) for own, again in zip(nexts_BT, repeats_BT, strict=True)]
 
 
 def num_candidates(needed: int, names: list[frozenset[int]], vocabulary: int) -> int:

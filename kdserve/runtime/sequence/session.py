@@ -71,7 +71,6 @@ class SequenceSession:
         self._source_names = [f"source.{name}" for name in self._shapes]
         self._past_names = [f"past.{name}" for name in self._shapes]
         self._present_names = [f"present.{name}" for name in self._shapes]
-        self._options = _only_what_is_asked()
 
     def encode(self, batch: TokenBatch) -> list[Floats]:
         """Read sources: the keys and values of each layer (B, A, S, W).
@@ -108,7 +107,7 @@ class SequenceSession:
         feeds.update(zip(self._source_names, state.source, strict=True))
         feeds.update(zip(self._past_names, state.past, strict=True))
         try:
-            ids, scores, *present = self._decoder.run([*chosen, *self._present_names], feeds, self._options)
+            ids, scores, *present = self._decoder.run([*chosen, *self._present_names], feeds)
         except graph_failures() as error:
             raise EncodeError(f"the decoder failed on {len(tokens)} rows: {first_line(error)}") from error
         self._require([ids.shape, scores.shape], [(len(tokens), num_best)] * 2)
@@ -149,12 +148,3 @@ class SequenceSession:
 def _kinds(session: onnxruntime.InferenceSession) -> tuple[dict[str, str], dict[str, str]]:
     inputs = {node.name: node.type for node in session.get_inputs()}
     return inputs, {node.name: node.type for node in session.get_outputs()}
-
-
-def _only_what_is_asked() -> onnxruntime.RunOptions:
-    """Leave out what only outputs that nobody asked for need: a softmax over the vocabulary, half of a small step."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = True
-    return options
