@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from kdserve.serve.metrics import Metrics
 from kdserve.serve.refusals import Refusal
 from kdserve.serve.settings import Limits
 from kdserve.serve.tickets import Answer, Engine
-from kdserve.serve.workers import Workers
+from kdserve.serve.workers import NICENESS, Workers
 
 BUNDLE = Path(__file__).parents[1] / "runtime" / "bundles" / "transformer"
 BAD, STUCK = 999, 666
@@ -283,3 +285,18 @@ def test_more_tokens_than_a_request_may_have_are_refused():
             await ask("1 " * 15, "1 " * 15)
 
     play(scene, limits=Limits(tokens=20))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the whole process's")
+def test_threads_give_way_to_the_event_loop():
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def main() -> int:
+        workers = Workers(1, patience_s=30)
+        workers.open()
+        found = await workers.run(niceness)
+        workers.close()
+        return found
+
+    assert asyncio.run(main()) == min(19, niceness() + NICENESS)
