@@ -91,10 +91,9 @@ class Application:
         if settings.telemetry:
             routed, self.send_last_spans = traced(routed)
         self._guard = Guard(routed, self.metrics, log_requests=settings.log_requests)
-        engines = [*(one.engine for one in encoders), *(one.engine for one in classifiers)]
         if settings.origins or settings.telemetry:  # which look at every reply
             asked = []
-        self.door = Door(asked, engines, batcher, self._guard, limits.head_bytes)
+        self.door = Door(asked, batcher, self._guard, limits.head_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -140,7 +139,9 @@ class Application:
         paths: dict[str, dict[str, ASGIApp]] = {}
         bodies = Bodies(self.settings.limits)
         for one in self.endpoints:
-            paths.setdefault(one.path, {})[one.method] = EndpointApp(one, lambda: self.keys, self.settings, bodies)
+            paths.setdefault(one.path, {})[one.method] = EndpointApp(
+                one, lambda: self.keys, self.settings, bodies, self.batcher
+            )
         routed: ASGIApp = _Straight(
             paths,
             Starlette(

@@ -90,6 +90,10 @@ class Batcher:
         """Say whether more waits for a model than may, with what is about to."""
         return engine.waiting_tokens + coming_tokens >= self._limits.waiting_tokens
 
+    def are_full(self, engines: Sequence[Engine]) -> bool:
+        """Say whether that is so for all of some models."""
+        return bool(engines) and all(map(self.is_full, engines))
+
     def overloaded(self, engine: Engine) -> Refusal:
         """Return the refusal of what comes while that is so."""
         wait_s = engine.waiting_tokens / (engine.tokens_per_s * self._workers.num_threads)

@@ -115,27 +115,24 @@ class Connection(HttpToolsProtocol):
 
 
 class Door:
-    """Answers connections before they read a request: while all `engines` have more waiting than they may, requests
-    for `endpoints`, which need one of them, are refused.
+    """Answers connections before they read a request, where it is for one of `endpoints` whose models all have more
+    waiting than they may.
     """
 
-    def __init__(
-        self, endpoints: Sequence[Endpoint], engines: Sequence[Engine], batcher: Batcher, guard: Guard, head_bytes: int
-    ) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], batcher: Batcher, guard: Guard, head_bytes: int) -> None:
         self.head_bytes = head_bytes
-        self._dialects = {one.path.encode(): one.dialect for one in endpoints if one.method == "POST"}
-        self._engines, self._batcher, self._guard = engines, batcher, guard
-        self._written: dict[Dialect, bytes] = {}
+        self._endpoints = {one.path.encode(): one for one in endpoints if one.method == "POST" and one.engines}
+        self._batcher, self._guard = batcher, guard
+        self._written: dict[str, bytes] = {}
         self._fresh_until = 0.0
         self._let_in_bytes = 0  # of requests in this turn of the event loop: the batcher knows of none of them yet
 
     def refusal_of(self, data: bytes) -> bytes | None:
         """Return the reply to a whole request that would be refused, or None where it is to be read."""
-        if self._guard.is_draining or not self._is_full():
-            self._let_in(len(data))
-            return None
         line = _LINE.match(data)
-        if line is None or (dialect := self._dialects.get(line[1])) is None:
+        endpoint = self._endpoints.get(line[1]) if line else None
+        if endpoint is None or self._guard.is_draining or not self._is_full(endpoint.engines):
+            self._let_in(len(data))
             return None
         given_id = _whole(data)
         if given_id is None:
@@ -143,17 +140,17 @@ class Door:
         now = asyncio.get_running_loop().time()
         if now > self._fresh_until:
             self._written, self._fresh_until = {}, now + FRESH_S
-        if dialect not in self._written:
-            self._written[dialect] = written(self._batcher.overloaded(self._engines[0]), dialect)
-        self._guard.metrics.replied(line[1].decode(), TOO_MANY, 0.0)
-        head, end, body = self._written[dialect].partition(HEAD_END)
+        if endpoint.path not in self._written:
+            self._written[endpoint.path] = written(self._batcher.overloaded(endpoint.engines[0]), endpoint.dialect)
+        self._guard.metrics.replied(endpoint.path, TOO_MANY, 0.0)
+        head, end, body = self._written[endpoint.path].partition(HEAD_END)
         request_id = given_id if GIVEN_ID.fullmatch(given_id) else self._guard.next_id()
         return b"%s\r\nx-request-id: %s%s%s" % (head, request_id, end, body)
 
-    def _is_full(self) -> bool:
-        if len(self._engines) == 1:  # else nobody knows which one those in this turn are for
-            return self._batcher.is_full(self._engines[0], coming_tokens=self._let_in_bytes // BYTES_A_TOKEN)
-        return bool(self._engines) and all(map(self._batcher.is_full, self._engines))
+    def _is_full(self, engines: Sequence[Engine]) -> bool:
+        if len(engines) == 1:  # else nobody knows which one those in this turn are for
+            return self._batcher.is_full(engines[0], coming_tokens=self._let_in_bytes // BYTES_A_TOKEN)
+        return self._batcher.are_full(engines)
 
     def _let_in(self, num_bytes: int) -> None:
         if not self._let_in_bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,9 +13,11 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from kdserve.errors import DataError, EncodeError, FolderError
+from kdserve.serve.batching import Batcher
 from kdserve.serve.keys import Keys
 from kdserve.serve.refusals import Dialect, Headers, Refusal, as_openai
 from kdserve.serve.settings import Limits, ServerSettings
+from kdserve.serve.tickets import Engine
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
@@ -175,7 +177,8 @@ Handler = Callable[[Call, Any], Awaitable[Reply]]
 class Endpoint:
     """A path of the API. `takes` and `gives` are the types of its bodies, which also make the OpenAPI document.
 
-    `needs` is the role that a key must have; open endpoints ask for none.
+    `needs` is the role that a key must have; open endpoints ask for none. A request runs on one of `engines`: while all
+    of them have more waiting than they may, it is refused before its body is read.
     """
 
     method: Method
@@ -188,6 +191,7 @@ class Endpoint:
     needs: Literal["", "read", "write"] = "read"
     dialect: Dialect = as_openai
     refuses: tuple[int, ...] = ()
+    engines: Sequence[Engine] = ()
 
 
 class EndpointApp:
@@ -196,8 +200,10 @@ class EndpointApp:
     `keys` gives those that are valid at the moment.
     """
 
-    def __init__(self, endpoint: Endpoint, keys: Callable[[], Keys], settings: ServerSettings, bodies: Bodies) -> None:
-        self.endpoint, self._keys, self._bodies = endpoint, keys, bodies
+    def __init__(
+        self, endpoint: Endpoint, keys: Callable[[], Keys], settings: ServerSettings, bodies: Bodies, batcher: Batcher
+    ) -> None:
+        self.endpoint, self._keys, self._bodies, self._batcher = endpoint, keys, bodies, batcher
         self._body_bytes, self._timeout_s = settings.limits.body_bytes, settings.limits.timeout_s
         self._log_texts = settings.log_texts
         self._decode = msgspec.json.Decoder(endpoint.takes).decode if endpoint.takes is not None else None
@@ -224,6 +230,8 @@ class EndpointApp:
     async def _reply(self, call: Call) -> Reply:
         try:
             request = None
+            if self._batcher.are_full(self.endpoint.engines):
+                raise self._batcher.overloaded(self.endpoint.engines[0])
             if self._decode is not None:
                 body = await call.body(self._body_bytes)
                 if self._log_texts:

@@ -88,6 +88,16 @@ class Models:
                 raise RecipeError(f"the alias {alias} = {name} must give one of {', '.join(names)} a name of its own")
         self.aliases = dict(aliases)
 
+    @property
+    def encoding(self) -> list[Engine]:
+        """List the engines of all encoders."""
+        return [one.engine for one in self.encoders.values()]
+
+    @property
+    def classifying(self) -> list[Engine]:
+        """List the engines of all classifiers."""
+        return [one.engine for one in self.classifiers.values()]
+
     def encoder(self, name: str | None) -> ServedEncoder:
         """Find the encoder of that name or alias. Raises Refusal."""
         if name is None and self.encoders:

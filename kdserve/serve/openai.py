@@ -119,6 +119,7 @@ class OpenAI:
                 takes=EmbeddingsRequest,
                 gives=EmbeddingsReply,
                 refuses=(400, 404, 413, 429, 504),
+                engines=self._models.encoding,
             ),
             Endpoint(
                 method="GET",

@@ -115,14 +115,14 @@ class Searching:
         return [
             Endpoint(
                 method="POST", path="/search", summary="Search an index", answer=self.search, takes=SearchRequest,
-                gives=SearchReply, refuses=(400, 404, 413, 429, 504),
+                gives=SearchReply, refuses=(400, 404, 413, 429, 504), engines=self._models.encoding,
             ),
             Endpoint(
                 method="GET", path="/indexes", summary="The indexes", answer=self.list_indexes, gives=list[IndexBody]
             ),
             Endpoint(
                 method="POST", path="/classify", summary="Classify texts", answer=self.classify, takes=ClassifyRequest,
-                gives=ClassifyReply, refuses=(400, 404, 413, 429, 504),
+                gives=ClassifyReply, refuses=(400, 404, 413, 429, 504), engines=self._models.classifying,
             ),
         ]  # fmt: skip
 

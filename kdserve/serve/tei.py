@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,6 +22,7 @@ from kdserve.serve.models import Models, ServedClassifier, ServedEncoder
 from kdserve.serve.openai import ROWS_A_TURN, Given, Width, read_texts, require_number
 from kdserve.serve.refusals import Refusal, as_tei
 from kdserve.serve.settings import Limits
+from kdserve.serve.tickets import Engine
 
 _encoder = msgspec.json.Encoder()
 CHARACTERS_A_TOKEN = 4
@@ -120,18 +122,23 @@ class TextEmbeddingsInference:
     def endpoints(self) -> list[Endpoint]:
         """List the paths of this part of the API."""
 
-        def post(path: str, summary: str, answer: Any, takes: Any, gives: Any) -> Endpoint:
+        def post(
+            path: str, summary: str, answer: Any, takes: Any, gives: Any, engines: Sequence[Engine] = ()
+        ) -> Endpoint:
             return Endpoint(
                 method="POST", path=path, summary=summary, answer=answer, takes=takes, gives=gives, dialect=as_tei,
-                refuses=REFUSES,
+                refuses=REFUSES, engines=engines,
             )  # fmt: skip
 
+        encoding = self._models.encoding
+
         return [
-            post("/embed", "Embed texts", self.embed, EmbedRequest, list[list[float]]),
-            post("/", "Embed texts, for huggingface_hub", self.embed, EmbedRequest, list[list[float]]),
-            post("/similarity", "Compare a text with others", self.compare, SimilarityRequest, list[float]),
+            post("/embed", "Embed texts", self.embed, EmbedRequest, list[list[float]], encoding),
+            post("/", "Embed texts, for huggingface_hub", self.embed, EmbedRequest, list[list[float]], encoding),
+            post("/similarity", "Compare a text with others", self.compare, SimilarityRequest, list[float], encoding),
             post(
-                "/predict", "Classify texts", self.predict, PredictRequest, list[Prediction | list[Prediction]]
+                "/predict", "Classify texts", self.predict, PredictRequest, list[Prediction | list[Prediction]],
+                self._models.classifying,
             ),
             post("/tokenize", "Cut texts into tokens", self.tokenize, TokenizeRequest, list[list[Token]]),
             Endpoint(

@@ -168,6 +168,8 @@ def test_bytes_of_a_body_that_look_like_a_request_are_not_answered():
             return reply_of(connection)[0] == 429
 
         until(is_full)
+        with sending(server, EMBEDDINGS + b"host: x\r\ncontent-length: 500000\r\n\r\n") as unsent:
+            assert reply_of(unsent)[0] == 429
         connection.sendall(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(inner))
         assert reply_of(connection)[0] == 404
         connection.sendall(inner)
