@@ -40,7 +40,7 @@ def distill(
     from kdserve.distill import distill as run
 
     try:
-        with published_encoder(loaded, out) as opened, progress_bars() as progress:
+        with published_students(loaded, out) as opened, progress_bars() as progress:
             outcome = run(opened, out, cache=cache, progress=progress)
     except KeyboardInterrupt:
         say(f"{out}.work keeps what was made so far; the same command goes on from there")
@@ -66,17 +66,28 @@ def distill(
 
 
 @contextmanager
-def published_encoder(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[Recipe | SequenceRecipe]:
-    """Open the published bundle that a recipe names as its student's encoder, beside `out` until that is made."""
+def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[Recipe | SequenceRecipe]:
+    """Open the published bundles that a recipe names as teacher, start or encoder, beside `out` until that is made."""
     from kdserve.runtime.published import find_bundle, published_names
 
-    if not isinstance(recipe, SequenceRecipe) or recipe.student.encoder not in published_names():
-        yield recipe
-        return
-    name, beside = recipe.student.encoder, out.with_name(f"{out.name}.encoder").resolve()
-    if not (beside / name).is_dir():
-        from kdserve.export import reopen_bundle
+    beside = out.with_name(f"{out.name}.published").resolve()
 
-        reopen_bundle(find_bundle(name), beside / name)
-    yield replace(recipe, student=replace(recipe.student, encoder=str(beside / name)))
-    shutil.rmtree(beside)
+    def opened(name: str) -> str:
+        if name not in published_names():
+            return name
+        if not (beside / name).is_dir():
+            from kdserve.export import reopen_bundle
+
+            reopen_bundle(find_bundle(name), beside / name)
+        return str(beside / name)
+
+    if isinstance(recipe, SequenceRecipe):
+        yield replace(recipe, student=replace(recipe.student, encoder=opened(recipe.student.encoder)))
+    else:
+        student, teacher = recipe.student, recipe.teacher
+        yield replace(
+            recipe,
+            student=replace(student, start=opened(student.start)),
+            teacher=replace(teacher, model=opened(teacher.model)),
+        )
+    shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdserve.cli.distill import published_students
+from kdserve.manifest import read_manifest
+from kdserve.recipe import load_recipe
+from kdserve.runtime.published import published_names
+
+
+@pytest.mark.skipif("kdserve-mini" not in published_names(), reason="kdserve-mini is not in this installation")
+def test_a_published_students_is_opened_beside_the_student_until_that_is_made(writing_folder, tmp_path):
+    recipe = load_recipe(writing_folder / "recipe.toml", overrides=["student.encoder=kdserve-mini"])
+    with published_students(recipe, tmp_path / "gist") as opened:
+        folder = Path(opened.student.encoder)
+        assert folder.name == "kdserve-mini"
+        assert read_manifest(folder, kind="student").settings["name"] == "kdserve-mini"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif("kdserve-mini" not in published_names(), reason="kdserve-mini is not in this installation")
+def test_a_published_student_goes_on_and_teaches_by_its_name(tiny_recipe, tmp_path):
+    recipe = tiny_recipe("transformer", overrides=["student.start=kdserve-mini", "vocabulary.folder=", "teacher.model=kdserve-mini"])
+    with published_students(recipe, tmp_path / "adapted") as opened:
+        assert opened.student.start == opened.teacher.model
+        assert read_manifest(Path(opened.student.start), kind="student").settings["name"] == "kdserve-mini"
+    assert not (tmp_path / "adapted.published").exists()
+
+
+def test_a_folder_is_left_where_it_is(writing_folder, embedder, tmp_path):
+    recipe = load_recipe(writing_folder / "recipe.toml", overrides=[f"student.encoder={embedder}"])
+    with published_students(recipe, tmp_path / "gist") as opened:
+        assert opened == recipe
+    assert embedder.is_dir()
