@@ -22,7 +22,8 @@ def test_a_published_students_is_opened_beside_the_student_until_that_is_made(wr
 
 @pytest.mark.skipif("kdserve-mini" not in published_names(), reason="kdserve-mini is not in this installation")
 def test_a_published_student_goes_on_and_teaches_by_its_name(tiny_recipe, tmp_path):
-    recipe = tiny_recipe("transformer", overrides=["student.start=kdserve-mini", "vocabulary.folder=", "teacher.model=kdserve-mini"])
+    named = ["student.start=kdserve-mini", "vocabulary.folder=", "teacher.model=kdserve-mini"]
+    recipe = tiny_recipe("transformer", overrides=named)
     with published_students(recipe, tmp_path / "adapted") as opened:
         assert opened.student.start == opened.teacher.model
         assert read_manifest(Path(opened.student.start), kind="student").settings["name"] == "kdserve-mini"
