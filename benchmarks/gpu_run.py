@@ -301,6 +301,7 @@ def open_pack(folder: Path, overrides: list[str]) -> tuple[object, object]:
     record = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     record = {key: value for key, value in record.items() if value is not None}
     record["student"] = {key: value for key, value in record["student"].items() if value is not None}
+    record["validation"].pop("questions", None)  # they stay here; the last weights are kept there
     for override in overrides:
         apply_override(record, override)
     recipe = build(Recipe, record, where=str(folder))

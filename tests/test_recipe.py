@@ -212,6 +212,7 @@ def test_a_task_makes_it_the_recipe_of_a_student_that_writes(tmp_path: Path):
         ("student.encoder=", "teacher.model is missing"),
         ("teacher.candidates=5", "teacher.candidates must be num_beams at most"),
         ("objective.alpha=0.5", "objective.alpha needs a teacher"),
+        ("validation.questions=eval", "validation.questions needs a student that embeds"),
         ("objective.map=[[0, 0]]", "objective.map and hidden or attention go together"),
         ("train.source_share=0.1", "unknown key train.source_share"),
         ("filter.max_ratio=0.5", "filter.max_ratio must be 0 or above 1"),

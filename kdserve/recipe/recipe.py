@@ -47,6 +47,11 @@ class Recipe(PairsRecipe):
                 not (self.student.start and self.vocabulary.folder),
                 "has a vocabulary; remove vocabulary.folder",
             ),
+            (
+                "validation.questions",
+                not (self.classifier and self.validation.questions),
+                "needs a student that embeds; remove it beside classifier",
+            ),
             *_live_rules(self),
             *_language_rules(self),
         )

@@ -286,10 +286,15 @@ class TrainRecipe(LoopRecipe):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationRecipe:
-    """Held-out sentences: `permille` of the source sentences, at most `max_pairs` a language and domain."""
+    """Held-out sentences: `permille` of the source sentences, at most `max_pairs` a language and domain.
+
+    `questions` is a folder as `kdserve evaluate --qa` takes it, relative to `data_dir`: whether its questions find
+    their paragraphs then counts for half when the best weights are chosen. Report on other questions.
+    """
 
     permille: int = 5
     max_pairs: int = 200
+    questions: str = ""
 
     def __post_init__(self) -> None:
         require(self, permille="[0, 1000)", max_pairs="[1, inf)")

@@ -220,6 +220,7 @@ class SequenceRecipe(PairsRecipe):
                 taught or bool(student.start or student.encoder or student.body),
                 "is missing: the student has neither a start nor an encoder nor a body of its own",
             ),
+            ("validation.questions", not self.validation.questions, "needs a student that embeds; remove it"),
             ("objective.alpha", taught or not aims.alpha, "needs a teacher"),
             ("objective.map", taught or not aims.map, "needs a teacher"),
             (

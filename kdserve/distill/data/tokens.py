@@ -82,6 +82,16 @@ class TokenStore:
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
+def tokenize_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int, prompts: tuple[tuple[int, ...], tuple[int, ...]]
+) -> TokenStore:
+    """Tokenise some texts, cut so that `max_tokens` hold the longer prompt and the text."""
+    most = max_tokens - max(map(len, prompts))
+    rows = [one.ids[:most] for one in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    offsets = np.cumsum([0, *map(len, rows)])
+    return TokenStore(ids=np.array(list(chain.from_iterable(rows)), dtype=np.int32), offsets=offsets, prompts=prompts)
+
+
 def tokenize_corpus(
     corpus: Corpus,
     tokenizer: Tokenizer,

@@ -17,7 +17,8 @@ from kdserve.distill.start.student import start_layers, start_live, start_studen
 from kdserve.distill.students.embedder import Student, TransformerStudent
 from kdserve.distill.students.folder import parent_students
 from kdserve.distill.tasks.embedding import EmbeddingTask
-from kdserve.distill.training.validation import TranslationValidator
+from kdserve.distill.training.validation import QuestionValidator, TranslationValidator, Validator
+from kdserve.evaluate import read_questions
 from kdserve.recipe import Recipe
 
 
@@ -48,7 +49,7 @@ def run_embedder(
         recipe,
         ingredients.data,
         student,
-        TranslationValidator(ingredients.corpus, ingredients.data.tokens, recipe.validation, seed=recipe.seed),
+        start_validator(recipe, ingredients),
         layers=start_layers(
             recipe.layers,
             student,
@@ -79,3 +80,19 @@ def run_embedder(
         measure="held-out translation accuracy",
         prompts=student_prompts(recipe, ingredients.teacher),
     )
+
+
+def start_validator(recipe: Recipe, ingredients: Ingredients) -> Validator:
+    """Return what judges the student: held-out translations, and the recipe's questions if it names any.
+
+    Raises:
+        DataError: there are no such questions.
+    """
+    tokens = ingredients.data.tokens
+    validator = TranslationValidator(ingredients.corpus, tokens, recipe.validation, seed=recipe.seed)
+    if not recipe.validation.questions:
+        return validator
+    sets = read_questions(Path(recipe.data_dir) / recipe.validation.questions)
+    edges = 2 if recipe.family == "transformer" else 0
+    most, prompts = recipe.student.max_tokens - edges, tokens.prompts
+    return QuestionValidator(validator, sets, ingredients.tokenizer, max_tokens=most, prompts=prompts)

@@ -18,6 +18,8 @@ from kdserve.distill.data.vocabulary import draw_sentences, make_vocabulary
 from kdserve.distill.students.adopt import adopt_vocabulary
 from kdserve.distill.students.folder import parent_students, read_prompts
 from kdserve.distill.teachers.embedder import Teacher, VectorCache, load_teacher
+from kdserve.evaluate.files import files_of
+from kdserve.manifest import hash_file
 from kdserve.recipe import Recipe, recipe_record
 
 
@@ -40,7 +42,9 @@ class Ingredients:
         for label in ("name", "languages", "weak_languages", "refuse_overlap"):
             del record[label]  # the corpus stands for the languages; the rest changes no weight
         parents = [self.teacher.fingerprint, *parent_students(recipe).values()]
-        return digest_of(record, *parents, self.data.tokens.key)
+        asked = Path(recipe.data_dir) / recipe.validation.questions if recipe.validation.questions else None
+        questions = [hash_file(path) for path in files_of(asked, "*.jsonl*")] if asked else []
+        return digest_of(record, *parents, self.data.tokens.key, *questions)
 
     def body_key(self, recipe: Recipe) -> str:
         """SHA-256 of what the fitted body depends on."""

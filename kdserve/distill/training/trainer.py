@@ -113,9 +113,9 @@ class Trainer:
         trained = copy_weights(self.student)
         self.student.load_state_dict(self.averages.kept(self.step))
         accuracy = self.task.measure(self.step)
-        is_best = accuracy.mean > self.best or not accuracy.by_language  # too little held out: the last is kept
+        is_best = accuracy.score > self.best or not accuracy.by_language  # too little held out: the last is kept
         if is_best and self.accelerator.is_main_process:
-            self.best, self.best_step = accuracy.mean, self.step
+            self.best, self.best_step = accuracy.score, self.step
             save_checkpoint(self.work / _BEST, self.student.state_dict(), self._state())
         self.student.load_state_dict(trained)
         worst, lowest = accuracy.worst
@@ -128,6 +128,8 @@ class Trainer:
             "languages": dict(accuracy.by_language),
             "domains": dict(accuracy.by_domain),
         }
+        if accuracy.questions:
+            line["questions"] = dict(accuracy.questions)
         if accuracy.loss is not None:
             line["held_out_loss"] = round(accuracy.loss, 5)
         if self.accelerator.is_main_process:

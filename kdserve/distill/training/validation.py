@@ -6,21 +6,22 @@ Letters: P pairs, S different source sentences of theirs, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from kdserve.distill.data.corpus import Corpus
-from kdserve.distill.data.tokens import TokenStore
+from kdserve.distill.data.tokens import TokenStore, tokenize_texts
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.students.embedder import Student
 from kdserve.distill.students.inference import embed_texts
 from kdserve.errors import TrainingError
-from kdserve.evaluate import find_translations
+from kdserve.evaluate import QuestionSet, find_translations
 from kdserve.recipe import ValidationRecipe
 
 MIN_PAIRS = 20
@@ -41,11 +42,18 @@ class Accuracy:
     by_domain: Mapping[str, float]
     loss: float | None = None
     """Mean loss of a token that is written, where the student writes."""
+    questions: Mapping[str, float] = field(default_factory=dict)
+    """Shares of questions that find their paragraph, by language, where the recipe names some."""
 
     @property
     def mean(self) -> float:
         """Mean over the languages."""
         return float(np.mean(list(self.by_language.values()))) if self.by_language else 0.0
+
+    @property
+    def score(self) -> float:
+        """What checkpoints are chosen by: the mean over the languages, and half of it that of questions if any."""
+        return (self.mean + float(np.mean(list(self.questions.values())))) / 2 if self.questions else self.mean
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -89,6 +97,41 @@ class TranslationValidator:
             by_language=_by_group(found, self.corpus.language_of[pairs], self.corpus.languages),
             by_domain=_by_group(found, self.corpus.domain_of[pairs], self.corpus.domains),
         )
+
+
+class QuestionValidator:
+    """Another validator, and beside it whether questions find their paragraphs within their own language."""
+
+    def __init__(
+        self,
+        validator: Validator,
+        sets: Mapping[str, QuestionSet],
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int,
+        prompts: tuple[tuple[int, ...], tuple[int, ...]],
+    ) -> None:
+        self.validator, self.sets = validator, sets
+        self.asked = {language: list(one.questions.values()) for language, one in sets.items()}
+        kinds = {
+            language: ([question.text for question in self.asked[language]], list(one.paragraphs))
+            for language, one in sets.items()
+        }
+        self.tokens = {
+            language: [tokenize_texts(tokenizer, texts, max_tokens=max_tokens, prompts=prompts) for texts in pair]
+            for language, pair in kinds.items()
+        }
+
+    def measure(self, student: Student, step: int) -> Accuracy:
+        """Measure both."""
+        found = {}
+        for language, (questions, paragraphs) in self.tokens.items():
+            asked_QD = embed_texts(student, questions, np.arange(len(questions.lengths)))
+            pool_ND = embed_texts(student, paragraphs, np.arange(len(paragraphs.lengths)), queries=False)
+            nearest = (asked_QD @ pool_ND.T).argmax(dim=1).tolist()
+            right = [place == one.paragraph for place, one in zip(nearest, self.asked[language], strict=True)]
+            found[language] = round(float(np.mean(right)), 5)
+        return replace(self.validator.measure(student, step), questions=found)
 
 
 def held_out_pairs(corpus: Corpus, settings: ValidationRecipe, *, seed: int) -> npt.NDArray[np.int64]:
