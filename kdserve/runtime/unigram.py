@@ -18,7 +18,7 @@ from kdserve.runtime.library import open_tokenizer
 from kdserve.runtime.normalizer import INVISIBLE, MARKS, NORMALIZER, SPACES
 
 _UNKNOWN_PENALTY = 10.0  # tokenizers: K_UNK_PENALTY in models/unigram/model.rs
-_MEMORY_BYTES = 10 << 20
+_MEMORY_BYTES = 8 << 20
 _ENTRY_BYTES = 100  # what a dictionary takes for an entry, about
 _LONGEST_REMEMBERED = 64
 _WORD_START = "▁"
