@@ -95,6 +95,7 @@ def _live_rules(recipe: Recipe) -> list[Rule]:
         ("layers.states", live or not recipe.layers.states, "needs targets.own or targets.partner"),
         ("objective.negatives", not (live and recipe.objective.negatives), "needs targets.source"),
         ("train.joined", targets.partner > 0 or not recipe.train.joined, "needs targets.partner"),
+        ("train.joined", not (recipe.train.joined and recipe.train.split_tokens), "needs train.split_tokens = 0"),
         ("train.batch_size", not targets.partner or recipe.train.batch_size % 2 == 0, "must be even"),
         (
             "vocabulary.of_teacher",

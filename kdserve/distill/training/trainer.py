@@ -113,7 +113,8 @@ class Trainer:
         trained = copy_weights(self.student)
         self.student.load_state_dict(self.averages.kept(self.step))
         accuracy = self.task.measure(self.step)
-        is_best = accuracy.score > self.best or not accuracy.by_language  # too little held out: the last is kept
+        is_measured = accuracy.by_language or accuracy.questions
+        is_best = accuracy.score > self.best or not is_measured  # too little held out: the last is kept
         if is_best and self.accelerator.is_main_process:
             self.best, self.best_step = accuracy.score, self.step
             save_checkpoint(self.work / _BEST, self.student.state_dict(), self._state())

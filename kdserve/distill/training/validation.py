@@ -52,8 +52,9 @@ class Accuracy:
 
     @property
     def score(self) -> float:
-        """What checkpoints are chosen by: the mean over the languages, and half of it that of questions if any."""
-        return (self.mean + float(np.mean(list(self.questions.values())))) / 2 if self.questions else self.mean
+        """The mean over the languages, averaged with that of questions where both were measured: it chooses weights."""
+        measured = [list(shares.values()) for shares in (self.by_language, self.questions) if shares]
+        return float(np.mean([np.mean(shares) for shares in measured])) if measured else 0.0
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -111,15 +112,14 @@ class QuestionValidator:
         max_tokens: int,
         prompts: tuple[tuple[int, ...], tuple[int, ...]],
     ) -> None:
-        self.validator, self.sets = validator, sets
+        self.validator = validator
         self.asked = {language: list(one.questions.values()) for language, one in sets.items()}
-        kinds = {
-            language: ([question.text for question in self.asked[language]], list(one.paragraphs))
-            for language, one in sets.items()
-        }
         self.tokens = {
-            language: [tokenize_texts(tokenizer, texts, max_tokens=max_tokens, prompts=prompts) for texts in pair]
-            for language, pair in kinds.items()
+            language: [
+                tokenize_texts(tokenizer, texts, max_tokens=max_tokens, prompts=prompts)
+                for texts in ([question.text for question in self.asked[language]], one.paragraphs)
+            ]
+            for language, one in sets.items()
         }
 
     def measure(self, student: Student, step: int) -> Accuracy:

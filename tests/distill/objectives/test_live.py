@@ -269,6 +269,7 @@ def test_a_student_goes_on_beside_the_teacher_whose_table_stays_its_own(tmp_path
         ("targets={source=0}", "targets.source must be above 0"),
         ("targets={source=1}", "layers.states needs targets.own"),
         ("align.body_steps=10", "align.body_steps must be 0"),
+        ("train={joined=0.5, split_tokens=0.1}", "train.joined needs train.split_tokens = 0"),
         ("train.batch_size=15", "train.batch_size must be even"),
         ("student.body.width=32", "vocabulary.of_teacher needs layers"),
     ],

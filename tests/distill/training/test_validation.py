@@ -54,6 +54,11 @@ def test_without_questions_translations_alone_choose():
     assert accuracy.score == accuracy.mean == pytest.approx(0.6)
 
 
+def test_where_no_translations_are_held_out_questions_choose_alone():
+    assert Accuracy(by_language={}, by_domain={}, questions={"de": 0.2, "en": 0.4}).score == pytest.approx(0.3)
+    assert Accuracy(by_language={}, by_domain={}).score == 0.0
+
+
 def test_other_questions_are_another_run(asking, tmp_path, teacher_cache):
     keys = [prepare(asking(shifted), tmp_path / "work", cache=teacher_cache).key for shifted in (0, 0, 1)]
     assert keys[0] == keys[1] != keys[2]
