@@ -22,9 +22,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kdserve.errors import KdserveError
 from kdserve.runtime.threads import available_threads
 from kdserve.serve.batching import Batcher
+from kdserve.serve.bodies import Bodies
 from kdserve.serve.connections import Door
 from kdserve.serve.documents import Documents
-from kdserve.serve.endpoint import Bodies, Call, Endpoint, EndpointApp, Reply
+from kdserve.serve.endpoint import Call, Endpoint, EndpointApp, Reply
 from kdserve.serve.guard import Guard
 from kdserve.serve.indexes import open_indexes
 from kdserve.serve.keys import Keys
@@ -93,7 +94,7 @@ class Application:
         self._guard = Guard(routed, self.metrics, log_requests=settings.log_requests)
         if settings.origins or settings.telemetry:  # which look at every reply
             asked = []
-        self.door = Door(asked, batcher, self._guard, limits.head_bytes)
+        self.door = Door(asked, batcher, self._guard, limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""

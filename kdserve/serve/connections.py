@@ -20,7 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from kdserve.serve.batching import Batcher
 from kdserve.serve.endpoint import CONNECTION, Endpoint
 from kdserve.serve.guard import GIVEN_ID, TOO_MANY, Guard
-from kdserve.serve.refusals import Dialect, Refusal, as_openai
+from kdserve.serve.refusals import Dialect, Kind, Refusal, as_openai
+from kdserve.serve.settings import Limits
 from kdserve.serve.tickets import Engine
 
 HEAD_END = b"\r\n\r\n"
@@ -50,8 +51,14 @@ class Connection(HttpToolsProtocol):
         self._door: Door = self.config.app.door  # type: ignore[union-attr]
         self._is_between, self._is_in_head, self._head_bytes = True, False, 0
         self._refused_at = 0.0
+        self._head_timer: asyncio.TimerHandle | None = None
         self.is_lost = False
         self.on_lost: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Close a connection that never says anything as one that is kept and not used."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
         """Take what came: refuse it here, or pass it on."""
@@ -63,7 +70,7 @@ class Connection(HttpToolsProtocol):
                 return
             self._head_bytes = 0
             if len(data) > self._door.head_bytes and data.find(HEAD_END, 0, self._door.head_bytes) < 0:
-                self._refuse_head()
+                self._refuse_long_head()
                 return
         if b"pgrade" in data and (self._is_between or self._is_in_head):
             head, end, body = data.partition(HEAD_END)
@@ -72,7 +79,9 @@ class Connection(HttpToolsProtocol):
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._door.head_bytes:
-                self._refuse_head()
+                self._refuse_long_head()
+        if self._head_timer is None and self._is_expected:
+            self._head_timer = self.loop.call_later(self._door.timeout_s, self._refuse_slow_head)
 
     def on_message_begin(self) -> None:
         """Note that a request begins."""
@@ -83,6 +92,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Note that its head is whole."""
         self._is_in_head = False
+        self._forget_head()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -93,6 +103,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Tell whoever waits for the answer to a request."""
         super().connection_lost(error)
+        self._forget_head()
         self.is_lost = True
         if self.on_lost is not None:
             self.on_lost()
@@ -107,11 +118,28 @@ class Connection(HttpToolsProtocol):
         else:
             super().timeout_keep_alive_handler()
 
-    def _refuse_head(self) -> None:
+    @property
+    def _is_expected(self) -> bool:
+        """Say whether something came, and yet no whole head."""
+        is_free = self._is_between and (self.cycle is None or self.cycle.response_complete)
+        return (self._is_in_head or is_free) and not self.transport.is_closing()
+
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse_long_head(self) -> None:
+        self._refuse_head("long_head", f"the head of a request may have {self._door.head_bytes} bytes; send less")
+
+    def _refuse_slow_head(self) -> None:
+        self._refuse_head("slow_head", f"the head of a request did not arrive within {self._door.timeout_s:g} s")
+
+    def _refuse_head(self, kind: Kind, message: str) -> None:
         self._is_in_head = False
-        message = f"the head of a request may have {self._door.head_bytes} bytes; send less"
-        self.transport.write(written(Refusal("long_head", message, headers=[(b"connection", b"close")]), as_openai))
-        self.transport.close()
+        if not self.transport.is_closing():
+            self.transport.write(written(Refusal(kind, message, headers=[(b"connection", b"close")]), as_openai))
+            self.transport.close()
 
 
 class Door:
@@ -119,8 +147,8 @@ class Door:
     waiting than they may.
     """
 
-    def __init__(self, endpoints: Sequence[Endpoint], batcher: Batcher, guard: Guard, head_bytes: int) -> None:
-        self.head_bytes = head_bytes
+    def __init__(self, endpoints: Sequence[Endpoint], batcher: Batcher, guard: Guard, limits: Limits) -> None:
+        self.head_bytes, self.timeout_s = limits.head_bytes, limits.timeout_s
         self._endpoints = {one.path.encode(): one for one in endpoints if one.method == "POST" and one.engines}
         self._batcher, self._guard = batcher, guard
         self._written: dict[str, bytes] = {}

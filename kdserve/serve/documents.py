@@ -80,7 +80,7 @@ class Documents:
         def change(method: Any, summary: str, answer: Any, takes: Any) -> Endpoint:
             return Endpoint(
                 method=method, path="/documents", summary=summary, answer=answer, takes=takes, gives=ChangeReply,
-                needs="write", refuses=(400, 404, 409, 413, 429),
+                needs="write", refuses=(400, 404, 409, 413, 429, 507),
             )  # fmt: skip
 
         return [

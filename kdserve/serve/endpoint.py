@@ -14,16 +14,15 @@ from starlette.types import Receive, Scope, Send
 
 from kdserve.errors import DataError, EncodeError, FolderError
 from kdserve.serve.batching import Batcher
+from kdserve.serve.bodies import SMALL_BYTES, Bodies, require_few_values
 from kdserve.serve.keys import Keys
 from kdserve.serve.refusals import Dialect, Headers, Refusal, as_openai
-from kdserve.serve.settings import Limits, ServerSettings
+from kdserve.serve.settings import ServerSettings
 from kdserve.serve.tickets import Engine
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
 MOST_LISTED, MOST_LOGGED, LINGER_S = 100, 2000, 1.0
-SMALL_BYTES = 65_536
-"""Bodies of up to so many are never refused for want of memory."""
 PATH = "endpoint"
 """Where a request's state says which endpoint it met."""
 CONNECTION = "connection"
@@ -31,24 +30,6 @@ CONNECTION = "connection"
 _encoder = msgspec.json.Encoder()
 _no_limit = contextlib.nullcontext()
 _logger = logging.getLogger("kdserve.serve")
-
-
-class Bodies:
-    """Room in memory for the large bodies of all requests under way."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._most_bytes, self._held_bytes = max(limits.waiting_bytes, limits.body_bytes), 0
-
-    def hold(self, num_bytes: int) -> None:
-        """Take room. Raises Refusal where there is none."""
-        if self._held_bytes + num_bytes > self._most_bytes:
-            message = f"requests with bodies of {self._held_bytes} bytes are under way; try again a little later"
-            raise Refusal("overloaded", message, retry_s=1.0)
-        self._held_bytes += num_bytes
-
-    def release(self, num_bytes: int) -> None:
-        """Give room back."""
-        self._held_bytes -= num_bytes
 
 
 class Call:
@@ -86,6 +67,27 @@ class Call:
                 if not message.get("more_body"):
                     return b"".join(parts)
                 message = await self._receive()
+
+    def hold_reply(self, num_bytes: int) -> None:
+        """Let go of the body, and take room for a large reply. Raises Refusal where there is none."""
+        self._bodies.release(self._held_bytes)
+        self._held_bytes = 0
+        self._hold(num_bytes)
+
+    async def sent(self, last: Awaitable[None]) -> None:
+        """Wait until `last`, the last piece of a large reply, is handed over: the client has then read nearly all.
+
+        One that reads nothing for as long as an answer may take is hung up on, where the server lets us.
+        """
+        ending, unread = asyncio.ensure_future(last), -1
+        try:
+            while not (await asyncio.wait([ending], timeout=self._timeout_s))[0] and self._connection is not None:
+                before, unread = unread, self._connection.transport.get_write_buffer_size()
+                if unread == before:
+                    self._connection.transport.abort()
+            await ending
+        finally:
+            ending.cancel()
 
     def _hold(self, num_bytes: int) -> None:
         if num_bytes > max(self._held_bytes, SMALL_BYTES):
@@ -129,7 +131,7 @@ class Call:
             self._end_gone()
 
     def close(self) -> None:
-        """Stop watching, and let go of the body."""
+        """Stop watching, and let go of the body or reply."""
         self._bodies.release(self._held_bytes)
         if self._timer is not None:
             self._timer.cancel()
@@ -204,7 +206,7 @@ class EndpointApp:
         self, endpoint: Endpoint, keys: Callable[[], Keys], settings: ServerSettings, bodies: Bodies, batcher: Batcher
     ) -> None:
         self.endpoint, self._keys, self._bodies, self._batcher = endpoint, keys, bodies, batcher
-        self._body_bytes, self._timeout_s = settings.limits.body_bytes, settings.limits.timeout_s
+        self._limits, self._timeout_s = settings.limits, settings.limits.timeout_s
         self._log_texts = settings.log_texts
         self._decode = msgspec.json.Decoder(endpoint.takes).decode if endpoint.takes is not None else None
 
@@ -217,15 +219,16 @@ class EndpointApp:
             if self.endpoint.needs:
                 state["key"] = self._keys().require(self.endpoint.needs, scope["headers"])
             reply = await self._reply(call)
+            call.hold_reply(len(body := _written(reply)))
+            await _send(reply, body, call, send)
         except ClientGone:
             state["outcome"] = "gone"
-            return
         except Refusal as refusal:
             state["outcome"] = refusal.kind
-            reply = refuse(refusal, self.endpoint.dialect)
+            reply = Reply(body=self.endpoint.dialect(refusal), status=refusal.status, headers=refusal.headers)
+            await _send(reply, _written(reply), call, send)
         finally:
             call.close()
-        await send_reply(reply, send)
 
     async def _reply(self, call: Call) -> Reply:
         try:
@@ -233,9 +236,10 @@ class EndpointApp:
             if self._batcher.are_full(self.endpoint.engines):
                 raise self._batcher.overloaded(self.endpoint.engines[0])
             if self._decode is not None:
-                body = await call.body(self._body_bytes)
+                body = await call.body(self._limits.body_bytes)
                 if self._log_texts:
                     call.scope["state"]["body"] = body[:MOST_LOGGED].decode("utf-8", "replace")
+                require_few_values(body, self._limits)
                 request = self._decode(body)
             return await self.endpoint.answer(call, request)
         except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
@@ -243,7 +247,8 @@ class EndpointApp:
         except UnicodeDecodeError as error:
             raise Refusal("invalid", f"the body is no UTF-8 ({error.reason})") from error
         except TimeoutError as error:
-            raise Refusal("late", f"the body did not arrive within {self._timeout_s:g} s") from error
+            message = f"the body did not arrive within {self._timeout_s:g} s"
+            raise Refusal("late", message, headers=[(b"connection", b"close")]) from error
         except asyncio.CancelledError:
             if call.is_gone:
                 raise ClientGone from None
@@ -257,17 +262,17 @@ class EndpointApp:
             raise Refusal("failed", "the server failed; its log says more") from error
 
 
-def refuse(refusal: Refusal, dialect: Dialect) -> Reply:
-    """Return the reply that tells a refusal."""
-    return Reply(body=dialect(refusal), status=refusal.status, headers=refusal.headers)
+def _written(reply: Reply) -> bytes:
+    return reply.body if isinstance(reply.body, bytes) else _encoder.encode(reply.body)
 
 
-async def send_reply(reply: Reply, send: Send) -> None:
-    """Write a reply."""
-    body = reply.body if isinstance(reply.body, bytes) else _encoder.encode(reply.body)
+async def _send(reply: Reply, body: bytes, call: Call, send: Send) -> None:
     headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(body)), *reply.headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    is_large = len(body) > SMALL_BYTES
+    await send({"type": "http.response.body", "body": body, "more_body": is_large})
+    if is_large:
+        await call.sent(send({"type": "http.response.body", "body": b""}))
 
 
 def body_too_large(limit_bytes: int) -> Refusal:

@@ -3,6 +3,7 @@ one, which is let go by its last reader."""
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,7 +81,8 @@ class ServedIndex:
         metadata alone. Blocks, as `refresh`.
 
         Raises:
-            Refusal: another process is writing, or the index cannot be written or takes no documents from this encoder.
+            Refusal: another process is writing, the disk is full, or the index cannot be written or takes no documents
+                from this encoder.
             DataError: no documents, an id that is there already or occurs twice, or new metadata for one that is not.
         """
         encoder = self.encoder.encoder
@@ -95,7 +97,7 @@ class ServedIndex:
         """Delete documents, in one commit. Blocks, as `refresh`.
 
         Raises:
-            Refusal: another process is writing, or the index cannot be written.
+            Refusal: another process is writing, the disk is full, or the index cannot be written.
             DataError: an id that is not there; nothing is deleted then.
         """
         self._change(lambda: delete_documents(self.folder, ids))
@@ -109,7 +111,7 @@ class ServedIndex:
                 if isinstance(error, DataError):
                     raise DataError(message) from error
                 _logger.warning("an index was not changed", extra={"index": self.name, "error": str(error)})
-                raise Refusal("conflict", message) from error
+                raise Refusal("full" if _is_full(error) else "conflict", message) from error
             self.pointer = _pointer(self.folder)
 
 
@@ -177,6 +179,13 @@ def find_index(indexes: Mapping[str, ServedIndex], name: str | None) -> ServedIn
         message = f"there is no index {name!r} here; there is: {there}" if there else "this server has no index"
         raise Refusal("missing", message, param="index")
     return indexes[name]
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Say whether a full disk, a quota or a limit is behind an error."""
+    while error is not None and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        error = error.__cause__
+    return error is not None
 
 
 def _fits(folder: Path, snapshot: Snapshot, encoder: ServedEncoder) -> bool:

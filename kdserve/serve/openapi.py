@@ -15,7 +15,7 @@ _REASONS = {
     400: "The request does not fit", 401: "No valid key", 403: "A key that may not do this", 404: "No such thing",
     409: "Somebody else is writing", 413: "Too much in one request",
     415: "A compressed body", 429: "Too much waits; see Retry-After",
-    500: "It failed", 503: "The server is not ready", 504: "No answer in time",
+    500: "It failed", 503: "The server is not ready", 504: "No answer in time", 507: "The disk is full",
 }  # fmt: skip
 
 

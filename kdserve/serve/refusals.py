@@ -12,8 +12,10 @@ from typing import Literal
 import msgspec
 
 Kind = Literal["invalid", "too_large", "unauthorized", "forbidden", "missing", "method", "conflict", "encoded",
-               "overloaded", "long_head", "stopping", "unready", "late", "failed"]  # fmt: skip
+               "overloaded", "long_head", "slow_head", "stopping", "unready", "late", "full", "failed"]  # fmt: skip
 Headers = Sequence[tuple[bytes, bytes]]
+MOST_CHARACTERS = 600
+"""Of a message: what a client sent comes back to it, but not megabytes of that."""
 
 
 class Refusal(Exception):
@@ -22,6 +24,8 @@ class Refusal(Exception):
     def __init__(
         self, kind: Kind, message: str, *, param: str | None = None, retry_s: float | None = None, headers: Headers = ()
     ) -> None:
+        if len(message) > MOST_CHARACTERS:
+            message = f"{message[: MOST_CHARACTERS // 2]} … {message[-MOST_CHARACTERS // 2 :]}"
         super().__init__(message)
         self.kind, self.message, self.param, self.retry_s = kind, message, param, retry_s
         self.extra_headers = headers
@@ -88,9 +92,11 @@ _STATUS: dict[Kind, int] = {
     "encoded": 415,
     "overloaded": 429,
     "long_head": 431,
+    "slow_head": 408,
     "stopping": 503,
     "unready": 503,
     "late": 504,
+    "full": 507,
     "failed": 500,
 }
 _OPENAI: dict[Kind, str] = {
@@ -104,9 +110,11 @@ _OPENAI: dict[Kind, str] = {
     "encoded": "invalid_request_error",
     "overloaded": "rate_limit_error",
     "long_head": "invalid_request_error",
+    "slow_head": "timeout_error",
     "stopping": "service_unavailable_error",
     "unready": "service_unavailable_error",
     "late": "timeout_error",
+    "full": "server_error",
     "failed": "server_error",
 }
 _TEI: dict[Kind, str] = {"overloaded": "overloaded", "stopping": "unhealthy", "late": "backend", "failed": "backend"}

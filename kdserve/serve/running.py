@@ -14,6 +14,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import struct
@@ -149,6 +150,7 @@ def run(settings: ServerSettings) -> None:
         KdserveError: something cannot be opened, or the address is taken.
     """
     log_to_stderr()
+    _allow_connections()
     with _listen(settings.host, settings.port) as door:
         if settings.processes == 1:
             run_here(settings, door)
@@ -171,6 +173,13 @@ def run_here(settings: ServerSettings, door: socket.socket) -> None:
     logging.shutdown()
     if app.is_busy:
         os._exit(0)
+
+
+def _allow_connections() -> None:
+    """Open as many files as the system lets us: many start programs with room for a thousand connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # what it tells is not always what it gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _deafen(door: socket.socket) -> None:

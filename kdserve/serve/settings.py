@@ -18,7 +18,7 @@ class Limits:
 
     A request of up to `tokens` is taken whole or not at all: while `waiting_tokens` wait for its model it gets a 429.
     What is to be translated or summarised is counted in characters. `waiting_bytes` bounds the bodies of all requests
-    under way, those of up to 64 KiB aside.
+    under way, and the replies that are not read yet, those of up to 64 KiB aside.
     `timeout_s` is the time from a request's arrival to its answer.
     """
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -143,4 +144,5 @@ def attempt(work: Callable[[], Any]) -> Outcome:
     try:
         return Outcome(result=work(), seconds=time.perf_counter() - began)
     except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # or what was half done would wait for the garbage collector
         return Outcome(error=error, seconds=time.perf_counter() - began)

@@ -7,7 +7,9 @@ import contextlib
 import gzip
 import http.client
 import json
+import resource
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +17,8 @@ from serverprocess import BUNDLES, ServerProcess, served, until
 
 from kdserve.serve import load_settings
 from kdserve.serve.app import Application
-from kdserve.serve.connections import Door
+from kdserve.serve.connections import Connection, Door
+from kdserve.serve.running import Server
 
 EMBEDDINGS = b"POST /v1/embeddings HTTP/1.1\r\n"
 
@@ -78,6 +81,95 @@ def test_a_compressed_body_is_refused(server: ServerProcess):
     assert "gzip" in answer.json["error"]["message"]
     plain = {"input": "a", "model": "tiny-static"}
     assert server.post("/v1/embeddings", plain, headers={"Content-Encoding": "identity"}).status == 200
+
+
+MODEL = b'"model": "tiny-static"'
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", b'{"input": [%s[]], %s}' % (b"[]," * 100_000, MODEL)),
+        ("/v1/embeddings", b'{"input": [%s1], %s}' % (b"1," * 1_000_000, MODEL)),
+        ("/v1/embeddings", b'{"input": ["%s"], %s}' % (b'","' * 1_000_000, MODEL)),
+        ("/v1/embeddings", b'{%s "input": "a", %s}' % (b'"input": [],' * 100_000, MODEL)),
+        ("/predict", b'{"inputs": [%s[""]]}' % (b'[""],' * 100_000)),
+    ],
+)
+def test_a_body_of_far_more_values_than_a_request_may_have_is_refused_undecoded(
+    server: ServerProcess, path: str, body: bytes
+):
+    answer = server.post(path, body)
+    assert answer.status == 413
+    assert b"the body has more than 16384 lists" in answer.body
+
+
+def test_brackets_commas_and_quotes_in_texts_are_no_values(server: ServerProcess):
+    for text in ("[],{}" * 100_000, '"[],' * 100_000, '\\"[],\\' * 100_000):
+        answer = server.post("/v1/embeddings", {"input": ["a", text], "model": "tiny-static"})
+        assert (answer.status, answer.headers["x-truncated"]) == (200, "1")
+
+
+def test_what_a_client_sent_comes_back_to_it_in_few_words(server: ServerProcess):
+    for given in ({"input": "a", "model": "m" * 500_000}, {"input": "a", "model": "tiny-static", "n" * 500_000: 1}):
+        answer = server.post("/v1/embeddings", given)
+        assert answer.status in (400, 404)
+        assert len(answer.body) < 1000
+
+
+def test_a_head_that_does_not_end_is_waited_for_as_long_as_an_answer_may_take():
+    with served(BUNDLES / "static", "--set", "limits.timeout_s=0.5") as server:
+        for pieces in ([b"GET /livez HTTP/1.1\r\nhost: x\r\n"], [b"\r\n"], [request(b"{}"), EMBEDDINGS]):
+            with sending(server, *pieces) as connection:
+                told = connection.makefile("rb").read()
+                assert told.count(b"HTTP/1.1 ") == len(pieces)
+                assert b"HTTP/1.1 408 Request Timeout" in told
+                assert b"connection: close" in told.partition(b"HTTP/1.1 408")[2]
+        with sending(server, b"GET /livez HT") as connection:
+            connection.sendall(b"TP/1.1\r\nhost: x\r\n\r\n")
+            assert reply_of(connection)[0] == 200
+            time.sleep(1)
+            connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert reply_of(connection)[0] == 200
+
+
+def test_a_connection_that_never_says_anything_is_closed(application: Application):
+    async def main() -> None:
+        server = Server(application)
+        server.config.load()
+        server.config.timeout_keep_alive = 0.1  # type: ignore[assignment]
+        loop = asyncio.get_running_loop()
+        door = await loop.create_server(
+            lambda: Connection(config=server.config, server_state=server.server_state, app_state={}), "127.0.0.1", 0
+        )
+        reader, writer = await asyncio.open_connection(*door.sockets[0].getsockname())
+        assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+        door.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit")
+def test_a_server_has_as_many_connections_as_the_system_lets_it():
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, most))
+    try:
+        with served(BUNDLES / "static") as server:
+            assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+
+
+def test_a_large_reply_that_nobody_reads_takes_room_until_its_client_is_hung_up_on():
+    limits = ["--set", "limits.body_bytes=100_000", "--set", "limits.waiting_bytes=0", "--set", "limits.timeout_s=2"]
+    many = {"input": ["a"] * 2048, "model": "kdserve-static"}
+    with served("kdserve-static", *limits) as server, sending(server, request(json.dumps(many).encode())) as silent:
+        until(lambda: server.post("/v1/embeddings", many).status == 429)
+        assert server.post("/v1/embeddings", {"input": "a", "model": "kdserve-static"}).status == 200
+        until(lambda: server.post("/v1/embeddings", many).status == 200)
+        with pytest.raises((ConnectionResetError, http.client.IncompleteRead)):
+            reply_of(silent)
 
 
 def request(body: bytes = b"{}", *, line: bytes = EMBEDDINGS, more: bytes = b"") -> bytes:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,16 @@ from serverprocess import BUNDLES, ServerProcess, served, until
 
 from kdserve import Encoder, Retriever
 from kdserve.locks import folder_lock
+from kdserve.manifest import write_error
 from kdserve.search import BuildOptions, Document
+from kdserve.search.index.snapshot import Snapshot
+from kdserve.serve.batching import Batcher
+from kdserve.serve.indexes import open_indexes
+from kdserve.serve.metrics import Metrics
+from kdserve.serve.models import open_encoder
+from kdserve.serve.refusals import Refusal
+from kdserve.serve.settings import Limits
+from kdserve.serve.workers import Workers
 
 READER, WRITER = "reader-0123456789abcdef", "writer-0123456789abcdef"
 
@@ -188,6 +200,26 @@ def test_a_change_beside_another_writer_is_refused_without_telling_where_the_ind
     assert answer.status == 409
     assert answer.json["error"]["message"] == "another process is writing to own; wait until it is done"
     assert str(own_index) in writable.wait_for("an index was not changed")["error"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "status"),
+    [(errno.ENOSPC, "full", 507), (errno.EDQUOT, "full", 507), (errno.EACCES, "conflict", 409)],
+)
+def test_a_full_disk_is_told_as_such(own_index: Path, number: int, kind: str, status: int):
+    batcher = Batcher(Workers(1, patience_s=30), Limits(), Metrics())
+    index = open_indexes([str(own_index)], [], partial(open_encoder, batcher=batcher))["own"]
+
+    def change() -> Snapshot:
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as error:
+            raise write_error(own_index, error) from error
+
+    with pytest.raises(Refusal) as caught:
+        index._change(change)
+    assert (caught.value.kind, caught.value.status) == (kind, status)
+    assert str(own_index) not in caught.value.message
 
 
 def test_a_generation_that_another_process_wrote_is_taken(writable: ServerProcess, own_index: Path):
