@@ -35,7 +35,16 @@ from kdserve.samples import parallel
 HERE = Path(__file__).parent
 BUNDLES = ("kdserve-static", "kdserve-mini")
 CAPACITY_SHARE, OVERLOAD = 0.8, 10
+PAUSE_S = 0.0001  # about what passes between a reply and the next request of a lone client
 WAITING = {"kdserve-mini": 4096}
+
+
+CALM = (
+    ("calm p50, ms", "p50", "{:.1f}"),
+    ("calm p99, ms", "p99", "{:.1f}"),
+    ("calm p99, of p50", "p99 of p50", "{:.1f}×"),
+    ("calm, event loop kept from its CPU, ms a second", "waited", "{:.0f}"),
+)
 
 
 @dataclass
@@ -43,6 +52,7 @@ class Figures:
     """What the rounds gave for one bundle."""
 
     bare_alone_us: list[float] = field(default_factory=list)
+    bare_paused_us: list[float] = field(default_factory=list)
     bare_listed_us: list[float] = field(default_factory=list)
     alone_us: list[float] = field(default_factory=list)
     crowded_us: list[float] = field(default_factory=list)
@@ -76,9 +86,10 @@ def load(server: Server, requests: Path, **how: float) -> dict[str, Any]:
     return done
 
 
-def bare(bundle: str, texts: Path, size: int, seconds: float) -> float:
+def bare(bundle: str, texts: Path, size: int, seconds: float, *, pause_s: float = 0.0) -> float:
     """CPU microseconds a text of the encoder alone."""
-    done = run_json(HERE / "serving" / "bare.py", bundle, texts, "--texts", size, "--seconds", seconds)
+    how = ("--texts", size, "--seconds", seconds, "--pause", pause_s)
+    done = run_json(HERE / "serving" / "bare.py", bundle, texts, *how)
     return float(done["cpu_s"] / done["texts"] * 1e6)
 
 
@@ -96,6 +107,7 @@ def measure_costs(bundle: str, work: Path, texts: Sequence[str], given: argparse
         load(server, single, clients=32, seconds=1)
         for _ in range(given.rounds):
             figures.bare_alone_us.append(bare(bundle, listed, 1, given.seconds))
+            figures.bare_paused_us.append(bare(bundle, listed, 1, given.seconds, pause_s=PAUSE_S))
             figures.alone_us.append(cost_us(load(server, single, clients=1, seconds=given.seconds)))
             figures.bare_listed_us.append(bare(bundle, listed, 32, given.seconds))
             done = load(server, single, clients=32, seconds=given.seconds)
@@ -106,34 +118,49 @@ def measure_costs(bundle: str, work: Path, texts: Sequence[str], given: argparse
 
 
 def measure_load(bundle: str, work: Path, texts: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
-    """Percentiles at 80 % of capacity, and what ten times the capacity does, for one and for 16 texts a request."""
+    """Percentiles at 80 % of the capacity of the moment, and what ten times it does: one text a request, and 16."""
     found: dict[str, Any] = {}
     for size in (1, 16):
         requests = write_requests(work, bundle, texts, size)
+        calm, capacities = [], []
         with Server(bundle, "--threads", 1) as server:
             load(server, requests, clients=32, seconds=1)
-            peak = load(server, requests, clients=32, seconds=given.seconds)
-            capacity = peak["by_status"]["200"] / peak["seconds"]
-            calm = load(server, requests, rate=capacity * CAPACITY_SHARE, seconds=given.seconds)
+            for _ in range(given.rounds):
+                peak = load(server, requests, clients=32, seconds=given.seconds)
+                capacities.append(peak["by_status"]["200"] / peak["seconds"])
+                calm.append(load(server, requests, rate=capacities[-1] * CAPACITY_SHARE, seconds=given.seconds))
+        capacity = statistics.median(capacities)
         # a queue of half a second, so that what is answered is what the server can do, not what fills its queue
         limits = ["--set", f"limits.waiting_tokens={WAITING[bundle]}"] if bundle in WAITING else []
         with Server(bundle, "--threads", 1, *limits) as server:
             stormy = load(server, requests, rate=capacity * OVERLOAD, seconds=given.seconds)
-        goodput = stormy["by_status"].get("200", 0) / given.seconds
         found[f"{size} a request"] = {
-            "capacity_per_s": capacity,
-            "calm_ms": calm["latency_ms"]["200"],
-            "calm_lost": calm["lost"],
-            "goodput": goodput / capacity,
+            "capacity_per_s": capacities,
+            "calm": [calm_figures(one, given.seconds) for one in calm],
+            "goodput": stormy["by_status"].get("200", 0) / given.seconds / capacity,
             "refused": stormy["by_status"].get("429", 0),
             "refused_ms": stormy["latency_ms"].get("429"),
             "answered_ms": stormy["latency_ms"].get("200"),
             "not_sent": stormy["lost"],
             "sent": sum(stormy["by_status"].values()) / given.seconds / capacity,
-            "sent_late_p99_ms": [calm["sent_late_p99_ms"], stormy["sent_late_p99_ms"]],
+            "sent_late_p99_ms": stormy["sent_late_p99_ms"],
             "memory_growth_mb": (stormy["memory_after"] - stormy["memory_before"]) / 1e6,
         }
     return found
+
+
+def calm_figures(done: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Percentiles of a calm round, and how busy the machine was with other work meanwhile."""
+    times = done["latency_ms"]["200"]
+    return {
+        "p50": times["p50"],
+        "p99": times["p99"],
+        "p99 of p50": times["p99"] / times["p50"],
+        "waited": done["server_waited_ms"] / seconds,
+        "stolen": done["stolen_ms"] / seconds,
+        "sent_late_p99_ms": done["sent_late_p99_ms"],
+        "lost": done["lost"],
+    }
 
 
 def measure_start(bundle: str, rounds: int) -> dict[str, float]:
@@ -149,6 +176,7 @@ def measure_start(bundle: str, rounds: int) -> dict[str, float]:
 def table_of(figures: dict[str, Figures], note: str) -> Table:
     rows = [
         ("bare encoder, one text a call: CPU µs a text", "bare_alone_us", "{:.0f}"),
+        ("bare encoder, one text a call after .1 ms of sleep: CPU µs a text", "bare_paused_us", "{:.0f}"),
         ("one client: CPU µs a request", "alone_us", "{:.0f}"),
         ("bare encoder, 32 texts a call: CPU µs a text", "bare_listed_us", "{:.0f}"),
         ("32 clients: CPU µs a request", "crowded_us", "{:.0f}"),
@@ -157,10 +185,10 @@ def table_of(figures: dict[str, Figures], note: str) -> Table:
         ("4 clients, 32 texts a request: texts a CPU second, of the bare encoder's", "", ""),
     ]
     cells: list[list[str]] = []
-    for label, name, form in rows[:4]:
+    for label, name, form in rows[:5]:
         cells.append([label, *(form.format(some.medians()[name]) for some in figures.values())])
     for label, value in zip(
-        (row[0] for row in rows[4:]),
+        (row[0] for row in rows[5:]),
         (
             lambda m: f"{1e6 / m['crowded_us']:,.0f}",
             lambda m: f"{m['bare_alone_us'] / m['crowded_us']:.0%}",
@@ -169,17 +197,20 @@ def table_of(figures: dict[str, Figures], note: str) -> Table:
         strict=True,
     ):
         cells.append([label, *(value(some.medians()) for some in figures.values())])
-    for key in ("calm p50, ms", "calm p99, ms", "sent under overload, of the capacity", "goodput", "429 p99, ms"):
-        for size in ("1 a request", "16 a request"):
-            cells.append([f"{key}: {size}", *(_loaded(key, some.record["load"][size]) for some in figures.values())])
+    sizes = ("1 a request", "16 a request")
+    for label, key, form in CALM:
+        for size in sizes:
+            calm = [[one[key] for one in some.record["load"][size]["calm"]] for some in figures.values()]
+            cells.append([f"{label}: {size}", *(form.format(statistics.median(some)) for some in calm)])
+    for key in ("sent under overload, of the capacity", "goodput", "429 p99, ms"):
+        for size in sizes:
+            cells.append([f"{key}: {size}", *(_stormy(key, some.record["load"][size]) for some in figures.values())])
     cells.append(["ready after, s", *(f"{some.record['start']['ready_s']:.2f}" for some in figures.values())])
     cells.append(["peak memory, MB", *(f"{some.record['start']['peak_memory_mb']:.0f}" for some in figures.values())])
     return Table(columns=["", *figures], rows=cells, note=note)
 
 
-def _loaded(key: str, found: dict[str, Any]) -> str:
-    if key.startswith("calm"):
-        return f"{found['calm_ms'][key[5:8]]:.1f}"
+def _stormy(key: str, found: dict[str, Any]) -> str:
     if key == "goodput":
         return f"{found['goodput']:.0%}"
     if key.startswith("sent"):

@@ -7,7 +7,9 @@ REQUESTS.json: {"path": …, "requests": [{"body": …, "expected": …}, …]};
 `expected` is wrong. In the open loop requests come at random moments of a given rate whatever the server does, and
 the time of those that are answered counts from the moment that they were due (Poisson arrivals; no coordinated
 omission), of those that are refused from the moment that they were sent. Its first second does not count: connections
-are opened in it. `sent_late_p99_ms` says how late this process itself was.
+are opened in it. What the machine did meanwhile: `sent_late_p99_ms` says how late this process itself was,
+`server_waited_ms` how long the server's event loop was ready and did not run, `stolen_ms` what a hypervisor gave to
+others (Linux).
 
 Prints one line of JSON: replies by status, latencies in ms, CPU seconds and memory of the server with its children.
 """
@@ -41,6 +43,7 @@ class Tally:
         self.seconds: dict[int, list[float]] = {}
         self.sent_late: list[float] = [0.0]
         self.wrong = self.lost = self.memory_before = 0
+        self.waited_s = self.stolen_s = 0.0
 
     def add(self, status: int, seconds: float, *, right: bool) -> None:
         self.by_status[status] += 1
@@ -170,6 +173,7 @@ async def open_loop(pid: int, port: int, requests: list[tuple[bytes, bytes]], ra
         due += random_.expovariate(rate)
         if due >= begin and not tally.memory_before:
             tally.memory_before = memory_bytes(pid)
+            tally.waited_s, tally.stolen_s = waited_s(pid), stolen_s()
         current = tally if due >= begin else warming
         while (wait := due - time.monotonic()) > 0 or place % 8 == 0:
             await asyncio.sleep(0)
@@ -193,6 +197,7 @@ async def open_loop(pid: int, port: int, requests: list[tuple[bytes, bytes]], ra
             task = asyncio.create_task(ask_anew(connection, current, due, *request))
             opening.add(task)
             task.add_done_callback(opening.discard)
+    tally.waited_s, tally.stolen_s = waited_s(pid) - tally.waited_s, stolen_s() - tally.stolen_s
     while num_open:
         await asyncio.sleep(0.001)
     return tally
@@ -209,6 +214,17 @@ def cpu_s(pid: int) -> float:
 
 def memory_bytes(pid: int) -> int:
     return sum(one.memory_info().rss for one in family(pid))
+
+
+def waited_s(pid: int) -> float:
+    """How long the first thread of a process has waited for a CPU so far, where the system tells (Linux, schedstat)."""
+    path = Path(f"/proc/{pid}/schedstat")
+    return int(path.read_text().split()[1]) / 1e9 if path.exists() else 0.0
+
+
+def stolen_s() -> float:
+    """The time of this machine's CPUs that a hypervisor gave to others so far."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 def main() -> None:
@@ -229,9 +245,7 @@ def main() -> None:
         tally = uvloop.run(closed_loop(given.port, requests, given.clients, given.seconds))
     seconds = time.monotonic() - began
     latencies = {
-        status: dict(
-            zip(("p50", "p95", "p99"), np.percentile(np.array(some) * 1000, [50, 95, 99]).round(3), strict=True)
-        )
+        status: dict(zip(PERCENTILES, np.percentile(np.array(some) * 1000, [50, 95, 99]).round(3), strict=True))
         for status, some in tally.seconds.items()
     }
     record = {
@@ -242,6 +256,8 @@ def main() -> None:
         "cpu_s": cpu_s(given.pid) - cpu_before,
         "latency_ms": latencies,
         "sent_late_p99_ms": float(np.percentile(np.array(tally.sent_late) * 1000, 99)),
+        "server_waited_ms": tally.waited_s * 1000,
+        "stolen_ms": tally.stolen_s * 1000,
         "memory_before": tally.memory_before,
         "memory_after": memory_bytes(given.pid),
     }
