@@ -74,20 +74,17 @@ class Call:
         self._held_bytes = 0
         self._hold(num_bytes)
 
-    async def sent(self, last: Awaitable[None]) -> None:
-        """Wait until `last`, the last piece of a large reply, is handed over: the client has then read nearly all.
-
-        One that reads nothing for as long as an answer may take is hung up on, where the server lets us.
-        """
-        ending, unread = asyncio.ensure_future(last), -1
-        try:
-            while not (await asyncio.wait([ending], timeout=self._timeout_s))[0] and self._connection is not None:
-                before, unread = unread, self._connection.transport.get_write_buffer_size()
-                if unread == before:
-                    self._connection.transport.abort()
-            await ending
-        finally:
-            ending.cancel()
+    async def sent(self) -> None:
+        """Wait until nearly all of a reply is read, under our own server; a client that reads nothing of it for as long
+        as an answer may take is hung up on."""
+        unread, connection = -1, self._connection
+        while connection is not None and connection.flow.write_paused and not connection.is_lost:
+            before, unread = unread, connection.transport.get_write_buffer_size()
+            if unread == before:
+                connection.transport.abort()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout_s):
+                    await connection.flow.drain()
 
     def _hold(self, num_bytes: int) -> None:
         if num_bytes > max(self._held_bytes, SMALL_BYTES):
@@ -269,10 +266,8 @@ def _written(reply: Reply) -> bytes:
 async def _send(reply: Reply, body: bytes, call: Call, send: Send) -> None:
     headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(body)), *reply.headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    is_large = len(body) > SMALL_BYTES
-    await send({"type": "http.response.body", "body": body, "more_body": is_large})
-    if is_large:
-        await call.sent(send({"type": "http.response.body", "body": b""}))
+    await send({"type": "http.response.body", "body": body})
+    await call.sent()
 
 
 def body_too_large(limit_bytes: int) -> Refusal:
