@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,36 @@ class GraphBuilder:
         """Append a node and return the names of all its outputs."""
         name = f"{op}_{len(self._nodes)}"
         names = [name, *(f"{name}_{number}" for number in range(1, outputs))]
-        self._nodes.append(helper.make_node(op, list(inputs), names, name=name, domain=domain, **attributes))
-        return names
+        return self.add_named(op, inputs, names, domain=domain, **attributes)
+
+    def add_named(
+        self, op: str, inputs: Sequence[str], names: Sequence[str], *, domain: str = "", **attributes: Any
+    ) -> list[str]:
+        """Append a node whose outputs have these names, for example those of the graph's outputs, and return them."""
+        name = f"{op}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op, list(inputs), list(names), name=name, domain=domain, **attributes))
+        return list(names)
+
+    def either(
+        self,
+        condition: str,
+        then: Callable[[], Sequence[str]],
+        otherwise: Callable[[], Sequence[str]],
+        *,
+        names: Sequence[str],
+        kinds: Sequence[int],
+    ) -> None:
+        """Compute one of two branches, by a `condition` (1,) bool, and give its tensors, of these kinds, these names.
+
+        What a branch appends, and returns the names of, is in a graph of its own, which reads the tensors of this one.
+        """
+        branches = {}
+        for name, write in (("then_branch", then), ("else_branch", otherwise)):
+            start = len(self._nodes)
+            made = [helper.make_tensor_value_info(own, kind, None) for own, kind in zip(write(), kinds, strict=True)]
+            branches[name] = helper.make_graph(self._nodes[start:], name, [], made)
+            del self._nodes[start:]
+        self.add_named("If", [condition], names, **branches)
 
     def to_float(self, x: str) -> str:
         """Cast to the type that the graph computes in."""
@@ -90,7 +118,7 @@ class GraphBuilder:
         self, name: str, inputs: Mapping[str, Form], outputs: Mapping[str, Form], made: Mapping[str, str]
     ) -> onnx.ModelProto:
         """Close the graph with these inputs and outputs; `made` names the tensor that each output is."""
-        self._nodes += [helper.make_node("Identity", [made[output]], [output]) for output in outputs]
+        self._nodes += [helper.make_node("Identity", [made[name]], [name]) for name in outputs if made[name] != name]
         ins, outs = (
             [helper.make_tensor_value_info(tensor, kind, list(shape)) for tensor, (kind, shape) in part.items()]
             for part in (inputs, outputs)

@@ -123,10 +123,12 @@ def require_exact_products(model: onnx.ModelProto) -> None:
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     products = [node for node in model.graph.node if _is_integer_product(node)]
     for node in products:
-        tensor = weights.get(node.input[1])
-        if not node.op_type.startswith("MatMulInteger") or tensor is None:
+        by_rows = node.op_type == "QGemm" and any(part.name == "transB" and part.i for part in node.attribute)
+        tensor = weights.get(node.input[3 if by_rows else 1])
+        if not (by_rows or node.op_type.startswith("MatMulInteger")) or tensor is None:
             raise FidelityError(f"{node.op_type} {node.output[0]} is an integer product that no check covers")
         levels = numpy_helper.to_array(tensor)
+        levels = levels.T if by_rows else levels
         if levels.dtype != np.int8:
             raise FidelityError(f"the weights {tensor.name} are {levels.dtype}; integer products need int8")
         even = levels[: len(levels) // 2 * 2].astype(np.int16).reshape(-1, 2, levels.shape[-1])

@@ -15,7 +15,7 @@ from kdserve.export.graphs.arithmetic import Arithmetic
 from kdserve.export.graphs.builder import MICROSOFT, Form, GraphBuilder
 from kdserve.export.graphs.transformer import LOWEST, activate, normalise
 from kdserve.export.read.weights import Array, LinearWeights, NormWeights
-from kdserve.export.sequence.tables import OUTPUT_TABLE, RowBits, read_rows
+from kdserve.export.sequence.tables import OUTPUT_TABLE, RowBits, multiply_rows, read_rows
 from kdserve.export.sequence.weights import AttentionWeights, DecoderLayer, DecoderWeights
 
 _NEVER = np.float32(-1e9)
@@ -26,10 +26,9 @@ def decoder_graph(
 ) -> onnx.ModelProto:
     """Write one step; the tokens `never` are none to choose.
 
-    In: `tokens` (B,), `source_mask` (B, S) int32, `num_best` (1,) int64, and for each layer i `past.i.key` and `.value`
-    (B, A, T, W), `source.i.key` and `.value` (B, A, S, W). Out: `best_ids` and `best_scores` (B, K), of the logits;
-    `likely_ids` and `likely_log_probs` likewise, of their log-softmax; `present.i.key` and `.value` (B, A, T + 1, W).
-    Both pairs are computed, whichever is asked for.
+    In: `tokens` (B,), `source_mask` (B, S) int32, `num_best` (1,) int64, `likely` (1,) bool, and for each layer i
+    `past.i.key` and `.value` (B, A, T, W), `source.i.key` and `.value` (B, A, S, W). Out: `best_ids` and `best_scores`
+    (B, K), of the logits, or if `likely` of their log-softmax; `present.i.key` and `.value` (B, A, T + 1, W).
     """
     return _Step(weights, arithmetic, table_bits).write(never)
 
@@ -40,7 +39,6 @@ class _Step:
     def __init__(self, weights: DecoderWeights, arithmetic: Arithmetic, table_bits: RowBits) -> None:
         self._graph = GraphBuilder()
         self._weights, self._arithmetic, self._bits = weights, arithmetic, table_bits
-        self._present: dict[str, str] = {}
         self._place_1 = self._graph.add("Shape", "past.0.key", start=2, end=3)
 
     def write(self, never: Sequence[int]) -> onnx.ModelProto:
@@ -52,22 +50,24 @@ class _Step:
             hidden = self._layer(hidden, layer, index, bias)
         hidden = self._normalise(hidden, weights.final_norm, "final")
         logits = self._logits(hidden)
-        made = self._choose(logits, never)
+        self._choose(logits, never)
         heads, width = weights.num_heads, weights.layers[0].attention.key.weight.shape[1] // weights.num_heads
         inputs: dict[str, Form] = {
             "tokens": (TensorProto.INT64, ("rows",)),
             "source_mask": (TensorProto.INT32, ("rows", "source")),
             "num_best": (TensorProto.INT64, (1,)),
+            "likely": (TensorProto.BOOL, (1,)),
         }
         outputs: dict[str, Form] = {
-            name: (TensorProto.INT64 if name.endswith("ids") else TensorProto.FLOAT, ("rows", "best")) for name in made
+            "best_scores": (TensorProto.FLOAT, ("rows", "best")),
+            "best_ids": (TensorProto.INT64, ("rows", "best")),
         }
         for index in range(len(weights.layers)):
             for part in ("key", "value"):
                 for time in ("past", "source"):
                     inputs[f"{time}.{index}.{part}"] = (TensorProto.FLOAT, ("rows", heads, time, width))
                 outputs[f"present.{index}.{part}"] = (TensorProto.FLOAT, ("rows", heads, "present", width))
-        return graph.close("decoder", inputs, outputs, {**made, **self._present})
+        return graph.close("decoder", inputs, outputs, {name: name for name in outputs})
 
     def _read_tokens(self) -> str:
         """Embed the tokens and say where they stand: (B, 1, H)."""
@@ -100,15 +100,16 @@ class _Step:
 
     def _attend_to_written(self, x: str, own: AttentionWeights, index: int, bias: str) -> str:
         graph, name = self._graph, f"layer{index}"
-        operand = self._arithmetic.prepare(graph, x, f"{name}.attention_input")
-        parts = {"query": own.query, "key": own.key, "value": own.value}
-        products = [self._arithmetic.multiply(graph, operand, f"{name}.{part}", each) for part, each in parts.items()]
+        parts = (own.query, own.key, own.value)
+        joined = LinearWeights(weight=np.concatenate([part.weight for part in parts], axis=1), bias=None)
+        product = self._product(x, f"{name}.attention", joined)
+        each = graph.add_all("Split", product, outputs=3, axis=-1, num_outputs=3)
+        shift = _joined_bias(parts)
+        added = "" if shift is None else graph.constant(f"{name}.attention.bias", shift)
         past = [f"past.{index}.key", f"past.{index}.value"]
-        context, *present = graph.add_all(
-            "MultiHeadAttention", *products, "", "", bias, *past, outputs=3, domain=MICROSOFT, **self._heads()
-        )
-        self._present |= {f"present.{index}.key": present[0], f"present.{index}.value": present[1]}
-        return self._product(context, f"{name}.attention_output", own.output)
+        made = [f"{name}.context", f"present.{index}.key", f"present.{index}.value"]
+        graph.add_named("MultiHeadAttention", [*each, added, "", bias, *past], made, domain=MICROSOFT, **self._heads())
+        return self._product(made[0], f"{name}.attention_output", own.output)
 
     def _attend_to_source(self, x: str, own: AttentionWeights, index: int) -> str:
         graph, name = self._graph, f"layer{index}"
@@ -129,26 +130,34 @@ class _Step:
     def _logits(self, hidden: str) -> str:
         """(B, V): the products with the output table, whose rows are tokens."""
         graph, weights = self._graph, self._weights
+        hidden = graph.add("Squeeze", hidden, graph.vector(1))
         if (transform := weights.transform) is not None:
             hidden = activate(graph, self._product(hidden, "transform", transform.linear), transform.activation)
             hidden = self._normalise(hidden, transform.norm, "transform")
         if weights.output_scale != 1.0:
             hidden = graph.add("Mul", hidden, graph.scalar(weights.output_scale))
-        linear = LinearWeights(weight=np.ascontiguousarray(weights.output.T), bias=weights.output_bias)
-        return graph.add("Squeeze", self._product(hidden, OUTPUT_TABLE, linear), graph.vector(1))
+        operand = self._arithmetic.prepare(graph, hidden, f"{OUTPUT_TABLE}_input")
+        logits = multiply_rows(graph, operand, weights.output, bits=self._bits)
+        bias = weights.output_bias
+        return logits if bias is None else graph.add("Add", logits, graph.constant(f"{OUTPUT_TABLE}.bias", bias))
 
-    def _choose(self, logits: str, never: Sequence[int]) -> dict[str, str]:
-        """The K best by their logits, and by their log-probabilities, with ids; (B, K) each."""
-        graph, log_probs = self._graph, self._graph.add("LogSoftmax", logits, axis=-1)
-        if never:
-            mask = np.zeros(len(self._weights.output), dtype=np.float32)
-            mask[list(never)] = _NEVER
-            allowed = graph.constant("never", mask)
-            logits, log_probs = graph.add("Add", logits, allowed), graph.add("Add", log_probs, allowed)
-        best = graph.add_all("TopK", logits, "num_best", outputs=2)
-        likely = graph.add_all("TopK", log_probs, "num_best", outputs=2)
-        names = ("best_scores", "best_ids", "likely_log_probs", "likely_ids")
-        return dict(zip(names, (*best, *likely), strict=True))
+    def _choose(self, logits: str, never: Sequence[int]) -> None:
+        """The K best by their logits or by their log-probabilities; a branch each, as one of them alone is computed."""
+        mask = np.zeros(len(self._weights.output), dtype=np.float32)
+        mask[list(never)] = _NEVER
+
+        def best(scores: str) -> list[str]:
+            allowed = graph.add("Add", scores, graph.constant("never", mask)) if never else scores
+            return graph.add_all("TopK", allowed, "num_best", outputs=2)
+
+        graph = self._graph
+        graph.either(
+            "likely",
+            lambda: best(graph.add("LogSoftmax", logits, axis=-1)),
+            lambda: best(logits),
+            names=("best_scores", "best_ids"),
+            kinds=(TensorProto.FLOAT, TensorProto.INT64),
+        )
 
     def _heads(self) -> dict[str, float]:
         scale = {} if self._weights.score_scale is None else {"scale": self._weights.score_scale}
@@ -170,3 +179,11 @@ class _Step:
     def _product(self, x: str, name: str, linear: LinearWeights, *, lowest: float | None = None) -> str:
         operand = self._arithmetic.prepare(self._graph, x, f"{name}_input", lowest=lowest)
         return self._arithmetic.multiply(self._graph, operand, name, linear)
+
+
+def _joined_bias(parts: Sequence[LinearWeights]) -> Array | None:
+    """The biases of products that are one, side by side; nothing where none has one."""
+    if all(part.bias is None for part in parts):
+        return None
+    rows = [np.zeros(part.weight.shape[1], np.float32) if part.bias is None else part.bias for part in parts]
+    return np.concatenate(rows)

@@ -13,6 +13,9 @@ from kdserve.runtime.sequence.rules import Candidates, forbidden, num_candidates
 from kdserve.runtime.sequence.session import DecoderState, Ids, SequenceSession
 from kdserve.runtime.sequence.settings import Generation
 
+_WAITING = 8
+"""Rows that have ended leave once they are one of so many: all others' keys and values are copied then."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
@@ -25,28 +28,34 @@ class Written:
 def greedy(
     session: SequenceSession, state: DecoderState, limits_B: Ids, rules: Generation, *, vocabulary: int
 ) -> Written:
-    """Write until an end, or `limits_B` tokens. Rows that have ended leave the batch."""
+    """Write until an end, or `limits_B` tokens. Rows that have ended leave the batch, a few at once."""
     num_rows = len(limits_B)
-    written = np.full((num_rows, 1 + int(limits_B.max(initial=0))), rules.start_id, np.int64)
-    lengths, is_cut = np.zeros(num_rows, np.int64), [False] * num_rows
-    rows, ends = np.arange(num_rows), np.array(rules.end_ids)
+    ids: list[list[int]] = [[] for _ in range(num_rows)]
+    is_cut = [False] * num_rows
+    rows, limits, ends = np.arange(num_rows), limits_B, np.array(rules.end_ids)
+    is_running = np.ones(num_rows, bool)
+    written = np.full((num_rows, 1 + int(limits.max(initial=0))), rules.start_id, np.int64)
     tokens = written[:, 0]
-    for step in range(written.shape[1] - 1):
-        tokens, state = _next(session, tokens, state, written[rows, : step + 1], rules, vocabulary)
-        at_limit = limits_B[rows] == step + 1
+    for length in range(1, written.shape[1]):
+        tokens, state = _next(session, tokens, state, written[:, :length], rules, vocabulary)
+        at_limit = limits == length
         if rules.forced_end_id is not None:
             tokens = np.where(at_limit, rules.forced_end_id, tokens)
+        written[:, length] = tokens
         has_ended = (tokens[:, None] == ends).any(axis=1)
-        written[rows, step + 1] = tokens
-        lengths[rows] = step + 1 - has_ended
-        for row in rows[at_limit & ~has_ended].tolist():
-            is_cut[row] = True
-        stay = np.flatnonzero(~(has_ended | at_limit))
+        done = is_running & (has_ended | at_limit)
+        if not done.any():
+            continue
+        for place in np.flatnonzero(done).tolist():
+            row, ended = rows[place], bool(has_ended[place])
+            ids[row], is_cut[row] = written[place, 1 : length + 1 - ended].tolist(), not ended
+        is_running &= ~done
+        stay = np.flatnonzero(is_running)
         if not len(stay):
             break
-        if len(stay) < len(rows):
-            rows, tokens, state = rows[stay], tokens[stay], state.take(stay)
-    ids = [row[1 : 1 + length].tolist() for row, length in zip(written, lengths, strict=True)]
+        if (len(rows) - len(stay)) * _WAITING >= len(rows):
+            rows, limits, is_running, written = rows[stay], limits[stay], is_running[stay], written[stay]
+            tokens, state = tokens[stay], state.take(stay)
     return Written(ids=ids, is_cut=is_cut)
 
 

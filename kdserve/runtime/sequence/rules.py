@@ -30,10 +30,10 @@ def forbidden(written_BT: Ids, rules: Generation) -> list[frozenset[int]]:
         return [always] * num_rows
     starts = length + 1 - size
     repeats_BT = np.ones((num_rows, starts), bool)
-    for place in range(size - 1):
+    for place in reversed(range(size - 1)):
         repeats_BT &= written_BT[:, place : place + starts] == written_BT[:, starts + place, None]
-    if not repeats_BT.any():
-        return [always] * num_rows
+        if not repeats_BT.any():
+            return [always] * num_rows
     nexts_BT = written_BT[:, size - 1 :]
     return [always | set(own[again].tolist()) for own, again in zip(nexts_BT, repeats_BT, strict=True)]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 _PARTS = ("key", "value")
+_STEP = 16
 
 
 @dataclass(slots=True)
@@ -36,14 +37,23 @@ class DecoderState:
     past: list[Floats]
 
     def take(self, rows: npt.NDArray[np.int64]) -> DecoderState:
-        """The state of these rows alone, in this order."""
-        return DecoderState(
-            self.source_mask[rows], [part[rows] for part in self.source], [part[rows] for part in self.past]
-        )
+        """The state of these rows alone, in this order, with no more padding than they need."""
+        width = source_length(int(self.source_mask[rows].sum(axis=1).max(initial=0)))
+        source = [part[rows, :, :width] for part in self.source]
+        return DecoderState(self.source_mask[rows, :width], source, [part[rows] for part in self.past])
 
     def take_past(self, rows: npt.NDArray[np.int64]) -> DecoderState:
         """The state with the written parts of these rows, where each stands for one of the same source."""
         return DecoderState(self.source_mask, self.source, [part[rows] for part in self.past])
+
+
+def source_length(num_tokens: int) -> int:
+    """How long a batch's sources are made, by its longest one.
+
+    A source's scores are summed from its start on, over vectors of at most 16 numbers, so that what padding adds to the
+    end are zeros, which change no bit of a sum; in steps of less than 16 they could change which numbers go together.
+    """
+    return max(1, -(-num_tokens // _STEP)) * _STEP
 
 
 class SequenceSession:
@@ -67,7 +77,7 @@ class SequenceSession:
             self._decoder = open_part(DECODER_NAME)
             self._encoder = encoder.result()
         self._folder = folder
-        self._shapes = self._read_shapes()
+        self._shapes, self._has_both = self._read_shapes()
         self._source_names = [f"source.{name}" for name in self._shapes]
         self._past_names = [f"past.{name}" for name in self._shapes]
         self._present_names = [f"present.{name}" for name in self._shapes]
@@ -102,8 +112,10 @@ class SequenceSession:
         Raises:
             EncodeError: the graph failed, for example at a token that its table does not hold.
         """
-        chosen = ["likely_ids", "likely_log_probs"] if likely else ["best_ids", "best_scores"]
+        chosen = ["likely_ids", "likely_log_probs"] if likely and self._has_both else ["best_ids", "best_scores"]
         feeds = {"tokens": tokens, "source_mask": state.source_mask, "num_best": np.array([num_best], np.int64)}
+        if not self._has_both:
+            feeds["likely"] = np.array([likely])
         feeds.update(zip(self._source_names, state.source, strict=True))
         feeds.update(zip(self._past_names, state.past, strict=True))
         try:
@@ -117,8 +129,11 @@ class SequenceSession:
         if found != expected:
             raise FolderError(f"{self._folder} gives {found} where {expected} is due; export the translator again")
 
-    def _read_shapes(self) -> dict[str, tuple[int, int]]:
-        """Heads and head width of every layer's key and value, by name: `0.key`, `0.value`, `1.key`, …"""
+    def _read_shapes(self) -> tuple[dict[str, tuple[int, int]], bool]:
+        """Heads and head width of every layer's key and value, by name: `0.key`, `0.value`, `1.key`, …
+
+        And whether a step gives both pairs of outputs whichever is asked for, as bundles of 0.2.0 do.
+        """
         try:
             encoder_in, encoder_out = _kinds(self._encoder)
             decoder_in, decoder_out = _kinds(self._decoder)
@@ -130,19 +145,23 @@ class SequenceSession:
         floats = dict.fromkeys(names, "tensor(float)")
         int64 = "tensor(int64)"
         own = {"tokens": int64, "source_mask": "tensor(int32)", "num_best": int64}
-        best = {"best_ids": int64, "best_scores": "tensor(float)", "likely_ids": int64}
+        best = {"best_ids": int64, "best_scores": "tensor(float)"}
+        has_both = "likely_ids" in decoder_out
+        if has_both:
+            best |= {"likely_ids": int64, "likely_log_probs": "tensor(float)"}
+        else:
+            own["likely"] = "tensor(bool)"
         fits = (
             num_layers > 0
             and encoder_in == dict.fromkeys(("input_ids", "attention_mask"), int64)
             and encoder_out == {f"source.{name}": kind for name, kind in floats.items()}
             and decoder_in == own | {f"{time}.{name}": "tensor(float)" for name in names for time in ("past", "source")}
-            and decoder_out
-            == best | {"likely_log_probs": "tensor(float)"} | {f"present.{name}": "tensor(float)" for name in names}
+            and decoder_out == best | {f"present.{name}": "tensor(float)" for name in names}
         )
         shapes = {name: forms.get(f"past.{name}", []) for name in names}
         if not fits or not all(len(form) == 4 and type(form[1]) is type(form[3]) is int for form in shapes.values()):
             raise FolderError(f"{self._folder} has graphs that do not fit together; export the translator again")
-        return {name: (form[1], form[3]) for name, form in shapes.items()}
+        return {name: (form[1], form[3]) for name, form in shapes.items()}, has_both
 
 
 def _kinds(session: onnxruntime.InferenceSession) -> tuple[dict[str, str], dict[str, str]]:

@@ -14,7 +14,7 @@ import numpy as np
 from kdserve.runtime.batches import canonical_length, make_batches, pack_ids
 from kdserve.runtime.sequence.beams import beam_search
 from kdserve.runtime.sequence.greedy import Written, greedy
-from kdserve.runtime.sequence.session import DecoderState, SequenceSession
+from kdserve.runtime.sequence.session import DecoderState, SequenceSession, source_length
 from kdserve.runtime.sequence.settings import Generation
 from kdserve.runtime.session import Device
 
@@ -27,8 +27,8 @@ _GROWTH, _ROOM = 3, 10
 class Writer:
     """Both graphs of a bundle and the search over them.
 
-    One source has one output, whatever stands beside it: a decoder's batch holds sources of one padded length, a power
-    of two that depends on the source alone, and every sum runs over one row.
+    One source has one output, whatever stands beside it: the encoder's batches hold sources of one padded length, which
+    depends on the source alone, the decoder's padding adds zeros (`source_length`), and every sum runs over one row.
     """
 
     def __init__(self, folder: Path, *, device: Device, num_threads: int) -> None:
@@ -47,7 +47,9 @@ class Writer:
         grow: int = _GROWTH,
     ) -> Written:
         """Return an output for each source, of at most `limit` tokens, and of `grow` for each of its own, 0 for any."""
-        batches = _batches(ids, max(1, _ROWS // rules.num_beams))
+        order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))  # the longest first: they take longest
+        num_rows = max(1, _ROWS // rules.num_beams)
+        batches = [order[start : start + num_rows] for start in range(0, len(order), num_rows)]
         search = beam_search if rules.num_beams > 1 else greedy
 
         def run(rows: Sequence[int]) -> Written:
@@ -68,8 +70,8 @@ class Writer:
         return Written(ids=outputs, is_cut=is_cut)
 
     def _read(self, sources: Sequence[Sequence[int]], pad_id: int) -> DecoderState:
-        """Encode sources of one decoder length, each at its own padded length."""
-        width = _decoder_length(max(map(len, sources)))
+        """Encode the sources of one decoder's batch, each at its own padded length."""
+        width = source_length(canonical_length(max(map(len, sources))))
         mask = np.zeros((len(sources), width), np.int32)
         parts: list[np.ndarray] = []
         for places, batch in make_batches(pack_ids(sources), max_batch_tokens=_ENCODED_TOKENS, pad_id=pad_id):
@@ -80,20 +82,3 @@ class Writer:
             for part, one in zip(parts, read, strict=True):
                 part[places, :, :length] = one
         return self._session.begin(parts, mask)
-
-
-def _batches(ids: Sequence[Sequence[int]], num_rows: int) -> list[list[int]]:
-    """Group sources of one decoder length, the longest first: they take longest."""
-    order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
-    batches: list[list[int]] = []
-    for row in order:
-        last = batches[-1] if batches else []
-        if last and len(last) < num_rows and _decoder_length(len(ids[last[0]])) == _decoder_length(len(ids[row])):
-            last.append(row)
-        else:
-            batches.append([row])
-    return batches
-
-
-def _decoder_length(num_tokens: int) -> int:
-    return 1 << max(5, (canonical_length(num_tokens) - 1).bit_length())

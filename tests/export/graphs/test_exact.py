@@ -124,3 +124,15 @@ def test_an_integer_product_that_no_check_covers_is_refused() -> None:
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", [], []))
     with pytest.raises(FidelityError, match="QLinearMatMul out is an integer product that no check covers"):
         require_exact_products(model)
+
+
+def test_a_table_multiplied_by_its_rows_is_checked_along_them() -> None:
+    levels = np.array([[64, 64, 1], [0, 64, 65]], np.int8)
+    tensor = numpy_helper.from_array(levels, "table")
+    node = onnx.helper.make_node("QGemm", ["a", "s", "z", "table", "t", "y"], ["out"], transB=1)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", [], [], [tensor]))
+    require_exact_products(model)
+    tensor.CopyFrom(numpy_helper.from_array(levels[:, ::-1], "table"))
+    model.graph.initializer[0].CopyFrom(tensor)
+    with pytest.raises(FidelityError, match="table could saturate"):
+        require_exact_products(model)

@@ -102,6 +102,29 @@ def test_graphs_that_do_not_fit_together_are_refused(bundle: Path, tmp_path: Pat
         Translator.load(folder)
 
 
+def test_step_that_gives_both_pairs_of_outputs_writes_the_same(bundle: Path, tmp_path: Path) -> None:
+    """Bundles of kdserve 0.2.0 have no `likely` and compute either way of choosing in every step."""
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    model = onnx.load(folder / "decoder.onnx", load_external_data=False)
+    graph = model.graph
+    graph.input.remove(next(value for value in graph.input if value.name == "likely"))
+    choice = next(node for node in graph.node if node.op_type == "If")
+    graph.node.remove(choice)
+    likely, best = (onnx.helper.get_node_attr_value(choice, name).node for name in ("then_branch", "else_branch"))
+    for nodes, names in ((likely, ("likely_log_probs", "likely_ids")), (best, ("best_scores", "best_ids"))):
+        nodes[-1].output[:] = names
+        graph.node.extend(nodes)
+    for name, like in (("likely_log_probs", "best_scores"), ("likely_ids", "best_ids")):
+        value = graph.output.add()
+        value.CopyFrom(next(own for own in graph.output if own.name == like))
+        value.name = name
+    (folder / "decoder.onnx").write_bytes(model.SerializeToString())
+    _list_again(folder)
+    old, new, texts = Translator.load(folder), Translator.load(bundle), parallel()["de"][:12]
+    assert old.translate(texts) == new.translate(texts)
+    assert old.translate(texts, num_beams=3) == new.translate(texts, num_beams=3)
+
+
 def test_settings_out_of_range_are_refused(bundle: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bundle, tmp_path / "bundle")
     path = folder / "kdserve.json"
