@@ -5,8 +5,10 @@
 VARIANTS.toml holds [[variant]] tables with a name and `set`, a list of KEY=VALUE. What variants share (corpus,
 vocabulary, settled body, solved table) is made once, in --work. "Held out" is translation retrieval on the recipe's
 own held-out sentences. Where --data holds eval/tatoeba-v1 and eval/stsb-multi-mt: Tatoeba is both directions of the
-first 300 sentences of each language, STS is Spearman on the benchmark's dev split. Rows are kept in --work as they
-come, so a stopped run goes on with what is missing. Leaves the record `ablations-<name of the recipe>`.
+first 300 sentences of each language, STS is Spearman on the benchmark's dev split; where it holds eval/xquad-r-dev too,
+questions look for their paragraph within each language and across. `teacher.model` may name a published student. Rows
+are kept in --work as they come, so a stopped run goes on with what is missing. Leaves the record
+`ablations-<name of the recipe>`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -27,10 +30,18 @@ from records import Table, write_record
 from tokenizers import Tokenizer
 
 from kdserve.bench.machine import describe_machine
+from kdserve.cli.distill import published_students
 from kdserve.datatypes import Embeddings
 from kdserve.distill import prepare
 from kdserve.distill.students.embedder import Student
-from kdserve.evaluate import evaluate_translation, read_sts, read_tatoeba, sts_spearman
+from kdserve.evaluate import (
+    evaluate_translation,
+    measure_answers,
+    read_questions,
+    read_sts,
+    read_tatoeba,
+    sts_spearman,
+)
 from kdserve.recipe import Recipe, load_recipe
 
 SENTENCES = 300
@@ -82,7 +93,8 @@ def main() -> None:
         name = variant["name"]
         if rows.get(name, {}).get("set") != variant["set"] and name in (arguments.only or [name]):
             recipe = load_recipe(arguments.recipe, overrides=[*arguments.overrides, *variant["set"]])
-            figures = train(recipe, arguments.work, cache=arguments.cache, data=arguments.data)
+            with published_students(recipe, arguments.work / "variant") as opened:
+                figures = train(opened, arguments.work, cache=arguments.cache, data=arguments.data)
             rows[name] = {"variant": name, "set": variant["set"], "overrides": arguments.overrides, **figures}
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[name]) + "\n")
@@ -119,24 +131,30 @@ def train(recipe: Recipe, work: Path, *, cache: Path | None, data: Path | None) 
         figures["tatoeba"] = dict(section.figures)
         similar = read_sts(data / "eval" / "stsb-multi-mt", split="dev", languages=["en", "de"])
         figures["sts"] = {language: sts_spearman(embedder, own) for language, own in similar.items()}
+        if (questions := data / "eval" / "xquad-r-dev").is_dir():
+            to_paragraphs, _ = measure_answers(embedder, read_questions(questions))
+            means = {"own": to_paragraphs.within, "across": to_paragraphs.asked}
+            figures["search"] = {name: fmean(row.values()) for name, row in means.items()}
     return figures
 
 
 def make_table(rows: Sequence[dict[str, Any]], overrides: Sequence[str]) -> Table:
     """A row for each variant, in the order of the file."""
-    columns = ["variant", "held out", "lowest", "Tatoeba", "STS en", "STS de", "seconds"]
+    columns = ["variant", "held out", "lowest", "Tatoeba", "STS en", "STS de", "search, own", "across", "seconds"]
     cells = []
     for row in rows:
         tatoeba, sts = list(row.get("tatoeba", {}).values()), row.get("sts", {})
         mean = f"{100 * sum(tatoeba) / len(tatoeba):.1f}" if tatoeba else ""
         language, lowest = row["worst"]
         similar = [f"{sts[x]:.3f}" if x in sts else "" for x in ("en", "de")]
+        search = [f"{100 * row['search'][name]:.1f}" if "search" in row else "" for name in ("own", "across")]
         held_out = [f"{100 * row['held_out']:.1f}", f"{100 * lowest:.1f} ({language})"]
-        cells.append([row["variant"], *held_out, mean, *similar, f"{row['seconds']:.0f}"])
+        cells.append([row["variant"], *held_out, mean, *similar, *search, f"{row['seconds']:.0f}"])
     note = (
         f"One choice of the recipe switched at a time; {' '.join(overrides) or 'else as it stands'}. Held out and "
         f"Tatoeba (the first {SENTENCES} sentences of each language): share of translations found (%), mean of "
-        "languages and directions. STS benchmark dev: Spearman."
+        "languages and directions. STS benchmark dev: Spearman. Search: half of XQuAD-R, questions whose nearest "
+        "paragraph answers them (%), within a language and across."
     )
     return Table(columns=columns, rows=cells, note=note)
 

@@ -30,7 +30,7 @@ def open_source(
     source = Source(path=texts, format=format or format_of(texts), columns=columns)
     if kept is not None and (dropped := columns.numbers - kept):
         raise DataError(f"--numbers names {min(dropped)!r}, which --fields does not keep; name it in both or in none")
-    if columns != Columns() and (found := source.files()[0]) in ("txt", "folder"):
+    if columns != Columns() and (found := source.files()[0]) in ("txt", "document", "folder"):
         if found == "txt" or replace(columns, fields=None) != Columns():
             options = "--text-column, --id-column, --numbers and --fields"
             raise DataError(f"{texts} is plain text without columns; leave out {options}")
@@ -43,11 +43,11 @@ def _names(given: str) -> frozenset[str]:
 
 
 def refuse_unknown_fields(source: Source) -> None:
-    """Raise DataError where a folder of texts shall keep a field that none of its files can have."""
+    """Raise DataError where whole files shall keep a field that none of them can have."""
     from kdserve.search.documents.readers import TITLE
 
     if unknown := (source.columns.fields or frozenset()) - {TITLE}:
-        raise DataError(f"the files of {source.path} have no field {min(unknown)!r} to keep, only {TITLE!r}")
+        raise DataError(f"the texts of {source.path} have no field {min(unknown)!r} to keep, only {TITLE!r}")
 
 
 def with_languages(documents: Iterator[Some], languages_by: str) -> Iterator[Some]:

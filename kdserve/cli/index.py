@@ -26,10 +26,13 @@ IndexFolder = Annotated[Path, typer.Argument(help="An index folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Texts = Annotated[
     Path,
-    typer.Argument(help="A .txt, .tsv, .csv, .jsonl or .parquet file (.gz too), a folder of texts, or - for stdin."),
+    typer.Argument(
+        help="A .txt, .tsv, .csv, .jsonl or .parquet file (.gz too), a document (.md, .html, .pdf, .docx, .epub), a "
+        "folder, or - for stdin."
+    ),
 ]
 FormatOption = Annotated[
-    Literal["txt", "tsv", "csv", "jsonl", "parquet", "folder"] | None,
+    Literal["txt", "tsv", "csv", "jsonl", "parquet", "document", "folder"] | None,
     typer.Option(help="Format of the texts, where the file's name does not tell."),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column or field that holds the text.")]

@@ -49,6 +49,8 @@ def extract(path: Path) -> Extracted:
         DataError: the file is damaged, encrypted, or larger than what is read.
         MissingExtraError: the library that reads it is not installed.
     """
+    if path.suffix == ".gz":
+        raise DataError(f"{path} is compressed; unpack it first")
     try:
         size = path.stat().st_size
         if not size:
@@ -58,6 +60,8 @@ def extract(path: Path) -> Extracted:
         found = EXTRACTORS[path.suffix.lower()](path)
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "lxml", "documents") from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
     except DataError:
         raise
     except Exception as error:  # on a damaged file each parser raises whatever it likes

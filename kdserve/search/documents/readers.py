@@ -4,6 +4,7 @@ txt       one document a line; blank lines are skipped
 tsv, csv  a header line; the text column is a document, `id`, `lang` or `language` its own, the others its metadata
 jsonl     one object a line with `text`, and the same names; an object under `metadata` is taken apart
 parquet   columns as in a table
+document  a .md, .rst, .html, .pdf, .docx or .epub file by itself: one document, the id is its name
 folder    one document for each .txt, .md, .rst, .html, .pdf, .docx and .epub file below it, the id is the path, title
           and language are fields; in a folder without such files, the tables of the one format that it holds, as data
           sets are published in parts
@@ -32,13 +33,14 @@ from kdserve.search.documents.lines import STDIN, is_folder, opened, read_lines,
 from kdserve.search.documents.records import Columns, documents_from
 from kdserve.search.documents.tables import Record, count_parquet, read_csv, read_jsonl, read_parquet, read_tsv
 
-Format = Literal["txt", "tsv", "csv", "jsonl", "parquet", "folder"]
+Format = Literal["txt", "tsv", "csv", "jsonl", "parquet", "document", "folder"]
 SUFFIXES: Mapping[str, Format] = {
     ".txt": "txt", ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"
 }  # fmt: skip
 WHOLE_TEXTS = (".txt", ".md", ".rst")
 TITLE = "title"
-"""The one field of a file of a folder."""
+"""The one field of a file that is one document."""
+_DOCUMENTS = {*WHOLE_TEXTS, *EXTRACTORS} - SUFFIXES.keys()
 HEADING = re.compile(r"\s*(?:#+\s+(?P<title>.+)|(?:[=~*-]{3,}\n)?(?P<rst>\S.*)\n[=~*-]{3,}\s*(?:\n|$))")
 """The first line of Markdown or reStructuredText, where it is one."""
 _logger = logging.getLogger("kdserve")
@@ -57,6 +59,8 @@ def format_of(path: Path) -> Format:
         return "txt"
     if is_folder(path):
         return "folder"
+    if _ending(path) in _DOCUMENTS:
+        return "document"
     if _ending(path) not in SUFFIXES:
         raise DataError(
             f"{path} does not tell its format by its name; give --format, one of {', '.join(get_args(Format))}"
@@ -93,7 +97,7 @@ class Source:
     def count(self) -> int:
         """About how many documents there are, for progress; 0 where that is unknown, as for a pipe."""
         format, files = self.files()
-        if format == "folder":
+        if format in ("folder", "document"):
             return len(files)
         return sum(_count(file, format) for file in files)
 
@@ -106,6 +110,8 @@ class Source:
         for file in files:
             if format == "folder":
                 yield from self.read_file(file)
+            elif format == "document":
+                yield from self._documents(file, self._extracted(file))
             elif file.is_file() and not file.stat().st_size:
                 if not is_folder(self.path):
                     raise DataError(f"{file} is empty; give texts")
@@ -118,8 +124,7 @@ class Source:
     def read_file(self, file: Path) -> Iterator[Document]:
         """The document of one of the files of a folder, or none: one that cannot be read is told, others go on."""
         try:
-            found = extract(file) if _ending(file) in EXTRACTORS else self._whole_text(file)
-            documents = self._documents(file, found)
+            documents = self._documents(file, self._extracted(file))
         except MissingExtraError as error:
             self.skipped[f"{_ending(file)} ({error})"] += 1
         except DataError as error:
@@ -127,6 +132,9 @@ class Source:
             self.skipped[f"{_ending(file)} that cannot be read"] += 1
         else:
             yield from documents
+
+    def _extracted(self, file: Path) -> Extracted:
+        return extract(file) if _ending(file) in EXTRACTORS else self._whole_text(file)
 
     def _whole_text(self, file: Path) -> Extracted:
         lines, size = [], 0
@@ -140,7 +148,7 @@ class Source:
         return Extracted(text=text, title=(heading["title"] or heading["rst"]).strip() if heading else "")
 
     def _documents(self, file: Path, found: Extracted) -> list[Document]:
-        name = file.relative_to(self.path).as_posix()
+        name = file.name if file == self.path else file.relative_to(self.path).as_posix()
         if is_blank(found.text):
             self.skipped["blank" if found.text else "empty"] += 1
             self.blank.add(name)
@@ -156,6 +164,8 @@ class Source:
                 raise DataError(f"{show(self.path)} {what}; check the path and --format")
             return self.format, [self.path]
         there = _files_below(self.path)
+        if self.format == "document":
+            raise DataError(f"{self.path} is a folder; leave out --format, or name a file in it")
         format = self.format if self.format != "folder" else _format_in(self.path, there)
         endings = (
             [*WHOLE_TEXTS, *EXTRACTORS]

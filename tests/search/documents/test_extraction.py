@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdserve.errors import DataError
-from kdserve.search import Document, Source
+from kdserve.search import Document, Source, format_of
 from kdserve.search.documents import extraction
 from kdserve.search.documents.extraction import extract
 
@@ -88,6 +88,33 @@ def test_every_kind_gives_its_text_title_and_language(folder: Path) -> None:
         "e.md": ("# A heading\n\nText.", "A heading", None),
         "f.rst": ("Title\n=====\n\nText.", "Title", None),
     }
+
+
+def test_a_file_named_by_itself_is_the_document_that_its_folder_gives(folder: Path) -> None:
+    assert {name: one_of(folder / name) for name in read(folder)} == read(folder)
+
+
+def one_of(path: Path) -> Document:
+    (document,) = Source(path=path, format=format_of(path)).read()
+    return document
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pdf", b"no pdf", "a.pdf cannot be read"),
+        ("a.html.gz", b"\x1f\x8b", "a.html.gz is compressed; unpack it"),
+        ("none.docx", None, "none.docx cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_single_file_that_cannot_be_read_is_an_error(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        one_of(tmp_path / name)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_a_gzipped_file_reads_like_the_plain_one(tmp_path):
         ("a.jsonl", '{"text": "a\\ud800"}\n', "field 'text' is no valid Unicode"),
         ("a.jsonl", '{"text": "a", "id": true}\n', "id True is bool"),
         ("a.txt.gz", b"no gzip\n", "cannot be read"),
-        ("a.md", "x", "give --format"),
+        ("a.log", "x", "give --format"),
     ],
 )
 def test_bad_input_is_named_with_its_line(tmp_path, name, content, message):
