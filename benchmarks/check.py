@@ -1,19 +1,23 @@
-"""Compare the tables of README and cards with the newest records, or write them anew.
+"""Compare the tables of README and cards, and the figures of `kdserve models`, with the newest records, or write them.
 
     python benchmarks/check.py [--write] [FILE...]
 
 A table stands between `<!-- table THEME -->` and `<!-- end table -->`. Without FILEs: README.md, benchmarks/README.md,
-the cards in models/ and the pages in docs/. Exits 1 when a table is not what its record says.
+the cards in models/, the pages in docs/ and kdserve/runtime/measured.json. Exits 1 when one is not what its record says.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
 
 from records import RESULTS, newest
+
+from kdserve.runtime.catalogue import MEASURED
 
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"(<!-- table (?P<theme>[a-z0-9-]+) -->\n)(?P<body>.*?)(<!-- end table -->)", re.DOTALL)
@@ -27,11 +31,29 @@ def main() -> None:
     arguments = parser.parse_args()
     cards = [*ROOT.glob("models/*/README.md"), *ROOT.glob("docs/*.md")]
     files = arguments.files or [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *cards]
-    faults = []
+    faults = [] if arguments.files else check_measured(write=arguments.write, results=arguments.results)
     for file in files:
         if file.is_file():
             faults += check(file, write=arguments.write, results=arguments.results)
     sys.exit("\n".join(faults) or 0)
+
+
+def check_measured(*, write: bool = False, results: Path = RESULTS) -> list[str]:
+    """Return a line where `kdserve models` would show other search figures than the newest records; with `write`, fix."""
+    figures = {}
+    for name in sorted(card.parent.name for card in ROOT.glob("models/*/README.md")):
+        if record := newest(f"answers-{name}", results=results):
+            path, _ = record
+            rows = json.loads(path.read_text(encoding="utf-8"))["answers"][0]["recall_at_1"]
+            across = [row[other] for one, row in rows.items() for other in row if other != one]
+            own = fmean(row[one] for one, row in rows.items())
+            figures[name] = {"search": round(100 * own, 1), "across": round(100 * fmean(across), 1)}
+    text = json.dumps(figures, indent=1) + "\n"
+    if write:
+        MEASURED.write_text(text, encoding="utf-8")
+    if MEASURED.read_text(encoding="utf-8") != text:
+        return [f"{MEASURED} is not what the records answers-… say; run python benchmarks/check.py --write"]
+    return []
 
 
 def check(file: Path, *, write: bool = False, results: Path = RESULTS) -> list[str]:

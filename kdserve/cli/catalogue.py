@@ -30,7 +30,8 @@ def models(
 ) -> None:
     """List the models that ship with this installation, and those in FOLDERS.
 
-    Quality is what a model's export recorded, mean over languages, in points of 100; a model's card says more.
+    Quality is in points of 100, mean over languages: questions that find their paragraph in their own language and
+    across eleven (half of XQuAD-R), and what the model's export recorded. A model's card says more.
     """
     entries = _entries(folders or [])
     if json:

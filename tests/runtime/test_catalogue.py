@@ -36,6 +36,12 @@ def test_quality_is_the_mean_of_what_the_export_recorded(tmp_path):
     assert quality == {"sample translations": 85.0, "similarity": 71.0}
 
 
+def test_published_students_say_how_well_they_search():
+    found = {entry.name: entry.quality for entry in published_entries() if entry.kind == "bundle"}
+    assert all(100 >= quality["search"] > quality["across"] > 0 for quality in found.values())
+    assert "sample translations" in found["kdserve-mini"]
+
+
 def test_manifests_are_found_down_to_two_levels(tmp_path):
     for name in ("a", "b/bundle", "c/too/deep"):
         shutil.copytree(BUNDLES / "static", tmp_path / name)
