@@ -3,7 +3,7 @@
     python benchmarks/check.py [--write] [FILE...]
 
 A table stands between `<!-- table THEME -->` and `<!-- end table -->`. Without FILEs: README.md, benchmarks/README.md,
-the cards in models/, the pages in docs/ and kdserve/runtime/measured.json. Exits 1 when one is not what its record says.
+the cards in models/, the pages in docs/, kdserve/runtime/measured.json. Exits 1 when one is not what its record says.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def check_measured(*, write: bool = False, results: Path = RESULTS) -> list[str]:
-    """Return a line where `kdserve models` would show other search figures than the newest records; with `write`, fix."""
+    """Return a line where the search figures of `kdserve models` are not those of the newest records; or fix them."""
     figures = {}
     for name in sorted(card.parent.name for card in ROOT.glob("models/*/README.md")):
         if record := newest(f"answers-{name}", results=results):
