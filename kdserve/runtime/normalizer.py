@@ -57,6 +57,9 @@ NORMALIZER: dict[str, Any] = {
     "normalizers": [*INVISIBLE, {"type": "NFKC"}, MARKS, {"type": "Lowercase"}, SPACES],
 }
 _BEFORE: dict[str, Any] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}, SPACES]}
+_STRIP = {"type": "Strip", "strip_left": True, "strip_right": True}
+MULTILINGUAL: dict[str, Any] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, SPACES, _STRIP]}
+"""What kdserve writes for the multilingual teacher, whose capitals and marks stay."""
 
 
 _BLANK = re.compile(rf"[\s{_IGNORABLE}{_JOINERS}\u001C-\u001F\u200B\u2800\uFE0E\uFE0F{_HEBREW_POINTS}{_ARABIC_MARKS}]*")
@@ -74,8 +77,11 @@ def is_blank(text: str) -> bool:
 
 
 def with_present_normalizer(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tokenizer's JSON with the normalizer of today where it has the one that kdserve wrote before.
+    """Return a tokenizer's JSON with the normalizer of today where it has one that kdserve wrote before.
 
     Tokenizers of other makers keep their own.
     """
-    return {**tokenizer, "normalizer": NORMALIZER} if tokenizer.get("normalizer") == _BEFORE else dict(tokenizer)
+    for before, today in ((_BEFORE, NORMALIZER), (MULTILINGUAL, without_invisible(MULTILINGUAL))):
+        if tokenizer.get("normalizer") == before:
+            return {**tokenizer, "normalizer": today}
+    return dict(tokenizer)

