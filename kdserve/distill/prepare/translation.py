@@ -88,7 +88,8 @@ def prepare_writer(
         corpus = build_corpus(recipe, work / "corpus", progress=progress)
         refuse_overlap(corpus, recipe, progress=progress)
         teacher = open_writer_teacher(recipe) if recipe.teacher.model else None
-        student, sides = start_writer(recipe, corpus, teacher, work)
+        taught_by = teacher if isinstance(teacher, WriterTeacher) else None  # a bundle only writes
+        student, sides = start_writer(recipe, corpus, taught_by, work)
         data, learned = gather_writing(recipe, corpus, sides, teacher, work, cache=cache, progress=progress)
     if teacher:
         parents["teacher"] = teacher.fingerprint
@@ -99,7 +100,7 @@ def prepare_writer(
         recipe=recipe,
         work=work,
         key=digest_of(record, *parents.values(), learned),
-        task=WritingTask(recipe, data, student, sides, inside=_inside(recipe, student, sides, teacher)),
+        task=WritingTask(recipe, data, student, sides, inside=_inside(recipe, student, sides, taught_by)),
         data=data,
         sides=sides,
         parents=parents,

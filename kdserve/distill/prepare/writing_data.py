@@ -20,6 +20,7 @@ from kdserve.distill.data.filters import keep_pairs, says_again
 from kdserve.distill.data.sequences import SoftLabels, WritingData, keep_runs
 from kdserve.distill.data.sides import Sides
 from kdserve.distill.streams import Stream, random_stream
+from kdserve.distill.teachers.translator import TranslatorTeacher
 from kdserve.distill.teachers.writer import OutputCache, WriterTeacher, output_key
 from kdserve.distill.training.validation import draw_pairs
 from kdserve.errors import DataError, RecipeError
@@ -33,7 +34,7 @@ def gather_writing(
     recipe: SequenceRecipe,
     corpus: Corpus,
     sides: Sides,
-    teacher: WriterTeacher | None,
+    teacher: WriterTeacher | TranslatorTeacher | None,
     work: Path,
     *,
     cache: Path | None = None,
@@ -73,7 +74,7 @@ def gather_writing(
         paddings=sides.paddings,
         num_filtered=num_filtered,
     )
-    if recipe.objective.alpha and teacher:
+    if recipe.objective.alpha and isinstance(teacher, WriterTeacher):
         if teacher.sides.digest != sides.digest:
             raise RecipeError(
                 "objective.alpha compares tokens, and the student has another vocabulary than its teacher; set it to "

@@ -23,6 +23,7 @@ from kdserve.distill.data.sides import Sides, open_sides
 from kdserve.distill.hardware import best_device, supports_bf16
 from kdserve.distill.teachers.embedder import find_teacher, fingerprint_folder
 from kdserve.distill.teachers.encoder_decoder import EncoderDecoder, open_writer
+from kdserve.distill.teachers.translator import TranslatorTeacher, find_translator
 from kdserve.locks import folder_lock
 from kdserve.quiet import quiet_transformers
 from kdserve.recipe import SequenceRecipe, WriterTeacherRecipe
@@ -90,13 +91,15 @@ class WriterTeacher:
 _NO_MATTER = ("model", "revision", "batch_size")
 
 
-def open_writer_teacher(recipe: SequenceRecipe) -> WriterTeacher:
-    """Open a recipe's teacher: a folder, below `data_dir` or not, or a hub name at a pinned revision.
+def open_writer_teacher(recipe: SequenceRecipe) -> WriterTeacher | TranslatorTeacher:
+    """Open a recipe's teacher: a folder, below `data_dir` or not, a hub name at a pinned revision, or a bundle.
 
     Raises:
         FolderError: no such model, or a hub name without a revision.
-        RecipeError: its tokenizer does not know a language that is named.
+        RecipeError: its tokenizer does not know a language that is named, or more than outputs is asked of a bundle.
     """
+    if bundle := find_translator(recipe):
+        return TranslatorTeacher(bundle, recipe.teacher)
     settings, below = recipe.teacher, Path(recipe.data_dir) / recipe.teacher.model
     folder = below if below.is_dir() else find_teacher(settings.model, revision=settings.revision)
     limits = {"max_tokens": recipe.student.max_tokens, "max_output_tokens": recipe.student.max_output_tokens}
@@ -110,7 +113,7 @@ class OutputCache:
     that holds the folder's lock. A line that a kill cut short is written anew.
     """
 
-    def __init__(self, folder: Path, teacher: WriterTeacher) -> None:
+    def __init__(self, folder: Path, teacher: WriterTeacher | TranslatorTeacher) -> None:
         self.teacher, self.folder = teacher, folder / teacher.outputs_key[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "outputs.jsonl"

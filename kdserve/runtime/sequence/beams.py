@@ -35,6 +35,13 @@ class _Beams:
     def take(self, items: Ids) -> _Beams:
         return _Beams(*(getattr(self, name)[items] for name in self.__slots__))
 
+    def outputs(self, item: int) -> list[list[int]]:
+        """The finished outputs of an item, the best first, and that alone where none is finished."""
+        is_real = self.finished_scores[item] > _NEVER / 2
+        is_real[0] = True
+        rows = zip(self.finished[item], self.finished_lengths[item].tolist(), strict=True)
+        return [row[1 : 1 + length].tolist() for (row, length), real in zip(rows, is_real, strict=True) if real]
+
 
 def beam_search(
     session: SequenceSession, state: DecoderState, limits_I: Ids, rules: Generation, *, vocabulary: int
@@ -46,15 +53,17 @@ def beam_search(
     tokens = np.full(num_items * num_beams, rules.start_id, np.int64)
     outputs: list[list[int]] = [[] for _ in range(num_items)]
     is_cut = [False] * num_items
+    candidates_of: list[list[list[int]]] = [[] for _ in range(num_items)]
     for step in range(int(limits_I.max(initial=0))):
         candidates, state = _candidates(session, tokens, state, beams, step, rules, vocabulary)
         kept_from = _advance(beams, candidates, step, rules)
         done = _are_done(beams, step, rules)
         for item in np.flatnonzero(done).tolist():
-            length = int(beams.finished_lengths[item, 0])
-            ids, place = beams.finished[item, 0, 1 : 1 + length].tolist(), int(beams.places[item])
-            has_ended = bool(ids) and ids[-1] in rules.end_ids
-            outputs[place], is_cut[place] = ids[:-1] if has_ended else ids, not has_ended
+            place, found = int(beams.places[item]), beams.outputs(item)
+            ends = [bool(ids) and ids[-1] in rules.end_ids for ids in found]
+            found = [ids[:-1] if end else ids for ids, end in zip(found, ends, strict=True)]
+            outputs[place], is_cut[place] = found[0], not ends[0]
+            candidates_of[place] = [ids for ids, end in zip(found, ends, strict=True) if end]
         stay = np.flatnonzero(~done)
         if not len(stay):
             break
@@ -62,7 +71,7 @@ def beam_search(
         state = state.take(rows) if len(stay) < len(done) else state.take_past(rows)
         beams = beams.take(stay) if len(stay) < len(done) else beams
         tokens = beams.running[:, :, step + 1].reshape(-1)
-    return Written(ids=outputs, is_cut=is_cut)
+    return Written(ids=outputs, is_cut=is_cut, candidates=candidates_of)
 
 
 def _begin(limits: Ids, rules: Generation) -> _Beams:

@@ -5,7 +5,7 @@ B rows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,10 +19,14 @@ _WAITING = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """The tokens of B outputs, without start and end, and whether each reached its limit instead of an end."""
+    """The tokens of B outputs, without start and end, and whether each reached its limit instead of an end.
+
+    `candidates` are of each all that beams found to their ends, the best first; greedily there are none.
+    """
 
     ids: list[list[int]]
     is_cut: list[bool]
+    candidates: list[list[list[int]]] = field(default_factory=list)
 
 
 def greedy(

@@ -183,6 +183,26 @@ class Translator:
             self.num_cut += sum(is_cut) + sum(plan.is_cut)
         return plan.put_together(outputs, is_cut)
 
+    def candidates(
+        self,
+        texts: Iterable[str],
+        *,
+        source: str = "",
+        target: str = "",
+        num_beams: int = 0,
+        length_penalty: float | None = None,
+    ) -> list[list[str]]:
+        """Return of each text the outputs that its beams brought to an end, the best first: `num_beams` at most.
+
+        A text is read as a whole, cut at `settings.max_tokens`. Raises as `translate`.
+        """
+        rules, swap = self._rules(target, num_beams, length_penalty, None), self._language_swap(source)
+        ids = [[swap.get(token, token) for token in own] for own in self.tokenize(texts)]
+        limit, pad_id = self.settings.max_output_tokens, self._source.pad_id
+        written = self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size)
+        likeliest = [[] if cut else [own] for own, cut in zip(written.ids, written.is_cut, strict=True)]
+        return [self._target.read_back(own) for own in written.candidates or likeliest]
+
     def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the token ids of texts, each read as a whole and cut at `settings.max_tokens`. Raises likewise."""
         return self._source.tokenize([self.settings.prefix + text for text in require_texts(texts)]).ids

@@ -64,10 +64,13 @@ class Writer:
                 found = list(pool.map(run, batches))
         outputs: list[list[int]] = [[] for _ in ids]
         is_cut = [False] * len(ids)
+        candidates: list[list[list[int]]] = [[] for _ in ids]
         for rows, written in zip(batches, found, strict=True):
-            for row, own, cut in zip(rows, written.ids, written.is_cut, strict=True):
-                outputs[row], is_cut[row] = own, cut
-        return Written(ids=outputs, is_cut=is_cut)
+            for place, row in enumerate(rows):
+                outputs[row], is_cut[row] = written.ids[place], written.is_cut[place]
+                if written.candidates:
+                    candidates[row] = written.candidates[place]
+        return Written(ids=outputs, is_cut=is_cut, candidates=candidates if rules.num_beams > 1 else [])
 
     def _read(self, sources: Sequence[Sequence[int]], pad_id: int) -> DecoderState:
         """Encode the sources of one decoder's batch, each at its own padded length."""

@@ -76,6 +76,27 @@ def test_fp32_bundle_writes_the_tokens_that_transformers_writes(family: str, tmp
         assert found == expected, name
 
 
+def test_candidates_are_the_outputs_that_transformers_beams_return(tmp_path: Path) -> None:
+    translator, texts = _export(tmp_path, "marian"), parallel()["de"][:4]
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student").eval()
+    found = translator.candidates(texts, num_beams=4)
+    assert all(len(set(outputs)) == 4 for outputs in found)
+    for ids, outputs in zip(translator.tokenize(texts), found, strict=True):
+        source, limit = torch.tensor([ids]), min(40, 3 * len(ids) + 10)
+        written = model.generate(
+            input_ids=source,
+            attention_mask=torch.ones_like(source),
+            max_new_tokens=limit,
+            num_beams=4,
+            num_return_sequences=4,
+        )
+        ended = [row[1 : row.index(END, 1)] for row in written.tolist() if END in row[1:]]
+        assert outputs == translator._target.read_back(ended)
+    assert translator.candidates(texts, num_beams=1) == [
+        [output.text] if not output.num_cut else [] for output in translator.write(texts, num_beams=1)
+    ]
+
+
 @pytest.mark.parametrize("family", ["marian", "mt5", "bert-bert"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_output_is_the_same_alone_and_in_any_batch(family: str, precision: str, tmp_path: Path) -> None:
