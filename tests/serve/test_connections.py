@@ -177,6 +177,42 @@ def request(body: bytes = b"{}", *, line: bytes = EMBEDDINGS, more: bytes = b"")
     return line + b"host: x\r\n" + more + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
+BODY = b'{"input": "a", "model": "tiny-static"}'
+CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (request(BODY, line=b"POST /v1/embeddings HTTP/1.0\r\n"), 200),
+        (request(BODY, more=b"content-type: text/plain\r\n"), 200),
+        (request(BODY, line=b"POST http://x/v1/embeddings HTTP/1.1\r\n"), 200),
+        (EMBEDDINGS + CHUNKED + b"\r\n%x;a=b\r\n%s\r\n0\r\nx: y\r\n\r\n" % (len(BODY), BODY), 200),
+        (b"HEAD /readyz HTTP/1.1\r\n\r\n", 200),
+        (b"HEAD /v1/embeddings HTTP/1.1\r\n\r\n", 405),
+        (b"OPTIONS * HTTP/1.1\r\n\r\n", 404),
+        (request(b'{"input": [NaN], %s}' % MODEL), 400),
+        (request(b'{"input": [%s], %s}' % (b"9" * 5000, MODEL)), 400),
+        (request(b'{"input": "a", "dimensions": 1%s, %s}' % (b"0" * 40, MODEL)), 400),
+        (request(b'{"query": "a", "per_language": 1%s, "k": 1}' % (b"0" * 18), line=b"POST /search HTTP/1.1\r\n"), 200),
+        (request(b'{"input": "\\ud800", %s}' % MODEL), 400),
+        (request(b"\xef\xbb\xbf" + BODY), 400),
+        (request(BODY + b"{"), 400),
+        (EMBEDDINGS + CHUNKED + b"content-length: 2\r\n\r\n0\r\n\r\n", 400),
+        (EMBEDDINGS + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}", 400),
+        (EMBEDDINGS + b"content-length: -2\r\n\r\n", 400),
+        (EMBEDDINGS + b"transfer-encoding: xchunked\r\n\r\n", 400),
+        (EMBEDDINGS + b"host : x\r\n\r\n", 400),
+        (EMBEDDINGS + b"a: b\r\n c\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\nhost: x\n\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    ],
+)
+def test_an_odd_request_has_the_reply_that_it_should(server: ServerProcess, data: bytes, status: int):
+    with sending(server, data) as connection:
+        assert int(connection.makefile("rb").readline().split()[1]) == status
+
+
 def refused(application: Application, data: bytes, *, waiting: int = 10**9) -> bytes | None:
     """What the door says to some bytes, while so many tokens wait for each model."""
 
