@@ -6,7 +6,6 @@ from pathlib import Path
 
 import onnx
 
-from kdserve.datatypes import TokenBatch
 from kdserve.errors import FolderError
 from kdserve.export.graphs.arithmetic import UNCALIBRATED
 from kdserve.export.graphs.optimum import optimum_graph
@@ -16,12 +15,8 @@ from kdserve.export.graphs.table import BLOCK
 from kdserve.export.graphs.transformer import transformer_graph
 from kdserve.export.read.student import StudentFolder
 from kdserve.export.read.weights import StaticWeights, TransformerWeights
-from kdserve.export.texts import calibration_texts
+from kdserve.export.texts import calibration_batches
 from kdserve.precisions import Precision, TableBits, named_precisions
-from kdserve.runtime.batches import make_batches
-from kdserve.runtime.tokens import TextTokenizer
-
-_CALIBRATION_TOKENS = 2048
 
 
 def build_graph(
@@ -81,12 +76,5 @@ def _table_bits(student: StudentFolder, precision: Precision) -> TableBits:
 def _int8_graph(
     student: StudentFolder, weights: TransformerWeights, bits: TableBits, tokenizer: Path
 ) -> onnx.ModelProto:
-    texts = calibration_texts(student.languages)
-    reader = TextTokenizer(tokenizer, parallel=False)
-    ranges, development = (_batches(reader, part) for part in (texts.ranges, texts.development))
+    ranges, development = calibration_batches(student.languages, tokenizer)
     return smoothed_int8_graph(weights, ranges=ranges, development=development, table_bits=bits).model
-
-
-def _batches(reader: TextTokenizer, texts: list[str]) -> list[TokenBatch]:
-    packed, _ = reader.pack(texts)
-    return [batch for _, batch in make_batches(packed, max_batch_tokens=_CALIBRATION_TOKENS, pad_id=reader.pad_id)]

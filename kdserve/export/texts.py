@@ -8,14 +8,18 @@ from importlib import resources
 from itertools import cycle, islice, zip_longest
 from pathlib import Path
 
+from kdserve.datatypes import TokenBatch
 from kdserve.errors import DataError
+from kdserve.runtime.batches import make_batches
 from kdserve.runtime.encoder import Role
+from kdserve.runtime.tokens import TextTokenizer
 from kdserve.samples import parallel
 
 _PROBED = 24
 _LONG_TOKENS = 2048
 _JOINED = 4
 _DEV_EVERY = 3
+_CALIBRATION_TOKENS = 2048
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +115,18 @@ def calibration_texts(languages: Sequence[str]) -> CalibrationTexts:
     ranges = [text for i, (_, text) in enumerate(wanted) if i % _DEV_EVERY]
     development = [text for i, (_, text) in enumerate(wanted) if not i % _DEV_EVERY]
     return CalibrationTexts(ranges=ranges + _join(ranges), development=development + _join(development))
+
+
+def calibration_batches(languages: Sequence[str], tokenizer: Path) -> tuple[list[TokenBatch], list[TokenBatch]]:
+    """Return those texts as a bundle's tokenizer reads them: the ones for ranges, and the ones for development."""
+    texts, reader = calibration_texts(languages), TextTokenizer(tokenizer, parallel=False)
+    ranges, development = (_batches(reader, part) for part in (texts.ranges, texts.development))
+    return ranges, development
+
+
+def _batches(reader: TextTokenizer, texts: list[str]) -> list[TokenBatch]:
+    packed, _ = reader.pack(texts)
+    return [batch for _, batch in make_batches(packed, max_batch_tokens=_CALIBRATION_TOKENS, pad_id=reader.pad_id)]
 
 
 def _join(texts: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ K input width
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ import onnx
 from onnx import helper
 
 from kdserve.datatypes import Embeddings, TokenBatch
-from kdserve.export.graphs.arithmetic import Float32, PerTokenInt8
+from kdserve.export.graphs.arithmetic import Arithmetic, Float32, PerTokenInt8
 from kdserve.export.graphs.exact import order_channels, pair_signs
 from kdserve.export.graphs.transformer import transformer_graph
 from kdserve.export.read.weights import LayerWeights, LinearWeights, NormWeights, TransformerWeights
@@ -29,6 +29,12 @@ from kdserve.runtime.session import open_graph
 Array = npt.NDArray[np.float32]
 _ALPHAS = (0.4, 0.5, 0.6, 0.7, 0.8)
 _SMALLEST = np.float32(1e-5)
+
+
+Write = Callable[[TransformerWeights, Arithmetic, TableBits], onnx.ModelProto]
+"""Writes the graph of a body with an arithmetic and a table in so many bits."""
+Look = Callable[[onnx.ModelProto, Iterable[TokenBatch]], Array]
+"""What a graph makes of texts, rows of unit length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,16 +50,33 @@ def smoothed_int8_graph(
     weights: TransformerWeights, *, ranges: list[TokenBatch], development: list[TokenBatch], table_bits: TableBits
 ) -> SmoothedGraph:
     """Write the per-token int8 graph, its smoothing exponent chosen on the development texts."""
+
+    def write(body: TransformerWeights, arithmetic: Arithmetic, bits: TableBits) -> onnx.ModelProto:
+        return transformer_graph(body, arithmetic, table_bits=bits)
+
+    return best_smoothing(weights, write, _embed, ranges=ranges, development=development, table_bits=table_bits)
+
+
+def best_smoothing(
+    weights: TransformerWeights,
+    write: Write,
+    look: Look,
+    *,
+    ranges: list[TokenBatch],
+    development: list[TokenBatch],
+    table_bits: TableBits,
+) -> SmoothedGraph:
+    """Write an int8 graph around a body with the exponent under which `look` sees least of it."""
     weights = order_channels(weights)
     arithmetic = Float32()
-    reference = transformer_graph(weights, arithmetic, table_bits=32)
+    reference = write(weights, arithmetic, 32)
     largest = _largest_magnitudes(reference, arithmetic.probes, ranges)
-    target = _embed(reference, development)
+    target = look(reference, development)
     best: SmoothedGraph | None = None
     for alpha in _ALPHAS:
         moved, factors, bounds = smooth(weights, largest, alpha)
-        model = transformer_graph(moved, PerTokenInt8(smoothing=factors, bounds=bounds), table_bits=table_bits)
-        cosine = float(np.mean(np.sum(target * _embed(model, development), axis=1)))
+        model = write(moved, PerTokenInt8(smoothing=factors, bounds=bounds), table_bits)
+        cosine = float(np.mean(np.sum(target * look(model, development), axis=1)))
         if best is None or cosine > best.development_cosine:
             best = SmoothedGraph(model=model, alpha=alpha, development_cosine=cosine)
     assert best is not None

@@ -6,32 +6,35 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdserve.export.graphs.arithmetic import Arithmetic, Float32, PerTokenInt8
+from kdserve.export.graphs.arithmetic import Float32, PerTokenInt8
 from kdserve.export.graphs.exact import require_exact_products
 from kdserve.export.sequence.decoder import decoder_graph
-from kdserve.export.sequence.encoder import encoder_graph
+from kdserve.export.sequence.encoder import encoder_graph, smoothed_encoder_graph
 from kdserve.export.sequence.store import write_graphs
 from kdserve.export.sequence.student import SequenceStudent
-from kdserve.export.sequence.tables import RowBits
-from kdserve.precisions import Precision, TableBits
+from kdserve.export.texts import calibration_batches
+from kdserve.precisions import Precision
 from kdserve.runtime.sequence.settings import DECODER_NAME, ENCODER_NAME, SOURCE_NAME, TARGET_NAME, WEIGHTS_NAME
 
 
 def write_sequence(student: SequenceStudent, precision: Precision, folder: Path) -> None:
-    """Write both graphs and their weights; `precision` is fp32 or int8."""
-    arithmetic: Arithmetic = Float32() if precision.name == "fp32" else PerTokenInt8()
-    row_bits: RowBits = 32 if precision.name == "fp32" else 8
-    table_bits: TableBits = 32 if precision.name == "fp32" else 4 if student.table_bits == 4 else 8
-    graphs = {
-        ENCODER_NAME: encoder_graph(
-            student.weights,
-            arithmetic,
-            row_bits=row_bits,
-            table_bits=table_bits,
-            source_ids=student.tokenizers.source_ids,
-        ),
-        DECODER_NAME: decoder_graph(student.weights.decoder, arithmetic, table_bits=row_bits, never=student.never),
-    }
+    """Write both graphs and their weights beside the tokenizers; `precision` is fp32 or int8."""
+    weights, source_ids = student.weights, student.tokenizers.source_ids
+    if precision.name == "fp32":
+        encoder = encoder_graph(weights, Float32(), row_bits=32, table_bits=32, source_ids=source_ids)
+        decoder = decoder_graph(weights.decoder, Float32(), table_bits=32, never=student.never)
+    else:
+        languages = (*student.settings.languages, *student.settings.weak_languages)
+        ranges, development = calibration_batches(languages, folder / SOURCE_NAME)
+        encoder = smoothed_encoder_graph(
+            weights,
+            ranges=ranges,
+            development=development,
+            table_bits=4 if student.table_bits == 4 else 8,
+            source_ids=source_ids,
+        )
+        decoder = decoder_graph(weights.decoder, PerTokenInt8(), table_bits=8, never=student.never)
+    graphs = {ENCODER_NAME: encoder, DECODER_NAME: decoder}
     for graph in graphs.values():
         require_exact_products(graph)
     write_graphs(graphs, folder, weights=WEIGHTS_NAME)
