@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from kdserve.cli.commands import app
 from kdserve.errors import FolderError
 from kdserve.runtime import Translator
+from kdserve.samples import parallel
 
 _PAIRS = (
     "language\tsource\ttarget\nde\tDas Brot ist warm.\tThe bread is warm.\nde\tEs sind 12 Eier.\tThere are 12 eggs.\n"
@@ -78,13 +79,15 @@ def test_runtime_needs_neither_torch_nor_transformers(bundle: Path) -> None:
 def test_search_says_what_foreign_hits_say(bundle: Path, tmp_path: Path) -> None:
     encoder = str(Path(__file__).parents[2] / "runtime" / "bundles" / "static")
     documents = tmp_path / "documents.jsonl"
-    rows = [{"text": "Das Brot ist warm.", "lang": "de"}, {"text": "The bread is warm.", "lang": "en"}]
+    translator = Translator.load(bundle, num_threads=1)
+    said = next(text for text in parallel()["de"] if translator.translate([text])[0])  # of some it says nothing
+    rows = [{"text": said, "lang": "de"}, {"text": "The bread is warm.", "lang": "en"}]
     documents.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     index = str(tmp_path / "index")
     _run("index", "build", str(documents), "--bundle", encoder, "--out", index)
     asked = ("search", index, "bread", "--bundle", encoder, "--gist", str(bundle))
     hits = {hit["language"]: hit for hit in json.loads(_run(*asked, "--json"))["hits"]}
-    expected = Translator.load(bundle, num_threads=1).translate(["Das Brot ist warm."])[0]
+    expected = translator.translate([said])[0]
     assert hits["de"]["gist"] == expected
     assert "gist" not in hits["en"]
     lines = {line.split("\t")[2]: line for line in _run(*asked).splitlines()}
