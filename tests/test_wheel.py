@@ -1,6 +1,6 @@
-"""What `pip install '.[cpu,search,cli]'` gives, outside the checkout: make wheel.
+"""What `pip install '.[cpu,search,cli]'` and the data packages give, outside the checkout: make wheel.
 
-KDSERVE_WHEEL_PYTHON names the Python of an environment that holds this and nothing else.
+KDSERVE_WHEEL_PYTHON names the Python of an environment that holds these and nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 def python() -> str:
     found = os.environ.get("KDSERVE_WHEEL_PYTHON")
     if not found:
-        pytest.skip("needs KDSERVE_WHEEL_PYTHON, an environment with kdserve[cpu,search,cli] alone: make wheel")
+        pytest.skip(
+            "needs KDSERVE_WHEEL_PYTHON, an environment with kdserve[cpu,search,cli] and its data packages: make wheel"
+        )
     return found
 
 
@@ -35,7 +37,9 @@ def run(python: str, *arguments: str, folder: Path) -> str:
 def test_the_published_models_are_inside(python: str, tmp_path: Path) -> None:
     lines = run(python, "-m", "kdserve.cli", "models", "--json", folder=tmp_path).splitlines()
     found = {entry["name"]: Path(entry["folder"]) for entry in map(json.loads, lines)}
-    assert {"kdserve-static", "kdserve-mini", "kdserve-langid"} <= set(found)
+    assert {"kdserve-static", "kdserve-mini", "kdserve-langid", "kdserve-base", "kdserve-gist"} == set(found)
+    homes = {name: folder.parent.name for name, folder in found.items()}
+    assert {name for name, home in homes.items() if home == "kdserve_bundles"} == {"kdserve-base", "kdserve-gist"}
     assert all("site-packages" in folder.parts for folder in found.values())
 
 

@@ -1,8 +1,13 @@
-"""From a published name to its bundle's folder."""
+"""From a published name to its bundle's folder.
+
+Bundles lie in the installed package, in a source checkout, and in data packages, which each put a folder of their name
+into the namespace `kdserve_bundles`; the first that has the name counts.
+"""
 
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -11,15 +16,18 @@ from kdserve.errors import FolderError
 from kdserve.manifest import MANIFEST_NAME, kind_of
 
 Published = Literal["bundle", "classifier", "translator"]
+PACKAGES = ("kdserve-base", "kdserve-gist")
+"""Published bundles that do not come with the package but as packages of their own."""
+_DATA_PACKAGES = "kdserve_bundles"
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def published_names(kind: Published = "bundle") -> list[str]:
     """List the students whose bundles ship with this installation, or the classifiers or translators."""
-    installed, checkout = _homes()
-    found = {path.parent.name: path.parent for path in installed.glob(f"*/{MANIFEST_NAME}")}
-    found |= {path.parent.parent.name: path.parent for path in checkout.glob(f"*/bundle/{MANIFEST_NAME}")}
-    return sorted(name for name, folder in found.items() if kind_of(folder) == kind)
+    installed, checkout, *packages = _homes()
+    found = {path.parent.parent.name for path in checkout.glob(f"*/bundle/{MANIFEST_NAME}")}
+    found |= {path.parent.name for home in (installed, *packages) for path in home.glob(f"*/{MANIFEST_NAME}")}
+    return sorted(name for name in found if (folder := _folder(name)) and kind_of(folder) == kind)
 
 
 def find_bundle(folder_or_name: str | Path, *, kind: Published = "bundle") -> Path:
@@ -28,20 +36,23 @@ def find_bundle(folder_or_name: str | Path, *, kind: Published = "bundle") -> Pa
     Raises:
         FolderError: neither a folder nor a published name.
     """
-    if isinstance(folder_or_name, str) and _NAME.fullmatch(folder_or_name):
-        for folder in _folders(folder_or_name):
-            if (folder / MANIFEST_NAME).is_file():
-                return folder
+    is_name = isinstance(folder_or_name, str) and _NAME.fullmatch(folder_or_name)
+    if is_name and (folder := _folder(str(folder_or_name))):
+        return folder
     if not Path(folder_or_name).is_dir():
         names = ", ".join(published_names(kind)) or "none"
         what = "student" if kind == "bundle" else kind
+        if folder_or_name in PACKAGES:
+            raise FolderError(
+                f"{folder_or_name} is not installed; in a checkout: pip install ./models/{folder_or_name}"
+            )
         raise FolderError(f"there is no folder {folder_or_name}, nor a published {what} of that name ({names})")
     return Path(folder_or_name)
 
 
 def lasting_name(folder: Path, name: str) -> str:
     """Return what finds a bundle from another process or machine: its published name, else its absolute path."""
-    if _NAME.fullmatch(name) and any(folder == home for home in _folders(name)):
+    if _NAME.fullmatch(name) and folder == _folder(name):
         return name
     return str(folder.resolve())
 
@@ -58,12 +69,15 @@ def require_fingerprint(found: str, expected: str, source: str) -> None:
         )
 
 
-def _folders(name: str) -> tuple[Path, Path]:
-    installed, checkout = _homes()
-    return installed / name, checkout / name / "bundle"
+def _folder(name: str) -> Path | None:
+    """The folder of the bundle of this name; None if there is none."""
+    installed, checkout, *packages = _homes()
+    folders = (installed / name, checkout / name / "bundle", *(home / name for home in packages))
+    return next((folder for folder in folders if (folder / MANIFEST_NAME).is_file()), None)
 
 
-def _homes() -> tuple[Path, Path]:
-    """Where bundles lie in an installed wheel, and in a source checkout."""
+def _homes() -> tuple[Path, ...]:
+    """Where bundles lie: in an installed wheel, in a source checkout, and in each data package."""
     package = Path(kdserve.__file__).parent
-    return package / "bundles", package.parent / "models"
+    spec = find_spec(_DATA_PACKAGES)
+    return package / "bundles", package.parent / "models", *map(Path, (spec and spec.submodule_search_locations) or ())

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime.batches import PackedIds, make_batches, pack_ids
-from kdserve.runtime.session import Device, Output, Session
+from kdserve.runtime.session import Device, Output
+from kdserve.runtime.sessions import Sessions
 from kdserve.runtime.threads import KeptThreads
 from kdserve.runtime.tokens import TextTokenizer, TokenizedTexts
 
@@ -62,9 +63,10 @@ class Runner:
         self._counting = threading.Lock()
         self._output = output
         with ThreadPoolExecutor(1) as aside:  # both take most of a start, and onnxruntime lets go of the GIL
-            session = aside.submit(Session, model, device=device, output=output)
+            most = num_threads if device == "cpu" else 1
+            sessions = aside.submit(Sessions, model, device=device, output=output, most=most)
             self._tokenizer = TextTokenizer(tokenizer, parallel=num_threads > 1)
-            self._session = session.result()
+            self._sessions = sessions.result()
         if self._tokenizer.max_tokens != max_tokens:
             raise FolderError(
                 f"{tokenizer} cuts at {self._tokenizer.max_tokens} tokens, the manifest says {max_tokens}; "
@@ -125,16 +127,17 @@ class Runner:
         batches.sort(key=lambda batch: batch[1].ids.size)  # the largest first, so that all threads end together
 
         def run() -> None:
-            while batches:
-                try:
-                    places, batch = batches.pop()
-                except IndexError:  # another thread took the last
-                    return
-                given = self._session.run(batch)
-                if given.shape != (len(places), self.width):
-                    found = " × ".join(map(str, given.shape))
-                    raise FolderError(f"{self.model} gives vectors of {found}, its manifest says {self.width}")
-                rows[places] = given
+            with self._sessions.one() as session:
+                while batches:
+                    try:
+                        places, batch = batches.pop()
+                    except IndexError:  # another thread took the last
+                        return
+                    given = session.run(batch)
+                    if given.shape != (len(places), self.width):
+                        found = " × ".join(map(str, given.shape))
+                        raise FolderError(f"{self.model} gives vectors of {found}, its manifest says {self.width}")
+                    rows[places] = given
 
         if num_threads < 2:
             run()
