@@ -40,7 +40,7 @@ class Batcher:
         self._engines: deque[Engine] = deque()
         self._ready: deque[tuple[Callable[[], object], Callable[[Outcome], None]]] = deque()
         self._fresh: list[Ticket] = []
-        self._flush_is_due = False
+        self._flush_is_due = self._was_aside = False
 
     async def run(
         self,
@@ -188,24 +188,32 @@ class Batcher:
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        while self._ready and self._workers.num_idle:
-            self._workers.start(*self._ready.popleft())
         for engine in list(self._engines):
             if engine.is_quick or engine.waiting_tokens <= engine.inline_tokens:
                 parts = self._take(engine, engine.inline_tokens)
                 self._settle(parts, attempt(partial(run_parts, parts)))
         if any(engine.is_quick for engine in self._engines):
             self._schedule()  # the next slice, after whoever else is due
-        while self._workers.num_idle and (slow := next((one for one in self._engines if not one.is_quick), None)):
+        while self._workers.num_idle and self._start_one():
+            pass
+        fresh, self._fresh = self._fresh, []
+        for ticket in fresh:
+            if not ticket.future.done():
+                ticket.on_wait(ticket.future)
+
+    def _start_one(self) -> bool:
+        """Give an idle thread the next batch or other work, in turns where both wait; say whether there was any."""
+        slow = next((one for one in self._engines if not one.is_quick), None)
+        self._was_aside = bool(self._ready) and not (slow and self._was_aside)
+        if self._was_aside:
+            self._workers.start(*self._ready.popleft())
+        elif slow:
             self._engines.remove(slow)
             self._engines.append(slow)
             share = max(LEAST_JOB_TOKENS, slow.waiting_tokens // self._workers.num_idle)
             parts = self._take(slow, min(slow.job_tokens, share))
             self._workers.start(partial(run_parts, parts), partial(self._settle_and_go_on, parts))
-        fresh, self._fresh = self._fresh, []
-        for ticket in fresh:
-            if not ticket.future.done():
-                ticket.on_wait(ticket.future)
+        return self._was_aside or slow is not None
 
     def _take(self, engine: Engine, room: int) -> list[Part]:
         """Take the next batch for an engine: of each waiting request in turn some texts, while there is room."""

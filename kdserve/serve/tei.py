@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -199,8 +200,15 @@ class TextEmbeddingsInference:
             raise Refusal(
                 "too_large", f"a text has {longest} characters, {MOST_CHARACTERS} are allowed; send it in pieces"
             )
-        work = lambda: self._tokenized(model, [prompt + text for text in texts], special)  # noqa: E731
-        return Reply(body=await model.batcher.aside(work, call.wait))
+        total, written = 0, list[bytes]()
+        for piece in _pieces([prompt + text for text in texts]):
+            tokens, num_tokens = await model.batcher.aside(partial(self._tokenized, model, piece, special), call.wait)
+            total += num_tokens
+            if total > self._limits.tokens:
+                message = f"the texts have more than the {self._limits.tokens} tokens that are allowed; send fewer"
+                raise Refusal("too_large", message)
+            written += tokens
+        return Reply(body=b"[%s]" % b",".join(written))
 
     async def info(self, call: Call, request: None) -> Reply:
         """Answer GET /info."""
@@ -226,8 +234,8 @@ class TextEmbeddingsInference:
         """Answer GET /health."""
         return Reply(body=b"", content_type=TEXT)
 
-    def _tokenized(self, model: ServedEncoder, texts: list[str], special: bool) -> bytes:
-        """Write the reply's body here, beside the event loop: it can be long. The tokens are those that the encoder
+    def _tokenized(self, model: ServedEncoder, texts: list[str], special: bool) -> tuple[list[bytes], int]:
+        """Write the tokens of texts as JSON, beside the event loop, and count them. They are those that the encoder
         reads, from the library: our own cut knows no characters."""
         if model.name not in self._tokenizers:
             self._tokenizers[model.name] = _library_tokenizer(model.encoder)
@@ -235,13 +243,20 @@ class TextEmbeddingsInference:
         for text in texts:
             (encoding,) = tokenizer.encode_batch([text], add_special_tokens=special)  # `encode` would hold the GIL
             total += len(encoding)
-            if total > self._limits.tokens:
-                message = (
-                    f"the texts have more than the {self._limits.tokens} tokens that are allowed; send fewer a request"
-                )
-                raise Refusal("too_large", message)
-            written.append(msgspec.Raw(_encoder.encode(_tokens(encoding))))
-        return _encoder.encode(written)
+            written.append(_encoder.encode(_tokens(encoding)))
+        return written, total
+
+
+def _pieces(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Put texts together to what a thread does at once: others have their turn between."""
+    piece, num_characters = list[str](), 0
+    for text in texts:
+        if piece and num_characters + len(text) > MOST_CHARACTERS:
+            yield piece
+            piece, num_characters = [], 0
+        piece.append(text)
+        num_characters += len(text)
+    yield piece
 
 
 def _library_tokenizer(encoder: Encoder) -> Tokenizer:

@@ -24,7 +24,7 @@ from kdserve.serve.tickets import Answer, Engine
 from kdserve.serve.workers import NICENESS, Workers
 
 BUNDLE = Path(__file__).parents[1] / "runtime" / "bundles" / "transformer"
-BAD, STUCK = 999, 666
+BAD, STUCK, NOTED = 999, 666, 555
 LIMITS = Limits()
 
 
@@ -38,6 +38,7 @@ class Model:
 
     def __init__(self) -> None:
         self.batches: list[list[list[int]]] = []
+        self.noted: list[str] = []
         self.gate, self.stuck = threading.Event(), threading.Event()
         self.gate.set()
 
@@ -47,6 +48,8 @@ class Model:
         if STUCK in tokens:
             self.stuck.wait(60)
         self.gate.wait(60)
+        if NOTED in tokens:
+            self.noted.append("batch")
         if BAD in tokens:
             raise ValueError("a bad token")
         return np.array([[sum(text)] for text in ids], np.float32)
@@ -192,6 +195,33 @@ def test_a_real_models_rows_do_not_depend_on_who_else_asks():
     expected = encoder.encode_document(texts)
     for start, answer in enumerate(asyncio.run(main())):
         assert np.array_equal(answer.rows, expected[start : start + 3])
+
+
+def test_batches_and_other_work_take_turns():
+    model, done = Model(), list[str]()
+    engine = Engine(name="sums", run=model.run)
+
+    async def main() -> None:
+        workers = Workers(1, patience_s=30)
+        workers.open()
+        batcher = Batcher(workers, Limits(), Metrics())
+
+        def ask(text: str) -> Awaitable[Answer]:
+            return batcher.run(engine, tokenize, [text], truncate=True, on_wait=lambda _: None)
+
+        model.gate.clear()
+        first = asyncio.ensure_future(ask("1"))
+        await until_running(model)
+        others = [batcher.aside(lambda: done.append("other"), lambda _: None) for _ in range(6)]
+        waiting = asyncio.gather(*others, ask(f"{NOTED}"))
+        await asyncio.sleep(0.01)
+        model.gate.set()
+        await asyncio.gather(first, waiting)
+        workers.close()
+
+    model.noted = done
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert done == ["other", "batch", *["other"] * 5]
 
 
 def test_over_the_bound_a_request_is_refused_whole_and_told_when_to_come_back():
