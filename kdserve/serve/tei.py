@@ -4,30 +4,23 @@ first classifier."""
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from tokenizers import Encoding, Tokenizer
 
 import kdserve
-from kdserve.errors import FolderError
-from kdserve.runtime.bundle import open_bundle
-from kdserve.runtime.encoder import Encoder, Role
-from kdserve.runtime.library import open_tokenizer, read_spec
+from kdserve.runtime.encoder import Role
 from kdserve.serve.endpoint import TEXT, Call, Endpoint, Reply, cut_headers
-from kdserve.serve.models import Models, ServedClassifier, ServedEncoder
+from kdserve.serve.models import Models, ServedClassifier
 from kdserve.serve.openai import ROWS_A_TURN, Given, Width, read_texts, require_number
 from kdserve.serve.refusals import Refusal, as_tei
 from kdserve.serve.settings import Limits
 from kdserve.serve.tickets import Engine
+from kdserve.serve.tokenizing import Token, TokenizeRequest, Tokenizing
 
 _encoder = msgspec.json.Encoder()
-MOST_CHARACTERS = 65_536
-"""Of a text to cut into tokens: the library takes up to 300 bytes for each."""
 REFUSES = (400, 404, 413, 429, 504)
 
 
@@ -79,24 +72,6 @@ class Prediction(msgspec.Struct):
     label: str
 
 
-class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Texts to cut into tokens."""
-
-    inputs: str | Annotated[list[str], msgspec.Meta(min_length=1)]
-    add_special_tokens: bool = True
-    prompt_name: Role | None = None
-
-
-class Token(msgspec.Struct, gc=False):
-    """A token; `start` and `stop` are characters of the text, null for special tokens."""
-
-    id: int
-    text: str
-    special: bool
-    start: int | None
-    stop: int | None
-
-
 class Info(msgspec.Struct):
     """The server's name, model and limits."""
 
@@ -118,7 +93,7 @@ class TextEmbeddingsInference:
 
     def __init__(self, models: Models, limits: Limits, *, num_threads: int) -> None:
         self._models, self._limits, self._num_threads = models, limits, num_threads
-        self._tokenizers: dict[str, Tokenizer] = {}
+        self._tokenizing = Tokenizing(models, limits)
 
     def endpoints(self) -> list[Endpoint]:
         """List the paths of this part of the API."""
@@ -141,7 +116,7 @@ class TextEmbeddingsInference:
                 "/predict", "Classify texts", self.predict, PredictRequest, list[Prediction | list[Prediction]],
                 self._models.classifying,
             ),
-            post("/tokenize", "Cut texts into tokens", self.tokenize, TokenizeRequest, list[list[Token]]),
+            post("/tokenize", "Cut texts into tokens", self._tokenizing.tokenize, TokenizeRequest, list[list[Token]]),
             Endpoint(
                 method="GET", path="/info", summary="What is served", answer=self.info, gives=Info, dialect=as_tei,
                 refuses=(404,),
@@ -188,28 +163,6 @@ class TextEmbeddingsInference:
         found = predictions(model, answer.rows)
         return Reply(body=found[0] if is_one else found, headers=cut_headers(answer.is_cut))
 
-    async def tokenize(self, call: Call, request: TokenizeRequest) -> Reply:
-        """Answer POST /tokenize."""
-        model = self._models.encoder(None)
-        texts = [request.inputs] if isinstance(request.inputs, str) else request.inputs
-        require_number(len(texts), self._limits.texts)
-        prompts = model.encoder.settings.prompts
-        prompt = prompts.query if request.prompt_name == "query" else prompts.document
-        special = request.add_special_tokens
-        if (longest := max(map(len, texts))) > MOST_CHARACTERS:
-            raise Refusal(
-                "too_large", f"a text has {longest} characters, {MOST_CHARACTERS} are allowed; send it in pieces"
-            )
-        total, written = 0, list[bytes]()
-        for piece in _pieces([prompt + text for text in texts]):
-            tokens, num_tokens = await model.batcher.aside(partial(self._tokenized, model, piece, special), call.wait)
-            total += num_tokens
-            if total > self._limits.tokens:
-                message = f"the texts have more than the {self._limits.tokens} tokens that are allowed; send fewer"
-                raise Refusal("too_large", message)
-            written += tokens
-        return Reply(body=b"[%s]" % b",".join(written))
-
     async def info(self, call: Call, request: None) -> Reply:
         """Answer GET /info."""
         model = self._models.encoder(None)
@@ -233,50 +186,6 @@ class TextEmbeddingsInference:
     async def health(self, call: Call, request: None) -> Reply:
         """Answer GET /health."""
         return Reply(body=b"", content_type=TEXT)
-
-    def _tokenized(self, model: ServedEncoder, texts: list[str], special: bool) -> tuple[list[bytes], int]:
-        """Write the tokens of texts as JSON, beside the event loop, and count them. They are those that the encoder
-        reads, from the library: our own cut knows no characters."""
-        if model.name not in self._tokenizers:
-            self._tokenizers[model.name] = _library_tokenizer(model.encoder)
-        tokenizer, total, written = self._tokenizers[model.name], 0, []
-        for text in texts:
-            (encoding,) = tokenizer.encode_batch([text], add_special_tokens=special)  # `encode` would hold the GIL
-            total += len(encoding)
-            written.append(_encoder.encode(_tokens(encoding)))
-        return written, total
-
-
-def _pieces(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Put texts together to what a thread does at once: others have their turn between."""
-    piece, num_characters = list[str](), 0
-    for text in texts:
-        if piece and num_characters + len(text) > MOST_CHARACTERS:
-            yield piece
-            piece, num_characters = [], 0
-        piece.append(text)
-        num_characters += len(text)
-    yield piece
-
-
-def _library_tokenizer(encoder: Encoder) -> Tokenizer:
-    """Open an encoder's tokenizer anew, from the bundle as it was.
-
-    Raises:
-        FolderError: the bundle is gone, or another has its place.
-    """
-    bundle = open_bundle(encoder.bundle.folder)
-    if bundle.fingerprint != encoder.fingerprint:
-        raise FolderError(f"{bundle.folder} is not the bundle any more that is served; start the server again")
-    return open_tokenizer(json.dumps(read_spec(bundle.tokenizer)))
-
-
-def _tokens(encoding: Encoding) -> list[Token]:
-    masks = encoding.special_tokens_mask
-    return [
-        Token(id=id_, text=token, special=bool(mask), start=None if mask else start, stop=None if mask else stop)
-        for id_, token, mask, (start, stop) in zip(encoding.ids, encoding.tokens, masks, encoding.offsets, strict=True)
-    ]
 
 
 def predictions(model: ServedClassifier, rows: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[Prediction]]:
