@@ -21,7 +21,7 @@ from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime.batches import PackedIds, make_batches, pack_ids
 from kdserve.runtime.session import Device, Output
 from kdserve.runtime.sessions import Sessions
-from kdserve.runtime.threads import KeptThreads
+from kdserve.runtime.threads import KeptThreads, available_threads
 from kdserve.runtime.tokens import TextTokenizer, TokenizedTexts
 
 _logger = logging.getLogger("kdserve")
@@ -63,7 +63,7 @@ class Runner:
         self._counting = threading.Lock()
         self._output = output
         with ThreadPoolExecutor(1) as aside:  # both take most of a start, and onnxruntime lets go of the GIL
-            most = num_threads if device == "cpu" else 1
+            most = max(num_threads, available_threads()) if device == "cpu" else 1  # callers may be threads too
             sessions = aside.submit(Sessions, model, device=device, output=output, most=most)
             self._tokenizer = TextTokenizer(tokenizer, parallel=num_threads > 1)
             self._sessions = sessions.result()
