@@ -13,6 +13,7 @@ import typer
 from kdserve.cli import mine, search, sync
 from kdserve.cli.console import print_json, progress_bars, say
 from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, refuse_repeats, report_skipped, with_languages
+from kdserve.cli.milvus import Milvus, build_collection, open_collection, refuse_in_milvus
 from kdserve.cli.options import Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
@@ -61,7 +62,7 @@ def register(app: typer.Typer) -> None:
 @index.command("build")
 def build(
     texts: Texts,
-    out: Annotated[Path, typer.Option(help="The index folder to make.")],
+    out: Annotated[Path, typer.Option(help="The index folder to make, or with --milvus the collection.")],
     bundle: Annotated[
         str, typer.Option(help="Bundle folder, a published student's name, or a teacher.")
     ] = DEFAULT_BUNDLE,
@@ -87,6 +88,7 @@ def build(
     numbers: Numbers = "",
     fields: Fields = None,
     languages_by: LanguagesBy = "",
+    milvus: Milvus = "",
     threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
@@ -96,7 +98,26 @@ def build(
 
     source = open_source(texts, format, text_column, id_column, numbers, fields)
     open_here = partial(open_model, device=device, num_threads=threads)
+    if milvus:
+        refuse_in_milvus(
+            kind=kind != "auto",
+            recall=bool(recall),
+            memory=bool(memory),
+            precision=precision != "float32",
+            lexical=lexical,
+            queries_by=bool(queries_by),
+            ray_workers=bool(ray_workers),
+        )
     encoder = open_here(bundle)
+    if milvus:
+        prepare = partial(with_languages, languages_by=languages_by)
+        name = _lasting_name(bundle)
+        build_collection(
+            milvus, str(out), source, encoder, encoder_name=name, passage_tokens=passage_tokens, prepare=prepare
+        )
+        report_skipped(source)
+        _report_cut(encoder)
+        return
     query_encoder = open_here(queries_by) if queries_by else None
     options = BuildOptions(
         kind=kind,
@@ -138,6 +159,7 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
         numbers: Numbers = "",
         fields: Fields = None,
         languages_by: LanguagesBy = "",
+        milvus: Milvus = "",
         threads: Threads = None,
         device: Device = "cpu",
         allow_repeats: Annotated[
@@ -145,6 +167,15 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
         ] = False,
     ) -> None:
         source = open_source(texts, format, text_column, id_column, numbers, fields)
+        if milvus:
+            collection = open_collection(milvus, str(folder), bundle, device=device, threads=threads)
+            change_documents = collection.update if update else collection.add
+            with progress_bars() as progress:
+                change_documents(with_languages(source.read(), languages_by), total=source.count(), progress=progress)
+            report_skipped(source)
+            say(f"{milvus}: {len(collection)} documents in the collection {folder}")
+            collection.close()
+            return
         retriever = open_retriever(folder, bundle, device=device, threads=threads)
         with progress_bars() as progress:
             total = source.count()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,15 +16,17 @@ import typer
 from kdserve.cli import hits as shown
 from kdserve.cli.console import print_json, print_row, say
 from kdserve.cli.documents import lines_of_stdin
+from kdserve.cli.milvus import Milvus, open_collection, refuse_in_milvus
 from kdserve.cli.options import Device, Threads
 from kdserve.errors import FolderError, KdserveError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kdserve.datatypes import Hit
+    from kdserve.datatypes import Embedder, Hit
     from kdserve.runtime import Translator
     from kdserve.search import Retriever, SearchOptions
+    from kdserve.search.protocol import RetrieverProtocol
 
 QUERIES_AT_ONCE = 256
 ANSWER_PASSAGES = 20
@@ -38,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def search(
-    folder: Annotated[Path, typer.Argument(help="An index folder.")],
+    folder: Annotated[Path, typer.Argument(help="An index folder, or with --milvus a collection.")],
     query: Annotated[
         str,
         typer.Argument(help="A question in any of the encoder's languages; - reads lines; without it, a prompt asks."),
@@ -55,6 +58,7 @@ def search(
     gist: Annotated[
         str, typer.Option(help="A translator's folder or published name: say each hit in the language that it writes.")
     ] = "",
+    milvus: Milvus = "",
     bundle: OtherBundle = "",
     threads: Threads = None,
     device: Device = "cpu",
@@ -70,11 +74,25 @@ def search(
     if not query and not sys.stdin.isatty():
         raise typer.BadParameter("give a question, or - to read questions from standard input", param_hint="QUERY")
     options = SearchOptions(k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language)
-    retriever = open_retriever(folder, bundle, device=device, threads=threads)
+    if milvus:
+        refuse_in_milvus(lexical=lexical)
+        retriever: RetrieverProtocol = open_collection(milvus, str(folder), bundle, device=device, threads=threads)
+        search_batch = retriever.search_batch
+    else:
+        retriever = opened = open_retriever(folder, bundle, device=device, threads=threads)
+        search_batch = partial(opened.search_batch, lexical=lexical)
+    find = partial(search_batch, where=where, min_score=min_score, per_language=per_language)
     translator = _open_translator(gist, threads) if gist else None
     many = query == "-"
     asking = Asking(
-        retriever=retriever, options=options, translator=translator, answer=answer, full=full, json=json, many=many
+        find=find,
+        encoder=retriever.encoder,
+        options=options,
+        translator=translator,
+        answer=answer,
+        full=full,
+        json=json,
+        many=many,
     )
     if not query:
         _converse(asking)
@@ -86,11 +104,13 @@ def search(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asking:
-    """An index and how its answers are wanted, with a gist of each by `translator`, if there is one. `many` questions
-    are told apart by a line with each.
+    """How an index is searched and answers are wanted, with a gist of each by `translator`, if there is one.
+
+    `many` questions are told apart by a line with each.
     """
 
-    retriever: Retriever
+    find: Callable[[Sequence[str], int], list[list[Hit]]]
+    encoder: Embedder
     options: SearchOptions
     translator: Translator | None
     answer: bool
@@ -102,15 +122,7 @@ class Asking:
         """Search for each question and print what is found."""
         options, console = self.options, _terminal()
         depth = max(options.k, ANSWER_PASSAGES) if self.answer else options.k
-        found = self.retriever.search_batch(
-            questions,
-            depth,
-            where=options.where,
-            min_score=options.min_score,
-            lexical=options.lexical,
-            per_language=options.per_language,
-        )
-        for question, hits in zip(questions, found, strict=True):
+        for question, hits in zip(questions, self.find(questions, depth), strict=True):
             if self.many and not self.json:
                 print_row(f"# {question}")
             if self.answer:
@@ -130,13 +142,13 @@ class Asking:
         elif console is None:
             shown.print_hits(hits, gists)
         else:
-            best = best_sentences(question, hits, self.retriever.encoder)
+            best = best_sentences(question, hits, self.encoder)
             shown.show_hits(console, question, best, gists, full=self.full)
 
     def _print_answers(self, question: str, hits: list[Hit], console: Console | None) -> None:
         from kdserve.search import answer_question
 
-        answers = answer_question(question, hits, self.retriever.encoder)[: self.options.k]
+        answers = answer_question(question, hits, self.encoder)[: self.options.k]
         gists = self._gists([one.text for one in answers], [one.hit for one in answers])
         if self.json:
             records = [shown.answer_record(one) for one in answers]

@@ -1,5 +1,6 @@
 """Milvus Lite, for real, against an index folder with the same documents."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,9 +12,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_filters import NAMES, VALUES, expressions
 from test_passages import LONG, Counting
+from typer.testing import CliRunner
 
 from kdserve import samples
-from kdserve.errors import DataError, FolderError
+from kdserve.cli import app
+from kdserve.errors import DataError, FolderError, KdserveError
 from kdserve.search import Document, Retriever
 
 pytest.importorskip("pymilvus", reason="pymilvus is not installed: make cluster")
@@ -127,3 +130,43 @@ def test_the_example_of_the_docs_runs(tmp_path):
     root = Path(__file__).parents[2]
     (code,) = re.findall(r"```python\n(.*?)```", (root / "docs/cluster.md").read_text(encoding="utf-8"), re.DOTALL)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
+
+
+def test_the_command_line_gives_from_a_collection_what_it_gives_from_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts = [{"id": n, "text": text, "lang": "de", "n": n} for n, text in enumerate(samples.parallel()["de"][:30])]
+    for name, part in (("some.jsonl", texts[:20]), ("more.jsonl", texts[20:])):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
+    for command in (
+        ["index", "build", "some.jsonl", "--out", "notes"],
+        ["index", "add", "notes", "more.jsonl"],
+        ["index", "update", "notes", "more.jsonl"],
+    ):
+        kdserve(*command)
+        kdserve(*command, "--milvus", "notes.db")
+    asked = ["search", "notes", texts[25]["text"], "-k", "3", "--where", "n > 4", "--json"]
+    folder, collection = (json.loads(kdserve(*asked, *more).stdout) for more in ([], ["--milvus", "notes.db"]))
+    assert [hit["id"] for hit in collection["hits"]] == [hit["id"] for hit in folder["hits"]]
+    assert collection["hits"][0]["id"] == 25
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["search", "notes", "what", "--lexical"], "--lexical is for index folders, not for Milvus"),
+        (["search", "other", "what"], "has no collection other made by kdserve"),
+        (["index", "build", "a.txt", "--out", "x", "--kind", "exact"], "--kind is for index folders, not for Milvus"),
+    ],
+)
+def test_what_a_collection_cannot_do_is_one_line(tmp_path, monkeypatch, command, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a text\n", encoding="utf-8")
+    done = CliRunner().invoke(app, [*command, "--milvus", "notes.db"])
+    assert isinstance(done.exception, KdserveError)
+    assert message in str(done.exception)
+
+
+def kdserve(*words):
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == 0, done.stderr
+    return done

@@ -106,7 +106,7 @@ class Source:
         self.skipped.clear()
         self.blank.clear()
         others = set(_files_below(self.path)) - set(files) if is_folder(self.path) else set()
-        self.skipped.update(_ending(file) or "without an ending" for file in sorted(others))
+        self.skipped.update(_kind_of(file) for file in sorted(others))
         for file in files:
             if format == "folder":
                 yield from self.read_file(file)
@@ -218,6 +218,12 @@ def _files_below(folder: Path) -> list[Path]:
 def _ending(path: Path) -> str:
     """How a file's name ends, without .gz and in small letters."""
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _kind_of(path: Path) -> str:
+    """What is told of something in a folder that is no document."""
+    ending = _ending(path) or "without an ending"
+    return ending if path.is_file() else f"{ending} that leads to no file"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -87,7 +87,9 @@ def _document(given: Record, columns: Columns, *, update: bool) -> Document | Ne
 
 
 def _names(record: Record) -> str:
-    return ", ".join(map(repr, record)) or "no fields"
+    told = ", ".join(map(repr, record)) or "no fields"
+    is_one_cell = len(record) == 1 and {";", ",", "\t", "|"} & set(*record)
+    return f"{told}; cells have commas between them in a .csv, tabs in a .tsv" if is_one_cell else told
 
 
 def _number(name: str, cell: object) -> int | float | None:

@@ -1,5 +1,5 @@
 """The same retriever over Milvus."""
 
-from kdserve.search.milvus.retriever import MilvusRetriever
+from kdserve.search.milvus.retriever import MilvusRetriever, encoder_of
 
-__all__ = ["MilvusRetriever"]
+__all__ = ["MilvusRetriever", "encoder_of"]

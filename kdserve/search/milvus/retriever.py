@@ -48,6 +48,7 @@ class _State:
     teacher: str
     dim: int
     window: int
+    encoder_name: str = ""
     next_id: int = 0
     next_place: int = 0
 
@@ -68,10 +69,13 @@ class MilvusRetriever(RetrieverProtocol):
         encoder: Embedder,
         *,
         passage_tokens: int = 0,
+        encoder_name: str = "",
         total: int = 0,
         progress: Progress = no_progress,
     ) -> MilvusRetriever:
         """Embed documents into a new collection. `address` is a file name for Milvus Lite, or http://HOST:PORT.
+
+        The other options are those of `BuildOptions`.
 
         Raises:
             FolderError: the collection exists, or Milvus cannot be reached.
@@ -82,6 +86,7 @@ class MilvusRetriever(RetrieverProtocol):
             teacher=teacher_of(encoder),
             dim=encoder.dim,
             window=choose_window(encoder, passage_tokens),
+            encoder_name=encoder_name,
         )
         with _reaching(address):
             client = MilvusClient(address)
@@ -103,12 +108,7 @@ class MilvusRetriever(RetrieverProtocol):
         Raises:
             FolderError: no such collection made by kdserve, another encoder, or Milvus cannot be reached.
         """
-        with _reaching(address):
-            client = MilvusClient(address)
-            if not client.has_collection(f"{collection}_state"):
-                raise FolderError(f"{address} has no collection {collection} made by kdserve; check the name")
-            rows = client.query(f"{collection}_state", filter="key == 0", output_fields=["state"])
-        state = _State(**rows[0]["state"])
+        client, state = _find(address, collection)
         require_compatible(f"{address} {collection}", state.encoder, state.teacher, encoder)
         return cls(client, collection, encoder, state)
 
@@ -278,6 +278,22 @@ def _hits(entities: Sequence[Mapping[str, Any]], min_score: float) -> list[Hit]:
                 passage=(entity["start"], entity["end"]) if entity["split"] else None,
             )
     return list(best.values())
+
+
+def encoder_of(address: str, collection: str) -> str:
+    """The name under which the encoder of a collection was opened; "" if none was recorded. Raises as `open`."""
+    client, state = _find(address, collection)
+    client.close()
+    return state.encoder_name
+
+
+def _find(address: str, collection: str) -> tuple[MilvusClient, _State]:
+    with _reaching(address):
+        client = MilvusClient(address)
+        if not client.has_collection(f"{collection}_state"):
+            raise FolderError(f"{address} has no collection {collection} made by kdserve; check the name")
+        rows = client.query(f"{collection}_state", filter="key == 0", output_fields=["state"])
+    return client, _State(**rows[0]["state"])
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def test_a_gzipped_file_reads_like_the_plain_one(tmp_path):
         ("a.txt", b"ok\n\xff\xfe\n", "a.txt line 2 is not UTF-8"),
         ("a.tsv", "id\ttext\n1\ta\n2\n", "a.tsv line 3 has 1 columns, its header has 2"),
         ("a.tsv", "id\tsentence\n1\ta\n", "a.tsv line 2: there is no 'text' among 'id', 'sentence'"),
+        ("a.csv", "id;text\n1;a\n", "a.csv line 2: there is no 'text' among 'id;text'; cells have commas between them"),
         ("a.tsv", "id\ttext\n1\t \n", "a.tsv line 2: document '1' has an empty text"),
         ("a.jsonl", '{"text": "a"}\n{"text": ', "a.jsonl line 2 is no JSON"),
         ("a.jsonl", "[1]\n", "a.jsonl line 1 is no JSON object"),
@@ -67,6 +68,14 @@ def test_bad_input_is_named_with_its_line(tmp_path, name, content, message):
     with pytest.raises(DataError) as caught:
         read(written(tmp_path, name, content))
     assert message in str(caught.value)
+
+
+def test_a_link_to_nothing_is_told_apart_from_the_texts_of_a_folder(tmp_path):
+    written(tmp_path, "a.txt", "a")
+    (tmp_path / "b.txt").symlink_to("nowhere")
+    source = Source(path=tmp_path, format="folder")
+    assert [document.id for document in source.read()] == ["a.txt"]
+    assert source.skipped == {".txt that leads to no file": 1}
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,0 +1,72 @@
+"""Collections of Milvus in place of index folders: the option `--milvus` of build, add, update and search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdserve.cli.console import progress_bars, say
+from kdserve.cli.options import Device
+from kdserve.errors import DataError
+
+if TYPE_CHECKING:
+    from kdserve.datatypes import Embedder
+    from kdserve.search import Document, Source
+    from kdserve.search.milvus import MilvusRetriever
+
+Milvus = Annotated[
+    str,
+    typer.Option(help="A file of Milvus Lite, like notes.db, or http://HOST:PORT; the index is a collection there."),
+]
+
+
+def build_collection(
+    address: str,
+    name: str,
+    source: Source,
+    encoder: Embedder,
+    *,
+    encoder_name: str,
+    passage_tokens: int,
+    prepare: Callable[[Iterator[Document]], Iterator[Document]],
+) -> None:
+    """Embed the documents of a source into a new collection, and say how to ask it."""
+    from kdserve.search.milvus import MilvusRetriever
+
+    with progress_bars() as progress:
+        made = MilvusRetriever.build(
+            address,
+            name,
+            prepare(source.read()),
+            encoder,
+            passage_tokens=passage_tokens,
+            encoder_name=encoder_name,
+            total=source.count(),
+            progress=progress,
+        )
+    say(f"{address}: {len(made)} documents in the collection {name}")
+    say(f'ask it: kdserve search {name} --milvus {address} "your question"')
+    made.close()
+
+
+def open_collection(address: str, name: str, bundle: str, *, device: Device, threads: int | None) -> MilvusRetriever:
+    """Open a collection with the encoder that it names, or `bundle`; None stands for all threads."""
+    from kdserve.loading import open_model
+    from kdserve.search.milvus import MilvusRetriever, encoder_of
+
+    model = bundle or encoder_of(address, name)
+    if not model:
+        raise DataError(f"{address} does not say which encoder made {name}; name it with --bundle")
+    return MilvusRetriever.open(address, name, open_model(model, device=device, num_threads=threads))
+
+
+def refuse_in_milvus(**given: bool) -> None:
+    """Refuse options that say how an index folder is laid out.
+
+    Raises:
+        DataError: one was given.
+    """
+    if chosen := [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]:
+        raise DataError(f"{chosen[0]} is for index folders, not for Milvus; leave out one of the two")
