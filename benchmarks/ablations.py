@@ -148,7 +148,7 @@ def make_table(rows: Sequence[dict[str, Any]], overrides: Sequence[str]) -> Tabl
         language, lowest = row["worst"]
         similar = [f"{sts[x]:.3f}" if x in sts else "" for x in ("en", "de")]
         search = [f"{100 * row['search'][name]:.1f}" if "search" in row else "" for name in ("own", "across")]
-        held_out = [f"{100 * row['held_out']:.1f}", f"{100 * lowest:.1f} ({language})"]
+        held_out = [f"{100 * row['held_out']:.1f}", f"{100 * lowest:.1f} ({language})"] if language else ["", ""]
         cells.append([row["variant"], *held_out, mean, *similar, *search, f"{row['seconds']:.0f}"])
     note = (
         f"One choice of the recipe switched at a time; {' '.join(overrides) or 'else as it stands'}. Held out and "
