@@ -6,9 +6,12 @@ memory, bit-identity over batch sizes, loops and empties, beside CTranslate2 on 
 
 `LINES.txt` has a source a line. With `--pairs` quality is measured too, by domain and language, greedily and with four
 beams, and with `--fp32`, the same student's bundle in float32, what int8 lost; `--outputs` are what others wrote for
-the pairs, a line each. `--student` is the transformers folder (Marian, BART, M2M100 or T5, with one tokenizer.json),
-for CTranslate2 (pip install ctranslate2; 4.8 wants the names of transformers 4 in config.json: normalize_before,
-normalize_embedding, add_final_layer_norm) in int8 on the same source tokens. One thread each, in turns; medians.
+the pairs, a line each. `--student` is the student's folder, for CTranslate2 (pip install ctranslate2) in int8 on the
+same source tokens, greedily and with four beams, and how many of its outputs are ours: an encoder and decoder of the
+BERT kind (`ctranslate2_model.py`; "bare" is without the layer that stands for the output's transform, and writes as
+many tokens as we do), or a transformers folder with one tokenizer.json (Marian, BART, M2M100 or T5; 4.8 wants the names
+of transformers 4 in config.json: normalize_before, normalize_embedding, add_final_layer_norm). One thread each, in
+turns; medians.
 """
 
 from __future__ import annotations
@@ -19,21 +22,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ctranslate2_model import write_model
 from records import Table, write_record
 
 from kdserve import Translator
 from kdserve.bench.machine import describe_machine
 from kdserve.evaluate import measure_writing, read_pairs
 from kdserve.evaluate.writing import is_circle
+from kdserve.export.sequence.student import read_sequence_student
 from kdserve.json_files import read_object
 from kdserve.runtime.sequence.settings import SOURCE_NAME
 
 ALONE, BATCH, LIMIT = 32, 32, 96
+PEER = "CTranslate2 int8"
 SIZES = (1, 2, 3, 5, 8, 13, 32, 64)
 Ids = Sequence[Sequence[int]]
 Write = Callable[[Ids], list[list[int]]]
@@ -54,12 +60,13 @@ def main() -> None:
     ids = translator.tokenize(lines[:256])
     contenders: dict[str, Write] = {"kdserve": _own(translator)}
     if arguments.student:
-        contenders["CTranslate2 int8"] = _ctranslate2(translator, arguments.student)
+        contenders |= {"kdserve, 4 beams": _own(translator, 4), **_ctranslate2(translator, arguments.student, ids)}
     speeds = _speeds(contenders, ids, arguments.rounds)
     first, peak = zip(*(_first_translation(arguments.bundle, lines[0]) for _ in range(arguments.rounds)), strict=True)
     outputs = translator.translate(lines)
     data: dict[str, Any] = {
         "tokens_per_cpu_second": speeds,
+        "outputs_equal_to_ours": _equal(contenders, ids),
         "first_translation_s": statistics.median(first),
         "process_mb": statistics.median(peak),
         "same_over_batch_sizes": _is_same_in_batches(translator, ids[:64]),
@@ -90,28 +97,62 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _own(translator: Translator) -> Write:
-    rules = translator.settings.generation
-    limit = min(LIMIT, translator.settings.max_output_tokens)
+def _own(translator: Translator, num_beams: int = 0) -> Write:
+    own = translator.settings
+    rules = replace(own.generation, num_beams=num_beams or own.generation.num_beams)
+    limit = min(LIMIT, own.max_output_tokens)
     return lambda ids: translator.generate(ids, rules, max_output_tokens=limit)
 
 
-def _ctranslate2(translator: Translator, student: Path) -> Write:
+def _ctranslate2(translator: Translator, student: Path, ids: Ids) -> dict[str, Write]:
     """The same weights, rounded by CTranslate2 itself, with the bundle's own source tokens."""
     import ctranslate2
 
     with tempfile.TemporaryDirectory() as folder:
-        converter = ctranslate2.converters.TransformersConverter(str(student))
-        converter.convert(folder, quantization="int8", force=True)
-        other = ctranslate2.Translator(folder, device="cpu", intra_threads=1, inter_threads=1, compute_type="int8")
-    vocabulary = read_object(translator.bundle.folder / SOURCE_NAME)["model"]["vocab"]
-    names = [row[0] for row in vocabulary] if isinstance(vocabulary, list) else sorted(vocabulary, key=vocabulary.get)
-    beams = translator.settings.generation.num_beams
+        if read_object(student / "config.json").get("model_type") != "encoder-decoder":
+            ctranslate2.converters.TransformersConverter(str(student)).convert(folder, quantization="int8", force=True)
+            vocabulary = read_object(translator.bundle.folder / SOURCE_NAME)["model"]["vocab"]
+            rows = (
+                [row[0] for row in vocabulary]
+                if isinstance(vocabulary, list)
+                else sorted(vocabulary, key=vocabulary.get)
+            )
+            return {PEER: _peer(folder, translator, rows.__getitem__)}
+        read = read_sequence_student(student, plain=translator.settings)
+        write_model(read, Path(folder) / "whole")
+        write_model(read, Path(folder) / "bare", bare=True)
+        lengths = {tuple(own): len(out) for own, out in zip(ids, _own(translator)(ids), strict=True)}
+        return {
+            PEER: _peer(f"{folder}/whole", translator, str),
+            f"{PEER}, 4 beams": _peer(f"{folder}/whole", translator, str, num_beams=4),
+            f"{PEER}, bare": _peer(f"{folder}/bare", translator, str, lengths=lengths),
+        }
+
+
+def _peer(
+    folder: str,
+    translator: Translator,
+    name: Callable[[int], str],
+    *,
+    num_beams: int = 1,
+    lengths: Mapping[tuple[int, ...], int] | None = None,
+) -> Write:
+    """What writes with CTranslate2; `lengths` say how many tokens come of a source, on average over a batch."""
+    import ctranslate2
+
+    model = ctranslate2.Translator(folder, device="cpu", intra_threads=1, inter_threads=1, compute_type="int8")
+    never_twice = translator.settings.generation.no_repeat_ngram
 
     def write(ids: Ids) -> list[list[int]]:
-        tokens = [[names[token] for token in own] for own in ids]
-        found = other.translate_batch(tokens, beam_size=beams, max_decoding_length=LIMIT, return_end_token=False)
-        return [[0] * len(one.hypotheses[0]) for one in found]  # only their number counts here
+        length = round(statistics.fmean(lengths[tuple(own)] for own in ids)) if lengths else 0
+        found = model.translate_batch(
+            [[name(token) for token in own] for own in ids],
+            beam_size=num_beams,
+            no_repeat_ngram_size=never_twice,
+            min_decoding_length=length,
+            max_decoding_length=length or LIMIT,
+        )
+        return [[int(token) if token.isdecimal() else 0 for token in one.hypotheses[0]] for one in found]
 
     return write
 
@@ -133,6 +174,16 @@ def _speeds(contenders: dict[str, Write], ids: Ids, rounds: int) -> dict[str, di
                     num_tokens += sum(map(len, write(batch)))
                 found[name][how].append(num_tokens / (time.process_time() - started))
     return {name: {how: statistics.median(own) for how, own in both.items()} for name, both in found.items()}
+
+
+def _equal(contenders: dict[str, Write], ids: Ids) -> dict[str, float]:
+    """The share of CTranslate2's outputs that are ours, token for token."""
+    found = {}
+    for end in ("", ", 4 beams"):
+        if f"{PEER}{end}" in contenders and f"kdserve{end}" in contenders:
+            own, other = (contenders[f"{name}{end}"](ids) for name in ("kdserve", PEER))
+            found[f"{PEER}{end}"] = sum(one == two for one, two in zip(own, other, strict=True)) / len(ids)
+    return found
 
 
 def _first_translation(bundle: str, line: str) -> tuple[float, float]:
@@ -204,6 +255,8 @@ def _table(data: dict[str, Any], arguments: argparse.Namespace) -> Table:
         for how in ("alone", "32")
     ]
     blank = [""] * (len(speeds) - 1)
+    if equal := data["outputs_equal_to_ours"]:
+        rows.append(["outputs equal to ours", *(f"{equal[name]:.0%}" if name in equal else "" for name in speeds)])
     rows += [
         ["first translation from process start, s", f"{data['first_translation_s']:.2f}", *blank],
         ["largest memory of that process, MB", f"{data['process_mb']:.0f}", *blank],

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from unicodedata import category
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, MissingExtraError
@@ -18,11 +19,15 @@ _CIRCLE_CHARACTERS = 24
 _NUMBER = re.compile(r"\d+(?:[.,\u00a0\u202f]\d+)*")
 _TOKENISERS = {"zh": "zh", "ja": "char", "ko": "char", "th": "char"}
 """How BLEU cuts outputs in languages without spaces; 13a cuts all others."""
+_SINGLE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+"""Characters of Chinese, Japanese and Korean."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WritingFigures:
     """One language of one domain: BLEU and chrF, or for summaries ROUGE-L, in points of 100, and shares of outputs.
+
+    ROUGE-L compares stems in English, `Words` in all other languages.
 
     `empty` are blank where the source is not, `circles` say a stretch four times in a row where the source does not.
     Of `num_numbers` numbers in the sources, `numbers_lost` stand in no output.
@@ -98,7 +103,7 @@ def _figures(one: TranslationPairs, outputs: list[str], target: str) -> WritingF
         "bleu": bleu.corpus_score(outputs, references).score,
         "chrf": chrf.corpus_score(outputs, references).score,
     }
-    rouge = RougeScorer(["rougeL"], use_stemmer=target == "en")
+    rouge = RougeScorer(["rougeL"], use_stemmer=True) if target == "en" else RougeScorer(["rougeL"], tokenizer=Words())
     found = [
         rouge.score(wanted, output)["rougeL"].fmeasure for wanted, output in zip(one.targets, outputs, strict=True)
     ]
@@ -116,6 +121,17 @@ def _figures(one: TranslationPairs, outputs: list[str], target: str) -> WritingF
         numbers_lost=sum(lost for _, lost in numbers),
         signatures={"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())},
     )
+
+
+class Words:
+    """Cuts a text for rouge-score, whose own way drops all but the letters a to z: runs of letters, marks and digits in
+    lower case, single characters of Chinese, Japanese and Korean.
+    """
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the words of a text."""
+        letters = (f" {c} " if _SINGLE.match(c) else c if category(c)[0] in "LMN" else " " for c in text.lower())
+        return "".join(letters).split()
 
 
 def share(flags: Iterable[bool]) -> float:

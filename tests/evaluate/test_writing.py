@@ -55,3 +55,14 @@ def test_numbers_are_the_same_whatever_parts_their_digits() -> None:
 def test_chrf_falls_with_what_is_missing() -> None:
     assert corpus_chrf(["The bread is warm."], ["The bread is warm."]) == 100
     assert 0 < corpus_chrf(["The bread."], ["The bread is warm."]) < 70
+
+
+def test_summaries_are_compared_by_the_words_of_any_script():
+    pairs = [
+        TranslationPairs(language="ru", sources=["a"], targets=["Читает файлы ZIP"]),
+        TranslationPairs(language="ja", sources=["b"], targets=["日本語の辞書"]),
+        TranslationPairs(language="hi", sources=["c"], targets=["हिन्दी किताब"]),
+    ]
+    outputs = {"a": "пишет файлы zip.", "b": "日本の辞書。", "c": "हिन्दी गीत"}
+    rows = measure_writing(lambda texts: [outputs[text] for text in texts], pairs, target="")
+    assert [round(row.rouge_l, 1) for row in rows] == [66.7, 90.9, 50.0]

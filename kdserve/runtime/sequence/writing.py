@@ -47,9 +47,7 @@ class Writer:
         grow: int = _GROWTH,
     ) -> Written:
         """Return an output for each source, of at most `limit` tokens, and of `grow` for each of its own, 0 for any."""
-        order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))  # the longest first: they take longest
-        num_rows = max(1, _ROWS // rules.num_beams)
-        batches = [order[start : start + num_rows] for start in range(0, len(order), num_rows)]
+        batches = _batches(ids, max(1, _ROWS // rules.num_beams))
         search = beam_search if rules.num_beams > 1 else greedy
 
         def run(rows: Sequence[int]) -> Written:
@@ -85,3 +83,15 @@ class Writer:
             for part, one in zip(parts, read, strict=True):
                 part[places, :, :length] = one
         return self._session.begin(parts, mask)
+
+
+def _batches(ids: Sequence[Sequence[int]], num_rows: int) -> list[list[int]]:
+    """Group sources so that none is padded to more than twice its length, the longest first: they take longest."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row)):
+        last = batches[-1] if batches else []
+        if last and len(last) < num_rows and 2 * source_length(len(ids[row])) >= source_length(len(ids[last[0]])):
+            last.append(row)
+        else:
+            batches.append([row])
+    return batches
