@@ -3,8 +3,8 @@
 CTranslate2 has all of it but what BERT and RoBERTa put between the last decoder layer and the output table: a dense
 layer, an activation and a norm. A third layer computes just that: its attentions give nothing, its first norm leaves
 what is normalised as it is, the second has the last layer's gain and shift, and in its feed-forward
-gelu(x) - gelu(-x) = x takes the residual away. That is a sixth more products a step; `bare` leaves it out, for speed
-alone, as its outputs mean nothing.
+gelu(x) - gelu(-x) = x takes the residual away. In float32 outputs are ours, token for token. `bare` leaves the layer
+out, for speed alone: what it writes means nothing.
 
 H hidden width, F feed-forward width
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from kdserve.export.read.weights import LayerWeights, LinearWeights, NormWeights
 from kdserve.export.sequence.student import SequenceStudent
-from kdserve.export.sequence.weights import AttentionWeights, DecoderLayer, DecoderWeights, OutputTransform
+from kdserve.export.sequence.weights import AttentionWeights, DecoderLayer, OutputTransform
 
 
 def write_model(student: SequenceStudent, folder: Path, *, bare: bool = False) -> None:
@@ -29,7 +29,11 @@ def write_model(student: SequenceStudent, folder: Path, *, bare: bool = False) -
     weights, decoder = student.weights, student.weights.decoder
     assert decoder.transform is not None
     assert weights.encoder.activation == decoder.activation == "Gelu"
-    layers = decoder.layers if bare else (*decoder.layers[:-1], *_with_transform(decoder, decoder.transform))
+    layers = (
+        decoder.layers
+        if bare
+        else (*decoder.layers[:-1], *layers_with_transform(decoder.layers[-1], decoder.transform))
+    )
     spec = TransformerSpec.from_config(
         (len(weights.encoder.layers), len(layers)),
         decoder.num_heads,
@@ -64,9 +68,8 @@ def write_model(student: SequenceStudent, folder: Path, *, bare: bool = False) -
     spec.save(str(folder))
 
 
-def _with_transform(decoder: DecoderWeights, transform: OutputTransform) -> tuple[DecoderLayer, DecoderLayer]:
+def layers_with_transform(last: DecoderLayer, transform: OutputTransform) -> tuple[DecoderLayer, DecoderLayer]:
     """The last layer without its gain and shift, and the layer that stands for the transform."""
-    last = decoder.layers[-1]
     width = len(last.output_norm.gain)
     one, zero = np.eye(width, dtype=np.float32), np.zeros(width, np.float32)
     plain = replace(last.output_norm, gain=np.ones(width, np.float32), shift=zero)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 
 from kdserve.bench.machine import describe_machine
+from kdserve.export.read.weights import LinearWeights, NormWeights
+from kdserve.export.sequence.weights import AttentionWeights, DecoderLayer, OutputTransform
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import ctranslate2_model  # noqa: E402
 import gpu_run  # noqa: E402
 import plan  # noqa: E402
 from check import check  # noqa: E402
@@ -139,3 +143,41 @@ def test_pieces_are_put_together_again_and_a_damaged_one_is_named(tmp_path):
     piece.write_bytes(bytes(len(piece.read_bytes())))
     with pytest.raises(SystemExit, match="piece-1 is damaged"):
         gpu_run.read_pieces(tmp_path / "pieces", tmp_path / "third")
+
+
+def test_one_more_layer_computes_what_stands_before_the_output_table():
+    rng, width = np.random.default_rng(0), 8
+
+    def norm() -> NormWeights:
+        return NormWeights(gain=rng.normal(1, 0.2, width), shift=rng.normal(0, 0.2, width), epsilon=1e-12)
+
+    def linear(size: int) -> LinearWeights:
+        return LinearWeights(weight=rng.normal(0, 1, (width, size)), bias=rng.normal(0, 1, size))
+
+    attention = AttentionWeights(query=linear(width), key=linear(width), value=linear(width), output=linear(width))
+    last = DecoderLayer(
+        attention=attention, attention_norm=norm(), cross=attention, cross_norm=norm(), up=linear(4 * width), gate=None,
+        down=linear(width), output_norm=norm(),
+    )  # fmt: skip
+    transform = OutputTransform(linear=linear(width), activation="Gelu", norm=norm())
+    plain, more = ctranslate2_model.layers_with_transform(last, transform)
+    before = rng.normal(0, 3, (5, width))
+    expected = _normal(_gelu(_product(_normal(before, last.output_norm), transform.linear)), transform.norm)
+    state = _normal(before, plain.output_norm)
+    for part, own in ((more.attention, more.attention_norm), (more.cross, more.cross_norm)):
+        state = _normal(state + _product(state, part.output), own)
+    found = _normal(state + _product(_gelu(_product(state, more.up)), more.down), more.output_norm)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def _product(x: np.ndarray, linear: LinearWeights) -> np.ndarray:
+    return x @ linear.weight + linear.bias
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return x * np.vectorize(lambda value: 0.5 * (1 + math.erf(value / math.sqrt(2))))(x)
+
+
+def _normal(x: np.ndarray, norm: NormWeights) -> np.ndarray:
+    centred = x - x.mean(axis=1, keepdims=True)
+    return centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + norm.epsilon) * norm.gain + norm.shift
