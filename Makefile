@@ -1,7 +1,7 @@
 # make demo    the whole road on the sample corpus, with figures
 # make test    the tests that need nothing but Python
 # make check   lint, types, import rules, tables against their records
-# make qemu    vectors and a translation of an emulated CPU with AVX2 alone (Debian: apt-get install qemu-user) against this machine's
+# make qemu    vectors and a translation on an emulated CPU with AVX2 alone (Debian: apt-get install qemu-user)
 # make optimum an environment for kdserve export --exporter optimum, and its test
 # make wheel   what pip installs, outside the checkout and without torch
 # make edge    the edge example: Node and Chromium give Python's vectors
