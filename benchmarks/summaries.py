@@ -16,7 +16,7 @@ import argparse
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from kdserve import Translator
 from kdserve.bench.machine import describe_machine
 from kdserve.distill.data.corpus import build_corpus
 from kdserve.distill.data.families import hold_out_names
-from kdserve.evaluate import TranslationPairs, measure_writing
+from kdserve.evaluate import TranslationPairs, measure_writing, read_pairs
 from kdserve.recipe import DataRecipe, SequenceRecipe, WriterStudentRecipe
 from kdserve.runtime.sequence.sentences import split_sentences
 
@@ -70,20 +70,17 @@ def split(data: Path, work: Path) -> None:
     (work / "summaries").mkdir(exist_ok=True)
     for language in languages:
         _write(work / "summaries" / f"{language}.tsv", rows[language, False])
-    _write(work / "held-out.tsv", [f"{language}\t{row}" for language in languages for row in rows[language, True]])
+    held_out = [f"{language}\t{row}" for language in languages for row in rows[language, True]]
+    _write(work / "held-out.tsv", ["language\tsource\ttarget", *held_out])
     print({language: [len(rows[language, False]), len(rows[language, True])] for language in languages})
 
 
 def score(work: Path, bundle: str | None) -> None:
-    rows: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for line in (work / "held-out.tsv").read_text(encoding="utf-8").splitlines():
-        language, text, summary = line.split("\t")
-        rows[language].append((text, summary))
-    pairs = []
-    for language, own in rows.items():
-        if len(own) >= LEAST:
-            sources, targets = zip(*own[:MOST], strict=True)
-            pairs.append(TranslationPairs(language=language, sources=sources, targets=targets))
+    pairs = [
+        replace(one, sources=one.sources[:MOST], targets=one.targets[:MOST])
+        for one in read_pairs(work / "held-out.tsv")
+        if len(one.sources) >= LEAST
+    ]
     writers: dict[str, Write] = {
         "first sentence": lambda texts: [split_sentences(text)[0].text for text in texts],
         "its first 60 characters": lambda texts: [split_sentences(text)[0].text[:60] for text in texts],
