@@ -68,11 +68,13 @@ class PerTokenInt8:
     integer sums have no rounding, and everything else works row by row. `smoothing` maps the name of a left side to the
     (K,) factors that it is multiplied by, against which the weights were divided (SmoothQuant, Xiao et al. 2023).
     `bounds` names the left sides whose magnitude hardly changes from token to token, as behind a norm, with the largest
-    that calibration found: one fixed scale serves them all as well, and saves finding each token's own.
+    that calibration found: one fixed scale serves them all as well, and saves finding each token's own. `aside` rounds
+    weights beside the grid that they may come from (`quantize_columns`).
     """
 
     smoothing: Mapping[str, Array] = field(default_factory=dict)
     bounds: Mapping[str, float] = field(default_factory=dict)
+    aside: bool = False
 
     def prepare(self, graph: GraphBuilder, x: str, name: str, *, lowest: float | None = None) -> Operand:
         """Round x to uint8, each token's largest magnitude, or the bound of all, on the end of the range.
@@ -104,8 +106,9 @@ class PerTokenInt8:
     def multiply(self, graph: GraphBuilder, operand: Operand, name: str, linear: LinearWeights) -> str:
         """Multiply uint8 by int8 weights, sum in int32, scale back by channel and, where it has a scale, by token."""
         if not operand.scales:
-            return _multiply_int8(graph, operand, graph.scalar(1.0), name, linear)
-        product = _multiply_int8(graph, operand, graph.scalar(1.0), name, replace(linear, bias=None))
+            return _multiply_int8(graph, operand, graph.scalar(1.0), name, linear, aside=self.aside)
+        bare = replace(linear, bias=None)
+        product = _multiply_int8(graph, operand, graph.scalar(1.0), name, bare, aside=self.aside)
         return _add_bias(graph, graph.add("Mul", product, operand.scales), name, linear.bias)
 
 
@@ -126,9 +129,11 @@ class DynamicInt8:
         return _multiply_int8(graph, operand, operand.scales, name, linear)
 
 
-def _multiply_int8(graph: GraphBuilder, operand: Operand, scale: str, name: str, linear: LinearWeights) -> str:
+def _multiply_int8(
+    graph: GraphBuilder, operand: Operand, scale: str, name: str, linear: LinearWeights, *, aside: bool = False
+) -> str:
     """Multiply by weights rounded to int8 with a scale for each output channel; `scale` is that of the left side."""
-    levels_KN, scales_N = quantize_columns(linear.weight)
+    levels_KN, scales_N = quantize_columns(linear.weight, aside=aside)
     rounded = graph.constant(name, levels_KN)
     scales = graph.constant(f"{name}.scales", scales_N * np.float32(operand.step))
     inputs = [operand.values, rounded, scale, scales, operand.zero]

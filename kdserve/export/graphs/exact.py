@@ -6,7 +6,7 @@ magnitude stay within (255 · 128 = 32,640, but 255 · 129 = 32,895); two of opp
 rounded under that bound, after channels were ordered and signs chosen so that it seldom binds: large weights meet
 small ones, or ones of the other sign.
 
-K input width, N output width
+K input width, N output width, F factors to try
 """
 
 from __future__ import annotations
@@ -26,24 +26,22 @@ from kdserve.runtime.saturation import EXACT_MARK
 PAIR_LIMIT = 128
 _LEVELS = np.float32(127)
 _SMALLEST = np.float32(1e-20)
-_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0)
+_FACTORS = np.array([1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0], dtype=np.float32)
 """Scales to try, as multiples of the one that puts a column's largest weight on 127; at 2 no pair needs the bound."""
 
 
-def quantize_columns(weight_KN: Array) -> tuple[npt.NDArray[np.int8], Array]:
+def quantize_columns(weight_KN: Array, *, aside: bool = False) -> tuple[npt.NDArray[np.int8], Array]:
     """Round to -127..127 times a scale for each column, pairs within the bound: (K, N) int8 and (N,) float32.
 
-    Of several scales each column takes the one with the least squared error.
+    Of several scales each column takes the one with the least squared error. Weights that were read back from a bundle
+    and trained on lie a fraction of a step from its levels, and the least error is what takes them back there, and what
+    they learnt away; with `aside` each column takes its second best scale.
     """
     largest_N = np.maximum(np.abs(weight_KN).max(axis=0) / _LEVELS, _SMALLEST)
     levels = weight_KN / largest_N
-    best_error = np.full(weight_KN.shape[1], np.inf, dtype=np.float32)
-    best_factor = np.ones_like(best_error)
-    for factor in map(np.float32, _FACTORS):
-        error = np.square(_round(levels / factor) * factor - levels).sum(axis=0)
-        better = error < best_error
-        best_factor[better], best_error[better] = factor, error[better]
-    return _round(levels / best_factor).astype(np.int8), largest_N * best_factor
+    errors_FN = [np.square(_round(levels / factor) * factor - levels).sum(axis=0) for factor in _FACTORS]
+    factor_N = _FACTORS[np.argsort(errors_FN, axis=0, kind="stable")[int(aside)]]
+    return _round(levels / factor_N).astype(np.int8), largest_N * factor_N
 
 
 def _round(levels_KN: Array) -> Array:

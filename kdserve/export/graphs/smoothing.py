@@ -39,17 +39,21 @@ Look = Callable[[onnx.ModelProto, Iterable[TokenBatch]], Array]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmoothedGraph:
-    """The int8 graph with the best exponent, and its mean cosine to float32 on the development texts."""
+    """The int8 graph with the best exponent, and its mean cosine to float32 on the development texts.
+
+    `aside` says whether its weights are rounded beside the grid that they may come from.
+    """
 
     model: onnx.ModelProto
     alpha: float
+    aside: bool
     development_cosine: float
 
 
 def smoothed_int8_graph(
     weights: TransformerWeights, *, ranges: list[TokenBatch], development: list[TokenBatch], table_bits: TableBits
 ) -> SmoothedGraph:
-    """Write the per-token int8 graph, its smoothing exponent chosen on the development texts."""
+    """Write the per-token int8 graph, chosen on the development texts: its smoothing exponent, then where to round."""
 
     def write(body: TransformerWeights, arithmetic: Arithmetic, bits: TableBits) -> onnx.ModelProto:
         return transformer_graph(body, arithmetic, table_bits=bits)
@@ -66,21 +70,25 @@ def best_smoothing(
     development: list[TokenBatch],
     table_bits: TableBits,
 ) -> SmoothedGraph:
-    """Write an int8 graph around a body with the exponent under which `look` sees least of it."""
+    """Write an int8 graph around a body with the exponent, then the rounding, under which `look` sees least of it."""
     weights = order_channels(weights)
     arithmetic = Float32()
     reference = write(weights, arithmetic, 32)
     largest = _largest_magnitudes(reference, arithmetic.probes, ranges)
     target = look(reference, development)
-    best: SmoothedGraph | None = None
-    for alpha in _ALPHAS:
+
+    def attempt(alpha: float, *, aside: bool) -> SmoothedGraph:
         moved, factors, bounds = smooth(weights, largest, alpha)
-        model = write(moved, PerTokenInt8(smoothing=factors, bounds=bounds), table_bits)
+        model = write(moved, PerTokenInt8(smoothing=factors, bounds=bounds, aside=aside), table_bits)
         cosine = float(np.mean(np.sum(target * look(model, development), axis=1)))
-        if best is None or cosine > best.development_cosine:
-            best = SmoothedGraph(model=model, alpha=alpha, development_cosine=cosine)
-    assert best is not None
-    return best
+        return SmoothedGraph(model=model, alpha=alpha, aside=aside, development_cosine=cosine)
+
+    best = max((attempt(alpha, aside=False) for alpha in _ALPHAS), key=_cosine)
+    return max(best, attempt(best.alpha, aside=True), key=_cosine)
+
+
+def _cosine(graph: SmoothedGraph) -> float:
+    return graph.development_cosine
 
 
 def smooth(

@@ -70,6 +70,20 @@ def test_two_equal_large_weights_meet_the_bound_and_two_opposite_ones_do_not() -
     np.testing.assert_allclose(levels * scales, [[1, 1], [1, -1]], atol=0.01)
 
 
+def test_what_weights_learnt_since_they_were_rounded_outlives_rounding_aside() -> None:
+    rng = np.random.default_rng(0)
+    levels, scales = quantize_columns(rng.normal(size=(384, 64)).astype(np.float32))
+    learnt = np.outer(rng.normal(size=384), rng.normal(size=64) * 0.1 * scales).astype(np.float32)  # a tenth of a step
+    weight = levels * scales + learnt
+
+    def kept(*, aside: bool) -> float:
+        rounded, steps = quantize_columns(weight, aside=aside)
+        return float(((rounded * steps - levels * scales) * learnt).sum() / np.square(learnt).sum())
+
+    assert kept(aside=False) < 0.5
+    assert kept(aside=True) == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.parametrize("family", ["bert", "t5-gated", "modernbert-biases"])
 def test_the_order_of_channels_changes_no_vector_and_leaves_less_to_bound(family: str, tmp_path: Path) -> None:
     weights = read_student(tiny_plain(tmp_path / "student", family=family)).weights

@@ -164,7 +164,7 @@ def test_export_refuses_an_unknown_family_by_name(tmp_path: Path) -> None:
 def test_gate_refuses_a_bundle_that_lost_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = tiny_writer(tmp_path / "student", "bart")
     monkeypatch.setattr(
-        "kdserve.export.graphs.arithmetic.quantize_columns", lambda w: ((w * 0).astype("int8"), w[0] * 0 + 1)
+        "kdserve.export.graphs.arithmetic.quantize_columns", lambda w, **_: ((w * 0).astype("int8"), w[0] * 0 + 1)
     )
     floors = WritingFloors(min_agreement=99)
     pairs = GatePairs(sources=_PAIRS.sources, references={})
