@@ -79,8 +79,11 @@ def is_blank(text: str) -> bool:
 def with_present_normalizer(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     """Return a tokenizer's JSON with the normalizer of today where it has one that kdserve wrote before.
 
-    Tokenizers of other makers keep their own.
+    Tokenizers of other makers keep their own, and so do vocabularies that students write with (BPE): one that goes on
+    from where it was saved has the same.
     """
+    if isinstance(model := tokenizer.get("model"), Mapping) and model.get("type") == "BPE":
+        return dict(tokenizer)
     for before, today in ((_BEFORE, NORMALIZER), (MULTILINGUAL, without_invisible(MULTILINGUAL))):
         if tokenizer.get("normalizer") == before:
             return {**tokenizer, "normalizer": today}

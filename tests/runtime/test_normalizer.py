@@ -71,6 +71,8 @@ def test_bundles_written_before_read_so_too_and_other_makers_normalizers_stay() 
     assert with_present_normalizer({"normalizer": before, "model": 1}) == {"normalizer": NORMALIZER, "model": 1}
     read = with_present_normalizer({"normalizer": MULTILINGUAL, "model": 1})
     assert read == {"normalizer": without_invisible(MULTILINGUAL), "model": 1}
+    written_with = {"normalizer": MULTILINGUAL, "model": {"type": "BPE"}}
+    assert with_present_normalizer(written_with) == written_with
     theirs = {"normalizer": {"type": "BertNormalizer", "lowercase": True}, "model": 1}
     assert with_present_normalizer(theirs) == theirs
 
