@@ -52,16 +52,16 @@ class Sessions:
         if not self._to_open or not self._opening.acquire(blocking=False):
             return None
         try:
-            if _identity(self._model) == self._known:
+            if self._to_open and _identity(self._model) == self._known:
                 session = Session(self._model, device=self._device, output=self._output)
                 if _identity(self._model) == self._known:
                     self._to_open -= 1
                     return session
+            self._to_open = 0
         except FolderError:  # replaced meanwhile
-            pass
+            self._to_open = 0
         finally:
             self._opening.release()
-        self._to_open = 0
         return None
 
 

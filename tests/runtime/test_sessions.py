@@ -46,6 +46,28 @@ def test_no_other_is_opened_from_a_file_that_changed(tmp_path: Path, change: str
     assert first is second
 
 
+def test_threads_that_come_while_the_last_is_opened_open_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that saw room for another, and was then held up until somebody else had filled it."""
+    sessions, own = opened(MODEL, most=2), threading.Lock()
+    with ExitStack() as stack:
+
+        class Lock:
+            is_awaited = False
+
+            def acquire(self, *, blocking: bool) -> bool:
+                if not self.is_awaited:
+                    self.is_awaited = True
+                    stack.enter_context(sessions.one())
+                return own.acquire(blocking=blocking)
+
+            def release(self) -> None:
+                own.release()
+
+        monkeypatch.setattr(sessions, "_opening", Lock())
+        first, *others = [stack.enter_context(sessions.one()) for _ in range(4)]
+    assert others == [first] * 3
+
+
 def test_threads_with_sessions_of_their_own_give_the_same_bits() -> None:
     texts = [text for sentences in parallel().values() for text in sentences[:60]]
     one, several = (Encoder.load(MODEL.parent, num_threads=number) for number in (1, 4))
