@@ -47,10 +47,11 @@ def find_translator(recipe: SequenceRecipe) -> Path | None:
         RecipeError: more is asked of it than outputs.
     """
     named, student, aims = recipe.teacher, recipe.student, recipe.objective
-    below = Path(recipe.data_dir) / named.model
-    if named.model in published_names("translator") and not below.is_dir():
-        below = find_bundle(named.model, kind="translator")
-    if not (below / MANIFEST_NAME).is_file() or kind_of(below) != "translator":
+    folder = Path(recipe.data_dir) / named.model
+    if not folder.is_dir():
+        is_published = named.model in published_names("translator")
+        folder = find_bundle(named.model, kind="translator") if is_published else Path(named.model).expanduser()
+    if not (folder / MANIFEST_NAME).is_file() or kind_of(folder) != "translator":
         return None
     lacks = {
         "objective.alpha": aims.alpha > 0,
@@ -61,7 +62,7 @@ def find_translator(recipe: SequenceRecipe) -> Path | None:
     }
     if asked := [key for key, is_asked in lacks.items() if is_asked]:
         raise RecipeError(
-            f"teacher.model is a bundle, {below}, which only writes; {asked[0]} does not go with it: name the folder "
+            f"teacher.model is a bundle, {folder}, which only writes; {asked[0]} does not go with it: name the folder "
             "of the student that it was exported from"
         )
-    return below
+    return folder

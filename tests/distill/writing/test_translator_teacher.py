@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from kdserve import Translator
 from kdserve.distill import distill
 from kdserve.distill.prepare.translation import prepare_writer
+from kdserve.distill.teachers.writer import open_writer_teacher
 from kdserve.errors import RecipeError
 from kdserve.export import WritingFloors, export_translator
 from kdserve.export.sequence.gate import GatePairs
@@ -51,6 +54,17 @@ def test_a_bundles_beams_are_learned_by_a_student_of_its_own_vocabulary(bundle, 
     assert run.parents["teacher"] == Translator.load(bundle).fingerprint
     outcome = distill(recipe, tmp_path / "student", cache=tmp_path / "cache")
     assert set(outcome.accuracy.by_language) == {"de", "fr", "ja"}
+
+
+@pytest.mark.parametrize("place", ["data", "here"])
+def test_a_bundle_is_found_below_the_data_and_in_the_working_folder(
+    bundle, writing_recipe, tmp_path, monkeypatch, place
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.copytree(bundle, tmp_path / ("data/gist" if place == "data" else "gist"))
+    recipe = replace(writing_recipe("teacher.model=gist", BODY), data_dir=str(tmp_path / "data"))
+    assert open_writer_teacher(recipe).fingerprint == Translator.load(bundle).fingerprint
 
 
 def test_more_than_outputs_is_not_asked_of_a_bundle(bundle, writing_recipe, tmp_path):
