@@ -150,11 +150,20 @@ def test_the_command_line_gives_from_a_collection_what_it_gives_from_a_folder(tm
     assert collection["hits"][0]["id"] == 25
 
 
+def test_a_collection_opens_in_another_process(tmp_path):
+    (tmp_path / "a.txt").write_text("the bread is warm\nthe train is late\n", encoding="utf-8")
+    for command in ("index build a.txt --out notes", "index add notes a.txt", "search notes bread -k 1"):
+        kdserve = [sys.executable, "-m", "kdserve.cli", *command.split(), "--milvus", "notes.db"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(kdserve, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert "the bread is warm" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         (["search", "notes", "what", "--lexical"], "--lexical is for index folders, not for Milvus"),
-        (["search", "other", "what"], "has no collection other made by kdserve"),
+        (["search", "notes", "what"], "there is no notes.db; check the path"),
         (["index", "build", "a.txt", "--out", "x", "--kind", "exact"], "--kind is for index folders, not for Milvus"),
     ],
 )
@@ -164,6 +173,7 @@ def test_what_a_collection_cannot_do_is_one_line(tmp_path, monkeypatch, command,
     done = CliRunner().invoke(app, [*command, "--milvus", "notes.db"])
     assert isinstance(done.exception, KdserveError)
     assert message in str(done.exception)
+    assert not Path("notes.db").exists()
 
 
 def kdserve(*words):

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -288,10 +289,15 @@ def encoder_of(address: str, collection: str) -> str:
 
 
 def _find(address: str, collection: str) -> tuple[MilvusClient, _State]:
+    if address.endswith(".db") and not Path(address).exists():  # which Milvus Lite would make
+        raise FolderError(f"there is no {address}; check the path, or build a collection there")
     with _reaching(address):
         client = MilvusClient(address)
         if not client.has_collection(f"{collection}_state"):
+            client.close()
             raise FolderError(f"{address} has no collection {collection} made by kdserve; check the name")
+        for name in (collection, f"{collection}_state"):
+            client.load_collection(name)  # Milvus Lite forgets which were when its last client goes
         rows = client.query(f"{collection}_state", filter="key == 0", output_fields=["state"])
     return client, _State(**rows[0]["state"])
 
