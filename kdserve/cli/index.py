@@ -174,6 +174,7 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
                 change_documents(with_languages(source.read(), languages_by), total=source.count(), progress=progress)
             report_skipped(source)
             say(f"{milvus}: {len(collection)} documents in the collection {folder}")
+            _report_cut(collection.encoder)
             collection.close()
             return
         retriever = open_retriever(folder, bundle, device=device, threads=threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,7 @@ def build_collection(
     """Embed the documents of a source into a new collection, and say how to ask it."""
     from kdserve.search.milvus import MilvusRetriever
 
+    _quieten()
     with progress_bars() as progress:
         made = MilvusRetriever.build(
             address,
@@ -56,10 +58,17 @@ def open_collection(address: str, name: str, bundle: str, *, device: Device, thr
     from kdserve.loading import open_model
     from kdserve.search.milvus import MilvusRetriever, encoder_of
 
+    _quieten()
     model = bundle or encoder_of(address, name)
     if not model:
         raise DataError(f"{address} does not say which encoder made {name}; name it with --bundle")
     return MilvusRetriever.open(address, name, open_model(model, device=device, num_threads=threads))
+
+
+def _quieten() -> None:
+    """Keep the logs of Milvus's client and of Milvus Lite from standard error: what matters of them is raised."""
+    for name in ("pymilvus", "milvus_lite", "grpc"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def refuse_in_milvus(**given: bool) -> None:

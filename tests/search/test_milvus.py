@@ -152,11 +152,29 @@ def test_the_command_line_gives_from_a_collection_what_it_gives_from_a_folder(tm
 
 def test_a_collection_opens_in_another_process(tmp_path):
     (tmp_path / "a.txt").write_text("the bread is warm\nthe train is late\n", encoding="utf-8")
-    for command in ("index build a.txt --out notes", "index add notes a.txt", "search notes bread -k 1"):
-        kdserve = [sys.executable, "-m", "kdserve.cli", *command.split(), "--milvus", "notes.db"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(kdserve, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
-    assert "the bread is warm" in done.stdout
+    built, added, found, refused = (
+        subprocess.run(
+            [sys.executable, "-m", "kdserve.cli", *command.split(), "--milvus", "notes.db"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        for command in (
+            "index build a.txt --out notes",
+            "index add notes a.txt",
+            "search notes bread -k 1",
+            "search others bread",
+        )
+    )
+    assert "2 documents" in built.stderr
+    assert "4 documents" in added.stderr
+    assert "the bread is warm" in found.stdout
+    assert refused.stderr == "kdserve: notes.db has no collection others made by kdserve; check the name\n"
+    assert not any(
+        word in done.stderr for done in (built, added, found) for word in ("Exception", "ERROR", "Traceback")
+    )
 
 
 @pytest.mark.parametrize(
