@@ -49,7 +49,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._door: Door = self.config.app.door  # type: ignore[union-attr]
-        self._is_between, self._is_in_head, self._head_bytes = True, False, 0
+        self.is_between, self._is_in_head, self._head_bytes = True, False, 0
         self._refused_at = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
         self.is_lost = False
@@ -62,7 +62,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came: refuse it here, or pass it on."""
-        if self._is_between and (self.cycle is None or self.cycle.response_complete):
+        if self.is_between and (self.cycle is None or self.cycle.response_complete):
             reply = self._door.refusal_of(data)
             if reply is not None:
                 self._refused_at = self.loop.time()
@@ -72,7 +72,7 @@ class Connection(HttpToolsProtocol):
             if len(data) > self._door.head_bytes and data.find(HEAD_END, 0, self._door.head_bytes) < 0:
                 self._refuse_long_head()
                 return
-        if b"pgrade" in data and (self._is_between or self._is_in_head):
+        if b"pgrade" in data and (self.is_between or self._is_in_head):
             head, end, body = data.partition(HEAD_END)
             data = _UPGRADE.sub(b"x-declined", head) + end + body
         super().data_received(data)
@@ -87,7 +87,7 @@ class Connection(HttpToolsProtocol):
         """Note that a request begins."""
         super().on_message_begin()
         self.scope["state"][CONNECTION] = self
-        self._is_between, self._is_in_head = False, True
+        self.is_between, self._is_in_head = False, True
 
     def on_headers_complete(self) -> None:
         """Note that its head is whole."""
@@ -98,7 +98,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that it is whole: what comes next is another."""
         super().on_message_complete()
-        self._is_between = True
+        self.is_between = True
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell whoever waits for the answer to a request."""
@@ -121,7 +121,7 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_expected(self) -> bool:
         """Say whether something came, and yet no whole head."""
-        is_free = self._is_between and (self.cycle is None or self.cycle.response_complete)
+        is_free = self.is_between and (self.cycle is None or self.cycle.response_complete)
         return (self._is_in_head or is_free) and not self.transport.is_closing()
 
     def _forget_head(self) -> None:

@@ -21,6 +21,7 @@ from kdserve.serve.connections import Connection, Door
 from kdserve.serve.running import Server
 
 EMBEDDINGS = b"POST /v1/embeddings HTTP/1.1\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
 @contextlib.contextmanager
@@ -133,6 +134,19 @@ def test_a_head_that_does_not_end_is_waited_for_as_long_as_an_answer_may_take():
             assert reply_of(connection)[0] == 200
 
 
+@pytest.mark.parametrize("begun", [b"content-length: 70000\r\n\r\n", b"content-length: 9\r\n\r\n{", CHUNKED + b"\r\n"])
+def test_a_body_that_does_not_come_is_waited_for_as_long_and_then_takes_no_room(begun: bytes):
+    limits = ["--set", "limits.body_bytes=100_000", "--set", "limits.waiting_bytes=0", "--set", "limits.timeout_s=0.5"]
+    large = {"input": "a" * 70_000, "model": "tiny-static"}
+    with (
+        served(BUNDLES / "static", *limits) as server,
+        sending(server, EMBEDDINGS, b"host: x\r\n", begun) as connection,
+    ):
+        status, body = reply_of(connection)
+        assert (status, b"the body did not arrive within 0.5 s" in body) == (504, True)
+        assert server.post("/v1/embeddings", large).status == 200
+
+
 def test_a_connection_that_never_says_anything_is_closed(application: Application):
     async def main() -> None:
         server = Server(application)
@@ -178,7 +192,6 @@ def request(body: bytes = b"{}", *, line: bytes = EMBEDDINGS, more: bytes = b"")
 
 
 BODY = b'{"input": "a", "model": "tiny-static"}'
-CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
 @pytest.mark.parametrize(
