@@ -231,7 +231,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _told(files: list[Path]) -> str:
-    kinds = Counter(_ending(file) or "without an ending" for file in files)
+    kinds = Counter(map(_kind_of, files))
     return "it is empty" if not kinds else "there are " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
 
 

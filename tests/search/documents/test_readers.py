@@ -76,6 +76,9 @@ def test_a_link_to_nothing_is_told_apart_from_the_texts_of_a_folder(tmp_path):
     source = Source(path=tmp_path, format="folder")
     assert [document.id for document in source.read()] == ["a.txt"]
     assert source.skipped == {".txt that leads to no file": 1}
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(DataError, match=r"there are 1 \.txt that leads to no file"):
+        source.files()
 
 
 def test_a_missing_file_is_named(tmp_path):
