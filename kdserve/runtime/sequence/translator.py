@@ -15,6 +15,7 @@ from pathlib import Path
 from kdserve.datatypes import Progress, no_progress, require_texts
 from kdserve.errors import EncodeError, FolderError
 from kdserve.manifest import unchanged
+from kdserve.runtime.normalizer import is_blank
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
 from kdserve.runtime.sequence.paragraphs import Output, plan_texts
 from kdserve.runtime.sequence.settings import (
@@ -194,14 +195,20 @@ class Translator:
     ) -> list[list[str]]:
         """Return of each text the outputs that its beams brought to an end, the best first: `num_beams` at most.
 
-        A text is read as a whole, cut at `settings.max_tokens`. Raises as `translate`.
+        A text is read as a whole, cut at `settings.max_tokens`, which `num_cut` counts; a blank one has none. Raises as
+        `translate`.
         """
         rules, swap = self._rules(target, num_beams, length_penalty, None), self._language_swap(source)
-        ids = [[swap.get(token, token) for token in own] for own in self.tokenize(texts)]
+        given = require_texts(texts)
+        read = self._source.tokenize([self.settings.prefix + text for text in given])
+        with self._counting:
+            self.num_cut += sum(read.is_cut)
+        ids = [[swap.get(token, token) for token in own] for own in read.ids]
         limit, pad_id = self.settings.max_output_tokens, self._source.pad_id
         written = self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size)
         likeliest = [[] if cut else [own] for own, cut in zip(written.ids, written.is_cut, strict=True)]
-        return [self._target.read_back(own) for own in written.candidates or likeliest]
+        outputs = zip(given, written.candidates or likeliest, strict=True)
+        return [[] if is_blank(text) else self._target.read_back(own) for text, own in outputs]
 
     def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the token ids of texts, each read as a whole and cut at `settings.max_tokens`. Raises likewise."""

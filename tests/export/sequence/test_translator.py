@@ -35,6 +35,17 @@ def test_long_sentence_is_read_in_parts_and_none_is_lost(bundle: Path) -> None:
     assert translator.num_cut >= alone
 
 
+def test_candidates_of_a_blank_text_are_none_and_a_cut_text_is_counted(bundle: Path) -> None:
+    translator = Translator.load(bundle, num_threads=1)
+    first, second = parallel()["de"][:2]
+    alone = translator.candidates([first, second], num_beams=3)
+    assert alone[0]
+    assert translator.candidates(["", first, " \n", second], num_beams=3) == [[], alone[0], [], alone[1]]
+    assert translator.num_cut == 0
+    translator.candidates([first, " ".join(parallel()["de"][:8])])
+    assert translator.num_cut == 1
+
+
 def test_options_are_bounded_and_languages_known(bundle: Path) -> None:
     translator = Translator.load(bundle, num_threads=1)
     with pytest.raises(EncodeError, match="num_beams is 65"):
