@@ -86,7 +86,7 @@ class Writer:
 
 
 def _batches(ids: Sequence[Sequence[int]], num_rows: int) -> list[list[int]]:
-    """Group sources so that none is padded to more than twice its length, the longest first: they take longest."""
+    """Group sources so that none has more than twice the padding of one alone, the longest first: they take longest."""
     batches: list[list[int]] = []
     for row in sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row)):
         last = batches[-1] if batches else []
