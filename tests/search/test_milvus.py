@@ -108,6 +108,9 @@ def test_the_life_of_a_collection(address):
         again.delete(["x", 99])
     assert len(again) == 4
     again.drop()
+    for late in (lambda: again.search("c"), lambda: again.add([Document(text="e")]), lambda: len(retriever)):
+        with pytest.raises(FolderError, match=f"Milvus at {re.escape(address)} answered: .*; check the address"):
+            late()
 
 
 def test_what_does_not_fit_is_refused(address, embedder):

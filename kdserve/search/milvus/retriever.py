@@ -8,8 +8,7 @@ collection, NAME_state, says which encoder the first is for.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,10 +53,31 @@ class _State:
     next_place: int = 0
 
 
+class _Client:
+    """`MilvusClient`; what a call raises, from the first to the last, says where and what to do."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._client = self._told(MilvusClient)(address)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return self._told(getattr(self._client, name))
+
+    def _told(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def told(*values: Any, **options: Any) -> Any:
+            try:
+                return call(*values, **options)
+            except MilvusException as error:
+                message = f"Milvus at {self._address} answered: {error.message}; check the address and the server"
+                raise FolderError(message) from error
+
+        return told
+
+
 class MilvusRetriever(RetrieverProtocol):
     """A Milvus collection with the encoder that it was built with; the methods are those of `Retriever`."""
 
-    def __init__(self, client: MilvusClient, collection: str, encoder: Embedder, state: _State) -> None:
+    def __init__(self, client: _Client, collection: str, encoder: Embedder, state: _State) -> None:
         self.collection, self.encoder = collection, encoder
         self._client, self._state = client, state
 
@@ -89,17 +109,16 @@ class MilvusRetriever(RetrieverProtocol):
             window=choose_window(encoder, passage_tokens),
             encoder_name=encoder_name,
         )
-        with _reaching(address):
-            client = MilvusClient(address)
-            if client.has_collection(collection):
-                raise FolderError(f"{address} has a collection {collection} already; choose another name or drop it")
-            made = cls(client, collection, encoder, state)
-            made._create()
-            try:
-                made._insert(documents, total=total, progress=progress)
-            except KdserveError:
-                made.drop()
-                raise
+        client = _Client(address)
+        if client.has_collection(collection):
+            raise FolderError(f"{address} has a collection {collection} already; choose another name or drop it")
+        made = cls(client, collection, encoder, state)
+        made._create()
+        try:
+            made._insert(documents, total=total, progress=progress)
+        except KdserveError:
+            made.drop()
+            raise
         return made
 
     @classmethod
@@ -288,23 +307,14 @@ def encoder_of(address: str, collection: str) -> str:
     return state.encoder_name
 
 
-def _find(address: str, collection: str) -> tuple[MilvusClient, _State]:
+def _find(address: str, collection: str) -> tuple[_Client, _State]:
     if address.endswith(".db") and not Path(address).exists():  # which Milvus Lite would make
         raise FolderError(f"there is no {address}; check the path, or build a collection there")
-    with _reaching(address):
-        client = MilvusClient(address)
-        if not client.has_collection(f"{collection}_state"):
-            client.close()
-            raise FolderError(f"{address} has no collection {collection} made by kdserve; check the name")
-        for name in (collection, f"{collection}_state"):
-            client.load_collection(name)  # Milvus Lite forgets which were when its last client goes
-        rows = client.query(f"{collection}_state", filter="key == 0", output_fields=["state"])
+    client = _Client(address)
+    if not client.has_collection(f"{collection}_state"):
+        client.close()
+        raise FolderError(f"{address} has no collection {collection} made by kdserve; check the name")
+    for name in (collection, f"{collection}_state"):
+        client.load_collection(name)  # Milvus Lite forgets which were when its last client goes
+    rows = client.query(f"{collection}_state", filter="key == 0", output_fields=["state"])
     return client, _State(**rows[0]["state"])
-
-
-@contextmanager
-def _reaching(address: str) -> Iterator[None]:
-    try:
-        yield
-    except MilvusException as error:
-        raise FolderError(f"Milvus at {address} answered: {error.message}; check the address and the server") from error
