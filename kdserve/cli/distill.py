@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -53,7 +54,7 @@ def distill(
     kept = f"weights of step {outcome.best_step} of {loaded.train.steps}"
     if outcome.best_step == 0 < loaded.train.steps:
         kept += " (training gave no better than the start: lower the rates or train for more steps)"
-    say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept}; next: kdserve export {out}")
+    say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept}; next: kdserve export {quote(str(out))}")
     if json:
         print_json(
             {

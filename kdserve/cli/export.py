@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -132,7 +133,7 @@ def export(
         print_json(_record(done))
     else:
         typer.echo(_summary(done))
-    say(f"next: kdserve index build TEXTS --bundle {out} --out INDEX")
+    say(f"next: kdserve index build TEXTS --bundle {quote(str(out))} --out INDEX")
 
 
 def _export_classifier(
@@ -159,7 +160,7 @@ def _export_classifier(
         typer.echo("|---|---|---|---|")
         for row in kept.report:
             typer.echo(f"| {row.language} | {row.num_texts} | {row.same_label:.4f} | {row.variation:.5f} |")
-    say(f"next: kdserve classify {out} TEXTS")
+    say(f"next: kdserve classify {quote(str(out))} TEXTS")
 
 
 def _export_translator(
@@ -191,7 +192,7 @@ def _export_translator(
         print_json({"precision": kept.precision, "size_bytes": kept.size_bytes, "fidelity": kept.report.to_json()})
     else:
         typer.echo(f"{kept.precision}, {kept.size_bytes / 1e6:.1f} MB\n\n{kept.report.table()}")
-    say(f"next: kdserve {plain.task} {out} TEXTS")
+    say(f"next: kdserve {plain.task} {quote(str(out))} TEXTS")
 
 
 @needs_extra("export")
@@ -205,7 +206,7 @@ def reopen(
     from kdserve.runtime.published import find_bundle, published_names
 
     reopen_bundle(find_bundle(bundle, kind="classifier" if bundle in published_names("classifier") else "bundle"), out)
-    say(f"next: student.start in a recipe, or kdserve export {out} --out BUNDLE")
+    say(f"next: student.start in a recipe, or kdserve export {quote(str(out))} --out BUNDLE")
 
 
 @needs_extra("export")
@@ -243,7 +244,7 @@ def trim(
         for row in report.coverage:
             figures = f"{row.tokens_per_word_before:.2f} | {row.tokens_per_word_after:.2f}"
             typer.echo(f"| {row.language} | {row.num_texts} | {row.share_unchanged:.1%} | {figures} |")
-    say(f"next: kdserve export {out} --out BUNDLE")
+    say(f"next: kdserve export {quote(str(out))} --out BUNDLE")
 
 
 def _evaluation(tatoeba: Path | None, sts: Path | None, languages: Sequence[str], progress: Progress) -> Evaluate:

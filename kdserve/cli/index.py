@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -143,7 +144,7 @@ def build(
     report_skipped(source)
     _report(out)
     _report_cut(encoder)
-    say(f'ask it: kdserve search {out} "your question"')
+    say(f'ask it: kdserve search {quote(str(out))} "your question"')
 
 
 def _change_command(name: str, explanation: str, *, update: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,7 +50,7 @@ def build_collection(
             progress=progress,
         )
     say(f"{address}: {len(made)} documents in the collection {name}")
-    say(f'ask it: kdserve search {name} --milvus {address} "your question"')
+    say(f'ask it: kdserve search {quote(name)} --milvus {quote(address)} "your question"')
     made.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -43,4 +44,4 @@ def neutralise(
         typer.echo("| language | shift before | after |\n|---|---|---|")
         for language, length in report.before.items():
             typer.echo(f"| {language} | {length:.3f} | {report.after[language]:.3f} |")
-    say(f"next: kdserve export {out} --out BUNDLE")
+    say(f"next: kdserve export {quote(str(out))} --out BUNDLE")

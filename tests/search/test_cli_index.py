@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from kdserve import samples
+from kdserve.cli import app as whole
 from kdserve.cli import index as cli
 from kdserve.errors import DataError, FolderError
 
@@ -48,6 +50,14 @@ def test_build_then_search(tmp_path, run, texts):
     answer = json.loads(run("search", tmp_path / "index", "train", "-k", 1, "--json"))
     assert answer["query"] == "train"
     assert [(hit["id"], hit["text"], hit["metadata"]) for hit in answer["hits"]] == [("b", "a train", {"year": 1999})]
+
+
+def test_the_command_that_it_names_can_be_pasted(tmp_path, texts):
+    out = tmp_path / "my notes"
+    options = ["--out", str(out), "--bundle", str(BUNDLES / "static")]
+    result = CliRunner().invoke(whole, ["index", "build", str(texts), *options])
+    (named,) = re.findall(r"ask it: (.*)", result.stderr)
+    assert shlex.split(named) == ["kdserve", "search", str(out), "your question"]
 
 
 def test_a_filter_narrows_the_search(tmp_path, run, texts):
