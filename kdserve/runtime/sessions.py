@@ -2,7 +2,8 @@
 
 Threads in one session draw their buffers from one arena, and each then works in memory that lies in the other's cache:
 two threads took up to 1.35 times the CPU time of one for the same batches, with a session each the same
-(`benchmarks/threads.py`). Weights are mapped from the file, so that sessions share them.
+(`benchmarks/LOG.md`; `benchmarks/threads.py` has it in texts a second). Weights are mapped from the file, so that
+sessions share them.
 """
 
 from __future__ import annotations

@@ -39,7 +39,11 @@ def multiply_rows(graph: GraphBuilder, operand: Operand, table_VH: Array, *, bit
         return graph.add("Gemm", operand.values, graph.constant(OUTPUT_TABLE, table_VH), transB=1)
     rows_VH, scales_V = _output_rows(table_VH)
     scales = graph.constant(f"{OUTPUT_TABLE}.scales", scales_V * np.float32(operand.step))
-    rows = [graph.constant(OUTPUT_TABLE, rows_VH), scales, graph.constant(f"{OUTPUT_TABLE}.zero", _zeros(len(rows_VH)))]
+    rows = [
+        graph.constant(OUTPUT_TABLE, rows_VH),
+        scales,
+        graph.constant(f"{OUTPUT_TABLE}.zero", np.zeros(len(rows_VH), np.int8)),
+    ]
     product = graph.fused("QGemm", operand.values, graph.scalar(1.0), operand.zero, *rows, transB=1)
     return graph.add("Mul", product, operand.scales) if operand.scales else product
 
@@ -47,7 +51,3 @@ def multiply_rows(graph: GraphBuilder, operand: Operand, table_VH: Array, *, bit
 def _output_rows(table_VH: Array) -> tuple[np.ndarray, Array]:
     columns_HV, scales_V = quantize_columns(np.ascontiguousarray(table_VH.T))
     return np.ascontiguousarray(columns_HV.T), scales_V
-
-
-def _zeros(size: int) -> np.ndarray:
-    return np.zeros(size, np.int8)

@@ -132,7 +132,7 @@ class SequenceSession:
     def _read_shapes(self) -> tuple[dict[str, tuple[int, int]], bool]:
         """Heads and head width of every layer's key and value, by name: `0.key`, `0.value`, `1.key`, …
 
-        And whether a step gives both pairs of outputs whichever is asked for, as bundles of 0.2.0 do.
+        And whether a step gives both pairs of outputs whichever is asked for, as bundles made before 2026-11-27 do.
         """
         try:
             encoder_in, encoder_out = _kinds(self._encoder)
