@@ -30,7 +30,7 @@ TOKENS_A_THREAD = {"static": 1536, "transformer": 64}
 _WINDOW_TEXTS = 4096
 _TOLERANCE = 0.01
 _ROWS_A_STRETCH = 128  # Linux maps 64 KiB around what is touched, where the file is in memory
-_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
+_BATCH_TOKENS = {"cpu": 256, "cuda": 32768}
 
 
 class Runner:

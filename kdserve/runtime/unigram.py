@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,13 +41,13 @@ class UnigramTokenizer:
         """Take the parsed tokenizer.json; `is_supported` must hold for it."""
         model = spec["model"]
         vocabulary: list[tuple[str, float]] = model["vocab"]
-        self._scores = dict(vocabulary)
         self._ids = {piece: number for number, (piece, _) in enumerate(vocabulary)}
-        self._longest = _longest_by_beginning(self._scores)
-        self._pairs = {piece[:2] for piece in self._scores}
+        self._scores = array("d", (score for _, score in vocabulary))
+        self._longest = _longest_by_beginning(self._ids)
+        self._pairs = {piece[:2] for piece in self._ids}
         self._unknown_id: int = model["unk_id"]
         require_ids(self._unknown_id)
-        self._unknown_score = min(self._scores.values()) - _UNKNOWN_PENALTY
+        self._unknown_score = min(map(self._scores.__getitem__, self._ids.values())) - _UNKNOWN_PENALTY
         self.frame = _special_frame(spec) or ([], [])
         self._bytes = [self._ids.get(f"<0x{byte:02X}>") for byte in range(256)] if model["byte_fallback"] else []
         special = sorted((token["content"] for token in spec["added_tokens"]), key=len, reverse=True)
@@ -139,22 +140,23 @@ class UnigramTokenizer:
 
     def _cut(self, segment: str) -> list[int]:
         """Find the cut of highest total score; of equals, the one whose last piece starts first."""
-        score_of, longest = self._scores.get, self._longest
+        id_of, scores, longest = self._ids.get, self._scores, self._longest
         size = len(segment)
         best = [0.0] + [float("-inf")] * size
         starts = [0] * (size + 1)
         for start, character in enumerate(segment):
             here, end = best[start], start + 1
-            total = here + score_of(character, self._unknown_score)
+            number = id_of(character)
+            total = here + (self._unknown_score if number is None else scores[number])
             if total > best[end]:
                 best[end], starts[end] = total, start
             if segment[start : start + 2] not in self._pairs:  # most pairs of characters begin no piece
                 continue
             reach = longest.get(segment[start : start + _BEGINNING], 2)
             for end in range(start + 2, min(start + reach, size) + 1):
-                score = score_of(segment[start:end])
-                if score is not None and here + score > best[end]:
-                    best[end], starts[end] = here + score, start
+                number = id_of(segment[start:end])
+                if number is not None and here + scores[number] > best[end]:
+                    best[end], starts[end] = here + scores[number], start
         return self._ids_of(segment, starts)
 
     def _ids_of(self, segment: str, starts: list[int]) -> list[int]:
