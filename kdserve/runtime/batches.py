@@ -1,4 +1,4 @@
-"""Token ids to batches whose shapes depend on each text alone.
+"""Token ids to batches that pad each text as far as its own length says, or further where that changes no bit.
 
 B batch, T tokens
 """
@@ -36,18 +36,25 @@ def pack_ids(ids: Sequence[Sequence[int]]) -> list[PackedIds]:
 
 
 def make_batches(
-    packed: Sequence[PackedIds], *, max_batch_tokens: int, pad_id: int
+    packed: Sequence[PackedIds], *, max_batch_tokens: int, pad_id: int, spare_tokens: int = 0
 ) -> Iterator[tuple[list[int], TokenBatch]]:
     """Group texts of one canonical length into batches of at most `max_batch_tokens`, at least one text each.
 
-    Yields (B positions in `packed`, batch (B, T)), shortest texts first. A few texts a call are common, for which
-    numpy's sorting would take longer than small graphs do.
+    Where padding adds nothing but zeros to a text's sum, texts go with the next longer ones if that takes no more than
+    `spare_tokens` of padding. Yields (B positions in `packed`, batch (B, T)), shortest texts first. A few texts a call
+    are common, for which numpy's sorting would take longer than small graphs do.
     """
     by_width: dict[int, list[int]] = {}
     for place, text in enumerate(packed):
         by_width.setdefault(canonical_length(len(text) // ID_BYTES), []).append(place)
+    groups: list[tuple[int, list[int]]] = []
     for width in sorted(by_width):
-        places, num_rows = by_width[width], max(1, max_batch_tokens // width)
+        places = by_width[width]
+        if groups and len(groups[-1][1]) * (width - groups[-1][0]) <= spare_tokens:
+            places = groups.pop()[1] + places
+        groups.append((width, places))
+    for width, places in groups:
+        num_rows = max(1, max_batch_tokens // width)
         for start in range(0, len(places), num_rows):
             rows = places[start : start + num_rows]
             yield rows, _padded([packed[row] for row in rows], width, pad_id)

@@ -14,7 +14,7 @@ from kdserve.errors import EncodeError
 from kdserve.manifest import unchanged
 from kdserve.runtime.bundle import Bundle, BundleSettings, open_bundle
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
-from kdserve.runtime.running import TOKENS_A_THREAD, Runner
+from kdserve.runtime.running import SPARE_TOKENS, TOKENS_A_THREAD, Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
 from kdserve.runtime.tokens import TokenizedTexts
@@ -41,6 +41,7 @@ class Encoder:
             device=device,
             num_threads=num_threads,
             tokens_a_thread=TOKENS_A_THREAD[bundle.settings.family],
+            spare_tokens=SPARE_TOKENS[bundle.settings.family],
         )
         if bundle.settings.family == "static":
             self._runner.map_table()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,4 +31,19 @@ def test_batches_hold_every_text_once_and_keep_the_budget(lengths: list[int]) ->
         assert {canonical_length(lengths[row]) for row in rows} == {batch.ids.shape[1]}
         assert batch.mask.sum(axis=1).tolist() == [lengths[row] for row in rows]
         assert np.all(batch.ids[batch.mask == 0] == 9)
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+@given(st.lists(st.integers(1, 90), max_size=60), st.integers(0, 200))
+def test_spare_tokens_bound_the_padding_that_each_step_to_a_longer_text_takes(lengths: list[int], spare: int) -> None:
+    ids = [[7] * length for length in lengths]
+    seen: list[int] = []
+    for rows, batch in make_batches(pack_ids(ids), max_batch_tokens=10_000, pad_id=9, spare_tokens=spare):
+        seen += rows
+        widths = [canonical_length(lengths[row]) for row in rows]
+        assert max(widths) == batch.ids.shape[1]
+        steps = sorted(set(widths))
+        for before, after in pairwise(steps):
+            assert sum(width <= before for width in widths) * (after - before) <= spare
+        assert batch.mask.sum(axis=1).tolist() == [lengths[row] for row in rows]
     assert sorted(seen) == list(range(len(lengths)))

@@ -80,6 +80,11 @@ def test_vectors_are_the_same_without_vnni(name: str, tmp_path: Path) -> None:
     assert np.sum(emulated["vectors"] * native, axis=1).min() >= 0.9999
 
 
+def test_a_static_text_is_the_same_alone_and_beside_longer_ones_without_vnni(tmp_path: Path) -> None:
+    emulated = encode_on_haswell(find_bundle("kdserve-static"), tmp_path / "vectors.npz")
+    assert emulated["vectors"].tobytes() == emulated["alone"].tobytes()
+
+
 def test_a_translation_is_the_same_alone_and_beside_longer_ones_without_vnni() -> None:
     texts = [LONG, TEXTS[1], TEXTS[3]]
     together, alone = json.loads(

@@ -11,6 +11,7 @@ import pytest
 from kdserve.datatypes import Embedder, TokenBatch
 from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime import Encoder
+from kdserve.runtime.batches import canonical_length
 from kdserve.runtime.session import Session
 from kdserve.samples import parallel
 
@@ -32,6 +33,19 @@ def test_a_text_has_one_vector_alone_in_any_batch_and_at_any_position(encoder: E
     alone = np.concatenate([encoder.encode_document([text]) for text in texts])
     backwards = encoder.encode_document(texts[::-1])[::-1]
     assert together.tobytes() == alone.tobytes() == np.ascontiguousarray(backwards).tobytes()
+
+
+def test_a_static_text_has_one_vector_however_far_it_is_padded() -> None:
+    bundle = Path(__file__).parent / "bundles" / "static"
+    session, rng = Session(bundle / "model.onnx"), np.random.default_rng(3)
+    for length in (1, 2, 7, 31, 64, 65, 130, 257):
+        given = rng.integers(4, 200, (1, length))
+        vectors = set()
+        for width in {canonical_length(longer) for longer in range(length, 600, 3)}:
+            padding = ((0, 2), (0, width - length))
+            batch = TokenBatch(ids=np.pad(given, padding), mask=np.pad(np.ones_like(given), padding))
+            vectors.add(session.run(batch)[0].tobytes())
+        assert len(vectors) == 1
 
 
 def test_a_text_has_one_vector_with_any_number_of_threads(bundle: Path) -> None:
