@@ -48,3 +48,7 @@ class MissingExtraError(KdserveError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs the package {package}; install it with: pip install 'kdserve[{extra}]'")
+        self._given = package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:  # between processes
+        return MissingExtraError, self._given

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from kdserve import Encoder
@@ -88,3 +89,22 @@ def test_a_device_that_is_none_for_a_teacher():
     teacher = pytest.importorskip("kdserve.distill.teachers.embedder", reason="needs the extra distill")
     with pytest.raises(EncodeError, match="there is no device 'mps' here; name cpu or cuda"):
         teacher.load_teacher("all-MiniLM-L6-v2", device="mps")
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "translate kdserve-gist texts.txt",
+        "classify kdserve-langid texts.txt",
+        "embed texts.txt",
+        "evaluate kdserve-static",
+        "bench kdserve-static",
+        "mine texts.txt texts.txt",
+        "index build texts.txt --out i",
+    ],
+)
+def test_a_gpu_that_is_not_there_is_told_by_every_command_that_encodes(tmp_path: Path, command: str):
+    (tmp_path / "texts.txt").write_text("words\n", encoding="utf-8")
+    said = run(*command.split(), "--device", "cuda", "--threads", "1", cwd=tmp_path)
+    assert "does not offer cuda; install 'kdserve[gpu]' in place of 'kdserve[cpu]', or load on device='cpu'" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,7 +14,11 @@ from kdserve.cli.console import say
 from kdserve.errors import DataError
 
 if TYPE_CHECKING:
+    from kdserve.loading import Device
     from kdserve.search import Document, Format, Id, NewMetadata, Source
+    from kdserve.search.cluster import RayWorkers
+    from kdserve.search.documents.shards import SharedDocuments
+    from kdserve.search.protocol import RetrieverProtocol
 
 REPEATS_LOOKED_AT = 32
 Some = TypeVar("Some", bound="Document | NewMetadata")
@@ -58,21 +63,51 @@ def with_languages(documents: Iterator[Some], languages_by: str) -> Iterator[Som
     return name_languages(documents, Classifier.load(languages_by)) if languages_by else documents
 
 
-def refuse_repeats(index: Path, source: Source) -> Iterator[Document]:
+def documents_of(
+    source: Source, languages_by: str, workers: RayWorkers | None
+) -> tuple[Iterator[Document] | SharedDocuments, int]:
+    """The documents of a source, for workers to read if there are any, and about how many; 0 where that is unknown."""
+    from kdserve.search.documents.shards import SharedDocuments
+
+    if workers is None:
+        return with_languages(source.read(), languages_by), source.count()
+    return SharedDocuments(
+        source=source, workers=workers, prepare=partial(with_languages, languages_by=languages_by)
+    ), 0
+
+
+def ray_workers_of(bundle: str, number: int, *, milvus: str, device: Device, threads: int | None) -> RayWorkers:
+    """So many Ray workers with a model, on a CPU each, or `threads`.
+
+    Raises:
+        DataError: they shall write to a file of Milvus Lite.
+    """
+    from kdserve.loading import open_model
+    from kdserve.search.cluster import RayWorkers
+
+    if milvus and "://" not in milvus:
+        raise DataError(
+            f"{milvus} is a file, which one process writes; name a server of Milvus, or leave out --ray-workers"
+        )
+    load = partial(open_model, bundle, device=device, num_threads=threads or 1)
+    workers = RayWorkers(load=load, number=number, num_cpus=threads or 1, num_gpus=int(device == "cuda"))
+    say(f"embedding on {number} Ray workers")
+    return workers
+
+
+def refuse_repeats(index: RetrieverProtocol, name: str, source: Source) -> Iterator[Document]:
     """The documents of a source whose first ones, counted as they have no ids, are not all in the index already.
 
     Raises:
         DataError: they are: the same file was added before.
     """
-    from kdserve.search import open_snapshot
-
     documents = source.read()
     first = list(islice(documents, REPEATS_LOOKED_AT))
     texts = {document.text for document in first}
     counted = bool(first) and all(document.id is None for document in first)
-    if counted and open_snapshot(index, exact=True).texts_among(sorted(texts)) == texts:
+    if counted and index.texts_among(sorted(texts)) == texts:
         raise DataError(
-            f"the texts of {source.path} are in {index} already and would be there twice, as they have no ids; "
+            f"the texts of {source.path} are in {name} already and would be there twice, as they have no ids; "
             f"add others, or say --allow-repeats"
         )
     yield from chain(first, documents)

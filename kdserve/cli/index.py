@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +12,16 @@ import typer
 
 from kdserve.cli import mine, search, sync
 from kdserve.cli.console import print_json, progress_bars, say
-from kdserve.cli.documents import known_ids, lines_of_stdin, open_source, refuse_repeats, report_skipped, with_languages
+from kdserve.cli.documents import (
+    documents_of,
+    known_ids,
+    lines_of_stdin,
+    open_source,
+    ray_workers_of,
+    refuse_repeats,
+    report_skipped,
+    with_languages,
+)
 from kdserve.cli.milvus import Milvus, build_collection, open_collection, refuse_in_milvus
 from kdserve.cli.options import Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
@@ -21,7 +29,7 @@ from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder
-    from kdserve.search.index.build import Embed
+    from kdserve.search.protocol import RetrieverProtocol
 
 DEFAULT_BUNDLE = "kdserve-static"
 IndexFolder = Annotated[Path, typer.Argument(help="An index folder.")]
@@ -80,7 +88,11 @@ def build(
     ] = 0,
     ray_workers: Annotated[
         int,
-        typer.Option(min=0, help="Number of Ray workers to embed on; RAY_ADDRESS names a cluster, else they run here."),
+        typer.Option(
+            min=0,
+            help="Number of Ray workers, which read, embed and write by themselves, with a CPU each, or as many as "
+            "--threads says; RAY_ADDRESS names a cluster, else they run here.",
+        ),
     ] = 0,
     lexical: Annotated[bool, typer.Option("--lexical", help="Also keep the words, for search --lexical.")] = False,
     format: FormatOption = None,
@@ -98,7 +110,6 @@ def build(
     from kdserve.search import BuildOptions, Retriever, resume_key
 
     source = open_source(texts, format, text_column, id_column, numbers, fields)
-    open_here = partial(open_model, device=device, num_threads=threads)
     if milvus:
         refuse_in_milvus(
             kind=kind != "auto",
@@ -107,19 +118,17 @@ def build(
             precision=precision != "float32",
             lexical=lexical,
             queries_by=bool(queries_by),
-            ray_workers=bool(ray_workers),
         )
-    encoder = open_here(bundle)
+    name, lasting = _lasting_name(bundle), languages_by and _lasting_name(languages_by)
+    workers = ray_workers_of(name, ray_workers, milvus=milvus, device=device, threads=threads) if ray_workers else None
+    encoder = open_model(bundle, device=device, num_threads=threads)
+    documents, total = documents_of(source, lasting, workers)
     if milvus:
-        prepare = partial(with_languages, languages_by=languages_by)
-        name = _lasting_name(bundle)
-        build_collection(
-            milvus, str(out), source, encoder, encoder_name=name, passage_tokens=passage_tokens, prepare=prepare
-        )
+        build_collection(milvus, str(out), documents, encoder, name=name, passage_tokens=passage_tokens, total=total)
         report_skipped(source)
         _report_cut(encoder)
         return
-    query_encoder = open_here(queries_by) if queries_by else None
+    query_encoder = open_model(queries_by, device=device, num_threads=threads) if queries_by else None
     options = BuildOptions(
         kind=kind,
         recall=recall,
@@ -127,20 +136,12 @@ def build(
         precision=precision,
         passage_tokens=passage_tokens,
         lexical=lexical,
-        encoder_name=_lasting_name(bundle),
-        total=source.count(),
+        encoder_name=name,
+        total=total,
         resume_key=resume_key(source, encoder.fingerprint, precision, f"{passage_tokens} {lexical} {languages_by}"),
     )
     with progress_bars() as progress:
-        Retriever.build(
-            out,
-            with_languages(source.read(), languages_by),
-            encoder,
-            query_encoder=query_encoder,
-            embed=_embed_on_ray(bundle, ray_workers) if ray_workers else None,
-            options=options,
-            progress=progress,
-        )
+        Retriever.build(out, documents, encoder, query_encoder=query_encoder, options=options, progress=progress)
     report_skipped(source)
     _report(out)
     _report_cut(encoder)
@@ -168,27 +169,23 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
         ] = False,
     ) -> None:
         source = open_source(texts, format, text_column, id_column, numbers, fields)
-        if milvus:
-            collection = open_collection(milvus, str(folder), bundle, device=device, threads=threads)
-            change_documents = collection.update if update else collection.add
-            with progress_bars() as progress:
-                change_documents(with_languages(source.read(), languages_by), total=source.count(), progress=progress)
-            report_skipped(source)
-            say(f"{milvus}: {len(collection)} documents in the collection {folder}")
-            _report_cut(collection.encoder)
-            collection.close()
-            return
-        retriever = open_retriever(folder, bundle, device=device, threads=threads)
+        collection = open_collection(milvus, str(folder), bundle, device=device, threads=threads) if milvus else None
+        retriever: RetrieverProtocol | None = collection
+        if retriever is None:
+            retriever = open_retriever(folder, bundle, device=device, threads=threads)
         with progress_bars() as progress:
             total = source.count()
             if update:
                 retriever.update(with_languages(source.read_updates(), languages_by), total=total, progress=progress)
             else:
-                documents = source.read() if allow_repeats else refuse_repeats(folder, source)
+                documents = source.read() if allow_repeats else refuse_repeats(retriever, str(folder), source)
                 retriever.add(with_languages(documents, languages_by), total=total, progress=progress)
         report_skipped(source)
-        say(f"{folder}: {len(retriever)} documents")
+        where = f"{milvus}: {len(retriever)} documents in the collection {folder}"
+        say(where if milvus else f"{folder}: {len(retriever)} documents")
         _report_cut(retriever.encoder)
+        if collection is not None:
+            collection.close()
 
     index.command(name, help=explanation)(change)
 
@@ -244,15 +241,6 @@ def verify(folder: IndexFolder) -> None:
     from kdserve.search import verify_index
 
     typer.echo(f"{folder}: {verify_index(folder)} files, all whole")
-
-
-def _embed_on_ray(bundle: str, num_workers: int) -> Embed:
-    from kdserve.loading import open_model
-    from kdserve.search.cluster import embed_on_ray
-
-    embed = embed_on_ray(partial(open_model, _lasting_name(bundle)), num_workers=num_workers)
-    say(f"embedding on {num_workers} Ray workers")
-    return embed
 
 
 def _report(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,8 @@ from kdserve.errors import DataError
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embedder
-    from kdserve.search import Document, Source
+    from kdserve.search import Document
+    from kdserve.search.documents.shards import SharedDocuments
     from kdserve.search.milvus import MilvusRetriever
 
 Milvus = Annotated[
@@ -26,31 +27,31 @@ Milvus = Annotated[
 
 def build_collection(
     address: str,
-    name: str,
-    source: Source,
+    collection: str,
+    documents: Iterator[Document] | SharedDocuments,
     encoder: Embedder,
     *,
-    encoder_name: str,
+    name: str,
     passage_tokens: int,
-    prepare: Callable[[Iterator[Document]], Iterator[Document]],
+    total: int,
 ) -> None:
-    """Embed the documents of a source into a new collection, and say how to ask it."""
+    """Embed documents into a new collection with the encoder of that name, and say how to ask it."""
     from kdserve.search.milvus import MilvusRetriever
 
     _quieten()
     with progress_bars() as progress:
         made = MilvusRetriever.build(
             address,
-            name,
-            prepare(source.read()),
+            collection,
+            documents,
             encoder,
             passage_tokens=passage_tokens,
-            encoder_name=encoder_name,
-            total=source.count(),
+            encoder_name=name,
+            total=total,
             progress=progress,
         )
-    say(f"{address}: {len(made)} documents in the collection {name}")
-    say(f'ask it: kdserve search {quote(name)} --milvus {quote(address)} "your question"')
+    say(f"{address}: {len(made)} documents in the collection {collection}")
+    say(f'ask it: kdserve search {quote(collection)} --milvus {quote(address)} "your question"')
     made.close()
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from kdserve.cli.console import needs_extra, print_json, progress_bars, say
+from kdserve.cli.options import Device, Threads
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +28,8 @@ def neutralise(
     directions: Annotated[int, typer.Option(min=1, help="How many directions to take off.")] = 16,
     most: Annotated[int, typer.Option(min=16, help="Pairs of each language that are read.")] = 128,
     bundle: Annotated[str, typer.Option(help="The model's own bundle, which embeds quicker.")] = "",
+    threads: Threads = None,
+    device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the report as one line of JSON.")] = False,
 ) -> None:
     """Take off a model's vectors what tells languages apart, so that one index may mix them; trains nothing."""
@@ -36,7 +39,7 @@ def neutralise(
 
     with progress_bars() as progress:
         found = read_pairs(pairs, most=most)
-        embedder = open_model(bundle or model)
+        embedder = open_model(bundle or model, device=device, num_threads=threads)
         report = run(find_student(model), out, embedder=embedder, pairs=found, directions=directions, progress=progress)
     if json:
         print_json(asdict(report))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kdserve.cli.console import print_json, print_row, progress_bars, say
+from kdserve.cli.options import Device, Threads
 from kdserve.errors import FolderError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ Texts = Annotated[Path, typer.Argument(help="A file with a text a line, or - for
 From = Annotated[str, typer.Option("--from", help="Language of the texts, where the bundle must be told.")]
 Into = Annotated[str, typer.Option("--into", help="Language to write, where the bundle knows several.")]
 Beams = Annotated[int, typer.Option(min=0, max=64, help="Beams of the search; default: the bundle's own, mostly 1.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; default: all there are.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")]
 
 
@@ -39,10 +39,11 @@ def translate(
     target: Into = "",
     beams: Beams = 0,
     threads: Threads = None,
+    device: Device = "cpu",
     json: Json = False,
 ) -> None:
     """Translate each line of a file; an empty line stays one."""
-    _write("translate", bundle, texts, source, target, beams, threads, json)
+    _write("translate", bundle, texts, source, target, beams, threads, device, json)
 
 
 def summarise(
@@ -52,10 +53,11 @@ def summarise(
     target: Into = "",
     beams: Beams = 0,
     threads: Threads = None,
+    device: Device = "cpu",
     json: Json = False,
 ) -> None:
     """Summarise each line of a file; an empty line stays one."""
-    _write("summarise", bundle, texts, source, target, beams, threads, json)
+    _write("summarise", bundle, texts, source, target, beams, threads, device, json)
 
 
 def _write(
@@ -66,12 +68,13 @@ def _write(
     target: str,
     beams: int,
     threads: int | None,
+    device: Device,
     json: bool,
 ) -> None:
     from kdserve.search import read_lines
     from kdserve.search.documents.lines import show
 
-    translator, num_texts = _open(task, bundle, threads), 0
+    translator, num_texts = _open(task, bundle, threads, device), 0
     with progress_bars() as progress:
         for chunk in _chunks(line for _, line in read_lines(texts)):
             outputs = translator.translate(chunk, source=source, target=target, num_beams=beams)
@@ -86,10 +89,10 @@ def _write(
         say(f"{show(texts)} holds no text; give a file with a text a line")
 
 
-def _open(task: str, bundle: str, threads: int | None) -> Translator:
+def _open(task: str, bundle: str, threads: int | None, device: Device) -> Translator:
     from kdserve.runtime import Translator
 
-    translator = Translator.load(bundle, num_threads=threads)
+    translator = Translator.load(bundle, device=device, num_threads=threads)
     if translator.settings.task != task:
         raise FolderError(f"{bundle} was made to {translator.settings.task}; run kdserve {translator.settings.task}")
     return translator

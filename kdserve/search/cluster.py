@@ -1,97 +1,200 @@
-"""Embed documents on a Ray cluster; the index is written here, the same as by a build on one machine.
+"""Workers of a Ray cluster: they read, embed and write shards of documents by themselves.
 
-Chunks of documents wait in Ray's object store, which spills to disk, pass through Ray Data in the order in which they
-came, and come back with their vectors. Ray starts on this machine where no cluster is named (`RAY_ADDRESS`, or
-`ray.init` before).
+Ray starts on this machine where no cluster is named (`RAY_ADDRESS`, or `ray.init` before).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from heapq import heappop, heappush
+from typing import Any, NoReturn
 
 from kdserve.datatypes import Embedder
-from kdserve.errors import DataError, MissingExtraError
-from kdserve.search.documents.document import Document
-from kdserve.search.documents.embedding import Embedded, chunks_by_size, embed_chunk
+from kdserve.errors import DataError, EncodeError, FolderError, MissingExtraError
+from kdserve.search.documents.shards import Result, ShardTask
 
-if TYPE_CHECKING:
-    from kdserve.search.index.build import Embed
-
-WORKER_CPUS = 0.5
-"""Share of a CPU that a worker claims. Ray Data needs some for itself; the model takes what it finds."""
+MOST_LOSSES = 3
+"""So often is a shard begun again after its worker was lost."""
+_logger = logging.getLogger("kdserve")
 
 
-def embed_on_ray(load: Callable[[], Embedder], *, num_workers: int) -> Embed:
-    """An `embed` for `Retriever.build`: `load` opens the encoder, once on each of `num_workers` workers.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RayWorkers:
+    """So many Ray workers, each of which opens its encoder with `load` and claims some CPUs and GPUs.
+
+    Those begin that find room; the others wait for it, as in a cluster that grows. A worker that is lost is replaced,
+    and what it had is begun again.
 
     Raises:
         MissingExtraError: Ray is not installed.
         DataError: fewer than one worker.
     """
-    try:
-        import pyarrow
+
+    load: Callable[[], Embedder]
+    number: int
+    num_cpus: float = 1
+    num_gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise DataError(f"there cannot be {self.number} workers; take 1 or more")
+        try:
+            import ray  # noqa: F401
+        except ImportError as missing:
+            raise MissingExtraError("ray", "cluster") from missing
+
+    def each(
+        self, tasks: Sequence[ShardTask[Result]], fingerprint: str, done: Callable[[Result], None]
+    ) -> list[Result]:
+        """As `Workers.each`."""
+        _start_ray()
+        if (num_fitting := self._num_fitting()) < self.number:
+            _logger.warning("there is room for %d of %d Ray workers now; others wait for it", num_fitting, self.number)
+        crew = _Crew(self, fingerprint)
+        try:
+            return crew.run(tasks, done)
+        finally:
+            crew.dismiss()
+
+    def once(self, call: Callable[[], Result]) -> Result:
+        """As `Workers.once`."""
         import ray
-        import ray.data
-    except ImportError as missing:
-        raise MissingExtraError("ray[data]", "cluster") from missing
-    if num_workers < 1:
-        raise DataError(f"there cannot be {num_workers} workers; take 1 or more")
 
-    def embed(documents: Iterable[Document], window: int) -> Iterator[Embedded]:
-        if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its own progress would stand in the middle of ours
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        waiting = [ray.put(pyarrow.table({"chunk": [_packed(chunk)]})) for chunk in chunks_by_size(documents)]
-        if not waiting:
-            return
-        embedded = ray.data.from_arrow_refs(waiting).map_batches(
-            _Worker,
-            batch_size=None,
-            fn_constructor_args=(load, window),
-            compute=ray.data.ActorPoolStrategy(size=num_workers),
-            num_cpus=WORKER_CPUS,
-        )
-        yield from (_received(row) for row in embedded.iter_rows())
+        _start_ray()
+        running = ray.remote(num_cpus=0, max_retries=MOST_LOSSES)(_call).remote(call)
+        try:
+            result: Result = ray.get(running)
+        except ray.exceptions.RayTaskError as error:
+            _raise_cause(error)
+        except ray.exceptions.RayError as error:
+            raise EncodeError(f"the worker that wrote the index was lost ({_first_line(error)}); try again") from error
+        except KeyboardInterrupt:
+            ray.cancel(running, force=True)
+            raise
+        return result
 
-    return embed
+    def _num_fitting(self) -> int:
+        import ray
+
+        there = ray.cluster_resources()
+        claimed = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        return min((int(there.get(name, 0) / share) for name, share in claimed.items() if share), default=self.number)
+
+
+class _Crew:
+    """The workers of one run: who is busy with what, who is idle, and what was lost."""
+
+    def __init__(self, workers: RayWorkers, fingerprint: str) -> None:
+        import ray
+
+        self._ray = ray
+        actor = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus)(_Worker)
+        self._hire: Callable[[], Any] = lambda: actor.remote(workers.load, fingerprint)
+        self._number = workers.number
+        self._busy: dict[Any, tuple[Any, int | None]] = {}
+        self._idle: list[Any] = []
+        self._losses: Counter[int | None] = Counter()
+
+    def run(self, tasks: Sequence[ShardTask[Result]], done: Callable[[Result], None]) -> list[Result]:
+        results: dict[int, Result] = {}
+        waiting, first_failed, failure = list(range(len(tasks))), len(tasks), None
+        for _ in range(min(self._number, len(tasks))):
+            self._begin()
+        while waiting or any(number is not None and number < first_failed for _, number in self._busy.values()):
+            while waiting and self._idle:
+                worker, number = self._idle.pop(), heappop(waiting)
+                self._busy[worker.run.remote(tasks[number])] = worker, number
+            (ended,), _ = self._ray.wait(list(self._busy))
+            worker, did = self._busy.pop(ended)
+            try:
+                result = self._ray.get(ended)
+            except self._ray.exceptions.RayTaskError as error:
+                if did is None:
+                    _raise_cause(error)
+                self._idle.append(worker)
+                if did < first_failed:
+                    first_failed, failure = did, error
+                    waiting = [other for other in waiting if other < did]
+            except self._ray.exceptions.RayError as error:
+                self._count_loss(did, tasks, error)
+                if did is not None and did < first_failed:
+                    heappush(waiting, did)
+                self._begin()
+            else:
+                self._idle.append(worker)
+                if did is not None:
+                    results[did] = result
+                    done(result)
+        if failure is not None:
+            _raise_cause(failure)
+        return [results[number] for number in range(len(tasks))]
+
+    def dismiss(self) -> None:
+        for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
+            self._ray.kill(worker)
+
+    def _begin(self) -> None:
+        worker = self._hire()
+        self._busy[worker.open.remote()] = worker, None
+
+    def _count_loss(self, number: int | None, tasks: Sequence[ShardTask[Any]], error: Exception) -> None:
+        self._losses[number] += 1
+        what = "while they opened their encoder" if number is None else f"with {tasks[number].shard}"
+        if self._losses[number] > MOST_LOSSES:
+            raise EncodeError(
+                f"{self._losses[number]} Ray workers were lost {what}; perhaps it wants more memory than there is "
+                f"({_first_line(error)})"
+            ) from error
+        _logger.warning("a Ray worker was lost %s, which another one does again", what)
 
 
 class _Worker:
-    """Holds the encoder on one worker; takes and gives batches of one chunk, as columns."""
+    """Holds an encoder, in a process of its own."""
 
-    def __init__(self, load: Callable[[], Embedder], window: int) -> None:
-        self._encoder, self._window = load(), window
+    def __init__(self, load: Callable[[], Embedder], fingerprint: str) -> None:
+        self._load, self._fingerprint = load, fingerprint
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        answers: dict[str, list[Any]] = {"chunk": [], "spans": [], "vectors": [], "dim": []}
-        for chunk in batch["chunk"]:
-            embedded = embed_chunk(_unpacked(chunk), self._encoder, window=self._window)
-            answers["chunk"].append(chunk)
-            answers["spans"].append(json.dumps(embedded.spans))
-            answers["vectors"].append(embedded.vectors.tobytes())
-            answers["dim"].append(self._encoder.dim)
-        return answers
+    @cached_property
+    def _encoder(self) -> Embedder:
+        encoder = self._load()
+        if encoder.fingerprint != self._fingerprint:
+            raise FolderError(
+                f"{socket.gethostname()} has the encoder {encoder.fingerprint[:12]}, not {self._fingerprint[:12]}; "
+                f"put the same bundle there"
+            )
+        return encoder
 
+    def open(self) -> None:
+        """Be ready, or raise why not."""
+        _ = self._encoder
 
-def _received(row: Mapping[str, Any]) -> Embedded:
-    vectors = np.frombuffer(row["vectors"], np.float32).reshape(-1, row["dim"])
-    return Embedded(documents=_unpacked(row["chunk"]), spans=json.loads(row["spans"]), vectors=vectors)
-
-
-def _packed(documents: Sequence[Document]) -> str:
-    return json.dumps([[d.text, d.id, d.language, dict(d.metadata)] for d in documents])
+    def run(self, task: ShardTask[Result]) -> Result:
+        return task.run(task.shard, self._encoder)
 
 
-def _unpacked(chunk: str) -> list[Document]:
-    return [
-        Document(text=text, id=id_, language=language, metadata=metadata)
-        for text, id_, language, metadata in json.loads(chunk)
-    ]
+def _call(call: Callable[[], Result]) -> Result:
+    return call()
+
+
+def _start_ray() -> None:
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise DataError(f"Ray cannot be reached ({_first_line(error)}); check RAY_ADDRESS") from error
+
+
+def _raise_cause(error: Any) -> NoReturn:
+    """Raise what a task raised, with the traceback of there as its cause."""
+    raise (error.cause or error) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

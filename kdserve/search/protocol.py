@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from kdserve.datatypes import Embedder, Hit, Progress, no_progress
-from kdserve.search.documents.document import Document, Id
+from kdserve.search.documents.document import Document, Id, NewMetadata
 
 
 class RetrieverProtocol(Protocol):
@@ -35,11 +35,18 @@ class RetrieverProtocol(Protocol):
     ) -> list[list[Hit]]:
         """The `k` best documents for each query."""
 
+    def texts_among(self, texts: Sequence[str]) -> set[str]:
+        """Which of some texts documents have."""
+
     def add(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
         """Add documents with new ids."""
 
-    def update(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
-        """Put documents in the place of those with the same ids; the others are added."""
+    def update(
+        self, documents: Iterable[Document | NewMetadata], *, total: int = 0, progress: Progress = no_progress
+    ) -> None:
+        """Put documents in the place of those with the same ids; the others are added. New metadata changes its fields
+        of the document with its id.
+        """
 
     def delete(self, ids: Sequence[Id]) -> None:
         """Delete the documents with these ids; if one is not there, nothing is deleted."""

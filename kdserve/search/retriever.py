@@ -15,6 +15,7 @@ from kdserve.search.backends.vectors import Precision, require_unit_rows
 from kdserve.search.documents.document import Document, Id, NewMetadata
 from kdserve.search.documents.embedding import embed_documents
 from kdserve.search.documents.passages import choose_window
+from kdserve.search.documents.shards import SharedDocuments
 from kdserve.search.index.build import Embed, Ingest, build_index
 from kdserve.search.index.changes import add_documents, compact_index, delete_documents
 from kdserve.search.index.compatibility import require_compatible, teacher_of
@@ -63,24 +64,23 @@ class Retriever(RetrieverProtocol):
     def build(
         cls,
         folder: str | Path,
-        documents: Iterable[Document],
+        documents: Iterable[Document] | SharedDocuments,
         encoder: Embedder,
         *,
         query_encoder: Embedder | None = None,
-        embed: Embed | None = None,
         options: BuildOptions = BuildOptions(),
         progress: Progress = no_progress,
     ) -> Retriever:
         """Embed documents, write them to a new index folder, and open it. Memory does not grow with the documents.
 
         With a `query_encoder`, a teacher or student of `encoder`, the recall of its queries is measured and recorded.
-        `embed` does the embedding elsewhere, as `cluster.embed_on_ray` does; else `encoder` does it here.
+        `SharedDocuments` are read and embedded by workers, as `cluster.RayWorkers` are; else `encoder` does it here.
 
         Raises:
             FolderError: the folder exists and is not what this would build, or cannot be written.
             DataError: no documents, two with the same id, or no kind that fits into the memory.
             FidelityError: no kind that fits reaches the recall.
-            EncodeError: the encoder gave a vector that is no unit vector.
+            EncodeError: the encoder gave a vector that is no unit vector, or workers were lost ever again.
         """
         state = IndexState(
             generation=1,
@@ -98,7 +98,7 @@ class Retriever(RetrieverProtocol):
         )
         if query_encoder is not None:
             require_compatible(Path(folder), state.encoder, state.teacher, query_encoder)
-        ingest = Ingest(encoder=encoder, embed=embed or _embed_here(encoder), total=options.total, progress=progress)
+        ingest = Ingest(encoder=encoder, embed=_embed_here(encoder), total=options.total, progress=progress)
         build_index(Path(folder), documents, state, ingest, resume_key=options.resume_key, query_encoder=query_encoder)
         return cls.open(folder, encoder)
 
@@ -173,6 +173,10 @@ class Retriever(RetrieverProtocol):
         """The `k` best rows for each vector (B, D): scores and row numbers, without reading any text."""
         options = SearchOptions(k=k, where=where, min_score=min_score)
         return self._snapshot.neighbours(vectors, options.k, where=where, min_score=min_score)
+
+    def texts_among(self, texts: Sequence[str]) -> set[str]:
+        """Which of some texts documents have; this reads all."""
+        return self._snapshot.texts_among(texts)
 
     def add(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
         """Add documents, in one commit.

@@ -1,11 +1,17 @@
-"""A build on a real, local Ray cluster of two workers makes the index that a build on one machine makes.
+"""Builds on a real, local Ray of two workers, one of which is killed, make the index that one machine makes.
 
 Ray runs in a process of its own, as it leaves processes and warnings behind in the one that starts it.
 """
 
+import json
 import os
+import pickle
+import signal
+import socket
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,64 +20,188 @@ from typer.testing import CliRunner
 
 from kdserve import samples
 from kdserve.cli.index import index
-from kdserve.errors import DataError, MissingExtraError
-from kdserve.search import Document, Retriever
-from kdserve.search.cluster import embed_on_ray
-from kdserve.search.documents import embedding
+from kdserve.errors import DataError, EncodeError, FolderError, MissingExtraError
+from kdserve.search import BuildOptions, Document, Retriever, Source
+from kdserve.search.cluster import RayWorkers
+from kdserve.search.documents.shards import SharedDocuments
+from kdserve.search.index import build as build_module
 
 HERE = Path(__file__).parent
+STOP = "the text at which a worker stops"
+FILES = ("rows.db", "vectors.bin", "passages.i32")
+OPTIONS = BuildOptions(resume_key="these texts")
 
 
-def documents():
-    made = [
-        Document(text=text, language=language, metadata={"n": n})
-        for language, texts in samples.parallel().items()
-        for n, text in enumerate(texts[:40])
-    ]
-    return [*made, Document(text=LONG, id="long")]
+class Stopping(Counting):
+    """Writes its process's number and waits to be killed when it first meets a text, or dies whenever it meets it."""
+
+    def __init__(self, marks, always=False):
+        super().__init__()
+        self.marks, self.always = marks, always
+
+    def encode_document(self, texts):
+        if any(STOP in text for text in texts):
+            if self.always:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not (mark := self.marks / "pid").exists():
+                mark.with_suffix(".new").write_text(str(os.getpid()))
+                mark.with_suffix(".new").rename(mark)
+                time.sleep(300)
+        return super().encode_document(texts)
 
 
-def build_on_two_workers(folder):
+def write_texts(folder):
+    """Parts of JSON Lines, in the third of which is the text to stop at."""
+    folder.mkdir()
+    texts = [text for some in samples.parallel().values() for text in some[:20]]
+    texts[70], texts[90] = STOP, LONG
+    for n, start in enumerate(range(0, len(texts), 30)):
+        rows = [{"text": text, "n": start + place} for place, text in enumerate(texts[start : start + 30])]
+        for row in rows[::4]:
+            row["id"] = f"row {row['n']}" if row["n"] % 3 else 1000 + row["n"]
+        (folder / f"{n:02d}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def shared(folder, load, number=2):
+    source = Source(path=folder / "texts", format="folder")
+    return SharedDocuments(source=source, workers=RayWorkers(load=load, number=number))
+
+
+def build_and_lose_workers(folder, address):
+    """What the tests below look at, in one process with one Ray."""
     import ray
 
+    from kdserve.search.milvus import MilvusRetriever
+
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    embedding.CHUNK_DOCUMENTS = 50
-    Retriever.build(folder / "there", documents(), Counting(), embed=embed_on_ray(Counting, num_workers=2))
-    with pytest.raises(DataError, match="no texts to index"):
-        Retriever.build(folder / "none", [], Counting(), embed=embed_on_ray(Counting, num_workers=1))
+    encoder = Counting()
+    Retriever.build(folder / "lost", shared(folder, lambda: Stopping(folder / "first")), encoder, options=OPTIONS)
+    MilvusRetriever.build(address, "lost", shared(folder, lambda: Stopping(folder / "second")), encoder).close()
+    Retriever.build(folder / "many", shared(folder, Counting, number=5), encoder, options=OPTIONS)
+    with pytest.raises(EncodeError) as raised:
+        Retriever.build(folder / "always", shared(folder, lambda: Stopping(folder, True)), encoder, options=OPTIONS)
+    print(raised.value)
+    Retriever.build(folder / "always", shared(folder, Counting), encoder, options=OPTIONS)  # goes on
+    with pytest.raises(FolderError, match=r"has the encoder .*; put the same bundle there"):
+        Retriever.build(folder / "other", shared(folder, lambda: Counting(seed=1)), encoder)
+    (folder / "texts" / "03.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"03.jsonl line 2: there is no 'text' among 'txt'"):
+        Retriever.build(folder / "wrong", shared(folder, Counting), encoder)
+    (folder / "texts" / "03.jsonl").write_text('{"text": "a"}\n{"text": "b", "id": "row 4"}\n', encoding="utf-8")
+    for build in (partial(Retriever.build, folder / "wrong"), partial(MilvusRetriever.build, address, "wrong")):
+        with pytest.raises(DataError, match=r"id 'row 4'|ids of their own"):
+            build(shared(folder, Counting), encoder)
+    for name in ("00", "01", "02", "03", "04", "05"):
+        (folder / "texts" / f"{name}.jsonl").write_text("\n", encoding="utf-8")
+    for file in sorted((folder / "texts").iterdir())[6:]:
+        file.unlink()
+    with pytest.raises(DataError, match="there are no texts to index; none was not made"):
+        Retriever.build(folder / "none", shared(folder, Counting), encoder)
     ray.shutdown()
 
 
-def test_two_workers_make_the_same_index_as_none(tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
+def environment():
     places = (HERE, HERE / "documents", HERE.parents[1])  # the workers need this module, what it shares, and kdserve
-    paths = {**os.environ, "PYTHONPATH": ":".join(map(str, places))}
-    done = subprocess.run([sys.executable, __file__, tmp_path], env=paths, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    here = Retriever.build(tmp_path / "here", documents(), Counting())
-    there = Retriever.open(tmp_path / "there", Counting())
+    return {**os.environ, "PYTHONPATH": ":".join(map(str, places))}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, milvus):
+    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
+    folder = tmp_path_factory.mktemp("cluster")
+    write_texts(folder / "texts")
+    source = Source(path=folder / "texts", format="folder")
+    Retriever.build(folder / "here", source.read(), Counting(), options=OPTIONS)
+    marks = [folder / name for name in ("first", "second")]
+    for mark in marks:
+        mark.mkdir()
+    command = [sys.executable, __file__, folder, milvus]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        for mark in marks:
+            while not (mark / "pid").exists() and run.poll() is None:
+                time.sleep(0.1)
+            if run.poll() is None:
+                os.kill(int((mark / "pid").read_text()), signal.SIGKILL)
+        folder.joinpath("said").write_text("".join(run.communicate(timeout=300)), encoding="utf-8")
+    assert run.returncode == 0, folder.joinpath("said").read_text(encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def milvus(tmp_path_factory):
+    """The address of a server of Milvus Lite, which several processes may ask at once."""
+    pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: make cluster")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("milvus")
+    command = [Path(sys.executable).parent / "milvus-lite", "server", "--data-dir", folder, "--host", "127.0.0.1"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.parametrize("name", ["lost", "many", "always"])
+def test_workers_make_the_same_index_as_none_whoever_is_killed(built, name):
+    for file in FILES:
+        first, second = (built / side / "gen-000001" / file for side in ("here", name))
+        assert first.read_bytes() == second.read_bytes()
+    here, there = (Retriever.open(built / side, Counting()) for side in ("here", name))
     queries = [query.text for query in samples.queries()[:10]]
     assert there.search_batch(queries, 5) == here.search_batch(queries, 5)
-    for name in ("rows.db", "vectors.bin", "passages.i32"):
-        first, second = (tmp_path / side / "gen-000001" / name for side in ("here", "there"))
-        assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_command_embeds_on_workers(tmp_path):
+@pytest.mark.filterwarnings("ignore")
+def test_workers_fill_a_collection_with_what_the_index_has_whoever_is_killed(built, milvus):
+    from kdserve.search.milvus import MilvusRetriever
+
+    here, there = Retriever.open(built / "here", Counting()), MilvusRetriever.open(milvus, "lost", Counting())
+    assert len(there) == len(here)
+    for query in [LONG[300:420], *(query.text for query in samples.queries()[:10])]:
+        first, second = here.search(query, 12), there.search(query, 12)
+        assert [(hit.id, hit.text, hit.passage) for hit in second] == [(hit.id, hit.text, hit.passage) for hit in first]
+    there.add([Document(text="one more")])
+    numbers = [hit.id for hit in here.search("a", len(here)) if isinstance(hit.id, int)]
+    assert [hit.id for hit in there.search("one more", 1)] == [max(numbers) + 1]
+    there.close()
+    with pytest.raises(FolderError, match="has no collection wrong"):
+        MilvusRetriever.open(milvus, "wrong", Counting())
+
+
+def test_a_shard_that_kills_its_workers_is_named(built):
+    said = (built / "said").read_text(encoding="utf-8")
+    assert f"4 Ray workers were lost with {built / 'texts' / '02.jsonl'}; perhaps" in said
+
+
+def test_more_workers_than_fit_are_told(built):
+    assert "there is room for 2 of 5 Ray workers now" in (built / "said").read_text(encoding="utf-8")
+
+
+def test_builds_that_fail_leave_nothing(built):
+    assert sorted(path.name for path in built.iterdir() if path.is_dir()) == [
+        *("always", "first", "here", "lost", "many", "second", "texts")
+    ]
+
+
+def test_the_command_reads_on_workers(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: make cluster")
-    rows = [text for texts in samples.parallel().values() for text in texts[:30]]
-    (tmp_path / "texts.txt").write_text("\n".join(rows), encoding="utf-8")
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"text": text} for texts in samples.parallel().values() for text in texts[:30]]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "texts.parquet", row_group_size=100)
     bundle = HERE.parent / "runtime" / "bundles" / "static"
     for out, workers in (("here", "0"), ("there", "2")):
-        command = [sys.executable, "-m", "kdserve.cli", "index", "build", tmp_path / "texts.txt", "--bundle", bundle]
-        command += ["--out", tmp_path / out, "--ray-workers", workers]
-        environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        command = [sys.executable, "-m", "kdserve.cli", "index", "build", "texts.parquet", "--bundle", bundle]
+        command += ["--out", out, "--ray-workers", workers, "--languages-by", "kdserve-langid"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     assert "embedding on 2 Ray workers" in done.stderr
-    assert "Dataset" not in done.stderr
-    here, there = (tmp_path / out / "gen-000001" / "vectors.bin" for out in ("here", "there"))
-    assert here.read_bytes() == there.read_bytes()
+    for file in FILES:
+        first, second = (tmp_path / side / "gen-000001" / file for side in ("here", "there"))
+        assert first.read_bytes() == second.read_bytes()
 
 
 def test_workers_without_ray_name_the_extra_before_anything_is_read(tmp_path, monkeypatch):
@@ -86,10 +216,15 @@ def test_workers_without_ray_name_the_extra_before_anything_is_read(tmp_path, mo
 
 
 def test_no_workers_are_an_error():
-    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
     with pytest.raises(DataError, match="there cannot be 0 workers"):
-        embed_on_ray(Counting, num_workers=0)
+        RayWorkers(load=Counting, number=0)
+
+
+def test_a_missing_extra_passes_between_processes():
+    error = MissingExtraError("pyarrow", "parquet")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 if __name__ == "__main__":
-    build_on_two_workers(Path(sys.argv[1]))
+    build_module.CHECKPOINT_S = 0.0
+    build_and_lose_workers(Path(sys.argv[1]), sys.argv[2])

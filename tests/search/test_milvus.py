@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from kdserve import samples
 from kdserve.cli import app
 from kdserve.errors import DataError, FolderError, KdserveError
-from kdserve.search import Document, Retriever
+from kdserve.search import Document, NewMetadata, Retriever
 
 pytest.importorskip("pymilvus", reason="pymilvus is not installed: make cluster")
 pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: make cluster")
@@ -113,6 +113,48 @@ def test_the_life_of_a_collection(address):
             late()
 
 
+def changes():
+    """Changes, and the error of each, "" for none."""
+    new = NewMetadata(id="long", language="de", metadata={"n": 5, "tags": ["a", "b"]})
+    return [
+        ([new, Document(text="zebra", id="fr 1"), NewMetadata(id=7, metadata={"n": 5})], ""),
+        ([NewMetadata(id="long", metadata={"tags": None})], ""),
+        ([NewMetadata(id="absent", metadata={"n": 1})], "no document 'absent', and no text for it came; give its text"),
+        ([new, new], "id 'long' occurs twice"),
+        ([Document(text="a", id="twice"), NewMetadata(id="twice", metadata={"n": 1})], "twice"),
+        ([Document(text="a", id="two"), Document(text="b", id="two")], "id 'two'"),
+        ([], "no "),
+    ]
+
+
+@pytest.mark.parametrize(("documents", "message"), changes())
+def test_both_take_the_same_updates_or_refuse_them(changing, documents, message):
+    for side in changing:
+        if message:
+            with pytest.raises(DataError, match=message):
+                side.update(documents)
+        else:
+            side.update(documents)
+    milvus, folder = changing
+    for query, where in (("zebra", 'id != "twice" and id != "two"'), (LONG[300:420], "n == 5")):
+        same(folder.search(query, 9, where=where), milvus.search(query, 9, where=where))
+
+
+@pytest.fixture(scope="module")
+def changing(address, tmp_path_factory):
+    from kdserve.search.milvus import MilvusRetriever
+
+    milvus = MilvusRetriever.build(address, "changing", documents(), Counting())
+    yield milvus, Retriever.build(tmp_path_factory.mktemp("changing") / "index", documents(), Counting())
+    milvus.close()
+
+
+def test_both_know_the_texts_that_they_have(both):
+    texts = ["counted", "not there", LONG, samples.parallel()["de"][3]]
+    for side in both:
+        assert side.texts_among(texts) == {"counted", LONG, samples.parallel()["de"][3]}
+
+
 def test_what_does_not_fit_is_refused(address, embedder):
     from kdserve.search.milvus import MilvusRetriever
 
@@ -155,7 +197,7 @@ def test_the_command_line_gives_from_a_collection_what_it_gives_from_a_folder(tm
 
 def test_a_collection_opens_in_another_process(tmp_path):
     (tmp_path / "a.txt").write_text("the bread is warm\nthe train is late\n", encoding="utf-8")
-    built, added, found, refused = (
+    built, repeated, added, found, refused = (
         subprocess.run(
             [sys.executable, "-m", "kdserve.cli", *command.split(), "--milvus", "notes.db"],
             cwd=tmp_path,
@@ -167,11 +209,13 @@ def test_a_collection_opens_in_another_process(tmp_path):
         for command in (
             "index build a.txt --out notes",
             "index add notes a.txt",
+            "index add notes a.txt --allow-repeats",
             "search notes bread -k 1",
             "search others bread",
         )
     )
     assert "2 documents" in built.stderr
+    assert "the texts of a.txt are in notes already and would be there twice" in repeated.stderr
     assert "4 documents" in added.stderr
     assert "the bread is warm" in found.stdout
     assert refused.stderr == "kdserve: notes.db has no collection others made by kdserve; check the name\n"

@@ -94,6 +94,11 @@ def chunks_by_size(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield chunk
 
 
+def first_passages(texts: Sequence[str], encoder: Embedder, *, window: int) -> list[str]:
+    """The first passage of each text, as it is embedded."""
+    return [text[slice(*_spans(text, encoder, window)[0])] for text in texts]
+
+
 def _spans(text: str, encoder: Embedder, window: int) -> list[Span]:
     if window and isinstance(encoder, TokenCounter):
         return [

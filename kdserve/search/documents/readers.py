@@ -31,7 +31,15 @@ from kdserve.search.documents.document import MAX_TEXT_BYTES, Document, NewMetad
 from kdserve.search.documents.extraction import EXTRACTORS, Extracted, extract
 from kdserve.search.documents.lines import STDIN, is_folder, opened, read_lines, show
 from kdserve.search.documents.records import Columns, documents_from
-from kdserve.search.documents.tables import Record, count_parquet, read_csv, read_jsonl, read_parquet, read_tsv
+from kdserve.search.documents.tables import (
+    Record,
+    RowGroups,
+    count_parquet,
+    read_csv,
+    read_jsonl,
+    read_parquet,
+    read_tsv,
+)
 
 Format = Literal["txt", "tsv", "csv", "jsonl", "parquet", "document", "folder"]
 SUFFIXES: Mapping[str, Format] = {
@@ -102,24 +110,36 @@ class Source:
         return sum(_count(file, format) for file in files)
 
     def _read(self, *, update: bool) -> Iterator[Document | NewMetadata]:
+        format, files = self.begin()
+        for file in files:
+            yield from self.read_part(file, format, update=update)
+
+    def begin(self) -> tuple[Format, list[Path]]:
+        """As `files`, and begin to count what is skipped with what a folder holds beside them."""
         format, files = self.files()
         self.skipped.clear()
         self.blank.clear()
         others = set(_files_below(self.path)) - set(files) if is_folder(self.path) else set()
         self.skipped.update(_kind_of(file) for file in sorted(others))
-        for file in files:
-            if format == "folder":
-                yield from self.read_file(file)
-            elif format == "document":
-                yield from self._documents(file, self._extracted(file))
-            elif file.is_file() and not file.stat().st_size:
-                if not is_folder(self.path):
-                    raise DataError(f"{file} is empty; give texts")
-                self.skipped["empty"] += 1
-            elif format == "txt":
-                yield from (Document(text=line) for _, line in read_lines(file) if not is_blank(line))
-            else:
-                yield from documents_from(file, TABLES[format](file), self.columns, update=update)
+        return format, files
+
+    def read_part(
+        self, file: Path, format: Format, groups: RowGroups | None = None, *, update: bool = False
+    ) -> Iterator[Document | NewMetadata]:
+        """The documents of one of the `files`, or of some row groups of it; raises as `read`."""
+        if format == "folder":
+            yield from self.read_file(file)
+        elif format == "document":
+            yield from self._documents(file, self._extracted(file))
+        elif file.is_file() and not file.stat().st_size:
+            if not is_folder(self.path):
+                raise DataError(f"{file} is empty; give texts")
+            self.skipped["empty"] += 1
+        elif format == "txt":
+            yield from (Document(text=line) for _, line in read_lines(file) if not is_blank(line))
+        else:
+            records = TABLES[format](file) if groups is None else read_parquet(file, groups)
+            yield from documents_from(file, records, self.columns, update=update)
 
     def read_file(self, file: Path) -> Iterator[Document]:
         """The document of one of the files of a folder, or none: one that cannot be read is told, others go on."""

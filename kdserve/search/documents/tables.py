@@ -13,6 +13,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ from kdserve.search.documents.lines import STDIN, read_lines, show
 
 Record = dict[str, Any]
 PARQUET_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowGroups:
+    """Neighbouring row groups of a Parquet file, and how many rows stand before and in them."""
+
+    numbers: tuple[int, ...]
+    rows_before: int
+    num_rows: int
 
 
 def read_tsv(path: Path) -> Iterator[tuple[int, Record]]:
@@ -66,12 +76,14 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
         yield number, record
 
 
-def read_parquet(path: Path) -> Iterator[tuple[int, Record]]:
-    """The rows of a Parquet file with their numbers. Times become text (ISO 8601), decimals numbers, NaN nothing."""
-    number = 0
+def read_parquet(path: Path, groups: RowGroups | None = None) -> Iterator[tuple[int, Record]]:
+    """The rows of a Parquet file, or of some row groups, with their numbers in the file. Times become text (ISO 8601),
+    decimals numbers, NaN nothing.
+    """
+    number = groups.rows_before if groups else 0
     with _parquet(path) as file:
         names = _names(path, file.schema_arrow.names)
-        for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+        for batch in file.iter_batches(batch_size=PARQUET_ROWS, row_groups=groups and list(groups.numbers)):
             columns = [_whole_microseconds(column).to_pylist() for column in batch.columns]
             for cells in zip(*columns, strict=True):
                 number += 1
@@ -82,6 +94,21 @@ def count_parquet(path: Path) -> int:
     """The number of rows of a Parquet file."""
     with _parquet(path) as file:
         return int(file.metadata.num_rows)
+
+
+def row_groups(path: Path, num_rows: int) -> list[RowGroups]:
+    """The row groups of a Parquet file, in parts of `num_rows` rows or a little more; the last may have fewer."""
+    parts: list[RowGroups] = []
+    numbers: tuple[int, ...] = ()
+    before = here = 0
+    with _parquet(path) as file:
+        for number in range(file.num_row_groups):
+            numbers += (number,)
+            here += file.metadata.row_group(number).num_rows
+            if here >= num_rows or number == file.num_row_groups - 1:
+                parts.append(RowGroups(numbers=numbers, rows_before=before, num_rows=here))
+                numbers, before, here = (), before + here, 0
+    return parts
 
 
 def _names(path: Path, names: Sequence[str]) -> list[str]:

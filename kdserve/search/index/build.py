@@ -7,20 +7,23 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from kdserve.datatypes import Embedder, Progress
-from kdserve.errors import DataError, FidelityError, FolderError
+from kdserve.datatypes import Embedder, Progress, no_progress
+from kdserve.errors import DataError, EncodeError, FidelityError, FolderError
 from kdserve.locks import folder_lock
 from kdserve.manifest import MANIFEST_NAME, sync_path, write_error
 from kdserve.search.backends.vectors import encode_rows
 from kdserve.search.documents.document import Document, Id, number_documents
 from kdserve.search.documents.embedding import Embedded
+from kdserve.search.documents.shards import SharedDocuments
 from kdserve.search.index.compatibility import measure_compatible
 from kdserve.search.index.generation import IndexState, crash_point, folder_name, publish
-from kdserve.search.index.segment import Segment, SegmentWriter
+from kdserve.search.index.parts import read_parts, write_parts
+from kdserve.search.index.segment import Segment, SegmentRecord, SegmentWriter
 from kdserve.search.index.snapshot import read_current
 from kdserve.search.index.tuning import choose_kind
 
@@ -28,6 +31,7 @@ _logger = logging.getLogger("kdserve")
 CHECKPOINT_S = 10.0
 RESUME_KEY = "resume key"
 NEXT_ID = "next id"
+PARTS = "parts"
 Item = TypeVar("Item")
 
 
@@ -47,14 +51,14 @@ class Ingest:
 
 def build_index(
     folder: Path,
-    documents: Iterable[Document],
+    documents: Iterable[Document] | SharedDocuments,
     state: IndexState,
     ingest: Ingest,
     *,
     resume_key: str,
     query_encoder: Embedder | None = None,
 ) -> None:
-    """Write a new index; `state` is its settings, still without a segment.
+    """Write a new index; `state` is its settings, still without a segment. Workers embed the documents that they share.
 
     The work is done in a folder beside the target. With a `resume_key`, which stands for the same documents in the
     same order and the same settings, a build that was killed goes on from its last checkpoint, and one that was done is
@@ -65,6 +69,7 @@ def build_index(
         FolderError: the target exists, another build writes it, or the disk is full. Nothing stays behind.
         DataError: no documents, an id twice, or no kind of index that fits into the memory.
         FidelityError: the recall was not reached. A build with a resume key keeps what it embedded.
+        EncodeError: the encoder failed, or workers were lost ever again. What was embedded is kept likewise.
     """
     staging = folder.parent / f".{folder.name}.partial"
     try:
@@ -80,7 +85,7 @@ def build_index(
                 _refuse_existing(folder)
                 staging.rename(folder)
             except BaseException as error:
-                if not (resume_key and isinstance(error, FidelityError | KeyboardInterrupt)):
+                if not (resume_key and isinstance(error, FidelityError | EncodeError | KeyboardInterrupt)):
                     shutil.rmtree(staging, ignore_errors=True)
                 raise
             crash_point("index renamed")
@@ -93,8 +98,9 @@ def append_documents(
     writer: SegmentWriter,
     embedded: Iterable[Embedded],
     next_id: int,
-    ingest: Ingest,
     *,
+    total: int,
+    progress: Progress,
     taken: Callable[[Sequence[Id]], Iterable[Id]] = lambda _: (),
     resume_key: str = "",
 ) -> int:
@@ -104,13 +110,13 @@ def append_documents(
         DataError: one of the ids is `taken`, or comes twice.
     """
     last_checkpoint = time.monotonic()
-    ingest.progress("index", writer.num_documents, ingest.total)
+    progress("index", writer.num_documents, total)
     for chunk in embedded:
         for id_ in taken([document.id for document in chunk.documents if document.id is not None]):
             raise DataError(f"id {id_!r} is in the index already; update it, or choose another id")
         numbered, next_id = number_documents(chunk.documents, next_id)
         writer.append(numbered, chunk.spans, encode_rows(chunk.vectors, writer.precision))
-        ingest.progress("index", writer.num_documents, ingest.total)
+        progress("index", writer.num_documents, total)
         crash_point("chunk appended")
         if resume_key and time.monotonic() - last_checkpoint >= CHECKPOINT_S:
             writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
@@ -126,16 +132,19 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _fill(
-    staging: Path,
-    documents: Iterable[Document],
+def write_segment(
+    fresh: Path,
+    embedded_after: Callable[[int], Iterator[Embedded]],
     state: IndexState,
-    ingest: Ingest,
+    *,
+    total: int,
+    progress: Progress,
     resume_key: str,
-    query_encoder: Embedder | None,
-) -> None:
-    """Make the whole index in `staging`, from its last checkpoint if that has the same resume key."""
-    fresh = staging / folder_name(state.generation)
+) -> tuple[SegmentRecord, int]:
+    """Write a segment, from its last checkpoint if that has the same resume key, and return the id counter after it.
+
+    `embedded_after` gives what comes after so many documents. Raises as `append_documents`.
+    """
     writer, next_id = _resume(fresh, state, resume_key) or (None, state.next_id)
     if writer is None:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -143,21 +152,70 @@ def _fill(
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
     try:
-        embedded = ingest.embed(islice(documents, writer.num_documents, None), state.window)
-        next_id = append_documents(writer, embedded, next_id, ingest, resume_key=resume_key)
+        embedded = embedded_after(writer.num_documents)
+        next_id = append_documents(writer, embedded, next_id, total=total, progress=progress, resume_key=resume_key)
         if not writer.num_documents:
-            raise DataError(f"there are no texts to index; {staging.name[1:-8]} was not made")
+            raise DataError(f"there are no texts to index; {fresh.parent.name[1:-8]} was not made")
         writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
         crash_point("last checkpoint written")
-        record = writer.seal(fresh.name)
+        return writer.seal(fresh.name), next_id
     finally:
         writer.close()
+
+
+def _fill(
+    staging: Path,
+    documents: Iterable[Document] | SharedDocuments,
+    state: IndexState,
+    ingest: Ingest,
+    resume_key: str,
+    query_encoder: Embedder | None,
+) -> None:
+    """Make the whole index in `staging`, from what a build with the same resume key left there."""
+    fresh = staging.absolute() / folder_name(state.generation)
+    if isinstance(documents, SharedDocuments):
+        written = _write_shared(fresh, documents, state, ingest, resume_key)
+    else:
+        some = documents
+        written = write_segment(
+            fresh,
+            lambda num_known: ingest.embed(islice(some, num_known, None), state.window),
+            state,
+            total=ingest.total,
+            progress=ingest.progress,
+            resume_key=resume_key,
+        )
+    record, next_id = written
     crash_point("segment sealed")
+    shutil.rmtree(staging / PARTS, ignore_errors=True)
     state = choose_kind(staging, record, replace(state, next_id=next_id), ingest.progress)
     if query_encoder is not None:
         segment = Segment(staging, record, dim=state.dim, precision=state.precision)
         state = replace(state, kin=(measure_compatible(segment, ingest.encoder, query_encoder),))
     publish(staging, state, None)
+
+
+def _write_shared(
+    fresh: Path, documents: SharedDocuments, state: IndexState, ingest: Ingest, resume_key: str
+) -> tuple[SegmentRecord, int]:
+    """Let workers write the parts of a segment, and one of them the segment."""
+    parts = fresh.parent / PARTS
+    known = parts / (resume_key or "no key")
+    if not (resume_key and known.is_dir()):
+        shutil.rmtree(parts, ignore_errors=True)
+        known.mkdir(parents=True)
+    paths = write_parts(documents, known, ingest.encoder, window=state.window, progress=ingest.progress)
+    return documents.workers.once(
+        partial(
+            write_segment,
+            fresh,
+            partial(read_parts, paths),
+            state,
+            total=0,
+            progress=no_progress,
+            resume_key=resume_key,
+        )
+    )
 
 
 def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWriter, int] | None:

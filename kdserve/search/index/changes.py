@@ -66,7 +66,9 @@ def add_documents(
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         try:
             embedded = ingest.embed(_whole_ones(index, documents, snapshot, writer, replaced), state.window)
-            next_id = append_documents(writer, embedded, state.next_id, ingest, taken=taken)
+            next_id = append_documents(
+                writer, embedded, state.next_id, total=ingest.total, progress=ingest.progress, taken=taken
+            )
             if not writer.num_documents:
                 raise DataError(f"there are no documents to add; {index} was left as it was")
             record = writer.seal(fresh.name)

@@ -1,0 +1,138 @@
+"""Parts of an index that workers write, one for each shard; in their order they become one segment.
+
+000007.part  for each chunk of documents: a line of JSON, then the vectors as little-endian float32
+000007.json  what there is in it; it is there once the part is whole
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from kdserve.datatypes import Embedder, Progress
+from kdserve.errors import FolderError
+from kdserve.json_files import read_json
+from kdserve.manifest import sync_path, write_error
+from kdserve.runtime import Encoder
+from kdserve.search.documents.document import Document
+from kdserve.search.documents.embedding import Embedded, embed_documents
+from kdserve.search.documents.shards import Prepare, Shard, ShardTask, SharedDocuments
+
+_logger = logging.getLogger("kdserve")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What a part holds: documents, those of its texts that were cut, and what its shard skipped."""
+
+    num_documents: int
+    num_cut: int
+    skipped: dict[str, int]
+
+
+def write_parts(
+    shared: SharedDocuments, folder: Path, encoder: Embedder, *, window: int, progress: Progress
+) -> list[Path]:
+    """Let workers write the parts of all shards into a folder, but those that are there, and name them in order.
+
+    Raises:
+        DataError: what one machine would say first of the documents.
+        EncodeError: as `Workers.each`.
+        FolderError: a worker does not find the folder, or cannot write to it.
+    """
+    shards = shared.shards()
+    paths = [folder.absolute() / f"{number:06d}.part" for number in range(len(shards))]
+    write = partial(_write_part, prepare=shared.prepare, window=window)
+    tasks = [ShardTask(shard=shard, run=partial(write, path=path)) for shard, path in zip(shards, paths, strict=True)]
+    num_done = 0
+
+    def done(part: Part) -> None:
+        nonlocal num_done
+        num_done += 1
+        shared.source.skipped.update(part.skipped)
+        progress("shards", num_done, len(shards))
+
+    progress("shards", 0, len(shards))
+    parts = shared.workers.each(tasks, encoder.fingerprint, done)
+    if (num_cut := sum(part.num_cut for part in parts)) and isinstance(encoder, Encoder):
+        _logger.warning("%d passages were cut at %d tokens", num_cut, encoder.max_tokens)
+    return paths
+
+
+def read_parts(paths: Sequence[Path], num_known: int) -> Iterator[Embedded]:
+    """The embedded documents of parts, after the first `num_known` documents."""
+    for path in paths:
+        num_documents = _read_facts(path).num_documents
+        if num_known >= num_documents:
+            num_known -= num_documents
+            continue
+        for chunk in _read_part(path):
+            if num_known < len(chunk.documents):
+                yield _after(chunk, num_known)
+            num_known = max(0, num_known - len(chunk.documents))
+
+
+def _write_part(shard: Shard, encoder: Embedder, *, path: Path, prepare: Prepare, window: int) -> Part:
+    facts = path.with_suffix(".json")
+    if facts.is_file():
+        return _read_facts(path)
+    if not path.parent.is_dir():
+        raise FolderError(f"{socket.gethostname()} finds no {path.parent}; put the index where all workers can write")
+    known_cut = encoder.num_cut if isinstance(encoder, Encoder) else 0
+    num_documents = 0
+    try:
+        aside = path.with_suffix(f".{uuid4().hex}")
+        with aside.open("wb") as file:
+            for chunk in embed_documents(prepare(shard.read()), encoder, window=window):
+                documents = [[d.text, d.id, d.language, dict(d.metadata)] for d in chunk.documents]
+                head = json.dumps({"documents": documents, "spans": chunk.spans, "shape": chunk.vectors.shape})
+                file.write(head.encode() + b"\n" + chunk.vectors.astype("<f4").tobytes())
+                num_documents += len(documents)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+        sync_path(path.parent)
+        num_cut = (encoder.num_cut if isinstance(encoder, Encoder) else 0) - known_cut
+        part = Part(num_documents=num_documents, num_cut=num_cut, skipped=dict(shard.source.skipped))
+        aside.write_text(json.dumps(asdict(part)), encoding="utf-8")
+        sync_path(aside)
+        aside.rename(facts)
+    except OSError as error:
+        raise write_error(path, error) from error
+    return part
+
+
+def _read_facts(path: Path) -> Part:
+    return Part(**read_json(path.with_suffix(".json")))
+
+
+def _read_part(path: Path) -> Iterator[Embedded]:
+    with path.open("rb") as file:
+        while line := file.readline():
+            head = json.loads(line)
+            rows, dim = head["shape"]
+            yield Embedded(
+                documents=[
+                    Document(text=text, id=id_, language=language, metadata=metadata)
+                    for text, id_, language, metadata in head["documents"]
+                ],
+                spans=head["spans"],
+                vectors=np.frombuffer(file.read(rows * dim * 4), "<f4").reshape(rows, dim),
+            )
+
+
+def _after(chunk: Embedded, num_known: int) -> Embedded:
+    """A chunk without its first documents."""
+    first_row = sum(map(len, chunk.spans[:num_known]))
+    return Embedded(
+        documents=chunk.documents[num_known:], spans=chunk.spans[num_known:], vectors=chunk.vectors[first_row:]
+    )
