@@ -6,6 +6,7 @@ Ray runs in a process of its own, as it leaves processes and warnings behind in 
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -202,6 +203,17 @@ def test_the_command_reads_on_workers(tmp_path):
     for file in FILES:
         first, second = (tmp_path / side / "gen-000001" / file for side in ("here", "there"))
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_example_of_the_docs_runs(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
+    page = (HERE.parents[1] / "docs/cluster.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "one.jsonl").write_text('{"text": "the bread is warm"}\n', encoding="utf-8")
+    (tmp_path / "shards" / "two.jsonl").write_text('{"text": "the train is late"}\n', encoding="utf-8")
+    code += "\nassert [hit.text for hit in big.search('Brot', 2)] == ['the bread is warm', 'the train is late']"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=True, timeout=300)
 
 
 def test_workers_without_ray_name_the_extra_before_anything_is_read(tmp_path, monkeypatch):

@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused(address, embedder):
 
 def test_the_example_of_the_docs_runs(tmp_path):
     root = Path(__file__).parents[2]
-    (code,) = re.findall(r"```python\n(.*?)```", (root / "docs/cluster.md").read_text(encoding="utf-8"), re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", (root / "docs/cluster.md").read_text(encoding="utf-8"), re.DOTALL)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
 
 
