@@ -88,7 +88,8 @@ class Batcher:
 
     def is_full(self, engine: Engine, *, coming_tokens: int = 0) -> bool:
         """Say whether more waits for a model than may, with what is about to."""
-        return engine.waiting_tokens + coming_tokens >= self._limits.waiting_tokens
+        most = min(self._limits.waiting_tokens, self._tokens_per_s(engine) * self._limits.waiting_s)
+        return engine.waiting_tokens + coming_tokens >= most
 
     def are_full(self, engines: Sequence[Engine]) -> bool:
         """Say whether that is so for all of some models."""
@@ -96,12 +97,16 @@ class Batcher:
 
     def overloaded(self, engine: Engine) -> Refusal:
         """Return the refusal of what comes while that is so."""
-        wait_s = engine.waiting_tokens / (engine.tokens_per_s * self._workers.num_threads)
+        wait_s = engine.waiting_tokens / self._tokens_per_s(engine)
         return Refusal(
             "overloaded",
-            f"more than {self._limits.waiting_tokens} tokens wait for {engine.name}; try again a little later",
+            f"{engine.waiting_tokens} tokens wait for {engine.name}; try again a little later",
             retry_s=max(LEAST_RETRY_S, wait_s),
         )
+
+    def _tokens_per_s(self, engine: Engine) -> float:
+        """What all threads do together; a quick model runs on the event loop alone."""
+        return engine.tokens_per_s * (1 if engine.is_quick else self._workers.num_threads)
 
     def _require_size(self, tokenized: TokenizedTexts, *, truncate: bool) -> None:
         if not truncate and any(tokenized.is_cut):

@@ -34,9 +34,9 @@ _TELLING = re.compile(
     rb"\r\n(content-length|transfer-encoding|expect|connection|upgrade|x-request-id)[ \t]*:[ \t]*([^\r]*)",
     re.IGNORECASE,
 )
-
-
 _UPGRADE = re.compile(rb"(?<=\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
+_CUT_UPGRADE = re.compile(rb"\r?\n(u(p(g(r(a(d(e[ \t]?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
+"""The end of a packet that may be in the middle of that name."""
 
 
 class Connection(HttpToolsProtocol):
@@ -50,7 +50,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(**given)
         self._door: Door = self.config.app.door  # type: ignore[union-attr]
         self.is_between, self._is_in_head, self._head_bytes = True, False, 0
-        self._refused_at = 0.0
+        self._held, self._refused_at = b"", 0.0
         self._head_timer: asyncio.TimerHandle | None = None
         self.is_lost = False
         self.on_lost: Callable[[], None] | None = None
@@ -62,6 +62,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came: refuse it here, or pass it on."""
+        data, self._held = self._held + data, b""
         if self.is_between and (self.cycle is None or self.cycle.response_complete):
             reply = self._door.refusal_of(data)
             if reply is not None:
@@ -72,16 +73,27 @@ class Connection(HttpToolsProtocol):
             if len(data) > self._door.head_bytes and data.find(HEAD_END, 0, self._door.head_bytes) < 0:
                 self._refuse_long_head()
                 return
-        if b"pgrade" in data and (self.is_between or self._is_in_head):
-            head, end, body = data.partition(HEAD_END)
-            data = _UPGRADE.sub(b"x-declined", head) + end + body
-        super().data_received(data)
+        if self.is_between or self._is_in_head:
+            data = self._without_offer(data)
+        if data:
+            super().data_received(data)
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._door.head_bytes:
                 self._refuse_long_head()
         if self._head_timer is None and self._is_expected:
             self._head_timer = self.loop.call_later(self._door.timeout_s, self._refuse_slow_head)
+
+    def _without_offer(self, data: bytes) -> bytes:
+        """Rename the header that offers another protocol; where a packet ends in its name, keep that for the next."""
+        head, end, body = data.partition(HEAD_END)
+        if not end and (cut := _CUT_UPGRADE.search(head)):
+            head, self._held = head[: cut.start()], head[cut.start() :]
+        return _UPGRADE.sub(b"x-declined", head) + end + body if b"pgrade" in head.lower() else head + end + body
+
+    def send_400_response(self, msg: str) -> None:
+        """Say in our own form that this is no HTTP."""
+        self._refuse_head("invalid", f"{msg} Send HTTP/1.1.")
 
     def on_message_begin(self) -> None:
         """Note that a request begins."""

@@ -40,21 +40,22 @@ class Guard:
         began = time.perf_counter()
         request_id = self._id(scope["headers"])
         scope.setdefault("state", {})
-        status = GONE
+        status, seconds = GONE, 0.0
 
         async def send_on(message: Message) -> None:
-            nonlocal status
+            nonlocal status, seconds
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
                 if self.is_draining:
                     message["headers"].append((b"connection", b"close"))
+            seconds = time.perf_counter() - began  # how long its client takes to read it is another matter
             await send(message)
 
         try:
             await self._app(scope, receive, send_on)
         finally:
-            seconds = time.perf_counter() - began
+            seconds = seconds or time.perf_counter() - began
             self.metrics.replied(scope["state"].get(PATH, "other"), status, seconds)
             if (status >= 400 and status != TOO_MANY) or self._log_requests:
                 self._log(scope, request_id, status, seconds)

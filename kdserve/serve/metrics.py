@@ -23,7 +23,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "kdserve_request_seconds",
-            "From a request's head to its reply.",
+            "From a request's head to its reply, read or not.",
             ["path"],
             buckets=_SECONDS,
             registry=registry,

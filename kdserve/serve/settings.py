@@ -16,7 +16,8 @@ from kdserve.toml import apply_override, build, merge
 class Limits:
     """Bounds on what one request may ask for, and on how much may wait.
 
-    A request of up to `tokens` is taken whole or not at all: while `waiting_tokens` wait for its model it gets a 429.
+    A request of up to `tokens` is taken whole or not at all: while `waiting_tokens` wait for its model, or what takes
+    `waiting_s` by the speed that the model had at the start, it gets a 429.
     What is to be translated or summarised is counted in characters. `waiting_bytes` bounds the bodies of all requests
     under way, and the replies that are not read yet, those of up to 64 KiB aside.
     `timeout_s` is the time from a request's arrival to its answer.
@@ -27,6 +28,7 @@ class Limits:
     texts: int = 2048
     tokens: int = 262_144
     waiting_tokens: int = 65_536
+    waiting_s: float = 5.0
     waiting_bytes: int = 64_000_000
     characters: int = 20_000
     waiting_characters: int = 80_000
@@ -86,6 +88,7 @@ _LEAST = {
     "limits.texts": 1,
     "limits.tokens": 1,
     "limits.waiting_tokens": 1,
+    "limits.waiting_s": 0.001,
     "limits.waiting_bytes": 0,
     "limits.characters": 1,
     "limits.waiting_characters": 1,

@@ -6,6 +6,7 @@ N texts, W width of a row. Of a model that writes, what is said of tokens is mea
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,7 @@ class Engine:
     run: Callable[[Any], Rows]
     job_tokens: int = 512
     inline_tokens: int = 0
-    tokens_per_s: float = 1.0
+    tokens_per_s: float = math.inf
     waiting: dict[Ticket, None] = field(default_factory=dict)
     waiting_tokens: int = 0
 

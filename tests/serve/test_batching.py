@@ -245,6 +245,24 @@ def test_over_the_bound_a_request_is_refused_whole_and_told_when_to_come_back():
     play(scene, limits=Limits(waiting_tokens=20))
 
 
+def test_what_takes_a_model_longer_than_may_wait_is_refused_too():
+    async def scene(ask, model, engine):
+        engine.tokens_per_s = 10.0
+        model.gate.clear()
+        running = ask("1 " * 100)
+        await until_running(model)
+        waiting = ask("2 " * 20)
+        await asyncio.sleep(0)
+        with pytest.raises(Refusal) as caught:
+            await ask("3")
+        assert dict(caught.value.headers)[b"retry-after-ms"] == b"2000"
+        model.gate.set()
+        await asyncio.gather(running, waiting)
+        assert (await ask("3")).rows.tolist() == [[3]]
+
+    play(scene, limits=Limits(waiting_s=2))
+
+
 def test_a_cancelled_request_frees_its_place_and_is_never_run():
     async def scene(ask, model, engine):
         model.gate.clear()

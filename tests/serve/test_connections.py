@@ -75,6 +75,24 @@ def test_offers_of_another_protocol_are_overlooked_and_the_body_is_read(server: 
                 assert b'"total_tokens"' in first.read(int(sizes[0].split()[1]))
 
 
+def test_an_offer_that_comes_in_two_packets_is_overlooked_too(server: ServerProcess):
+    asked = request(b'{"input": "a", "model": "tiny-static"}', more=b"Connection: Upgrade\r\nUPGRADE: h2c\r\n")
+    start = asked.index(b"\r\nUPGRADE")
+    for cut in range(start, asked.index(b"h2c") + 1):
+        with sending(server, asked[:cut]) as connection:
+            time.sleep(0.02)
+            connection.sendall(asked[cut:])
+            assert reply_of(connection)[0] == 200, asked[:cut]
+
+
+def test_what_is_no_http_is_told_so_in_the_form_of_other_errors(server: ServerProcess):
+    for data in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02", EMBEDDINGS + b"content-length: -2\r\n\r\n"):
+        with sending(server, data) as connection:
+            status, told = reply_of(connection)
+            error = json.loads(told)["error"]
+            assert (status, error["type"], error["code"]) == (400, "invalid_request_error", "invalid")
+
+
 def test_a_compressed_body_is_refused(server: ServerProcess):
     body = gzip.compress(b'{"input": "a", "model": "tiny-static"}')
     answer = server.post("/v1/embeddings", body, headers={"Content-Encoding": "gzip"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -16,9 +17,12 @@ from pathlib import Path
 
 import pytest
 from serverprocess import BUNDLES, Answer, ServerProcess, served, until
+from starlette.types import Receive, Scope, Send
 
 from kdserve import Encoder, Retriever
 from kdserve.search import Document
+from kdserve.serve.guard import Guard
+from kdserve.serve.metrics import Metrics
 
 STATIC = BUNDLES / "static"
 MANY = ["a long text of many words that take their time " * 4] * 2000
@@ -121,6 +125,24 @@ def test_metrics_count_what_was_done():
     assert 'kdserve_texts_cut_total{model="tiny-static"} 1.0' in text
     assert 'kdserve_batch_texts_sum{model="tiny-static"} 2.0' in text
     assert 'kdserve_waiting_tokens{model="tiny-static"} 0.0' in text
+
+
+def test_the_seconds_of_a_request_end_where_its_reply_is_written_whenever_that_is_read(monkeypatch: pytest.MonkeyPatch):
+    now, metrics = [1.0], Metrics()
+    monkeypatch.setattr("kdserve.serve.guard.time.perf_counter", lambda: now[0])
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        now[0] += 2
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b""})
+        now[0] += 100
+
+    async def nobody(*message: object) -> None:
+        return None
+
+    guard = Guard(answer, metrics, log_requests=False)
+    asyncio.run(guard({"type": "http", "headers": []}, nobody, nobody))
+    assert b'kdserve_request_seconds_sum{path="other"} 2.0' in metrics.write(num_lost=0)
 
 
 def test_browsers_of_other_origins_are_let_in_by_name_alone():
