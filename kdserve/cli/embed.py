@@ -10,10 +10,9 @@ import typer
 
 from kdserve.cli.console import progress_bars, say
 from kdserve.cli.documents import open_source
-from kdserve.cli.options import Device, Threads
+from kdserve.cli.options import DEFAULT_BUNDLE, Device, Threads
 from kdserve.errors import DataError
 
-DEFAULT_BUNDLE = "kdserve-static"
 CHUNK_TEXTS = 2048
 
 

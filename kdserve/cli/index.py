@@ -23,7 +23,7 @@ from kdserve.cli.documents import (
     with_languages,
 )
 from kdserve.cli.milvus import Milvus, build_collection, open_collection, refuse_in_milvus
-from kdserve.cli.options import Device, Fields, Threads
+from kdserve.cli.options import DEFAULT_BUNDLE, Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from kdserve.datatypes import Embedder
     from kdserve.search.protocol import RetrieverProtocol
 
-DEFAULT_BUNDLE = "kdserve-static"
 IndexFolder = Annotated[Path, typer.Argument(help="An index folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Texts = Annotated[
@@ -73,8 +72,12 @@ def build(
     texts: Texts,
     out: Annotated[Path, typer.Option(help="The index folder to make, or with --milvus the collection.")],
     bundle: Annotated[
-        str, typer.Option(help="Bundle folder, a published student's name, or a teacher.")
-    ] = DEFAULT_BUNDLE,
+        str,
+        typer.Option(
+            help="Bundle folder, a published student's name, or a teacher; kdserve-static is quickest, and finds less.",
+            show_default=DEFAULT_BUNDLE,
+        ),
+    ] = "",
     queries_by: Annotated[
         str,
         typer.Option(help="A student or the teacher of the bundle, whose queries the index shall take: measure them."),
@@ -119,6 +122,9 @@ def build(
             lexical=lexical,
             queries_by=bool(queries_by),
         )
+    if not bundle:
+        bundle = DEFAULT_BUNDLE
+        say(f"{bundle} embeds; --bundle kdserve-static is quicker and finds less: kdserve models")
     name, lasting = _lasting_name(bundle), languages_by and _lasting_name(languages_by)
     workers = ray_workers_of(name, ray_workers, milvus=milvus, device=device, threads=threads) if ray_workers else None
     encoder = open_model(bundle, device=device, num_threads=threads)
