@@ -13,6 +13,7 @@ from kdserve import samples
 from kdserve.cli import app as whole
 from kdserve.cli import index as cli
 from kdserve.errors import DataError, FolderError
+from kdserve.search import describe
 
 BUNDLES = Path(__file__).parents[1] / "runtime" / "bundles"
 
@@ -50,6 +51,12 @@ def test_build_then_search(tmp_path, run, texts):
     answer = json.loads(run("search", tmp_path / "index", "train", "-k", 1, "--json"))
     assert answer["query"] == "train"
     assert [(hit["id"], hit["text"], hit["metadata"]) for hit in answer["hits"]] == [("b", "a train", {"year": 1999})]
+
+
+def test_without_a_bundle_the_student_that_finds_most_embeds_and_the_quickest_is_named(tmp_path, texts):
+    result = CliRunner().invoke(whole, ["index", "build", str(texts), "--out", str(tmp_path / "index")])
+    assert describe(tmp_path / "index").encoder_name == "kdserve-mini"
+    assert "kdserve-mini embeds; --bundle kdserve-static is quicker and finds less" in result.stderr
 
 
 def test_the_command_that_it_names_can_be_pasted(tmp_path, texts):
