@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -73,17 +73,19 @@ def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[R
 
     beside = out.with_name(f"{out.name}.published").resolve()
 
-    def opened(name: str) -> str:
-        if name not in published_names():
+    def opened(name: str, kind: Literal["bundle", "translator"] = "bundle") -> str:
+        if name not in published_names(kind):
             return name
         if not (beside / name).is_dir():
             from kdserve.export import reopen_bundle
 
-            reopen_bundle(find_bundle(name), beside / name)
+            reopen_bundle(find_bundle(name, kind=kind), beside / name)
         return str(beside / name)
 
     if isinstance(recipe, SequenceRecipe):
-        yield replace(recipe, student=replace(recipe.student, encoder=opened(recipe.student.encoder)))
+        own = recipe.student
+        begun = replace(own, encoder=opened(own.encoder), start=opened(own.start, "translator"))
+        yield replace(recipe, student=begun)
     else:
         student, teacher = recipe.student, recipe.teacher
         yield replace(

@@ -197,15 +197,15 @@ def _export_translator(
 
 @needs_extra("export")
 def reopen(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder or the name of a published student or classifier.")],
+    bundle: Annotated[str, typer.Argument(help="Bundle folder or a published name, of any kind.")],
     out: Annotated[Path, typer.Option(help="Student folder to write; must not exist.")],
 ) -> None:
     """Turn a bundle back into a student folder, to train further or to export again; rounded weights stay rounded."""
     from kdserve.cli.console import say
     from kdserve.export import reopen_bundle
-    from kdserve.runtime.published import find_bundle, published_names
+    from kdserve.runtime.published import find_bundle
 
-    reopen_bundle(find_bundle(bundle, kind="classifier" if bundle in published_names("classifier") else "bundle"), out)
+    reopen_bundle(find_bundle(bundle), out)
     say(f"next: student.start in a recipe, or kdserve export {quote(str(out))} --out BUNDLE")
 
 

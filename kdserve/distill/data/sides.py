@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer
 
 from kdserve.distill.data.corpus import digest_of
+from kdserve.distill.data.target_vocabulary import restore_target_vocabulary
 from kdserve.distill.data.vocabulary import read_vocabulary
 from kdserve.errors import FolderError, RecipeError
 from kdserve.quiet import quiet_transformers
@@ -180,6 +182,9 @@ def open_sides(
         if prefix or target_code:
             raise RecipeError(f"{folder} has a tokenizer a side; remove teacher.prefix, source_codes and target_code")
         source, target = (read_vocabulary(folder / name, key="the folder") for name in SIDES)
+        if json.loads(target.to_str())["model"]["type"] == "WordLevel":  # of a bundle that was opened again
+            vocabulary = target.get_vocab()
+            target = restore_target_vocabulary(sorted(vocabulary, key=vocabulary.__getitem__))
         return TokenizerPair(source=source, target=target, paddings=paddings)
     from transformers import AutoTokenizer
 

@@ -6,12 +6,13 @@ Digits stand one by one, so that a number is copied, not remembered.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from kdserve.distill.data.vocabulary import BYTE_TOKENS
-from kdserve.errors import DataError
+from kdserve.errors import DataError, FolderError
 
 TARGET_SPECIALS = ("<pad>", "</s>", "<unk>")
 TARGET_PAD, TARGET_END = 0, 1
@@ -40,8 +41,41 @@ def train_target_vocabulary(texts: Iterable[str], size: int) -> Tokenizer:
         most = len(learned["vocab"]) + len(BYTE_TOKENS)
         raise DataError(f"the texts hold only {most} tokens, not {size}; set vocabulary.size to {most} or less")
     pieces = sorted(set(learned["vocab"]) - set(TARGET_SPECIALS), key=learned["vocab"].get)
+    return _assembled(pieces, [tuple(merge) for merge in learned["merges"]])
+
+
+def restore_target_vocabulary(tokens: Sequence[str]) -> Tokenizer:
+    """Make such a vocabulary writable again, of which only its tokens are left, in the order of their numbers.
+
+    A piece is merged of the two that those before it leave of its letters. Where training made one of two pairs, the
+    second is lost, and with it a word in some thousands is cut otherwise.
+
+    Raises:
+        FolderError: the tokens are not of such a vocabulary.
+    """
+    start = len(TARGET_SPECIALS) + len(BYTE_TOKENS)
+    if tuple(tokens[:start]) != (*TARGET_SPECIALS, *BYTE_TOKENS):
+        raise FolderError(
+            "its target tokenizer only reads tokens back, and was not made by kdserve; give the student's folder"
+        )
+    pieces = list(tokens[start:])
+    ranks: dict[tuple[str, str], int] = {}
+    for piece in pieces:
+        parts = list(piece)
+        while len(parts) > 2:
+            rank, at = min((ranks.get(pair, len(pieces)), at) for at, pair in enumerate(pairwise(parts)))
+            if rank == len(pieces):
+                raise FolderError(
+                    f"its target tokenizer only reads tokens back: nothing makes {piece!r}; give the student's folder"
+                )
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if len(parts) == 2:
+            ranks[parts[0], parts[1]] = len(ranks)
+    return _assembled(pieces, list(ranks))
+
+
+def _assembled(pieces: Sequence[str], merges: list[tuple[str, str]]) -> Tokenizer:
     order = [*TARGET_SPECIALS, *BYTE_TOKENS, *pieces]
-    merges = [tuple(merge) for merge in learned["merges"]]
     vocabulary = {token: number for number, token in enumerate(order)}
     tokenizer = _shell(models.BPE(vocabulary, merges, unk_token=TARGET_SPECIALS[2], byte_fallback=True))
     tokenizer.add_special_tokens(list(TARGET_SPECIALS))

@@ -109,9 +109,9 @@ def prepare_writer(
 
 
 def _record(recipe: SequenceRecipe) -> dict[str, Any]:
-    """Return the recipe as JSON, the encoder by its name alone: its fingerprint is among the parents."""
+    """Return the recipe as JSON, encoder and start by their names alone: their fingerprints are among the parents."""
     record = recipe_record(recipe)
-    record["student"]["encoder"] = Path(recipe.student.encoder).name
+    record["student"] |= {"encoder": Path(recipe.student.encoder).name, "start": Path(recipe.student.start).name}
     return record
 
 

@@ -15,10 +15,12 @@ from kdserve.export.graphs.arithmetic import Arithmetic
 from kdserve.export.graphs.builder import MICROSOFT, Form, GraphBuilder
 from kdserve.export.graphs.transformer import LOWEST, activate, normalise
 from kdserve.export.read.weights import Array, LinearWeights, NormWeights
-from kdserve.export.sequence.tables import OUTPUT_TABLE, RowBits, multiply_rows, read_rows
+from kdserve.export.sequence.choice import best_scores
+from kdserve.export.sequence.tables import OUTPUT_TABLE, RowBits, multiply_rows, read_rows, scaled_by
 from kdserve.export.sequence.weights import AttentionWeights, DecoderLayer, DecoderWeights
 
 _NEVER = np.float32(-1e9)
+_BIAS = f"{OUTPUT_TABLE}.bias"
 
 
 def decoder_graph(
@@ -49,8 +51,7 @@ class _Step:
             bias = biases[min(index, len(biases) - 1)] if biases else ""
             hidden = self._layer(hidden, layer, index, bias)
         hidden = self._normalise(hidden, weights.final_norm, "final")
-        logits = self._logits(hidden)
-        self._choose(logits, never)
+        self._choose(*self._logits(hidden), never)
         heads, width = weights.num_heads, weights.layers[0].attention.key.weight.shape[1] // weights.num_heads
         inputs: dict[str, Form] = {
             "tokens": (TensorProto.INT64, ("rows",)),
@@ -127,8 +128,11 @@ class _Step:
         gated = graph.add("Mul", active, self._arithmetic.multiply(graph, operand, f"{name}.gate", layer.gate))
         return self._product(gated, f"{name}.down", layer.down)
 
-    def _logits(self, hidden: str) -> str:
-        """(B, V): the products with the output table, whose rows are tokens."""
+    def _logits(self, hidden: str) -> tuple[str, str]:
+        """(B, V): the products with the output table, whose rows are tokens; and what they are to be multiplied by.
+
+        That is (B, 1) and above 0, or none: where there is no bias, the best are the same with and without it.
+        """
         graph, weights = self._graph, self._weights
         hidden = graph.add("Squeeze", hidden, graph.vector(1))
         if (transform := weights.transform) is not None:
@@ -137,24 +141,32 @@ class _Step:
         if weights.output_scale != 1.0:
             hidden = graph.add("Mul", hidden, graph.scalar(weights.output_scale))
         operand = self._arithmetic.prepare(graph, hidden, f"{OUTPUT_TABLE}_input")
-        logits = multiply_rows(graph, operand, weights.output, bits=self._bits)
-        bias = weights.output_bias
-        return logits if bias is None else graph.add("Add", logits, graph.constant(f"{OUTPUT_TABLE}.bias", bias))
+        products, bias = multiply_rows(graph, operand, weights.output, bits=self._bits), weights.output_bias
+        if bias is None:
+            return products, operand.scales
+        return graph.add("Add", scaled_by(graph, products, operand.scales), graph.constant(_BIAS, bias)), ""
 
-    def _choose(self, logits: str, never: Sequence[int]) -> None:
+    def _choose(self, products: str, scales: str, never: Sequence[int]) -> None:
         """The K best by their logits or by their log-probabilities; a branch each, as one of them alone is computed."""
-        mask = np.zeros(len(self._weights.output), dtype=np.float32)
+        graph, size = self._graph, len(self._weights.output)
+        mask = np.zeros(size, dtype=np.float32)
         mask[list(never)] = _NEVER
 
         def best(scores: str) -> list[str]:
             allowed = graph.add("Add", scores, graph.constant("never", mask)) if never else scores
-            return graph.add_all("TopK", allowed, "num_best", outputs=2)
+            return best_scores(graph, allowed, size=size, num_best="num_best")
 
-        graph = self._graph
+        def by_log_probability() -> list[str]:
+            return best(graph.add("LogSoftmax", scaled_by(graph, products, scales), axis=-1))
+
+        def by_logit() -> list[str]:
+            values, ids = best(products)
+            return [scaled_by(graph, values, scales), ids]
+
         graph.either(
             "likely",
-            lambda: best(graph.add("LogSoftmax", logits, axis=-1)),
-            lambda: best(logits),
+            by_log_probability,
+            by_logit,
             names=("best_scores", "best_ids"),
             kinds=(TensorProto.FLOAT, TensorProto.INT64),
         )

@@ -34,7 +34,10 @@ def read_rows(graph: GraphBuilder, table_VH: Array, ids: str, *, name: str, bits
 
 
 def multiply_rows(graph: GraphBuilder, operand: Operand, table_VH: Array, *, bits: RowBits) -> str:
-    """Multiply a left side (B, H) by each row of the table that the decoder writes by: the name of a (B, V) tensor."""
+    """Multiply a left side (B, H) by each row of the table that the decoder writes by: the name of a (B, V) tensor.
+
+    It is to be multiplied by the left side's scales yet (`scaled_by`).
+    """
     if bits == 32:
         return graph.add("Gemm", operand.values, graph.constant(OUTPUT_TABLE, table_VH), transB=1)
     rows_VH, scales_V = _output_rows(table_VH)
@@ -44,8 +47,12 @@ def multiply_rows(graph: GraphBuilder, operand: Operand, table_VH: Array, *, bit
         scales,
         graph.constant(f"{OUTPUT_TABLE}.zero", np.zeros(len(rows_VH), np.int8)),
     ]
-    product = graph.fused("QGemm", operand.values, graph.scalar(1.0), operand.zero, *rows, transB=1)
-    return graph.add("Mul", product, operand.scales) if operand.scales else product
+    return graph.fused("QGemm", operand.values, graph.scalar(1.0), operand.zero, *rows, transB=1)
+
+
+def scaled_by(graph: GraphBuilder, x: str, scales: str) -> str:
+    """Multiply by scales, where there are any."""
+    return graph.add("Mul", x, scales) if scales else x
 
 
 def _output_rows(table_VH: Array) -> tuple[np.ndarray, Array]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kdserve.distill import distill
 from kdserve.distill.data.sides import open_sides
 from kdserve.distill.teachers.encoder_decoder import open_writer
 from kdserve.distill.teachers.writer import paddings_of
-from kdserve.export import GatePairs, WritingFloors, export_translator
+from kdserve.export import GatePairs, WritingFloors, export_translator, reopen_bundle
+from kdserve.manifest import verify_folder
 from kdserve.model_settings import SequenceSettings
 from kdserve.runtime.sequence import Translator
 
@@ -34,17 +38,38 @@ def test_a_distilled_student_goes_on_to_a_bundle_that_writes_the_same(
     begin = {"body": [BODY], "encoder": [f"student.encoder={embedder}"]}.get(family)
     recipe = writing_recipe(*(begin or [f"teacher.model={teachers[family]}", "student.decoder_layers=[0, 2]"]))
     distill(recipe, tmp_path / "student")
-    export_translator(
-        tmp_path / "student",
-        tmp_path / "bundle",
-        precision="fp32",
-        plain=NOTHING,
-        pairs=GatePairs(sources={"de": TEXTS[:1]}, references={}),
-        floors=WritingFloors(max_chrf_loss=100, max_spoilt=1, min_agreement=0),
-    )
+    _export(tmp_path / "student", tmp_path / "bundle")
     translator, model = Translator.load(tmp_path / "bundle", num_threads=1), open_writer(tmp_path / "student").eval()
     sides = open_sides(tmp_path / "student", paddings=paddings_of(model.config))
     for text in TEXTS:
         source = torch.tensor(sides.read([text], language="de", most=24))
         written = model.generate(input_ids=source, num_beams=1, max_new_tokens=16)
         assert translator.translate([text], num_beams=1) == sides.texts(written.tolist())
+
+
+def test_a_bundle_opens_again_and_goes_on_to_another_task(writing_recipe, tmp_path):
+    distill(writing_recipe(BODY), tmp_path / "student")
+    _export(tmp_path / "student", tmp_path / "bundle")
+    reopen_bundle(tmp_path / "bundle", tmp_path / "again")
+    begun = f"student.start={tmp_path / 'again'}"
+    distill(writing_recipe(begun, "train.steps=0"), tmp_path / "same")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("student", "same"))
+    assert before.keys() == after.keys()
+    own = [name for name in before if not ("position" in name or "token_type" in name)]  # one has the other's row in it
+    assert all(torch.equal(before[name], after[name]) for name in own)
+    pair = [open_sides(tmp_path / name, paddings=(0, 0)) for name in ("student", "same")]
+    assert pair[0].write(TEXTS, most=16) == pair[1].write(TEXTS, most=16)
+    distill(writing_recipe(begun, "task=summarise", "train.steps=2"), tmp_path / "brief")
+    settings = verify_folder(tmp_path / "brief", kind="sequence-student").settings
+    assert (settings["task"], settings["recipe"]["student"]["start"]) == ("summarise", "again")
+
+
+def _export(student: Path, out: Path) -> None:
+    export_translator(
+        student,
+        out,
+        precision="fp32",
+        plain=NOTHING,
+        pairs=GatePairs(sources={"de": TEXTS[:1]}, references={}),
+        floors=WritingFloors(max_chrf_loss=100, max_spoilt=1, min_agreement=0),
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdserve.cli.distill import published_students
+from kdserve.distill.data.sides import open_sides
 from kdserve.manifest import read_manifest
 from kdserve.recipe import load_recipe
 from kdserve.runtime.published import published_names
@@ -28,6 +29,17 @@ def test_a_published_student_goes_on_and_teaches_by_its_name(tiny_recipe, tmp_pa
         assert opened.student.start == opened.teacher.model
         assert read_manifest(Path(opened.student.start), kind="student").settings["name"] == "kdserve-mini"
     assert not (tmp_path / "adapted.published").exists()
+
+
+@pytest.mark.skipif("kdserve-gist" not in published_names("translator"), reason="kdserve-gist is not installed")
+def test_a_published_translator_goes_on_by_its_name(writing_folder, tmp_path):
+    recipe = load_recipe(writing_folder / "recipe.toml", overrides=["student.start=kdserve-gist", "task=summarise"])
+    with published_students(recipe, tmp_path / "brief") as opened:
+        manifest = read_manifest(Path(opened.student.start), kind="sequence-student")
+        assert (manifest.settings["name"], manifest.settings["table_bits"]) == ("kdserve-gist", 4)
+        sides = open_sides(Path(opened.student.start), paddings=(1, 0))
+        assert sides.texts(sides.write(["Nobody knows it's 1984."], most=16)) == ["Nobody knows it's 1984."]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_left_where_it_is(writing_folder, embedder, tmp_path):
