@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from records import Table, write_record
-from serving.process import PINNED, Server, run_json
+from serving.load import WARM_S
+from serving.process import PINNED, Refuser, Server, run_json
 from serving.trials import sigterm_trials, swap_trials
 
 from kdserve import Encoder
@@ -44,6 +45,12 @@ CALM = (
     ("calm p99, ms", "p99", "{:.1f}"),
     ("calm p99, of p50", "p99 of p50", "{:.1f}×"),
     ("calm, event loop kept from its CPU, ms a second", "waited", "{:.0f}"),
+)
+STARTS = (
+    ("ready after, s", "ready_s", "{:.2f}"),
+    ("memory at the start, MB", "start_mb", "{:.0f}"),
+    ("memory after load, MB", "load_1_mb", "{:.0f}"),
+    ("memory after load with two encoder threads, MB", "load_2_mb", "{:.0f}"),
 )
 
 
@@ -79,7 +86,7 @@ def write_requests(folder: Path, bundle: str, texts: Sequence[str], size: int) -
     return path
 
 
-def load(server: Server, requests: Path, **how: float) -> dict[str, Any]:
+def load(server: Server | Refuser, requests: Path, **how: float) -> dict[str, Any]:
     flags = [part for name, value in how.items() for part in (f"--{name}", str(value))]
     done = run_json(HERE / "serving" / "load.py", server.port, requests, "--pid", server.pid, *flags)
     assert not done["wrong"], f"{done['wrong']} replies were wrong"
@@ -134,11 +141,17 @@ def measure_load(bundle: str, work: Path, texts: Sequence[str], given: argparse.
         limits = ["--set", f"limits.waiting_tokens={WAITING[bundle]}"] if bundle in WAITING else []
         with Server(bundle, "--threads", 1, *limits) as server:
             stormy = load(server, requests, rate=capacity * OVERLOAD, seconds=given.seconds)
+        with Refuser() as refuser:
+            bare_refusals = load(refuser, requests, rate=capacity * OVERLOAD, seconds=given.seconds)
+        refusal_us = cost_us(bare_refusals) * given.seconds / (given.seconds + WARM_S)
+        refused_per_s = stormy["by_status"].get("429", 0) / given.seconds
         found[f"{size} a request"] = {
             "capacity_per_s": capacities,
             "calm": [calm_figures(one, given.seconds) for one in calm],
             "goodput": stormy["by_status"].get("200", 0) / given.seconds / capacity,
             "refused": stormy["by_status"].get("429", 0),
+            "bare_refusal_us": refusal_us,
+            "goodput_bound": 1 - refused_per_s * refusal_us / 1e6,
             "refused_ms": stormy["latency_ms"].get("429"),
             "answered_ms": stormy["latency_ms"].get("200"),
             "not_sent": stormy["lost"],
@@ -163,14 +176,21 @@ def calm_figures(done: dict[str, Any], seconds: float) -> dict[str, float]:
     }
 
 
-def measure_start(bundle: str, rounds: int) -> dict[str, float]:
-    """Seconds from the start of the process to readiness, and its memory then and at its highest."""
-    ready, peak = [], []
-    for _ in range(rounds):
+def measure_start(bundle: str, work: Path, texts: Sequence[str], given: argparse.Namespace) -> dict[str, float]:
+    """Seconds from the start of the process to readiness, and memory then and after load, with one thread and two."""
+    ready, found = [], dict[str, float]()
+    single, lists = write_requests(work, bundle, texts, 1), write_requests(work, bundle, texts, 32)
+    for _ in range(given.rounds):
         with Server(bundle, "--threads", 1) as server:
             ready.append(server.ready_s)
-            peak.append(server.peak_memory_bytes())
-    return {"ready_s": statistics.median(ready), "peak_memory_mb": statistics.median(peak) / 1e6}
+            found["start_mb"] = server.memory_bytes() / 1e6
+    for threads in (1, 2):
+        with Server(bundle, "--threads", threads, on_one_cpu=threads == 1) as server:
+            for requests in (single, lists):
+                load(server, requests, clients=32, seconds=given.seconds)
+            found[f"load_{threads}_mb"] = server.memory_bytes() / 1e6
+            found[f"load_{threads}_peak_mb"] = server.peak_memory_bytes() / 1e6
+    return {"ready_s": statistics.median(ready), **found}
 
 
 def table_of(figures: dict[str, Figures], note: str) -> Table:
@@ -202,17 +222,17 @@ def table_of(figures: dict[str, Figures], note: str) -> Table:
         for size in sizes:
             calm = [[one[key] for one in some.record["load"][size]["calm"]] for some in figures.values()]
             cells.append([f"{label}: {size}", *(form.format(statistics.median(some)) for some in calm)])
-    for key in ("sent under overload, of the capacity", "goodput", "429 p99, ms"):
+    for key in ("sent under overload, of the capacity", "goodput", "goodput beside bare refusals", "429 p99, ms"):
         for size in sizes:
             cells.append([f"{key}: {size}", *(_stormy(key, some.record["load"][size]) for some in figures.values())])
-    cells.append(["ready after, s", *(f"{some.record['start']['ready_s']:.2f}" for some in figures.values())])
-    cells.append(["peak memory, MB", *(f"{some.record['start']['peak_memory_mb']:.0f}" for some in figures.values())])
+    for label, key, form in STARTS:
+        cells.append([label, *(form.format(some.record["start"][key]) for some in figures.values())])
     return Table(columns=["", *figures], rows=cells, note=note)
 
 
 def _stormy(key: str, found: dict[str, Any]) -> str:
-    if key == "goodput":
-        return f"{found['goodput']:.0%}"
+    if key.startswith("goodput"):
+        return f"{found['goodput' if key == 'goodput' else 'goodput_bound']:.0%}"
     if key.startswith("sent"):
         return f"{found['sent']:.1f}×"
     return f"{found['refused_ms']['p99']:.1f}" if found["refused_ms"] else "–"
@@ -249,7 +269,7 @@ def main() -> None:
         for bundle in given.bundles.split(","):
             figures[bundle] = measure_costs(bundle, work, texts, given)
             figures[bundle].record["load"] = measure_load(bundle, work, texts, given)
-            figures[bundle].record["start"] = measure_start(bundle, given.rounds)
+            figures[bundle].record["start"] = measure_start(bundle, work, texts, given)
     cpus, versions, where = machine.num_cpus, machine.versions, "different CPUs" if PINNED else "one"
     note = (
         f"{machine.cpu}, {cpus} CPUs; one encoder thread; server and load generator on {where}; "

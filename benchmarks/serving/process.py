@@ -26,11 +26,18 @@ def on_its_cpus(*, server: bool) -> list[str]:
 
 
 class Server:
-    """`kdserve serve` on its CPU and any free port of 127.0.0.1, stopped at the end of the block."""
+    """`kdserve serve` on its CPU, or on all, and any free port of 127.0.0.1, stopped at the end of the block."""
 
-    def __init__(self, *arguments: object, drain_s: float = 0.0) -> None:
+    def __init__(self, *arguments: object, drain_s: float = 0.0, on_one_cpu: bool = True) -> None:
         command = [sys.executable, "-m", "kdserve.cli", "serve", *map(str, arguments)]
-        self._command = [*on_its_cpus(server=True), *command, "--port", "0", "--set", f"drain_s={drain_s}"]
+        self._command = [
+            *(on_its_cpus(server=True) if on_one_cpu else []),
+            *command,
+            "--port",
+            "0",
+            "--set",
+            f"drain_s={drain_s}",
+        ]
 
     def __enter__(self) -> Server:
         began = time.monotonic()
@@ -65,6 +72,35 @@ class Server:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
         return int(psutil.Process(self.pid).memory_info().rss)
+
+    def memory_bytes(self) -> int:
+        """Resident memory. Where the system tells (Linux does), pages that are mapped twice count once: each session
+        of a graph maps the same weights."""
+        path, largest, key = Path(f"/proc/{self.pid}/smaps"), dict[tuple[str, ...], int](), ("",)
+        if not path.exists():
+            return int(psutil.Process(self.pid).memory_info().rss)
+        for line in path.read_text().splitlines():
+            name, *rest = line.split()
+            if name == "Rss:":
+                largest[key] = max(largest.get(key, 0), int(rest[0]) * 1024)
+            elif not name.endswith(":"):  # addresses, rights, offset, device, inode; memory of no file is itself alone
+                key = tuple(rest[1:4]) if rest[3] != "0" else (name,)
+        return sum(largest.values())
+
+
+class Refuser:
+    """`refusing.py` in a server's place."""
+
+    def __enter__(self) -> Refuser:
+        command = [*on_its_cpus(server=True), sys.executable, str(Path(__file__).parent / "refusing.py")]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port, self.pid = int(self._process.stdout.readline()), self._process.pid
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def run_json(script: Path, *arguments: object) -> dict[str, Any]:
