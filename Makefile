@@ -66,7 +66,7 @@ interop: $(VENV)/ready $(VENV)-optimum/ready $(VENV)-interop/ready
 
 cluster: $(VENV)-cluster/ready
 	$(VENV)-cluster/bin/python -m pytest --no-skips tests/search/test_cluster.py tests/search/test_milvus.py \
-		tests/serve/test_ray.py
+		tests/search/test_protocol.py tests/serve/test_ray.py
 
 adapters: $(VENV)-clients/ready
 	$(VENV)-clients/bin/python -m pytest --no-skips tests/adapters

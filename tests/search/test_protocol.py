@@ -4,7 +4,7 @@ import pytest
 from test_passages import LONG, Counting
 
 from kdserve.errors import DataError
-from kdserve.search import Document, Retriever
+from kdserve.search import Document, NewMetadata, Retriever
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Milvus Lite's own
 
@@ -72,6 +72,21 @@ def test_documents_come_change_and_go(retriever):
     assert not {"z", "g"} & set(ids(retriever.search("an okapi", 9)))
 
 
+def test_metadata_changes_without_the_text(retriever):
+    retriever.update([NewMetadata(id="long", language="en", metadata={"n": 7, "tags": ["a", "b"]})])
+    retriever.update([NewMetadata(id="t0", metadata={"n": None}), Document(text="a zebra", id="t1")])
+    long = retriever.search(LONG[300:420], 1, where="n == 7")[0]
+    assert (long.id, long.language, dict(long.metadata)) == ("long", "en", {"n": 7, "tags": ["a", "b"]})
+    assert dict(retriever.search("a red apple", 1)[0].metadata) == {}
+    assert retriever.search("a zebra", 1)[0].id == "t1"
+    assert len(retriever) == 5
+
+
+def test_it_knows_which_texts_it_has(retriever):
+    retriever.add([Document(text="counted")])
+    assert retriever.texts_among(["counted", LONG, "a red", "not there"]) == {"counted", LONG}
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
@@ -82,6 +97,8 @@ def test_documents_come_change_and_go(retriever):
         (lambda it: it.add([]), DataError),
         (lambda it: it.add([Document(text="again", id="t0")]), DataError),
         (lambda it: it.update([]), DataError),
+        (lambda it: it.update([NewMetadata(id="nowhere", metadata={"n": 1})]), DataError),
+        (lambda it: it.update([NewMetadata(id="t0"), NewMetadata(id="t0")]), DataError),
         (lambda it: it.delete(["t0", "nowhere"]), DataError),
         (lambda it: it.delete("t0"), TypeError),
     ],
