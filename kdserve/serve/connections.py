@@ -165,6 +165,7 @@ class Door:
         self._batcher, self._guard = batcher, guard
         self._written: dict[str, bytes] = {}
         self._fresh_until = 0.0
+        self._few_bytes = limits.waiting_tokens * BYTES_A_TOKEN // 16  # not worth a turn of their own
         self._let_in_bytes = 0  # of requests in this turn of the event loop: the batcher knows of none of them yet
 
     def refusal_of(self, data: bytes) -> bytes | None:
@@ -193,9 +194,9 @@ class Door:
         return self._batcher.are_full(engines)
 
     def _let_in(self, num_bytes: int) -> None:
-        if not self._let_in_bytes:
+        before, self._let_in_bytes = self._let_in_bytes, self._let_in_bytes + num_bytes
+        if before <= self._few_bytes < self._let_in_bytes:
             asyncio.get_running_loop().call_soon(self._begin_turn)
-        self._let_in_bytes += num_bytes
 
     def _begin_turn(self) -> None:
         self._let_in_bytes = 0
