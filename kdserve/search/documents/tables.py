@@ -61,12 +61,12 @@ def read_csv(path: Path) -> Iterator[tuple[int, Record]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
-    """One object a line, with its line number."""
+    """One object a line, with its line number. NaN is nothing, as in Parquet."""
     for number, line in read_lines(path):
         if not line.strip():
             continue
         try:
-            record = json.loads(line, object_pairs_hook=_object)
+            record = json.loads(line, object_pairs_hook=_object, parse_constant=_constant)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{show(path)} line {number} is no JSON ({error}); fix the line") from error
         except DataError as error:
@@ -132,6 +132,11 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
     if twice := _first_repeated(names):
         raise DataError(f"two fields are named {twice!r}; rename one or leave it out")
     return dict(zip(names, (value for _, value in pairs), strict=True))
+
+
+def _constant(name: str) -> float | None:
+    """What Python and pandas write for a missing number is missing."""
+    return None if name == "NaN" else float(name)
 
 
 def _first_repeated(names: Sequence[str]) -> str:
