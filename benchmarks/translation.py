@@ -4,11 +4,11 @@ memory, bit-identity over batch sizes, loops and empties, beside CTranslate2 on 
     python benchmarks/translation.py BUNDLE LINES.txt [--pairs PAIRS.tsv] [--fp32 BUNDLE] [--student FOLDER]
         [--outputs NAME=FILE.txt]
 
-`LINES.txt` has a source a line. With `--pairs` quality is measured too, by domain and language, greedily and with four
-beams, and with `--fp32`, the same student's bundle in float32, what int8 lost; `--outputs` are what others wrote for
-the pairs, a line each. `--student` is the student's folder, for CTranslate2 (pip install ctranslate2) in int8 on the
-same source tokens, greedily and with four beams, and how many of its outputs are ours: an encoder and decoder of the
-BERT kind (`ctranslate2_model.py`; "bare" is without the layer that stands for the output's transform, and writes as
+`LINES.txt` has a source a line. With `--pairs` quality is measured too, by domain and language, greedily and with two
+to four beams, and with `--fp32`, the same student's bundle in float32, what int8 lost; `--outputs` are what others
+wrote for the pairs, a line each. `--student` is the student's folder, for CTranslate2 (pip install ctranslate2) in int8
+on the same source tokens, greedily and with four beams, and how many of its outputs are ours: an encoder and decoder of
+the BERT kind (`ctranslate2_model.py`; "bare" is without the layer that stands for the output's transform, and writes as
 many tokens as we do), or a transformers folder with one tokenizer.json (Marian, BART, M2M100 or T5; 4.8 wants the names
 of transformers 4 in config.json: normalize_before, normalize_embedding, add_final_layer_norm). One thread each, in
 turns; medians.
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from kdserve.json_files import read_object
 from kdserve.runtime.sequence.settings import SOURCE_NAME
 
 ALONE, BATCH, LIMIT = 32, 32, 96
+BEAMS = (2, 3, 4)
 PEER = "CTranslate2 int8"
 SIZES = (1, 2, 3, 5, 8, 13, 32, 64)
 Ids = Sequence[Sequence[int]]
@@ -59,8 +61,9 @@ def main() -> None:
     translator = Translator.load(arguments.bundle, num_threads=1)
     ids = translator.tokenize(lines[:256])
     contenders: dict[str, Write] = {"kdserve": _own(translator)}
+    contenders |= {f"kdserve, {count} beams": _own(translator, count) for count in BEAMS}
     if arguments.student:
-        contenders |= {"kdserve, 4 beams": _own(translator, 4), **_ctranslate2(translator, arguments.student, ids)}
+        contenders |= _ctranslate2(translator, arguments.student, ids)
     speeds = _speeds(contenders, ids, arguments.rounds)
     first, peak = zip(*(_first_translation(arguments.bundle, lines[0]) for _ in range(arguments.rounds)), strict=True)
     outputs = translator.translate(lines)
@@ -209,7 +212,7 @@ def _quality(arguments: argparse.Namespace) -> dict[str, Any]:
     own = Translator.load(arguments.bundle, num_threads=1)
     writers: dict[str, Callable[[Sequence[str]], Sequence[str]]] = {
         "greedy": own.translate,
-        "4 beams": lambda texts: own.translate(texts, num_beams=4),
+        **{f"{count} beams": partial(own.translate, num_beams=count) for count in BEAMS},
     }
     if arguments.fp32:
         writers["greedy, fp32"] = Translator.load(arguments.fp32, num_threads=1).translate

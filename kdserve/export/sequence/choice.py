@@ -21,16 +21,16 @@ def best_scores(graph: GraphBuilder, scores: str, *, size: int, num_best: str) -
     block = _block(size)
     if not block:
         return graph.add_all("TopK", scores, num_best, outputs=2)
-    blocks, width = size // block, graph.scalar(block, np.int64)
+    blocks = size // block
     by_block = graph.add("Reshape", scores, graph.vector(0, blocks, block))
     highest = graph.add("ReduceMax", by_block, graph.vector(2), keepdims=0)
     taken = graph.add("Min", num_best, graph.vector(blocks))
-    chosen = graph.add_all("TopK", highest, taken, outputs=2)[1]
-    gathered = graph.add("GatherND", by_block, graph.add("Unsqueeze", chosen, graph.vector(2)), batch_dims=1)
-    values, places = graph.add_all("TopK", graph.add("Reshape", gathered, graph.vector(0, -1)), num_best, outputs=2)
-    owner = graph.add("GatherElements", chosen, graph.add("Div", places, width), axis=1)
-    inside = graph.add("Mod", places, width)
-    return [values, graph.add("Add", graph.add("Mul", owner, width), inside)]
+    chosen = graph.add("Unsqueeze", graph.add_all("TopK", highest, taken, outputs=2)[1], graph.vector(2))
+    inside = graph.constant(f"places_{block}", np.arange(block, dtype=np.int64))
+    places = graph.add("Add", graph.add("Mul", chosen, graph.scalar(block, np.int64)), inside)
+    places = graph.add("Reshape", places, graph.vector(0, -1))
+    values, order = graph.add_all("TopK", graph.add("GatherElements", scores, places, axis=1), num_best, outputs=2)
+    return [values, graph.add("GatherElements", places, order, axis=1)]
 
 
 def _block(size: int) -> int:
