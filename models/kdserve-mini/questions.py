@@ -1,0 +1,233 @@
+"""Questions and encyclopaedic text for kdserve-mini's second stage: one file of texts, from data sets on disk.
+
+    python models/kdserve-mini/questions.py CHECKOUTS DATA TEXTS
+
+CHECKOUTS holds git repositories, bare or not, in folders named OWNER+NAME; those that are there are read. DATA is laid
+out as for the recipe. Each line of TEXTS has language, role, group, domain and text, cut by tabs; texts of one group
+say the same. Nothing is written that stands in the evaluation sets below DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import random
+import re
+import subprocess
+import unicodedata
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdserve.evaluate import read_questions
+from kdserve.recipe import load_recipe
+
+RECIPE = load_recipe(Path(__file__).with_name("recipe.toml"))
+LANGUAGES = [*RECIPE.languages, *RECIPE.weak_languages]
+ASKED = {"el", "hi", "vi", "ru", "de", "es", "ro", "tr", "ar", "th"}
+"""Languages with few questions of their own below: they get more made ones."""
+UNSPACED = {"ja", "zh", "th"}
+QUESTION_MARK = re.compile(r"[?？؟;]\s*$")
+PUD = {
+    "Arabic": "ar", "Chinese": "zh", "Czech": "cs", "English": "en", "Finnish": "fi", "French": "fr", "German": "de",
+    "Hindi": "hi", "Indonesian": "id", "Italian": "it", "Japanese": "ja", "Korean": "ko", "Polish": "pl",
+    "Portuguese": "pt", "Russian": "ru", "Spanish": "es", "Swedish": "sv", "Thai": "th", "Turkish": "tr",
+}  # fmt: skip
+MOST = {"trivia": 12_000, "ja": 8_000, "passages": 900}
+
+Text = tuple[str, str, str, str, str]
+"""Language, role ("q" under the prompt of questions, "p" under that of passages), group, domain, text."""
+
+
+def main() -> None:
+    """Write the texts, in random order, and print how many of each domain and role there are."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkouts", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("texts", type=Path)
+    arguments = parser.parse_args()
+    rng = random.Random(RECIPE.seed)
+    seen = evaluated(arguments.data)
+    kept: dict[tuple[str, str, str], Text] = {}
+    dropped = 0
+    for text in (*native(arguments.checkouts, rng), *parallel(arguments.data, rng)):
+        if sentences(text[-1]) & seen:
+            dropped += 1
+        elif len(text[-1]) > 1:
+            kept.setdefault((text[0], text[1], text[-1]), text)
+    rows = list(kept.values())
+    rng.shuffle(rows)
+    arguments.texts.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    for (domain, role), count in sorted(Counter((row[3], row[1]) for row in rows).items()):
+        print(f"{count}\t{domain}\t{role}")
+    print(f"{len(rows)} texts; {dropped} left out that are in evaluation sets")
+
+
+def native(checkouts: Path, rng: random.Random) -> Iterator[Text]:
+    """Yield questions that people asked of encyclopaedias, and the paragraphs that they asked."""
+    for language, tag, question, paragraphs in (
+        ("ja", "jaquad", *squad(checkouts, "SkelterLabsInc+JaQuAD", "data/train/")),
+        ("zh", "drcd", *squad(checkouts, "DRCKnowledgeTeam+DRCD", "DRCD_")),
+        ("zh", "cmrc2018", *squad(checkouts, "ymcui+cmrc2018", "data/cmrc2018_")),
+        ("ar", "arcd", *squad(checkouts, "husseinmozannar+SOQAL", "data/arcd.json")),
+        ("fr", "piaf", *squad(checkouts, "etalab-ia+piaf-code", "piaf-v1.0.json")),
+        ("pt", "faquad", *squad(checkouts, "liafacom+faquad", "data/dataset.json")),
+        ("th", "iapp-wiki-qa", *thai(checkouts)),
+    ):
+        asked = rng.sample(question, min(len(question), MOST["ja"]))
+        yield from ((language, "q", "", tag, clean(text)) for text in asked)
+        whole = rng.sample(paragraphs, min(len(paragraphs), MOST["passages"]))
+        yield from ((language, "p", "", tag, cut(clean(text), language)) for text in whole)
+    trivia = [
+        " ".join(part.split("\n^")[0].split())
+        for name in files(checkouts, "uberspot+OpenTriviaQA", "categories/")
+        for part in show(checkouts, "uberspot+OpenTriviaQA", name).decode("utf-8", "replace").split("#Q ")[1:]
+    ]
+    for text in rng.sample(trivia, min(len(trivia), MOST["trivia"])):
+        yield "en", "q", "", "opentriviaqa", clean(text)
+    for repository, folder in (("KGQA+QALD_9_plus", "data/"), ("KGQA+QALD-10", "data/qald_10/qald_10.json")):
+        for name in files(checkouts, repository, folder, ".json"):
+            for item in json.loads(show(checkouts, repository, name))["questions"]:
+                for said in item["question"]:
+                    if said["language"] in (*LANGUAGES, "en"):
+                        yield said["language"], "q", f"{repository}-{item['id']}", "qald", clean(said["string"])
+    for name, language in PUD.items():
+        repository = f"UniversalDependencies+UD_{name}-PUD"
+        for path in files(checkouts, repository, "", ".conllu"):
+            found = show(checkouts, repository, path).decode()
+            ids = re.findall(r"^# sent_id = (\S+)", found, re.MULTILINE)
+            for number, text in zip(ids, re.findall(r"^# text = (.+)$", found, re.MULTILINE), strict=True):
+                yield language, "p", f"pud-{number}", "pud", clean(text)
+                yield language, "q", "", "pud", span(clean(text), language, rng)
+
+
+def squad(checkouts: Path, repository: str, prefix: str) -> tuple[list[str], list[str]]:
+    """Return the questions and the paragraphs of files laid out as SQuAD's, or as CMRC's are."""
+    questions, paragraphs = [], []
+    for name in files(checkouts, repository, prefix, ".json"):
+        record = json.loads(show(checkouts, repository, name))
+        parts = record if isinstance(record, list) else [one for topic in record["data"] for one in topic["paragraphs"]]
+        for part in parts:
+            paragraphs.append(part.get("context") or part["context_text"])
+            questions += [one.get("question") or one["query_text"] for one in part["qas"]]
+    return questions, paragraphs
+
+
+def thai(checkouts: Path) -> tuple[list[str], list[str]]:
+    """Return the questions and different paragraphs of iapp-wiki-qa-dataset."""
+    raw = show(checkouts, "iapp-technology+iapp-wiki-qa-dataset", "squad_format/data.zip")
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        rows = [json.loads(line) for name in archive.namelist() for line in archive.read(name).splitlines() if line]
+    return [row["question"] for row in rows], sorted({row["context"] for row in rows})
+
+
+def parallel(data: Path, rng: random.Random) -> Iterator[Text]:
+    """Yield everyday questions with their partners, spans of longer text as made questions, and older text."""
+    for language in LANGUAGES:
+        excluded = RECIPE.data[0].exclude
+        everyday = [row for row in rows_of(data, "parallel", language) if row[2] not in excluded]
+        everyday = [row for row in everyday if f"{row[2]}:{language}" not in excluded]
+        prose = rows_of(data, "parallel-docs", language) + [r for r in everyday if r[2] in ("tico19", "indic-wiki")]
+        passages = rows_of(data, "passages", language)
+        many = language in ASKED
+        spoken = [row for row in everyday if row[2].startswith(("tatoeba", "tanaka", "opensubs"))]
+        asking = [row for row in everyday if QUESTION_MARK.search(row[0]) or QUESTION_MARK.search(row[1])]
+        stating = [row for row in spoken or everyday if not QUESTION_MARK.search(row[0])]
+        yield from pairs(some(asking, 1_000 if many else 450, rng), language, "q")
+        yield from pairs(some(stating, 350, rng), language, "p")
+        yield from pairs(some(prose, 120, rng), language, "p")
+        yield from pairs(some(passages, 24, rng), language, "p")
+        for _, text, domain in some([row for row in prose if len(row[1]) > 40], 2_000 if many else 600, rng):
+            yield language, "q", "", domain, span(text, language, rng)
+
+
+def pairs(rows: list[list[str]], language: str, role: str) -> Iterator[Text]:
+    """Yield both sides of pairs, as one group each."""
+    for source, text, domain in rows:
+        yield "en", role, f"en-{source}", domain, source
+        yield language, role, f"en-{source}", domain, text
+
+
+def rows_of(data: Path, kind: str, language: str) -> list[list[str]]:
+    """Return the lines of one file of pairs, or none."""
+    path = data / kind / f"{language}-en.tsv.gz"
+    if not path.is_file():
+        return []
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [line.rstrip("\n").split("\t")[:3] for line in file]
+
+
+def some(rows: list[list[str]], most: int, rng: random.Random) -> list[list[str]]:
+    """Draw some of the rows."""
+    return rng.sample(rows, min(most, len(rows)))
+
+
+def span(text: str, language: str, rng: random.Random) -> str:
+    """Return a few words that stand together, as people type them into a search box."""
+    parts, joint = (list(text), "") if language in UNSPACED else (text.split(), " ")
+    size = rng.randint(8, 24) if language in UNSPACED else rng.randint(4, 12)
+    first = rng.randint(0, max(0, len(parts) - size))
+    return joint.join(parts[first : first + size]).strip(" ,.;:!()[]{}«»“”\"'、。，")
+
+
+def cut(text: str, language: str) -> str:
+    """Cut a paragraph to about what XQuAD's have."""
+    return text[: 450 if language in ("ja", "zh") else 1_000]
+
+
+def clean(text: str) -> str:
+    """Make every run of white space one space; NFC."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def evaluated(data: Path) -> set[str]:
+    """Return every sentence of the evaluation sets, in the form that `sentences` compares."""
+    found: set[str] = set()
+    for path in (data / "eval" / "tatoeba-v1").glob("tatoeba.*"):
+        found.update(map(plain, path.read_text(encoding="utf-8").splitlines()))
+    for path in (data / "eval" / "stsb-multi-mt").glob("*.csv"):
+        found.update(plain(part) for part in re.split(r'[\n"]', path.read_text(encoding="utf-8")))
+    for one in read_questions(data / "eval" / "xquad-r-dev").values():
+        found.update(plain(question.text) for question in one.questions.values())
+        for paragraph in one.paragraphs:
+            found |= sentences(paragraph)
+    return found - {""}
+
+
+def sentences(text: str) -> set[str]:
+    """Return a text and its sentences of some length, in a form without case, signs and spaces."""
+    parts = [plain(part) for part in re.split(r"(?<=[.!?。！？।])\s*", text)]
+    return {plain(text), *(part for part in parts if len(part) > 20)}
+
+
+def plain(text: str) -> str:
+    """Return letters, marks and numbers alone, NFKC, case folded."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(letter for letter in folded if unicodedata.category(letter)[0] in "LMN")
+
+
+def files(checkouts: Path, repository: str, prefix: str, suffix: str = "") -> list[str]:
+    """Return the files of a checkout whose names begin and end so; none where it, or the file's content, is missing."""
+    if not (folder := checkouts / repository).is_dir():
+        return []
+    listed = (line.split(None, 4) for line in git(folder, "ls-tree", "-r", "-l", "HEAD").decode().splitlines())
+    names = [name for *_, size, name in listed if size.isdecimal()]
+    return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]
+
+
+def show(checkouts: Path, repository: str, name: str) -> bytes:
+    """Return a file of a checkout."""
+    return git(checkouts / repository, "show", f"HEAD:{name}")
+
+
+def git(folder: Path, *arguments: str) -> bytes:
+    """Run git in a checkout, which may lie in its folder's `repo`."""
+    place = folder / "repo" if (folder / "repo").is_dir() else folder
+    return subprocess.run(["git", "-C", str(place), *arguments], check=True, capture_output=True).stdout
+
+
+if __name__ == "__main__":
+    main()
