@@ -2,12 +2,15 @@
 
     python models/kdserve-mini/questions.py CHECKOUTS DATA TEXTS
     python models/kdserve-mini/second_stage.py teach TEXTS VECTORS --teacher kdserve-base
-    python models/kdserve-mini/second_stage.py train TEXTS VECTORS START OUT --seed 1 --seconds 1980
+    python models/kdserve-mini/second_stage.py teach TEXTS ANCHORS --teacher kdserve-mini --anchors
+    python models/kdserve-mini/second_stage.py train TEXTS VECTORS START OUT --seed 1 --seconds 900
+    python models/kdserve-mini/second_stage.py train TEXTS VECTORS START OUT --anchors ANCHORS --go-on OUT ...
     python models/kdserve-mini/second_stage.py join START STUDENT OUT ... --share 1.0
 
 The teacher's int8 bundle embeds each text once, so a step costs what the student costs. `train` takes one core; several
 of other seeds run side by side. `join` takes the mean of their weights, or goes --share of the way there from START.
-The token table stays as it is.
+The token table stays as it is. Of everyday translations the first stage knows more than its teacher does; with anchors
+its own vectors of them, the mean over a sentence's languages, are the targets.
 
 Letters: N texts, B batch, K texts that a batch is ranked against, D width.
 """
@@ -43,6 +46,10 @@ BANK = {"wiki": 1_536, "passages": 1_536, "questions": 1_024}
 WIKI = {
     "pud", "jaquad", "drcd", "cmrc2018", "arcd", "piaf", "faquad", "iapp-wiki-qa", "indic-wiki", "tico19",
 }  # fmt: skip
+EVERYDAY = {
+    "tatoeba", "tatoeba-pivot", "tatoeba-pivot2", "tanaka", "opensubs-xed", "korean-park", "scratch-ui", "element-ui",
+    "ms-docs", "mozilla-www", "tldr",
+}  # fmt: skip
 FEW = 100
 """A language's shift in one role leans on that in the other as if that had so many pairs."""
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -50,31 +57,48 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 @app.command()
 def teach(
-    texts: Path, vectors: Path, teacher: str = "kdserve-base", most: Annotated[int, typer.Option(help="0: all.")] = 0
+    texts: Path,
+    vectors: Path,
+    teacher: str = "kdserve-base",
+    most: Annotated[int, typer.Option(help="Texts from the first on; 0 takes all.")] = 0,
+    anchors: Annotated[bool, typer.Option("--anchors", help="Everyday translations alone; the others stay 0.")] = False,
 ) -> None:
     """Embed every text under its prompt: (N, D) in half precision."""
     rows, embedder = read_texts(texts), open_model(teacher)
     rows = rows[: most or len(rows)]
+    wanted = [not anchors or (row[1] == "p" and bool(row[2]) and row[3] in EVERYDAY) for row in rows]
     found = np.zeros((len(rows), embedder.dim), np.float16)
     for role, encode in (("p", embedder.encode_document), ("q", embedder.encode_query)):
-        places = [number for number, row in enumerate(rows) if row[1] == role]
-        found[places] = encode([rows[number][4] for number in places])
+        places = [number for number, row in enumerate(rows) if wanted[number] and row[1] == role]
+        if places:
+            found[places] = encode([rows[number][4] for number in places])
     np.save(vectors, found)
 
 
 @app.command()
 def train(
-    texts: Path, vectors: Path, start: Path, out: Path, seed: int = 1, steps: int = 1_100, seconds: float = 1_980.0
+    texts: Path,
+    vectors: Path,
+    start: Path,
+    out: Path,
+    seed: int = 1,
+    steps: int = 1_100,
+    seconds: float = 1_980.0,
+    anchors: Annotated[Path | None, typer.Option(help="Vectors of everyday translations, from `teach`.")] = None,
+    go_on: Annotated[list[Path] | None, typer.Option(help="Begin with the mean of these runs, not with START.")] = None,
 ) -> None:
     """Train on one core until the steps or the seconds are over; leave the average weights in OUT, a .pt file."""
     torch.set_num_threads(1)
     student = open_student(start, StudentRecipe(max_tokens=256, table_bits=4))
+    if go_on:
+        student.load_state_dict(mean_of(go_on), strict=False)
     student.table.requires_grad_(requires_grad=False)
     student.body.embeddings.requires_grad_(requires_grad=False)
     trained = {name: value for name, value in student.named_parameters() if value.requires_grad}
     average = {name: value.detach().clone() for name, value in trained.items()}
     optimizer = torch.optim.AdamW(trained.values(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    lessons = Lessons(read_texts(texts), np.load(vectors), start, rng=np.random.default_rng(seed))
+    kept = np.load(anchors) if anchors else None
+    lessons = Lessons(read_texts(texts), np.load(vectors), start, anchors=kept, rng=np.random.default_rng(seed))
     started, batches = time.monotonic(), lessons.batches()
     for step in range(1, steps):
         spent = max(step / steps, (time.monotonic() - started) / seconds)
@@ -83,13 +107,13 @@ def train(
         optimizer.param_groups[0]["lr"] = RATE * min(spent / WARMUP, (1 - spent) / (1 - WARMUP))
         losses = lessons.losses(student, next(batches))
         optimizer.zero_grad(set_to_none=True)
-        (5 * losses[0] + losses[1]).backward()
+        torch.stack([weight * loss for weight, loss in losses]).sum().backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
         decay = min(AVERAGE, step / (9 + step))
         torch._foreach_lerp_(list(average.values()), [value.detach() for value in trained.values()], 1 - decay)
         if step % 50 == 0:
-            print(step, *(round(loss.item(), 4) for loss in losses), flush=True)
+            print(step, *(round(loss.item(), 4) for _, loss in losses), flush=True)
     torch.save(average, out)
 
 
@@ -97,12 +121,24 @@ class Lessons:
     """Texts as tokens, what the teacher says of them, and batches of them."""
 
     def __init__(
-        self, rows: list[list[str]], vectors: npt.NDArray[np.float16], start: Path, *, rng: np.random.Generator
+        self,
+        rows: list[list[str]],
+        vectors: npt.NDArray[np.float16],
+        start: Path,
+        *,
+        anchors: npt.NDArray[np.float16] | None,
+        rng: np.random.Generator,
     ) -> None:
         rows = rows[: len(vectors)]
         self.rng, self.queries = rng, np.array([row[1] == "q" for row in rows])
         self.tokens, lengths = read_tokens(start, [row[4] for row in rows])
         targets = make_targets(rows, vectors.astype(np.float32))
+        anchored = np.zeros(len(rows), bool) if anchors is None else anchors[: len(rows)].any(axis=1)
+        if anchors is not None:
+            targets[anchored] = make_anchors(rows, anchors, anchored, mean_D=targets[anchored].mean(axis=0))
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(row[2] for row in rows if row[2]))}
+        self.groups = np.array([numbers.get(row[2], -1 - place) for place, row in enumerate(rows)])
+        self.contrast = 0.3 if anchored.any() else 0.0
         self.targets = torch.from_numpy(targets)
         means = np.stack([targets[self.queries == role].mean(axis=0) for role in (False, True)])
         self.means = torch.from_numpy(means)
@@ -111,6 +147,7 @@ class Lessons:
         self.bank = {name: np.flatnonzero(found) for name, found in chosen.items()}
         languages, language_of = np.unique([row[0] for row in rows], return_inverse=True)
         weights = np.where(self.queries, 1.0, np.where(lengths > 80, 0.1, 0.6))
+        weights[anchored] = 2.2
         weights *= np.bincount(language_of, minlength=len(languages))[language_of] ** -0.4
         weights /= weights.sum()
         self.cumulative, self.lengths = np.cumsum(weights), lengths
@@ -128,8 +165,12 @@ class Lessons:
             for number in self.rng.permutation(len(parts)):
                 yield parts[number]
 
-    def losses(self, student: Student, texts: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return 1 - cosine to the targets, means taken off, and how the teacher ranks other texts beside these."""
+    def losses(self, student: Student, texts: npt.NDArray[np.int64]) -> list[tuple[float, Tensor]]:
+        """Return weights and losses.
+
+        They are 1 - cosine to the targets (means taken off), how the teacher ranks other texts beside these, and with
+        anchors how a text that has translations finds its target among these and others.
+        """
         ids, mask = self.tokens.padded(texts, wrap=True, queries_B=self.queries[texts])
         with torch.autocast("cpu", torch.bfloat16):
             vectors_BD = student(ids, mask).vectors_BD.float()
@@ -141,7 +182,32 @@ class Lessons:
         logits = [SCALE * one @ self.targets[others].T for one in (vectors_BD, targets_BD)]
         shares = [one.masked_fill(same_BK, -1e4).log_softmax(dim=-1) for one in logits]
         ranking = functional.kl_div(*shares, reduction="batchmean", log_target=True)
-        return cosine_loss(ours, theirs), ranking
+        found = [(5.0, cosine_loss(ours, theirs)), (1.0, ranking)]
+        paired = np.flatnonzero(self.groups[texts] >= 0)
+        if self.contrast and len(paired):
+            keys = np.concatenate([texts, others])
+            same_PK = torch.from_numpy(self.groups[texts[paired]][:, None] == self.groups[keys][None])
+            same_PK[range(len(paired)), paired] = False
+            logits_PK = (50.0 * vectors_BD[paired] @ self.targets[keys].T).masked_fill(same_PK, -1e4)
+            found.append((self.contrast, functional.cross_entropy(logits_PK, torch.from_numpy(paired))))
+        return found
+
+
+def make_anchors(
+    rows: list[list[str]],
+    anchors_ND: npt.NDArray[np.float16],
+    anchored_N: npt.NDArray[np.bool_],
+    *,
+    mean_D: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """Return the first stage's vectors of anchored texts, moved to this mean: each sentence's over its languages."""
+    places = np.flatnonzero(anchored_N)
+    vectors = unit(anchors_ND[places].astype(np.float32))
+    vectors += mean_D - vectors.mean(axis=0)
+    _, sentence_of = np.unique([rows[place][2] for place in places], return_inverse=True)
+    sums = np.zeros((sentence_of.max() + 1, len(mean_D)), np.float32)
+    np.add.at(sums, sentence_of, vectors)
+    return unit(sums)[sentence_of]
 
 
 def make_targets(rows: list[list[str]], vectors_ND: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -183,8 +249,7 @@ def shifts(
 @app.command()
 def join(start: Path, student: Path, runs: list[Path], share: float = 1.0) -> None:
     """Write STUDENT: START's weights, moved by `share` towards the mean of the runs'."""
-    trained = [torch.load(run) for run in runs]
-    mean = {name: torch.stack([one[name] for one in trained]).mean(dim=0) for name in trained[0]}
+    mean = mean_of(runs)
     with staged_folder(student) as folder:
         shutil.copytree(start, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST_NAME))
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
@@ -201,6 +266,12 @@ def join(start: Path, student: Path, runs: list[Path], share: float = 1.0) -> No
         manifest = read_manifest(start, kind="student")
         parents = {**manifest.parents, "first_stage": hash_file(start / MANIFEST_NAME)}
         write_manifest(folder, kind="student", parents=parents, settings=manifest.settings)
+
+
+def mean_of(runs: list[Path]) -> dict[str, Tensor]:
+    """Return the mean of the weights that runs left."""
+    trained = [torch.load(run) for run in runs]
+    return {name: torch.stack([one[name] for one in trained]).mean(dim=0) for name in trained[0]}
 
 
 def read_texts(path: Path) -> list[list[str]]:
