@@ -2,15 +2,17 @@
 
     python models/kdserve-mini/questions.py CHECKOUTS DATA TEXTS
     python models/kdserve-mini/second_stage.py teach TEXTS VECTORS --teacher kdserve-base
-    python models/kdserve-mini/second_stage.py teach TEXTS ANCHORS --teacher kdserve-mini --anchors
+    python models/kdserve-mini/second_stage.py teach TEXTS ANCHORS --teacher BUNDLE --anchors
     python models/kdserve-mini/second_stage.py train TEXTS VECTORS START OUT --seed 1 --seconds 900
     python models/kdserve-mini/second_stage.py train TEXTS VECTORS START OUT --anchors ANCHORS --go-on OUT ...
-    python models/kdserve-mini/second_stage.py join START STUDENT OUT ... --share 1.0
+    python models/kdserve-mini/second_stage.py join START STUDENT OUT ... --share 0.3
 
-The teacher's int8 bundle embeds each text once, so a step costs what the student costs. `train` takes one core; several
-of other seeds run side by side. `join` takes the mean of their weights, or goes --share of the way there from START.
-The token table stays as it is. Of everyday translations the first stage knows more than its teacher does; with anchors
-its own vectors of them, the mean over a sentence's languages, are the targets.
+START is the first stage's student, BUNDLE its bundle. The teacher's int8 bundle embeds each text once, so a step costs
+what the student costs. `train` takes one core; several of other seeds run side by side. `join` takes the mean of their
+weights, or goes --share of the way there from START. The token table stays as it is, and so does the layer that takes
+directions off: it is trained but not joined, as a bundle stores it as those directions. Of everyday translations the
+first stage knows more than its teacher does; with anchors its own vectors of them, the mean over a sentence's
+languages, are the targets.
 
 Letters: N texts, B batch, K texts that a batch is ranked against, D width.
 """
@@ -253,16 +255,12 @@ def join(start: Path, student: Path, runs: list[Path], share: float = 1.0) -> No
     with staged_folder(student) as folder:
         shutil.copytree(start, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST_NAME))
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        dense = next(module for module in model if type(module).__name__ == "Dense")
-        named = {
-            **{f"body.{name}": value for name, value in model[0].auto_model.named_parameters()},
-            **{f"dense.0.{name}": value for name, value in dense.named_parameters()},
-        }
+        named = dict(model[0].auto_model.named_parameters())
         with torch.no_grad():
             for name, value in mean.items():
-                named[name].lerp_(value, share)
+                if name.startswith("body."):
+                    named[name.removeprefix("body.")].lerp_(value, share)
         model[0].save(str(folder))
-        dense.save(str(folder / "3_Dense"))
         manifest = read_manifest(start, kind="student")
         parents = {**manifest.parents, "first_stage": hash_file(start / MANIFEST_NAME)}
         write_manifest(folder, kind="student", parents=parents, settings=manifest.settings)
