@@ -35,8 +35,8 @@ _TELLING = re.compile(
     re.IGNORECASE,
 )
 _UPGRADE = re.compile(rb"(?<=\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
-_CUT_UPGRADE = re.compile(rb"\r?\n(u(p(g(r(a(d(e[ \t]?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
-"""The end of a packet that may be in the middle of that name."""
+_CUT = re.compile(rb"(\r|\r?\n(\r|u(p(g(r(a(d(e[ \t]?)?)?)?)?)?)?)?)\Z", re.IGNORECASE)
+"""The end of a packet that may be in the middle of that name, or of the head's end."""
 
 
 class Connection(HttpToolsProtocol):
@@ -85,9 +85,11 @@ class Connection(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(self._door.timeout_s, self._refuse_slow_head)
 
     def _without_offer(self, data: bytes) -> bytes:
-        """Rename the header that offers another protocol; where a packet ends in its name, keep that for the next."""
+        """Rename the header that offers another protocol; where a packet ends in its name, or in the head's end, keep
+        that for the next: what is searched is then the head alone.
+        """
         head, end, body = data.partition(HEAD_END)
-        if not end and (cut := _CUT_UPGRADE.search(head)):
+        if not end and (cut := _CUT.search(head)):
             head, self._held = head[: cut.start()], head[cut.start() :]
         return _UPGRADE.sub(b"x-declined", head) + end + body if b"pgrade" in head.lower() else head + end + body
 
@@ -190,7 +192,8 @@ class Door:
 
     def _is_full(self, engines: Sequence[Engine]) -> bool:
         if len(engines) == 1:  # else nobody knows which one those in this turn are for
-            return self._batcher.is_full(engines[0], coming_tokens=self._let_in_bytes // BYTES_A_TOKEN)
+            coming_bytes = max(0, self._let_in_bytes - self._few_bytes)  # the few may be of earlier turns
+            return self._batcher.is_full(engines[0], coming_tokens=coming_bytes // BYTES_A_TOKEN)
         return self._batcher.are_full(engines)
 
     def _let_in(self, num_bytes: int) -> None:

@@ -85,6 +85,17 @@ def test_an_offer_that_comes_in_two_packets_is_overlooked_too(server: ServerProc
             assert reply_of(connection)[0] == 200, asked[:cut]
 
 
+def test_a_head_that_ends_in_another_packet_leaves_its_body_as_it_is(server: ServerProcess):
+    asked = request(b'{"input": "a", "model": "tiny-static"}\n')
+    start = asked.index(b"\r\n\r\n")
+    for cut in range(start, start + 5):
+        with sending(server, asked[:cut]) as connection:
+            connection.settimeout(5)
+            time.sleep(0.02)
+            connection.sendall(asked[cut:])
+            assert reply_of(connection)[0] == 200, asked[:cut]
+
+
 def test_what_is_no_http_is_told_so_in_the_form_of_other_errors(server: ServerProcess):
     for data in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02", EMBEDDINGS + b"content-length: -2\r\n\r\n"):
         with sending(server, data) as connection:
@@ -307,6 +318,21 @@ def test_nobody_is_refused_at_the_door_while_a_model_has_room(application: Appli
     assert refused(both, request()) is not None
     next(iter(both.models.encoders.values())).engine.waiting_tokens = 0
     assert asyncio.run(as_coroutine(both.door, request())) is None
+
+
+def test_a_slow_model_that_nothing_waits_for_is_never_full(application: Application):
+    async def ask_one_by_one() -> None:
+        for _ in range(100):
+            assert application.door.refusal_of(request(b" " * 900)) is None
+            await asyncio.sleep(0)
+
+    (model,) = application.models.encoders.values()
+    model.engine.waiting_tokens, known = 0, model.engine.tokens_per_s
+    model.engine.tokens_per_s = 100.0
+    try:
+        asyncio.run(ask_one_by_one())
+    finally:
+        model.engine.tokens_per_s = known
 
 
 async def as_coroutine(door: Door, data: bytes) -> bytes | None:
