@@ -187,12 +187,12 @@ def _fill(
         )
     record, next_id = written
     crash_point("segment sealed")
-    shutil.rmtree(staging / PARTS, ignore_errors=True)
     state = choose_kind(staging, record, replace(state, next_id=next_id), ingest.progress)
     if query_encoder is not None:
         segment = Segment(staging, record, dim=state.dim, precision=state.precision)
         state = replace(state, kin=(measure_compatible(segment, ingest.encoder, query_encoder),))
     publish(staging, state, None)
+    shutil.rmtree(staging / PARTS, ignore_errors=True)  # not before: a recall may be missed, and asked for lower
 
 
 def _write_shared(

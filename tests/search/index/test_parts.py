@@ -16,6 +16,7 @@ from kdserve.search import BuildOptions, Columns, Document, Retriever, Source, f
 from kdserve.search.documents import embedding, shards
 from kdserve.search.documents.lines import STDIN
 from kdserve.search.documents.shards import SharedDocuments
+from kdserve.search.index import parts
 
 FILES = ("rows.db", "vectors.bin", "vectors.sums", "passages.i32")
 
@@ -140,6 +141,29 @@ def test_a_build_that_ended_early_embeds_only_what_was_missing(tmp_path):
     whole = Retriever.build(tmp_path / "whole", source_of(path).read(), Counting())
     assert resumed.search("Wetter", 50) == whole.search("Wetter", 50)
     assert not (tmp_path / ".index.partial").exists()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_build_that_ends_after_all_was_embedded_embeds_nothing_again(tmp_path, monkeypatch):
+    path, embedded = parquet(tmp_path), []
+    embed = parts.embed_documents
+    monkeypatch.setattr(
+        parts, "embed_documents", lambda *given, **options: embedded.append(1) or embed(*given, **options)
+    )
+
+    def build():
+        shared = SharedDocuments(source=source_of(path), workers=InTurn())
+        return Retriever.build(tmp_path / "index", shared, Counting(), options=BuildOptions(resume_key="the same"))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("kdserve.search.index.build.choose_kind", killed)
+        build()
+    embedded.clear()
+    assert len(build()) == len(rows())
+    assert not embedded
 
 
 @pytest.mark.usefixtures("small")
