@@ -70,6 +70,7 @@ def train(folder: Path, work: Path, out: Path, seconds: float = 400.0, overrides
     from kdserve.distill.prepare.embedding import run_embedder
     from kdserve.distill.start.student import start_student
     from kdserve.distill.students.embedder import save_student
+    from kdserve.recipe import recipe_record
 
     started = time.monotonic()
     work.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,7 @@ def train(folder: Path, work: Path, out: Path, seconds: float = 400.0, overrides
     save_student(student, made.tokenizer, work / "student", max_tokens=student.max_tokens, prompts=run.prompts)
     told = {"steps": steps, "best_step": outcome.best_step, "step_s": round(step_s, 4)}
     told |= {"accuracy": outcome.accuracy.mean, "device": torch.cuda.get_device_name() if peak else "cpu"}
+    told |= {"recipe": recipe_record(recipe)}
     shutil.copy(work / "run" / "train" / "log.jsonl", out / "log.jsonl")
     (out / "run.json").write_text(json.dumps(told), encoding="utf-8")
     print(json.dumps(told), f"{time.monotonic() - started:.0f} s in all", flush=True)
@@ -107,10 +109,12 @@ def collect(recipe: Path, work: Path, out: Path, student: Path, overrides: Overr
     from kdserve.distill.prepare.embedding import run_embedder
     from kdserve.distill.start.ingredients import gather
     from kdserve.distill.start.student import start_student
-    from kdserve.recipe import load_recipe
+    from kdserve.recipe import load_recipe, recipe_record
 
     told = json.loads((out / "run.json").read_text(encoding="utf-8"))
     loaded = load_recipe(recipe, overrides=[*(overrides or []), f"train.steps={told['steps']}"])
+    if others := other_sections(told["recipe"], recipe_record(loaded)):
+        raise SystemExit(f"{recipe} is not what was trained: {', '.join(others)} differ; --set what train was given")
     ingredients = gather(loaded, work, progress=say_progress)
     read_pieces(out, work / "back")
     tensors = {name: value.float() for name, value in load_file(work / "back" / "body.safetensors").items()}
@@ -310,6 +314,12 @@ def open_pack(folder: Path, overrides: list[str]) -> tuple[object, object]:
     nothing = np.zeros((0, teacher.dim), dtype=np.float16)
     data = TrainingData(corpus=corpus, tokens=tokens, vectors=nothing, row_of=np.zeros(0, dtype=np.int64))
     return recipe, Ingredients(teacher=teacher, tokenizer=teacher.body_tokenizer, data=data)
+
+
+def other_sections(trained: dict[str, object], recipe: dict[str, object]) -> list[str]:
+    """Return the sections of a recipe that are not those that were trained."""
+    free = ("data", "train", "validation")  # what was packed, what the clock chose, what stayed here
+    return [name for name in recipe if name not in free and trained.get(name) != recipe[name]]
 
 
 def time_steps(run: object, *, warm: int = 12, steps: int = 40) -> float:

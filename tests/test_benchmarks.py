@@ -78,7 +78,7 @@ def test_a_table_without_record_or_end_is_told(results, tmp_path):
 
 
 def test_a_plan_grows_as_it_says():
-    speeds = {"passage_tokens": 100, "static_per_s": 1000, "base_per_s": 50, "gpu_per_s": 2000}
+    speeds = {"passage_tokens": 100, "static_per_s": 1000, "mini_per_s": 200, "base_per_s": 50, "gpu_per_s": 2000}
     costs = {"vector_bytes": 1500, "pq_bytes": 60, "pq_train_s": 0.0004, "pq_query_s": 0.01}
     measured = plan.Measured(**speeds, **costs)
     one, many = (plan.plan(n, measured, most=10**8, text_bytes=500) for n in (10**8, 10**10))
@@ -143,6 +143,12 @@ def test_pieces_are_put_together_again_and_a_damaged_one_is_named(tmp_path):
     piece.write_bytes(bytes(len(piece.read_bytes())))
     with pytest.raises(SystemExit, match="piece-1 is damaged"):
         gpu_run.read_pieces(tmp_path / "pieces", tmp_path / "third")
+
+
+def test_a_recipe_other_than_the_trained_one_is_told_by_section():
+    trained = {"targets": {"own": 0.6, "centred": False}, "train": {"steps": 9}, "seed": 1}
+    assert gpu_run.other_sections(trained, trained | {"train": {"steps": 5_000}}) == []
+    assert gpu_run.other_sections(trained, trained | {"targets": {"own": 0.6, "centred": True}}) == ["targets"]
 
 
 def test_one_more_layer_computes_what_stands_before_the_output_table():
