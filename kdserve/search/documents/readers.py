@@ -201,7 +201,8 @@ class Source:
 def resume_key(source: Source, *settings: str) -> str:
     """Key of the same documents with the same settings, so that a killed build may go on; "" for a pipe.
 
-    Files are known by size and time of change: any edit starts the build afresh.
+    Files are known by size and time of change: any edit starts the build afresh. So does another folder above the same
+    files, as their paths below it are ids.
     """
     format, files = source.files()
     if not all(file.is_file() for file in files):
@@ -210,6 +211,8 @@ def resume_key(source: Source, *settings: str) -> str:
     chosen = source.columns
     fields = [] if chosen.fields is None else [sorted(chosen.fields)]
     columns = (chosen.text, chosen.id, sorted(chosen.numbers), *fields)
+    if format == "folder":
+        columns += (str(source.path.resolve()),)
     return hashlib.sha256(repr((known, format, columns, settings)).encode()).hexdigest()
 
 

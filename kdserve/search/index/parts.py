@@ -32,8 +32,9 @@ _logger = logging.getLogger("kdserve")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """What a part holds: documents, those of its texts that were cut, and what its shard skipped."""
+    """What a part holds: the documents of a shard, those of its texts that were cut, and what the shard skipped."""
 
+    shard: str
     num_documents: int
     num_cut: int
     skipped: dict[str, int]
@@ -83,8 +84,8 @@ def read_parts(paths: Sequence[Path], num_known: int) -> Iterator[Embedded]:
 
 def _write_part(shard: Shard, encoder: Embedder, *, path: Path, prepare: Prepare, window: int) -> Part:
     facts = path.with_suffix(".json")
-    if facts.is_file():
-        return _read_facts(path)
+    if facts.is_file() and (known := _read_facts(path)).shard == str(shard):
+        return known
     if not path.parent.is_dir():
         raise FolderError(f"{socket.gethostname()} finds no {path.parent}; put the index where all workers can write")
     known_cut = encoder.num_cut if isinstance(encoder, Encoder) else 0
@@ -102,7 +103,8 @@ def _write_part(shard: Shard, encoder: Embedder, *, path: Path, prepare: Prepare
         aside.rename(path)
         sync_path(path.parent)
         num_cut = (encoder.num_cut if isinstance(encoder, Encoder) else 0) - known_cut
-        part = Part(num_documents=num_documents, num_cut=num_cut, skipped=dict(shard.source.skipped))
+        skipped = dict(shard.source.skipped)
+        part = Part(shard=str(shard), num_documents=num_documents, num_cut=num_cut, skipped=skipped)
         aside.write_text(json.dumps(asdict(part)), encoding="utf-8")
         sync_path(aside)
         aside.rename(facts)

@@ -141,6 +141,14 @@ def test_a_resume_key_stands_for_the_files_as_they_are(tmp_path):
     assert resume_key(Source(path=Path("-"), format="txt")) == ""
 
 
+def test_a_resume_key_stands_for_the_ids_that_a_folder_gives(tmp_path):
+    (tmp_path / "one" / "two").mkdir(parents=True)
+    written(tmp_path / "one" / "two", "a.txt", "eins\n")
+    above, below, again = (tmp_path / name for name in ("one", "one/two", "one/two/.."))
+    keys = [resume_key(Source(path=path, format="folder")) for path in (above, below, again)]
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_empty_and_foreign_files_of_a_folder_are_skipped_and_counted(tmp_path):
     for name, content in (
         ("a.txt", "bread"),

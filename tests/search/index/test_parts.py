@@ -167,6 +167,21 @@ def test_a_build_that_ends_after_all_was_embedded_embeds_nothing_again(tmp_path,
 
 
 @pytest.mark.usefixtures("small")
+def test_parts_of_other_shards_are_not_taken_for_these(tmp_path, monkeypatch):
+    path = parquet(tmp_path)
+
+    def build(workers):
+        shared = SharedDocuments(source=source_of(path), workers=workers)
+        return Retriever.build(tmp_path / "index", shared, Counting(), options=BuildOptions(resume_key="the same"))
+
+    with pytest.raises(EncodeError):
+        build(InTurn(dies_at=2))
+    monkeypatch.setattr(shards, "SHARD_ROWS", 20)
+    whole = Retriever.build(tmp_path / "whole", source_of(path).read(), Counting())
+    assert build(InTurn()).search("Wetter", 500) == whole.search("Wetter", 500)
+
+
+@pytest.mark.usefixtures("small")
 def test_parts_go_on_from_a_checkpoint_in_the_middle_of_one(tmp_path):
     """As after a build on one machine, whose chunks are others."""
     path = jsonl(tmp_path)
