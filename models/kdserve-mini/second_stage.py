@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -89,7 +90,7 @@ def train(
     anchors: Annotated[Path | None, typer.Option(help="Vectors of everyday translations, from `teach`.")] = None,
     go_on: Annotated[list[Path] | None, typer.Option(help="Begin with the mean of these runs, not with START.")] = None,
 ) -> None:
-    """Train on one core until the steps or the seconds are over; leave the average weights in OUT, a .pt file."""
+    """Train on one core until the steps or the seconds are over; leave the average weights in OUT (safetensors)."""
     torch.set_num_threads(1)
     student = open_student(start, StudentRecipe(max_tokens=256, table_bits=4))
     if go_on:
@@ -116,7 +117,7 @@ def train(
         torch._foreach_lerp_(list(average.values()), [value.detach() for value in trained.values()], 1 - decay)
         if step % 50 == 0:
             print(step, *(round(loss.item(), 4) for _, loss in losses), flush=True)
-    torch.save(average, out)
+    save_file(average, out)
 
 
 class Lessons:
@@ -268,7 +269,7 @@ def join(start: Path, student: Path, runs: list[Path], share: float = 1.0) -> No
 
 def mean_of(runs: list[Path]) -> dict[str, Tensor]:
     """Return the mean of the weights that runs left."""
-    trained = [torch.load(run) for run in runs]
+    trained = [load_file(run) for run in runs]
     return {name: torch.stack([one[name] for one in trained]).mean(dim=0) for name in trained[0]}
 
 
