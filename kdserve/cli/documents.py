@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +15,7 @@ from kdserve.errors import DataError
 
 if TYPE_CHECKING:
     from kdserve.loading import Device
+    from kdserve.runtime import Classifier
     from kdserve.search import Document, Format, Id, NewMetadata, Source
     from kdserve.search.cluster import RayWorkers
     from kdserve.search.documents.shards import SharedDocuments
@@ -55,25 +56,31 @@ def refuse_unknown_fields(source: Source) -> None:
         raise DataError(f"the texts of {source.path} have no field {min(unknown)!r} to keep, only {TITLE!r}")
 
 
-def with_languages(documents: Iterator[Some], languages_by: str) -> Iterator[Some]:
+def with_languages(documents: Iterator[Some], languages_by: str, threads: int | None) -> Iterator[Some]:
     """The documents; the classifier `languages_by`, if any, names the language of those without one."""
-    from kdserve.runtime import Classifier
     from kdserve.search import name_languages
 
-    return name_languages(documents, Classifier.load(languages_by)) if languages_by else documents
+    return name_languages(documents, _classifier(languages_by, threads)) if languages_by else documents
+
+
+@cache
+def _classifier(name: str, threads: int | None) -> Classifier:
+    """Open a classifier once in a process, as a worker reads many shards."""
+    from kdserve.runtime import Classifier
+
+    return Classifier.load(name, num_threads=threads)
 
 
 def documents_of(
-    source: Source, languages_by: str, workers: RayWorkers | None
+    source: Source, languages_by: str, workers: RayWorkers | None, *, threads: int | None
 ) -> tuple[Iterator[Document] | SharedDocuments, int]:
     """The documents of a source, for workers to read if there are any, and about how many; 0 where that is unknown."""
     from kdserve.search.documents.shards import SharedDocuments
 
     if workers is None:
-        return with_languages(source.read(), languages_by), source.count()
-    return SharedDocuments(
-        source=source, workers=workers, prepare=partial(with_languages, languages_by=languages_by)
-    ), 0
+        return with_languages(source.read(), languages_by, threads), source.count()
+    prepare = partial(with_languages, languages_by=languages_by, threads=threads or 1)
+    return SharedDocuments(source=source, workers=workers, prepare=prepare), 0
 
 
 def ray_workers_of(bundle: str, number: int, *, milvus: str, device: Device, threads: int | None) -> RayWorkers:

@@ -205,7 +205,7 @@ def reopen(
     from kdserve.export import reopen_bundle
     from kdserve.runtime.published import find_bundle
 
-    reopen_bundle(find_bundle(bundle), out)
+    reopen_bundle(find_bundle(bundle, kind="any"), out)
     say(f"next: student.start in a recipe, or kdserve export {quote(str(out))} --out BUNDLE")
 
 

@@ -23,7 +23,7 @@ from kdserve.cli.documents import (
     with_languages,
 )
 from kdserve.cli.milvus import Milvus, build_collection, open_collection, refuse_in_milvus
-from kdserve.cli.options import DEFAULT_BUNDLE, Device, Fields, Threads
+from kdserve.cli.options import SEARCH_BUNDLE, Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
 
@@ -75,7 +75,7 @@ def build(
         str,
         typer.Option(
             help="Bundle folder, a published student's name, or a teacher; kdserve-static is quickest, and finds less.",
-            show_default=DEFAULT_BUNDLE,
+            show_default=SEARCH_BUNDLE,
         ),
     ] = "",
     queries_by: Annotated[
@@ -123,12 +123,13 @@ def build(
             queries_by=bool(queries_by),
         )
     if not bundle:
-        bundle = DEFAULT_BUNDLE
+        bundle = SEARCH_BUNDLE
         say(f"{bundle} embeds; --bundle kdserve-static is quicker and finds less: kdserve models")
     name, lasting = _lasting_name(bundle), languages_by and _lasting_name(languages_by)
     workers = ray_workers_of(name, ray_workers, milvus=milvus, device=device, threads=threads) if ray_workers else None
-    encoder = open_model(bundle, device=device, num_threads=threads)
-    documents, total = documents_of(source, lasting, workers)
+    # with workers it embeds nothing here, so a machine without a GPU may command those that have one
+    encoder = open_model(bundle, device="cpu" if workers else device, num_threads=threads)
+    documents, total = documents_of(source, lasting, workers, threads=threads)
     if milvus:
         build_collection(milvus, str(out), documents, encoder, name=name, passage_tokens=passage_tokens, total=total)
         report_skipped(source)
@@ -182,10 +183,12 @@ def _change_command(name: str, explanation: str, *, update: bool) -> None:
         with progress_bars() as progress:
             total = source.count()
             if update:
-                retriever.update(with_languages(source.read_updates(), languages_by), total=total, progress=progress)
+                retriever.update(
+                    with_languages(source.read_updates(), languages_by, threads), total=total, progress=progress
+                )
             else:
                 documents = source.read() if allow_repeats else refuse_repeats(retriever, str(folder), source)
-                retriever.add(with_languages(documents, languages_by), total=total, progress=progress)
+                retriever.add(with_languages(documents, languages_by, threads), total=total, progress=progress)
         report_skipped(source)
         where = f"{milvus}: {len(retriever)} documents in the collection {folder}"
         say(where if milvus else f"{folder}: {len(retriever)} documents")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-DEFAULT_BUNDLE = "kdserve-mini"
+SEARCH_BUNDLE = "kdserve-mini"
 """What embeds texts to be searched, where no bundle is named: of those that ship, the one that finds most."""
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the model; default: all there are.")]
 Fields = Annotated[

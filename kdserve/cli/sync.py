@@ -39,7 +39,7 @@ def sync(
     """
     retriever = open_retriever(folder, bundle, device=device, threads=threads)
     source = open_source(texts, "folder", "text", "id", "", fields)
-    _sync(retriever, source, languages_by)
+    _sync(retriever, source, languages_by, threads)
     if not watch:
         return
     with needs_extra("documents"):
@@ -47,15 +47,15 @@ def sync(
     say(f"following {texts}; Ctrl-C ends")
     for _ in watchfiles.watch(texts, raise_interrupt=True):
         try:
-            _sync(retriever, source, languages_by)
+            _sync(retriever, source, languages_by, threads)
         except KdserveError as error:  # the next change may mend it
             say(f"kdserve: {error}")
 
 
-def _sync(retriever: Retriever, source: Source, languages_by: str) -> None:
+def _sync(retriever: Retriever, source: Source, languages_by: str, threads: int | None) -> None:
     from kdserve.search import sync_folder
 
-    prepare = partial(with_languages, languages_by=languages_by)
+    prepare = partial(with_languages, languages_by=languages_by, threads=threads)
     with progress_bars() as progress:
         done = sync_folder(retriever, source, prepare=prepare, progress=progress)
     report_skipped(source)

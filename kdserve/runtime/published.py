@@ -22,15 +22,15 @@ _DATA_PACKAGES = "kdserve_bundles"
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-def published_names(kind: Published = "bundle") -> list[str]:
-    """List the students whose bundles ship with this installation, or the classifiers or translators."""
+def published_names(kind: Published | Literal["any"] = "bundle") -> list[str]:
+    """List the students whose bundles ship with this installation, or the classifiers or translators, or all."""
     installed, checkout, *packages = _homes()
     found = {path.parent.parent.name for path in checkout.glob(f"*/bundle/{MANIFEST_NAME}")}
     found |= {path.parent.name for home in (installed, *packages) for path in home.glob(f"*/{MANIFEST_NAME}")}
-    return sorted(name for name in found if (folder := _folder(name)) and kind_of(folder) == kind)
+    return sorted(name for name in found if (folder := _folder(name)) and kind in ("any", kind_of(folder)))
 
 
-def find_bundle(folder_or_name: str | Path, *, kind: Published = "bundle") -> Path:
+def find_bundle(folder_or_name: str | Path, *, kind: Published | Literal["any"] = "bundle") -> Path:
     """Return the bundle folder for a path or a published name; the name wins, `./name` means the folder.
 
     Raises:
@@ -41,7 +41,7 @@ def find_bundle(folder_or_name: str | Path, *, kind: Published = "bundle") -> Pa
         return folder
     if not Path(folder_or_name).is_dir():
         names = ", ".join(published_names(kind)) or "none"
-        what = "student" if kind == "bundle" else kind
+        what = {"bundle": "student", "any": "bundle"}.get(kind, kind)
         if folder_or_name in PACKAGES:
             raise FolderError(
                 f"{folder_or_name} is not installed; in a checkout: pip install ./models/{folder_or_name}"

@@ -6,7 +6,9 @@ Ray starts on this machine where no cluster is named (`RAY_ADDRESS`, or `ray.ini
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,10 @@ from kdserve.search.documents.shards import Result, ShardTask
 
 MOST_LOSSES = 3
 """So often is a shard begun again after its worker was lost."""
+GONE_S = 10.0
+"""So long is waited for workers to be gone that were killed."""
+_HERE = "kdserve started it here"
+"""A resource of a Ray that was, and so does not grow."""
 _logger = logging.getLogger("kdserve")
 
 
@@ -51,10 +57,9 @@ class RayWorkers:
     def each(
         self, tasks: Sequence[ShardTask[Result]], fingerprint: str, done: Callable[[Result], None]
     ) -> list[Result]:
-        """As `Workers.each`."""
+        """As `Workers.each`; raises DataError where Ray was started here and has no room for any worker."""
         _start_ray()
-        if (num_fitting := self._num_fitting()) < self.number:
-            _logger.warning("there is room for %d of %d Ray workers now; others wait for it", num_fitting, self.number)
+        self._tell_room()
         crew = _Crew(self, fingerprint)
         try:
             return crew.run(tasks, done)
@@ -75,19 +80,34 @@ class RayWorkers:
             raise EncodeError(f"the worker that wrote the index was lost ({_first_line(error)}); try again") from error
         except KeyboardInterrupt:
             ray.cancel(running, force=True)
+            ray.wait([running], timeout=GONE_S)  # what it writes is removed then
             raise
         return result
 
-    def _num_fitting(self) -> int:
+    def _tell_room(self) -> None:
+        """Warn where not all workers have room; raise where none ever will."""
         import ray
 
-        there = ray.cluster_resources()
-        claimed = {"CPU": self.num_cpus, "GPU": self.num_gpus}
-        return min((int(there.get(name, 0) / share) for name, share in claimed.items() if share), default=self.number)
+        claimed = {name: share for name, share in (("CPU", self.num_cpus), ("GPU", self.num_gpus)) if share}
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        num_fitting = sum(
+            min((int(one.get(name, 0) / share) for name, share in claimed.items()), default=self.number)
+            for one in machines
+        )
+        if num_fitting >= self.number:
+            return
+        claims = " and ".join(f"{share:g} {name}" for name, share in claimed.items())
+        there = ", ".join(" and ".join(f"{one.get(name, 0):g} {name}" for name in claimed) for one in machines)
+        room = f"a worker claims {claims}, and Ray has {there}"
+        if not num_fitting and any(_HERE in one for one in machines):
+            raise DataError(f"{room}; let workers claim less, or name a cluster by RAY_ADDRESS")
+        _logger.warning(
+            "there is room for %d of %d Ray workers now (%s); others wait for it", num_fitting, self.number, room
+        )
 
 
 class _Crew:
-    """The workers of one run: who is busy with what, who is idle, and what was lost."""
+    """The workers of one run: who is busy with what, who is idle, where they are, and what was lost."""
 
     def __init__(self, workers: RayWorkers, fingerprint: str) -> None:
         import ray
@@ -97,11 +117,14 @@ class _Crew:
         self._hire: Callable[[], Any] = lambda: actor.remote(workers.load, fingerprint)
         self._number = workers.number
         self._busy: dict[Any, tuple[Any, int | None]] = {}
+        self._places: dict[Any, tuple[str, int]] = {}
         self._idle: list[Any] = []
         self._losses: Counter[int | None] = Counter()
 
     def run(self, tasks: Sequence[ShardTask[Result]], done: Callable[[Result], None]) -> list[Result]:
         results: dict[int, Result] = {}
+        warnings: dict[int, list[str]] = {}
+        num_told = 0
         waiting, first_failed, failure = list(range(len(tasks))), len(tasks), None
         for _ in range(min(self._number, len(tasks))):
             self._begin()
@@ -112,7 +135,7 @@ class _Crew:
             (ended,), _ = self._ray.wait(list(self._busy))
             worker, did = self._busy.pop(ended)
             try:
-                result = self._ray.get(ended)
+                given = self._ray.get(ended)
             except self._ray.exceptions.RayTaskError as error:
                 if did is None:
                     _raise_cause(error)
@@ -127,24 +150,40 @@ class _Crew:
                 self._begin()
             else:
                 self._idle.append(worker)
-                if did is not None:
-                    results[did] = result
-                    done(result)
+                if did is None:
+                    self._places[worker] = given
+                    del self._losses[None]
+                    continue
+                results[did], warnings[did] = given
+                done(results[did])
+                while num_told in warnings:  # as one machine says them
+                    for warning in warnings.pop(num_told) if tasks[num_told].told else ():
+                        _logger.warning("%s", warning)
+                    num_told += 1
         if failure is not None:
             _raise_cause(failure)
         return [results[number] for number in range(len(tasks))]
 
     def dismiss(self) -> None:
-        for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
+        """Kill all workers, and wait until those are gone that were busy: what they write is removed then."""
+        busy = [worker for worker, _ in self._busy.values()]
+        for worker in [*self._idle, *busy]:
             self._ray.kill(worker)
+        waiting = []
+        for node, process in (self._places[worker] for worker in busy if worker in self._places):
+            there = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+            wait = self._ray.remote(num_cpus=0, scheduling_strategy=there)(_wait_until_gone)
+            waiting.append(wait.remote(process))
+        if waiting:
+            self._ray.wait(waiting, num_returns=len(waiting), timeout=GONE_S)
 
     def _begin(self) -> None:
         worker = self._hire()
-        self._busy[worker.open.remote()] = worker, None
+        self._busy[worker.begin.remote()] = worker, None
 
     def _count_loss(self, number: int | None, tasks: Sequence[ShardTask[Any]], error: Exception) -> None:
         self._losses[number] += 1
-        what = "while they opened their encoder" if number is None else f"with {tasks[number].shard}"
+        what = "as they began" if number is None else f"with {tasks[number].shard}"
         if self._losses[number] > MOST_LOSSES:
             raise EncodeError(
                 f"{self._losses[number]} Ray workers were lost {what}; perhaps it wants more memory than there is "
@@ -169,12 +208,41 @@ class _Worker:
             )
         return encoder
 
-    def open(self) -> None:
-        """Be ready, or raise why not."""
-        _ = self._encoder
+    def begin(self) -> tuple[str, int]:
+        """Say on which node this is, and which process."""
+        import ray
 
-    def run(self, task: ShardTask[Result]) -> Result:
-        return task.run(task.shard, self._encoder)
+        return ray.get_runtime_context().get_node_id(), os.getpid()
+
+    def run(self, task: ShardTask[Result]) -> tuple[Result, list[str]]:
+        """What the task gives, and what it warns of."""
+        heard = _Heard()
+        _logger.addHandler(heard)
+        try:
+            return task.run(task.shard, lambda: self._encoder), heard.warnings
+        finally:
+            _logger.removeHandler(heard)
+
+
+class _Heard(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.warnings: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.warnings.append(record.getMessage())
+
+
+def _wait_until_gone(process: int) -> None:
+    until = time.monotonic() + GONE_S
+    while time.monotonic() < until:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
 
 
 def _call(call: Callable[[], Result]) -> Result:
@@ -186,7 +254,14 @@ def _start_ray() -> None:
 
     if not ray.is_initialized():
         try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            named = os.environ.get("RAY_ADDRESS")
+            ray.init(
+                named or "local",
+                resources=None if named else {_HERE: 1},
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         except ConnectionError as error:
             raise DataError(f"Ray cannot be reached ({_first_line(error)}); check RAY_ADDRESS") from error
 

@@ -86,3 +86,9 @@ def test_a_published_classifier_opens_again_by_its_name(tmp_path: Path) -> None:
     assert (run.exit_code, run.stderr.partition(" ")[0]) == (0, "next:")
     settings = verify_folder(tmp_path / "student", kind="student").settings
     assert (settings["name"], settings["table_bits"], len(settings["labels"])) == ("kdserve-langid", 4, 86)
+
+
+def test_a_name_of_nothing_lists_bundles_of_every_kind(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["reopen", "nonsense", "--out", str(tmp_path / "student")])
+    assert str(run.exception).startswith("there is no folder nonsense, nor a published bundle of that name (")
+    assert {"kdserve-langid", "kdserve-static"} <= set(str(run.exception).partition("(")[2].rstrip(")").split(", "))

@@ -4,6 +4,7 @@ Ray runs in a process of its own, as it leaves processes and warnings behind in 
 """
 
 import json
+import logging
 import os
 import pickle
 import re
@@ -21,11 +22,13 @@ from typer.testing import CliRunner
 
 from kdserve import samples
 from kdserve.cli.index import index
+from kdserve.datatypes import no_progress
 from kdserve.errors import DataError, EncodeError, FolderError, MissingExtraError
 from kdserve.search import BuildOptions, Document, Retriever, Source
 from kdserve.search.cluster import RayWorkers
-from kdserve.search.documents.shards import SharedDocuments
+from kdserve.search.documents.shards import SharedDocuments, ShardTask
 from kdserve.search.index import build as build_module
+from kdserve.search.index.parts import write_parts
 
 HERE = Path(__file__).parent
 STOP = "the text at which a worker stops"
@@ -75,6 +78,7 @@ def build_and_lose_workers(folder, address):
     from kdserve.search.milvus import MilvusRetriever
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    run_tasks(folder / "busy")
     encoder = Counting()
     Retriever.build(folder / "lost", shared(folder, lambda: Stopping(folder / "first")), encoder, options=OPTIONS)
     MilvusRetriever.build(address, "lost", shared(folder, lambda: Stopping(folder / "second")), encoder).close()
@@ -99,6 +103,35 @@ def build_and_lose_workers(folder, address):
     with pytest.raises(DataError, match="there are no texts to index; none was not made"):
         Retriever.build(folder / "none", shared(folder, Counting), encoder)
     ray.shutdown()
+
+
+def run_tasks(mark):
+    """Tasks that warn and need no encoder; then one that fails while another is busy."""
+    workers = RayWorkers(load=lambda: 1 / 0, number=2)
+    tasks = [ShardTask(shard=number, run=warn, told=number != 3) for number in range(5)]
+    assert workers.each(tasks, "", lambda _: None) == list(range(5))
+    tasks = [ShardTask(shard=mark, run=run) for run in (fail, be_busy)]
+    with pytest.raises(DataError, match="the first failed"):
+        workers.each(tasks, "", print)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
+
+
+def warn(number, _):
+    logging.getLogger("kdserve").warning("heard of task %d", number)
+    return number
+
+
+def fail(mark, _):
+    while not mark.exists():
+        time.sleep(0.1)
+    raise DataError("the first failed")
+
+
+def be_busy(mark, _):
+    mark.with_suffix(".new").write_text(str(os.getpid()))
+    mark.with_suffix(".new").rename(mark)
+    time.sleep(300)
 
 
 def environment():
@@ -177,7 +210,13 @@ def test_a_shard_that_kills_its_workers_is_named(built):
 
 
 def test_more_workers_than_fit_are_told(built):
-    assert "there is room for 2 of 5 Ray workers now" in (built / "said").read_text(encoding="utf-8")
+    said = (built / "said").read_text(encoding="utf-8")
+    assert "there is room for 2 of 5 Ray workers now (a worker claims 1 CPU, and Ray has 2 CPU); others wait" in said
+
+
+def test_what_workers_warn_of_is_told_once_and_in_order(built):
+    said = (built / "said").read_text(encoding="utf-8").splitlines()
+    assert [line[-1] for line in said if "heard of task" in line] == ["0", "1", "2", "4"]
 
 
 def test_builds_that_fail_leave_nothing(built):
@@ -203,6 +242,61 @@ def test_the_command_reads_on_workers(tmp_path):
     for file in FILES:
         first, second = (tmp_path / side / "gen-000001" / file for side in ("here", "there"))
         assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_files_that_workers_cannot_read_are_told_by_name(tmp_path, milvus):
+    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "good.md").write_text("the bread is warm\n", encoding="utf-8")
+    (tmp_path / "texts" / "bad.md").write_bytes(b"\xff\xfe\xfa")
+    for more in ([], ["--milvus", milvus]):
+        done = build_on_workers(tmp_path, "told", *more)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("bad.md") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        (["--threads", "4096"], "kdserve: a worker claims 4096 CPU, and Ray has "),
+        (["--device", "cuda"], "kdserve: a worker claims 1 CPU and 1 GPU, and Ray has "),
+    ],
+)
+def test_workers_for_which_there_will_never_be_room_are_an_error(tmp_path, claims, message):
+    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "good.md").write_text("the bread is warm\n", encoding="utf-8")
+    done = build_on_workers(tmp_path, "none", *claims)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(message), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["texts"]
+
+
+def build_on_workers(folder, out, *more):
+    bundle = HERE.parent / "runtime" / "bundles" / "static"
+    command = [sys.executable, "-m", "kdserve.cli", "index", "build", "texts", "--bundle", bundle, "--out", out]
+    command += ["--ray-workers", "1", *more]
+    without_gpu = environment() | {"CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, cwd=folder, env=without_gpu, capture_output=True, text=True, timeout=300)
+
+
+def test_what_a_lost_worker_left_of_a_part_goes_when_its_shard_is_begun_again(tmp_path):
+    write_texts(tmp_path / "texts")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "000001.0123").write_bytes(b"half")
+    (tmp_path / "parts" / "000010.part").write_bytes(b"another's")
+    documents = SharedDocuments(source=Source(path=tmp_path / "texts", format="folder"), workers=ThisProcess())
+    paths = write_parts(documents, tmp_path / "parts", Counting(), window=0, progress=no_progress)
+    facts = [path.with_suffix(".json") for path in paths]
+    assert sorted((tmp_path / "parts").iterdir()) == sorted({*paths, *facts, tmp_path / "parts" / "000010.part"})
+
+
+class ThisProcess:
+    """Workers without processes of their own."""
+
+    def each(self, tasks, fingerprint, done):
+        return [task.run(task.shard, Counting) for task in tasks]
 
 
 def test_the_example_of_the_docs_runs(tmp_path):

@@ -171,6 +171,27 @@ def test_what_does_not_fit_is_refused(address, embedder):
         MilvusRetriever.open(address, "none", Counting())
 
 
+def test_what_cannot_be_made_whole_leaves_nothing(tmp_path):
+    from kdserve.search.milvus import MilvusRetriever
+    from kdserve.search.milvus.client import Client
+
+    def interrupted():
+        yield from (Document(text=f"text {n}") for n in range(3000))  # more than a chunk
+        raise KeyboardInterrupt
+
+    address = str(tmp_path / "milvus.db")
+    client = Client(address)
+    for name, texts in (("n" * 251, documents()), ("stopped", interrupted())):  # a name has 255 characters, with _state
+        with pytest.raises((FolderError, KeyboardInterrupt)):
+            MilvusRetriever.build(address, name, texts, Counting())
+        assert client.list_collections() == []
+    MilvusRetriever.build(address, "kept_state", documents(), Counting()).close()
+    with pytest.raises(FolderError, match="has a collection kept_state already"):
+        MilvusRetriever.build(address, "kept", documents(), Counting())
+    assert sorted(client.list_collections()) == ["kept_state", "kept_state_state"]
+    client.close()
+
+
 def test_the_example_of_the_docs_runs(tmp_path):
     root = Path(__file__).parents[2]
     _, code = re.findall(r"```python\n(.*?)```", (root / "docs/cluster.md").read_text(encoding="utf-8"), re.DOTALL)

@@ -69,7 +69,7 @@ def reopen_translator(bundle: Path, out: Path) -> None:
     with staged_folder(out) as folder:
         try:
             tensors = _decoder_tensors(encoder, decoder)
-            sides = {name: _sizes(graph) for name, graph in graphs.items()}
+            sides = {name: _sizes(graph, bundle) for name, graph in graphs.items()}
             sides[ENCODER_NAME] |= _shapes(table, encoder)
             sides[DECODER_NAME] |= _shapes(tensors[_TABLE], decoder)
             body = body_tensors(table, encoder, sides[ENCODER_NAME])
@@ -149,16 +149,20 @@ def _decoder_tensors(encoder: Constants, decoder: Constants) -> dict[str, Array]
     return tensors
 
 
-def _sizes(graph: onnx.ModelProto) -> dict[str, Any]:
+def _sizes(graph: onnx.ModelProto, bundle: Path) -> dict[str, Any]:
     """What a configuration says that is written in the nodes alone."""
     nodes = {node.op_type: node for node in reversed(graph.graph.node)}
     heads, norm = nodes["MultiHeadAttention"], nodes["LayerNormalization"]
+    activations = [name for op, name in _ACTIVATIONS.items() if op in nodes]
+    if not activations:
+        known = ", ".join(_ACTIVATIONS.values())
+        raise FolderError(f"{bundle} cannot be read back: its activation is not among {known}")
     return {
         "model_type": "bert",
         "type_vocab_size": 1,
         "num_attention_heads": next(part.i for part in heads.attribute if part.name == "num_heads"),
         "layer_norm_eps": round(next(part.f for part in norm.attribute if part.name == "epsilon"), 15),
-        "hidden_act": next(name for op, name in _ACTIVATIONS.items() if op in nodes),
+        "hidden_act": activations[0],
     }
 
 

@@ -19,6 +19,9 @@ SHARD_ROWS = 32_768
 SHARD_FILES = 64
 Result = TypeVar("Result")
 Prepare = Callable[[Iterator[Document]], Iterator[Document]]
+Opened = Callable[[], Embedder]
+"""Gives the encoder of a worker, which is opened when it is first asked for; raises FolderError where it is another
+than that of the command, or as what opens it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +52,14 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardTask(Generic[Result]):
-    """What a worker shall do with one shard; doing it twice must give the same as doing it once."""
+    """What a worker shall do with one shard; doing it twice must give the same as doing it once.
+
+    What it warns of is logged where the command runs, but of what is not `told`.
+    """
 
     shard: Shard
-    run: Callable[[Shard, Embedder], Result]
+    run: Callable[[Shard, Opened], Result]
+    told: bool = True
 
 
 class Workers(Protocol):

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -22,21 +21,17 @@ from kdserve.datatypes import Embedder, Progress
 from kdserve.errors import FolderError
 from kdserve.json_files import read_json
 from kdserve.manifest import sync_path, write_error
-from kdserve.runtime import Encoder
 from kdserve.search.documents.document import Document
 from kdserve.search.documents.embedding import Embedded, embed_documents
-from kdserve.search.documents.shards import Prepare, Shard, ShardTask, SharedDocuments
-
-_logger = logging.getLogger("kdserve")
+from kdserve.search.documents.shards import Opened, Prepare, Shard, ShardTask, SharedDocuments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """What a part holds: the documents of a shard, those of its texts that were cut, and what the shard skipped."""
+    """What a part holds: so many documents of a shard, and what the shard skipped."""
 
     shard: str
     num_documents: int
-    num_cut: int
     skipped: dict[str, int]
 
 
@@ -63,9 +58,7 @@ def write_parts(
         progress("shards", num_done, len(shards))
 
     progress("shards", 0, len(shards))
-    parts = shared.workers.each(tasks, encoder.fingerprint, done)
-    if (num_cut := sum(part.num_cut for part in parts)) and isinstance(encoder, Encoder):
-        _logger.warning("%d passages were cut at %d tokens", num_cut, encoder.max_tokens)
+    shared.workers.each(tasks, encoder.fingerprint, done)
     return paths
 
 
@@ -82,18 +75,20 @@ def read_parts(paths: Sequence[Path], num_known: int) -> Iterator[Embedded]:
             num_known = max(0, num_known - len(chunk.documents))
 
 
-def _write_part(shard: Shard, encoder: Embedder, *, path: Path, prepare: Prepare, window: int) -> Part:
+def _write_part(shard: Shard, opened: Opened, *, path: Path, prepare: Prepare, window: int) -> Part:
     facts = path.with_suffix(".json")
     if facts.is_file() and (known := _read_facts(path)).shard == str(shard):
         return known
     if not path.parent.is_dir():
         raise FolderError(f"{socket.gethostname()} finds no {path.parent}; put the index where all workers can write")
-    known_cut = encoder.num_cut if isinstance(encoder, Encoder) else 0
     num_documents = 0
     try:
+        for left in path.parent.glob(f"{path.stem}.*"):  # by workers that were lost with this shard
+            if left.suffix not in (".part", ".json"):
+                left.unlink(missing_ok=True)
         aside = path.with_suffix(f".{uuid4().hex}")
         with aside.open("wb") as file:
-            for chunk in embed_documents(prepare(shard.read()), encoder, window=window):
+            for chunk in embed_documents(prepare(shard.read()), opened(), window=window):
                 documents = [[d.text, d.id, d.language, dict(d.metadata)] for d in chunk.documents]
                 head = json.dumps({"documents": documents, "spans": chunk.spans, "shape": chunk.vectors.shape})
                 file.write(head.encode() + b"\n" + chunk.vectors.astype("<f4").tobytes())
@@ -102,9 +97,7 @@ def _write_part(shard: Shard, encoder: Embedder, *, path: Path, prepare: Prepare
             os.fsync(file.fileno())
         aside.rename(path)
         sync_path(path.parent)
-        num_cut = (encoder.num_cut if isinstance(encoder, Encoder) else 0) - known_cut
-        skipped = dict(shard.source.skipped)
-        part = Part(shard=str(shard), num_documents=num_documents, num_cut=num_cut, skipped=skipped)
+        part = Part(shard=str(shard), num_documents=num_documents, skipped=dict(shard.source.skipped))
         aside.write_text(json.dumps(asdict(part)), encoding="utf-8")
         sync_path(aside)
         aside.rename(facts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,26 +59,17 @@ class Collection:
     def create(cls, address: str, name: str, state: State) -> Collection:
         """Make a new collection, or raise FolderError where there is one of that name."""
         client = Client(address)
-        if client.has_collection(name):
-            raise FolderError(f"{address} has a collection {name} already; choose another name or drop it")
-        schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=MAX_KEY_BYTES + 16)
-        schema.add_field("document", DataType.VARCHAR, max_length=MAX_KEY_BYTES)
-        for number in ("place", "start", "end"):
-            schema.add_field(number, DataType.INT64)
-        schema.add_field("split", DataType.BOOL)
-        schema.add_field("text", DataType.VARCHAR, max_length=MAX_TEXT_BYTES)
-        schema.add_field("language", DataType.VARCHAR, max_length=64, nullable=True)
-        schema.add_field("metadata", DataType.JSON)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=state.dim)
-        _make(client, name, schema)
-        schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("key", DataType.INT64, is_primary=True)
-        schema.add_field("state", DataType.JSON)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
-        _make(client, f"{name}_state", schema)
         made = cls(client, name, state)
-        made.save(state)
+        with ExitStack() as undo:
+            undo.callback(client.close)
+            for one in (name, f"{name}_state"):
+                if client.has_collection(one):
+                    raise FolderError(f"{address} has a collection {one} already; choose another name or drop it")
+            undo.callback(made.drop)
+            _make(client, name, _passages(client, state.dim))
+            _make(client, f"{name}_state", _states(client))
+            made.save(state)
+            undo.pop_all()
         return made
 
     @classmethod
@@ -112,10 +104,10 @@ class Collection:
         """
         numbered, next_id = number_documents(chunk.documents, self.state.next_id)
         ids = [document.id for document in numbered if document.id is not None]
-        known = self.places(ids)
+        known, counts = self.places(ids), Counter(ids)
         for id_ in ids:
             key = document_key(id_)
-            if ids.count(id_) > 1 or (key in known and (replacing is None or known[key] not in replacing)):
+            if counts[id_] > 1 or (key in known and (replacing is None or known[key] not in replacing)):
                 raise DataError(f"id {id_!r} is in {self.name} already; update it, or choose another id")
         rows = list(_rows(replace(chunk, documents=numbered), self.state.next_place))
         self.delete(known)
@@ -172,6 +164,28 @@ class Collection:
         """Remove the collection and its state."""
         for name in (self.name, f"{self.name}_state"):
             self.client.drop_collection(name)
+
+
+def _passages(client: Client, dim: int) -> Any:
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=MAX_KEY_BYTES + 16)
+    schema.add_field("document", DataType.VARCHAR, max_length=MAX_KEY_BYTES)
+    for number in ("place", "start", "end"):
+        schema.add_field(number, DataType.INT64)
+    schema.add_field("split", DataType.BOOL)
+    schema.add_field("text", DataType.VARCHAR, max_length=MAX_TEXT_BYTES)
+    schema.add_field("language", DataType.VARCHAR, max_length=64, nullable=True)
+    schema.add_field("metadata", DataType.JSON)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+    return schema
+
+
+def _states(client: Client) -> Any:
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("key", DataType.INT64, is_primary=True)
+    schema.add_field("state", DataType.JSON)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+    return schema
 
 
 def _make(client: Client, name: str, schema: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kdserve.datatypes import Embedder, Hit, Progress, no_progress, require_texts
-from kdserve.errors import DataError, FolderError, KdserveError
+from kdserve.errors import DataError, FolderError
 from kdserve.search.backends.vectors import require_unit_rows
 from kdserve.search.documents.document import Document, Id, NewMetadata
 from kdserve.search.documents.embedding import embed_documents, first_passages
@@ -72,8 +72,9 @@ class MilvusRetriever(RetrieverProtocol):
                 insert_shared(documents, made._kept, encoder, progress)
             else:
                 made._insert(documents, total=total, progress=progress)
-        except KdserveError:
+        except BaseException:  # Ctrl-C too: no command drops what is half there
             made.drop()
+            made.close()
             raise
         return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -11,7 +12,7 @@ from kdserve.datatypes import Embedder, Progress
 from kdserve.errors import DataError
 from kdserve.search.documents.document import MAX_INT, Id
 from kdserve.search.documents.embedding import embed_documents
-from kdserve.search.documents.shards import Prepare, Shard, ShardTask, SharedDocuments
+from kdserve.search.documents.shards import Opened, Prepare, Shard, ShardTask, SharedDocuments
 from kdserve.search.milvus.client import Client
 from kdserve.search.milvus.collection import Collection, State
 
@@ -49,7 +50,7 @@ def insert_shared(shared: SharedDocuments, kept: Collection, encoder: Embedder, 
         progress(what, 0, len(shards))
         return lambda _: progress(what, next(numbers), len(shards))
 
-    counting = [ShardTask(shard=shard, run=_count) for shard in shards]
+    counting = [ShardTask(shard=shard, run=_count, told=False) for shard in shards]
     counted = workers.each(counting, encoder.fingerprint, shown("shards read"))
     tasks, next_id = [], kept.state.next_id
     for number, (shard, found) in enumerate(zip(shards, counted, strict=True)):
@@ -68,7 +69,7 @@ def insert_shared(shared: SharedDocuments, kept: Collection, encoder: Embedder, 
     kept.save(replace(kept.state, next_id=next_id, next_place=len(shards) * PLACES))
 
 
-def _count(shard: Shard, _: Embedder) -> _Counted:
+def _count(shard: Shard, _: Opened) -> _Counted:
     """Read a shard, so that what is wrong with it is told before anything is inserted."""
     without, least = 0, 0
     for document in shard.read():
@@ -79,15 +80,15 @@ def _count(shard: Shard, _: Embedder) -> _Counted:
     return _Counted(without=without, least=least, skipped=dict(shard.source.skipped))
 
 
-def _insert(shard: Shard, encoder: Embedder, *, address: str, collection: str, state: State, prepare: Prepare) -> int:
+def _insert(shard: Shard, opened: Opened, *, address: str, collection: str, state: State, prepare: Prepare) -> int:
     """Embed and insert a shard, over what a worker that was lost left of it; returns the number of its documents."""
-    kept = Collection(Client(address), collection, state)
     own = range(state.next_place, state.next_place + PLACES)
     seen: set[Id] = set()
-    for chunk in embed_documents(prepare(shard.read()), encoder, window=state.window):
-        ids = kept.put(chunk, replacing=own)
-        if twice := seen.intersection(ids):
-            raise DataError(f"id {twice.pop()!r} occurs twice; ids must be unique, fix the texts")
-        seen.update(ids)
-    kept.client.close()
+    with closing(Client(address)) as client:
+        kept = Collection(client, collection, state)
+        for chunk in embed_documents(prepare(shard.read()), opened(), window=state.window):
+            ids = kept.put(chunk, replacing=own)
+            if twice := seen.intersection(ids):
+                raise DataError(f"id {twice.pop()!r} occurs twice; ids must be unique, fix the texts")
+            seen.update(ids)
     return len(seen)

@@ -11,6 +11,7 @@ from tiny_writers import tiny_writer
 
 from kdserve.errors import FolderError
 from kdserve.export import WritingFloors, export_translator, reopen_bundle
+from kdserve.export.sequence import reopen
 from kdserve.export.sequence.gate import GatePairs
 from kdserve.manifest import verify_folder
 from kdserve.model_settings import SequenceSettings
@@ -58,5 +59,15 @@ def test_rounded_weights_come_back_as_near_as_they_were_rounded(tmp_path: Path) 
 
 def test_what_is_not_of_berts_kind_is_refused(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="not both of BERT's kind"):
+        reopen_bundle(bundle, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_an_activation_that_berts_side_does_not_know_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = _export(tiny_writer(tmp_path / "student", "bert-bert"), tmp_path / "bundle", "fp32")
+    monkeypatch.setattr(reopen, "_ACTIVATIONS", {"Elu": "elu"})
+    with pytest.raises(FolderError, match="cannot be read back: its activation is not among elu"):
         reopen_bundle(bundle, tmp_path / "again")
     assert not (tmp_path / "again").exists()
