@@ -26,7 +26,7 @@ from kdserve.datatypes import no_progress
 from kdserve.errors import DataError, EncodeError, FolderError, MissingExtraError
 from kdserve.search import BuildOptions, Document, Retriever, Source
 from kdserve.search.cluster import RayWorkers
-from kdserve.search.documents.shards import SharedDocuments, ShardTask
+from kdserve.search.documents.shards import ShardTask, SharedDocuments
 from kdserve.search.index import build as build_module
 from kdserve.search.index.parts import write_parts
 
@@ -295,8 +295,11 @@ def test_what_a_lost_worker_left_of_a_part_goes_when_its_shard_is_begun_again(tm
 class ThisProcess:
     """Workers without processes of their own."""
 
-    def each(self, tasks, fingerprint, done):
-        return [task.run(task.shard, Counting) for task in tasks]
+    def each(self, tasks, _, done):
+        results = [task.run(task.shard, Counting) for task in tasks]
+        for result in results:
+            done(result)
+        return results
 
 
 def test_the_example_of_the_docs_runs(tmp_path):
