@@ -2,9 +2,9 @@
 
     python models/kdserve-mini/questions.py CHECKOUTS DATA TEXTS
 
-CHECKOUTS holds git repositories, bare or not, in folders named OWNER+NAME; those that are there are read. DATA is laid
-out as for the recipe. Each line of TEXTS has language, role, group, domain and text, cut by tabs; texts of one group
-say the same. Nothing is written that stands in the evaluation sets below DATA.
+CHECKOUTS holds git repositories, bare or not, in folders OWNER/NAME; those that are there are read, without their files
+of 4 MiB and more, as for kdserve-mini. DATA is laid out as for the recipe, and has the evaluation sets in eval/. Each line of TEXTS has language, role, group, domain and text, cut by tabs; texts of one group
+say the same. Nothing is written that stands in those.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ PUD = {
     "Hindi": "hi", "Indonesian": "id", "Italian": "it", "Japanese": "ja", "Korean": "ko", "Polish": "pl",
     "Portuguese": "pt", "Russian": "ru", "Spanish": "es", "Swedish": "sv", "Thai": "th", "Turkish": "tr",
 }  # fmt: skip
+LARGE = 4 << 20
 MOST = {"trivia": 12_000, "ja": 8_000, "passages": 900}
 
 Text = tuple[str, str, str, str, str]
@@ -69,12 +70,12 @@ def main() -> None:
 def native(checkouts: Path, rng: random.Random) -> Iterator[Text]:
     """Yield questions that people asked of encyclopaedias, and the paragraphs that they asked."""
     for language, tag, question, paragraphs in (
-        ("ja", "jaquad", *squad(checkouts, "SkelterLabsInc+JaQuAD", "data/train/")),
-        ("zh", "drcd", *squad(checkouts, "DRCKnowledgeTeam+DRCD", "DRCD_")),
-        ("zh", "cmrc2018", *squad(checkouts, "ymcui+cmrc2018", "data/cmrc2018_")),
-        ("ar", "arcd", *squad(checkouts, "husseinmozannar+SOQAL", "data/arcd.json")),
-        ("fr", "piaf", *squad(checkouts, "etalab-ia+piaf-code", "piaf-v1.0.json")),
-        ("pt", "faquad", *squad(checkouts, "liafacom+faquad", "data/dataset.json")),
+        ("ja", "jaquad", *squad(checkouts, "SkelterLabsInc/JaQuAD", "data/train/")),
+        ("zh", "drcd", *squad(checkouts, "DRCKnowledgeTeam/DRCD", "DRCD_")),
+        ("zh", "cmrc2018", *squad(checkouts, "ymcui/cmrc2018", "data/cmrc2018_")),
+        ("ar", "arcd", *squad(checkouts, "husseinmozannar/SOQAL", "data/arcd.json")),
+        ("fr", "piaf", *squad(checkouts, "etalab-ia/piaf-code", "piaf-v1.0.json")),
+        ("pt", "faquad", *squad(checkouts, "liafacom/faquad", "data/dataset.json")),
         ("th", "iapp-wiki-qa", *thai(checkouts)),
     ):
         asked = rng.sample(question, min(len(question), MOST["ja"]))
@@ -83,19 +84,19 @@ def native(checkouts: Path, rng: random.Random) -> Iterator[Text]:
         yield from ((language, "p", "", tag, cut(clean(text), language)) for text in whole)
     trivia = [
         " ".join(part.split("\n^")[0].split())
-        for name in files(checkouts, "uberspot+OpenTriviaQA", "categories/")
-        for part in show(checkouts, "uberspot+OpenTriviaQA", name).decode("utf-8", "replace").split("#Q ")[1:]
+        for name in files(checkouts, "uberspot/OpenTriviaQA", "categories/")
+        for part in show(checkouts, "uberspot/OpenTriviaQA", name).decode("utf-8", "replace").split("#Q ")[1:]
     ]
     for text in rng.sample(trivia, min(len(trivia), MOST["trivia"])):
         yield "en", "q", "", "opentriviaqa", clean(text)
-    for repository, folder in (("KGQA+QALD_9_plus", "data/"), ("KGQA+QALD-10", "data/qald_10/qald_10.json")):
+    for repository, folder in (("KGQA/QALD_9_plus", "data/"), ("KGQA/QALD-10", "data/qald_10/qald_10.json")):
         for name in files(checkouts, repository, folder, ".json"):
             for item in json.loads(show(checkouts, repository, name))["questions"]:
                 for said in item["question"]:
                     if said["language"] in (*LANGUAGES, "en"):
                         yield said["language"], "q", f"{repository}-{item['id']}", "qald", clean(said["string"])
     for name, language in PUD.items():
-        repository = f"UniversalDependencies+UD_{name}-PUD"
+        repository = f"UniversalDependencies/UD_{name}-PUD"
         for path in files(checkouts, repository, "", ".conllu"):
             found = show(checkouts, repository, path).decode()
             ids = re.findall(r"^# sent_id = (\S+)", found, re.MULTILINE)
@@ -118,7 +119,7 @@ def squad(checkouts: Path, repository: str, prefix: str) -> tuple[list[str], lis
 
 def thai(checkouts: Path) -> tuple[list[str], list[str]]:
     """Return the questions and different paragraphs of iapp-wiki-qa-dataset."""
-    raw = show(checkouts, "iapp-technology+iapp-wiki-qa-dataset", "squad_format/data.zip")
+    raw = show(checkouts, "iapp-technology/iapp-wiki-qa-dataset", "squad_format/data.zip")
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         rows = [json.loads(line) for name in archive.namelist() for line in archive.read(name).splitlines() if line]
     return [row["question"] for row in rows], sorted({row["context"] for row in rows})
@@ -186,10 +187,12 @@ def clean(text: str) -> str:
 def evaluated(data: Path) -> set[str]:
     """Return every sentence of the evaluation sets, in the form that `sentences` compares."""
     found: set[str] = set()
-    for path in (data / "eval" / "tatoeba-v1").glob("tatoeba.*"):
-        found.update(map(plain, path.read_text(encoding="utf-8").splitlines()))
-    for path in (data / "eval" / "stsb-multi-mt").glob("*.csv"):
-        found.update(plain(part) for part in re.split(r'[\n"]', path.read_text(encoding="utf-8")))
+    for pattern, ends in (("tatoeba-v1/tatoeba.*", r"\n"), ("stsb-multi-mt/*.csv", r'[\n"]')):
+        paths = list((data / "eval").glob(pattern))
+        if not paths:
+            raise SystemExit(f"{data}/eval has no {pattern}; what stands in it could not be left out")
+        for path in paths:
+            found.update(plain(part) for part in re.split(ends, path.read_text(encoding="utf-8")))
     for one in read_questions(data / "eval" / "xquad-r-dev").values():
         found.update(plain(question.text) for question in one.questions.values())
         for paragraph in one.paragraphs:
@@ -210,11 +213,12 @@ def plain(text: str) -> str:
 
 
 def files(checkouts: Path, repository: str, prefix: str, suffix: str = "") -> list[str]:
-    """Return the files of a checkout whose names begin and end so; none where it, or the file's content, is missing."""
-    if not (folder := checkouts / repository).is_dir():
+    """Return the files of a checkout whose names begin and end so, but for large ones; none where it is missing."""
+    if not (checkouts / repository).is_dir():
         return []
-    listed = (line.split(None, 4) for line in git(folder, "ls-tree", "-r", "-l", "HEAD").decode().splitlines())
-    names = [name for *_, size, name in listed if size.isdecimal()]
+    listed = git(checkouts / repository, "ls-tree", "-r", "-l", "-z", "HEAD").decode().split("\0")[:-1]
+    sized = (line.split(None, 4) for line in listed)
+    names = [name for *_, size, name in sized if size.isdecimal() and int(size) < LARGE]
     return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]
 
 
@@ -224,9 +228,8 @@ def show(checkouts: Path, repository: str, name: str) -> bytes:
 
 
 def git(folder: Path, *arguments: str) -> bytes:
-    """Run git in a checkout, which may lie in its folder's `repo`."""
-    place = folder / "repo" if (folder / "repo").is_dir() else folder
-    return subprocess.run(["git", "-C", str(place), *arguments], check=True, capture_output=True).stdout
+    """Run git in a checkout."""
+    return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True).stdout
 
 
 if __name__ == "__main__":
