@@ -3,8 +3,9 @@
     python models/kdserve-mini/questions.py CHECKOUTS DATA TEXTS
 
 CHECKOUTS holds git repositories, bare or not, in folders OWNER/NAME; those that are there are read, without their files
-of 4 MiB and more, as for kdserve-mini. DATA is laid out as for the recipe, and has the evaluation sets in eval/. Each line of TEXTS has language, role, group, domain and text, cut by tabs; texts of one group
-say the same. Nothing is written that stands in those.
+of 4 MiB and more, as for kdserve-mini. DATA is laid out as for the recipe, and has the evaluation sets in eval/. Each
+line of TEXTS has language, role, group, domain and text, cut by tabs; texts of one group say the same. Nothing is
+written that stands in the evaluation sets.
 """
 
 from __future__ import annotations
