@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -254,7 +256,7 @@ def _start_ray() -> None:
 
     if not ray.is_initialized():
         try:
-            named = os.environ.get("RAY_ADDRESS")
+            named, on_stop = os.environ.get("RAY_ADDRESS"), signal.getsignal(signal.SIGTERM)
             ray.init(
                 named or "local",
                 resources=None if named else {_HERE: 1},
@@ -262,6 +264,8 @@ def _start_ray() -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+            if callable(on_stop) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_stop)  # Ray's own aborts, and nothing is tidied up
         except ConnectionError as error:
             raise DataError(f"Ray cannot be reached ({_first_line(error)}); check RAY_ADDRESS") from error
 

@@ -274,11 +274,31 @@ def test_workers_for_which_there_will_never_be_room_are_an_error(tmp_path, claim
 
 
 def build_on_workers(folder, out, *more):
+    without_gpu = environment() | {"CUDA_VISIBLE_DEVICES": ""}
+    command = command_on_workers(out, *more)
+    return subprocess.run(command, cwd=folder, env=without_gpu, capture_output=True, text=True, timeout=300)
+
+
+def command_on_workers(out, *more):
     bundle = HERE.parent / "runtime" / "bundles" / "static"
     command = [sys.executable, "-m", "kdserve.cli", "index", "build", "texts", "--bundle", bundle, "--out", out]
-    command += ["--ray-workers", "1", *more]
-    without_gpu = environment() | {"CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, cwd=folder, env=without_gpu, capture_output=True, text=True, timeout=300)
+    return [*command, "--ray-workers", "1", *more]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_build_that_is_stopped_says_so_and_keeps_what_it_has(tmp_path, number, code):
+    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "many.tsv").write_text("text\n" + "the bread is warm\n" * 500_000, encoding="utf-8")
+    parts = tmp_path / ".stopped.partial" / "parts"
+    command = command_on_workers("stopped")
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as build:
+        while build.poll() is None and not list(parts.glob("*/000000.*")):
+            time.sleep(0.05)
+        build.send_signal(number)
+        said = build.communicate(timeout=120)[1]
+    assert (build.returncode, said.splitlines()[-1]) == (code, "kdserve: stopped")
+    assert parts.is_dir()
 
 
 def test_what_a_lost_worker_left_of_a_part_goes_when_its_shard_is_begun_again(tmp_path):
