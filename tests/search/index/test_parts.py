@@ -35,7 +35,7 @@ class InTurn:
             if number == self.dies_at:
                 raise EncodeError(f"workers were lost with {task.shard}")
             for _ in range(1 + self.twice):
-                result = task.run(task.shard, encoder)
+                result = task.run(task.shard, lambda: encoder)
             self.num_run += 1
             results.append(result)
             done(result)
