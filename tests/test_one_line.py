@@ -49,7 +49,18 @@ def test_no_name_of_a_file_drives_the_terminal(tmp_path: Path):
     assert said == "kdserve: there is no file no \ufffd[31m.txt; check the path"
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "odd\n\x1b[31m.md").write_bytes(b"\xff")
-    command = [sys.executable, "-m", "kdserve.cli", "index", "build", "notes", "--out", "i"]
+    command = [
+        sys.executable,
+        "-m",
+        "kdserve.cli",
+        "index",
+        "build",
+        "notes",
+        "--out",
+        "i",
+        "--bundle",
+        "kdserve-static",
+    ]
     ran = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     told, refused = ran.stderr.decode().splitlines()
     assert told.startswith("skipped: notes/odd \ufffd[31m.md line 1 is not UTF-8")

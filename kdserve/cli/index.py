@@ -122,14 +122,14 @@ def build(
             lexical=lexical,
             queries_by=bool(queries_by),
         )
-    if not bundle:
-        bundle = SEARCH_BUNDLE
-        say(f"{bundle} embeds; --bundle kdserve-static is quicker and finds less: kdserve models")
+    by_default, bundle = not bundle, bundle or SEARCH_BUNDLE
     name, lasting = _lasting_name(bundle), languages_by and _lasting_name(languages_by)
     workers = ray_workers_of(name, ray_workers, milvus=milvus, device=device, threads=threads) if ray_workers else None
     # with workers it embeds nothing here, so a machine without a GPU may command those that have one
     encoder = open_model(bundle, device="cpu" if workers else device, num_threads=threads)
     documents, total = documents_of(source, lasting, workers, threads=threads)
+    if by_default:
+        say(f"{bundle} embeds; --bundle kdserve-static is quicker and finds less: kdserve models")
     if milvus:
         build_collection(milvus, str(out), documents, encoder, name=name, passage_tokens=passage_tokens, total=total)
         report_skipped(source)

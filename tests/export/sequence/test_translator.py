@@ -121,10 +121,13 @@ def test_step_that_gives_both_pairs_of_outputs_writes_the_same(bundle: Path, tmp
     graph.input.remove(next(value for value in graph.input if value.name == "likely"))
     choice = next(node for node in graph.node if node.op_type == "If")
     graph.node.remove(choice)
-    likely, best = (onnx.helper.get_node_attr_value(choice, name).node for name in ("then_branch", "else_branch"))
-    for nodes, names in ((likely, ("likely_log_probs", "likely_ids")), (best, ("best_scores", "best_ids"))):
-        nodes[-1].output[:] = names
-        graph.node.extend(nodes)
+    likely, best = (onnx.helper.get_node_attr_value(choice, name) for name in ("then_branch", "else_branch"))
+    for branch, names in ((likely, ("likely_log_probs", "likely_ids")), (best, ("best_scores", "best_ids"))):
+        named = dict(zip((value.name for value in branch.output), names, strict=True))
+        for node in branch.node:
+            node.input[:] = [named.get(name, name) for name in node.input]
+            node.output[:] = [named.get(name, name) for name in node.output]
+        graph.node.extend(branch.node)
     for name, like in (("likely_log_probs", "best_scores"), ("likely_ids", "best_ids")):
         value = graph.output.add()
         value.CopyFrom(next(own for own in graph.output if own.name == like))
