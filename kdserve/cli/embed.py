@@ -10,7 +10,7 @@ import typer
 
 from kdserve.cli.console import progress_bars, say
 from kdserve.cli.documents import open_source
-from kdserve.cli.options import SEARCH_BUNDLE, Device, Threads
+from kdserve.cli.options import DEFAULT_BUNDLE, Device, Threads
 from kdserve.errors import DataError
 
 CHUNK_TEXTS = 2048
@@ -30,7 +30,7 @@ def embed(
     ] = None,
     bundle: Annotated[
         str, typer.Option(help="Bundle folder, a published student's name, or a teacher.")
-    ] = SEARCH_BUNDLE,
+    ] = DEFAULT_BUNDLE,
     role: Annotated[Literal["document", "query"], typer.Option(help="What the texts are.")] = "document",
     text_column: Annotated[str, typer.Option(help="Column or field that holds the text.")] = "text",
     id_column: Annotated[str, typer.Option(help="Column or field that holds the id.")] = "id",

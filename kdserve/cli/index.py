@@ -23,7 +23,7 @@ from kdserve.cli.documents import (
     with_languages,
 )
 from kdserve.cli.milvus import Milvus, build_collection, open_collection, refuse_in_milvus
-from kdserve.cli.options import SEARCH_BUNDLE, Device, Fields, Threads
+from kdserve.cli.options import DEFAULT_BUNDLE, Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
 
@@ -74,8 +74,8 @@ def build(
     bundle: Annotated[
         str,
         typer.Option(
-            help="Bundle folder, a published student's name, or a teacher; kdserve-static is quickest, and finds less.",
-            show_default=SEARCH_BUNDLE,
+            help="Bundle folder, a published student's name, or a teacher; kdserve-mini finds more, and takes longer.",
+            show_default=DEFAULT_BUNDLE,
         ),
     ] = "",
     queries_by: Annotated[
@@ -122,14 +122,14 @@ def build(
             lexical=lexical,
             queries_by=bool(queries_by),
         )
-    by_default, bundle = not bundle, bundle or SEARCH_BUNDLE
+    by_default, bundle = not bundle, bundle or DEFAULT_BUNDLE
     name, lasting = _lasting_name(bundle), languages_by and _lasting_name(languages_by)
     workers = ray_workers_of(name, ray_workers, milvus=milvus, device=device, threads=threads) if ray_workers else None
     # with workers it embeds nothing here, so a machine without a GPU may command those that have one
     encoder = open_model(bundle, device="cpu" if workers else device, num_threads=threads)
     documents, total = documents_of(source, lasting, workers, threads=threads)
     if by_default:
-        say(f"{bundle} embeds; --bundle kdserve-static is quicker and finds less: kdserve models")
+        say(f"{bundle} embeds; --bundle kdserve-mini finds more and takes longer: kdserve models")
     if milvus:
         build_collection(milvus, str(out), documents, encoder, name=name, passage_tokens=passage_tokens, total=total)
         report_skipped(source)

@@ -10,11 +10,8 @@ from typing import Annotated
 import typer
 
 from kdserve.cli.console import progress_bars, say
-from kdserve.cli.options import Device, Threads
+from kdserve.cli.options import DEFAULT_BUNDLE, Device, Threads
 from kdserve.manifest import write_error
-
-MINING_BUNDLE = "kdserve-static"
-"""What finds translations, where no bundle is named: the quickest of those that ship."""
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +23,7 @@ def mine(
     source: Annotated[Path, typer.Argument(help="Sentences, one a line; .gz too, - for stdin.")],
     target: Annotated[Path, typer.Argument(help="Sentences of the other language, one a line, in any order.")],
     out: Annotated[Path | None, typer.Option(help="The TSV to write; without it, pairs go to standard output.")] = None,
-    bundle: Annotated[str, typer.Option(help="Bundle folder, or a published student's name.")] = MINING_BUNDLE,
+    bundle: Annotated[str, typer.Option(help="Bundle folder, or a published student's name.")] = DEFAULT_BUNDLE,
     neighbours: Annotated[int, typer.Option("-k", min=1, help="Neighbours that the margin looks at.")] = 4,
     min_score: Annotated[float, typer.Option(help="Least margin: higher gives fewer and surer pairs.")] = 1.06,
     threads: Threads = None,
