@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -105,6 +105,10 @@ class SequenceSettings(ModelSettings):
         for name in ("source_tokens", "target_tokens"):
             if not all(isinstance(token, str) for token in getattr(self, name).values()):
                 raise ValueError(f"{name} must map languages to tokens")
+
+    def shared(self) -> dict[str, Any]:
+        """Return by name what a student that writes and its bundles both say."""
+        return {one.name: getattr(self, one.name) for one in fields(SequenceSettings)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,22 +81,8 @@ def _write(student: SequenceStudent, precision: Precision, folder: Path, progres
 
 
 def _settings(student: SequenceStudent, precision: Precision) -> TranslatorSettings:
-    own = student.settings
-    return TranslatorSettings(
-        name=own.name,
-        family="sequence",
-        max_tokens=own.max_tokens,
-        languages=own.languages,
-        weak_languages=own.weak_languages,
-        task=own.task,
-        max_output_tokens=own.max_output_tokens,
-        targets=own.targets,
-        prefix=own.prefix,
-        source_tokens=own.source_tokens,
-        target_tokens=own.target_tokens,
-        precision=precision.name,
-        generation=student.generation,
-    )
+    shared = student.settings.shared() | {"family": "sequence"}
+    return TranslatorSettings(**shared, precision=precision.name, generation=student.generation)
 
 
 def _require_same_tokens(student: SequenceStudent, reference: Translator, pairs: GatePairs) -> float:

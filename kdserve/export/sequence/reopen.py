@@ -210,18 +210,6 @@ def _write_config(
 
 
 def _described(opened: TranslatorBundle, encoder: Constants) -> SequenceStudentSettings:
-    own = opened.settings
     return SequenceStudentSettings(
-        name=own.name,
-        family=own.family,
-        max_tokens=own.max_tokens,
-        languages=own.languages,
-        weak_languages=own.weak_languages,
-        task=own.task,
-        max_output_tokens=own.max_output_tokens,
-        targets=own.targets,
-        prefix=own.prefix,
-        source_tokens=own.source_tokens,
-        target_tokens=own.target_tokens,
-        table_bits=BIT_WIDTHS.get(encoder.arrays["table"].dtype.name, 0),
+        **opened.settings.shared(), table_bits=BIT_WIDTHS.get(encoder.arrays["table"].dtype.name, 0)
     )

@@ -62,8 +62,7 @@ def build_index(
 
     The work is done in a folder beside the target. With a `resume_key`, which stands for the same documents in the
     same order and the same settings, a build that was killed goes on from its last checkpoint, and one that was done is
-    left as it is. The recall of a
-    `query_encoder`, the encoder's teacher or student, is measured at the end.
+    left as it is. The recall of a `query_encoder`, the encoder's teacher or student, is measured at the end.
 
     Raises:
         FolderError: the target exists, another build writes it, or the disk is full. Nothing stays behind.

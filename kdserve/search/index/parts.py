@@ -95,6 +95,7 @@ def _write_part(shard: Shard, opened: Opened, *, path: Path, prepare: Prepare, w
                 num_documents += len(documents)
             file.flush()
             os.fsync(file.fileno())
+        facts.unlink(missing_ok=True)  # of another shard: they must not vouch for this part
         aside.rename(path)
         sync_path(path.parent)
         part = Part(shard=str(shard), num_documents=num_documents, skipped=dict(shard.source.skipped))
