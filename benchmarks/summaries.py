@@ -1,18 +1,19 @@
 """One-line summaries of packages that nothing was trained on: a student beside the first sentences of descriptions.
 
     python benchmarks/summaries.py split DATA WORK
-    python benchmarks/summaries.py score WORK [BUNDLE]
+    python benchmarks/summaries.py score WORK [BUNDLE] [--outputs OUT/brief.txt.xz]
 
 `DATA/summaries/LANGUAGE.tsv.gz` holds descriptions and their one-line synopses. `split` draws packages by the names
 that synopses of two languages or more share, and writes `WORK/summaries/LANGUAGE.tsv` without them, for training, and
 `WORK/held-out.tsv`; a pair goes to neither where only its description has a drawn name. `score` gives chrF and ROUGE-L
 over whole words, or single characters of Japanese and Korean, as `kdserve evaluate` does, and how long outputs are
-beside the synopses.
+beside the synopses; of outputs that are there already, a line for each of `WORK/held-out.tsv`, as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import lzma
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -42,11 +43,12 @@ def main() -> None:
     splitting.add_argument("work", type=Path)
     scoring.add_argument("work", type=Path)
     scoring.add_argument("bundle", nargs="?")
+    scoring.add_argument("--outputs", type=Path, help="what benchmarks/gpu/summaries.py wrote on the GPU")
     arguments = parser.parse_args()
     if arguments.command == "split":
         split(arguments.data, arguments.work)
     else:
-        score(arguments.work, arguments.bundle)
+        score(arguments.work, arguments.bundle, arguments.outputs)
 
 
 def split(data: Path, work: Path) -> None:
@@ -75,7 +77,7 @@ def split(data: Path, work: Path) -> None:
     print({language: [len(rows[language, False]), len(rows[language, True])] for language in languages})
 
 
-def score(work: Path, bundle: str | None) -> None:
+def score(work: Path, bundle: str | None, ready: Path | None) -> None:
     pairs = [
         replace(one, sources=one.sources[:MOST], targets=one.targets[:MOST])
         for one in read_pairs(work / "held-out.tsv")
@@ -87,6 +89,10 @@ def score(work: Path, bundle: str | None) -> None:
     }
     if bundle:
         writers["student"] = Translator.load(bundle, num_threads=1).translate
+    if ready:
+        sources = [row.split("\t")[1] for row in (work / "held-out.tsv").read_text("utf-8").splitlines()[1:]]
+        written = dict(zip(sources, lzma.decompress(ready.read_bytes()).decode().split("\n"), strict=True))
+        writers["student on the GPU"] = lambda texts: [written[text] for text in texts]
     outputs: dict[str, list[str]] = defaultdict(list)
     data: dict[str, Any] = {}
     for name, write in writers.items():
