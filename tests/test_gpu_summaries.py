@@ -109,7 +109,7 @@ def test_a_summariser_comes_out_of_a_pack(pack, tmp_path):
     summariser = Translator.load(bundle, num_threads=1)
     settings = summariser.settings
     assert (settings.task, settings.name, settings.max_tokens, settings.languages) == (
-        "summarise", "brief", 128, ("de",),
+        "summarise", "brief", 128, LANGUAGES,
     )  # fmt: skip
     assert len(summariser.translate(texts)) == 4
 

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--weak", nargs="*", default=[], help="languages that it summarises badly")
     arguments = parser.parse_args()
     pack, model = arguments.pack, read_model(arguments.pack)
-    languages = {row.split("\t")[0] for row in read_xz(pack / "tests.xz")} - set(arguments.weak)
+    languages = {row.split("\t")[0] for row in read_xz(pack / "pairs.xz")} - set(arguments.weak)
     pieces = [path.read_bytes() for path in sorted(arguments.pieces.glob("brief.safetensors.*"))]
     missing, unknown = model.load_state_dict(load(b"".join(pieces)), strict=False)
     assert not unknown, unknown
