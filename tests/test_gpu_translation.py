@@ -84,18 +84,31 @@ def run(script: str, *arguments: object) -> None:
 
 
 def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, tmp_path):
-    seconds = [f"--{stage}seconds=1" for stage in ("", "beam-", "student-", "plain-")]
-    options = ("--device=cpu", "--batch-tokens=300", "--processes=1")
-    run("translation.py", pack, tmp_path / "out", *seconds, *options, "--least-gap=-9")
-    notes = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    stages = [note["what"] for note in notes]
-    assert [f"{name} trained" in stages for name in ("teacher", "student", "plain")] == [True] * 3
-    written = lzma.decompress((tmp_path / "out" / "student.txt.xz").read_bytes()).decode()
-    assert len(written.split("\n")) == 6
-    for which, layers in (("teacher", (12, 4)), ("student", (6, 2))):
-        run("assemble_translation.py", pack, tmp_path / "out", which, tmp_path / which)
-        config = open_writer(tmp_path / which).config
+    options = ("--device=cpu", "--batch-tokens=300", "--processes=1", "--least-gap=-9")
+    seconds = ("--seconds=1", "--beam-seconds=60", "--student-seconds=60")
+    run("translation.py", pack, tmp_path / "out", *seconds, "--student-steps=9", "--plain-seconds=0", *options)
+    alone = ("--seconds=0", "--student-seconds=0", "--plain-seconds=60", "--plain-steps=9")
+    run("translation.py", pack, tmp_path / "plain", *alone, *options)
+    notes = {
+        note["what"]: note
+        for folder in ("out", "plain")
+        for note in map(json.loads, (tmp_path / folder / "log.jsonl").read_text().splitlines())
+    }
+    assert (notes["student trained"]["steps"], notes["plain trained"]["steps"]) == (9, 9)
+    assert notes["beams"]["translated"] == notes["beams"]["of"] > 0
+    assert notes["teacher trained"]["steps"] > 0
+    for folder, which, layers in (("out", "teacher", (12, 4)), ("out", "student", (6, 2)), ("plain", "plain", (6, 2))):
+        written = lzma.decompress((tmp_path / folder / f"{which}.txt.xz").read_bytes()).decode()
+        assert len(written.split("\n")) == 6
+        run("assemble_translation.py", pack, tmp_path / folder, which, tmp_path / "made" / which)
+        config = open_writer(tmp_path / "made" / which).config
         assert (config.encoder.num_hidden_layers, config.decoder.num_hidden_layers) == layers
+
+
+def test_no_stage_trains_beyond_the_end(pack, tmp_path):
+    options = ("--device=cpu", "--batch-tokens=300", "--processes=1", "--least-gap=-9", "--end-seconds=2")
+    run("translation.py", pack, tmp_path, "--seconds=0", "--student-seconds=0", "--plain-seconds=900", *options)
+    assert '"what": "plain trained"' in (tmp_path / "log.jsonl").read_text()
 
 
 def test_a_model_that_does_not_read_is_not_trained_to_the_end(pack, tmp_path):
@@ -106,16 +119,21 @@ def test_a_model_that_does_not_read_is_not_trained_to_the_end(pack, tmp_path):
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
-def test_its_beam_search_finds_what_transformers_finds(pack):
+@pytest.fixture(scope="module")
+def small(pack: Path) -> tuple[torch.nn.Module, list[list[int]]]:
+    """An untrained model of the pack, and its lines' tokens."""
     sys.path.insert(0, str(SCRIPTS))
     from translation_model import build_model, read_tokenizer, read_xz
+
+    model = build_model(pack, encoder_layers=(0, 5), decoder_layers=2).eval()
+    source = read_tokenizer(pack / "source.json.xz")
+    return model, [encoding.ids for encoding in source.encode_batch(read_xz(pack / "pairs.xz"))]
+
+
+def test_its_beam_search_finds_what_transformers_finds(small):
     from translation_search import search
 
-    model, source = (
-        build_model(pack, encoder_layers=(0, 5), decoder_layers=2).eval(),
-        read_tokenizer(pack / "source.json.xz"),
-    )
-    rows = [encoding.ids for encoding in source.encode_batch(read_xz(pack / "pairs.xz"))]
+    model, rows = small
     length = max(map(len, rows), key=[len(row) for row in rows].count)
     ids = torch.tensor([row for row in rows if len(row) == length][:8])
     for beam in (1, 3):
@@ -123,3 +141,60 @@ def test_its_beam_search_finds_what_transformers_finds(pack):
         theirs = model.generate(ids, num_beams=beam, do_sample=False, max_new_tokens=12, bad_words_ids=[[0]])[:, 1:]
         width = min(ours.shape[1], theirs.shape[1])
         assert torch.equal(ours[:, :width], theirs[:, :width])
+
+
+def test_sources_of_different_lengths_get_the_outputs_that_each_gets_alone(small):
+    from translation_search import search
+
+    model, rows = small
+    model.decoder.cls.predictions.bias.data[1] = 2.0  # ends come soon for some sources, which leave
+    lengths = torch.tensor([len(row) for row in rows[:24]])
+    ids = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.long)
+    for number, row in enumerate(rows[:24]):
+        ids[number, : len(row)] = torch.tensor(row)
+    together = search(model, ids, beam=3, most=16, mask_NS=torch.arange(ids.shape[1]) < lengths[:, None])
+    assert len(lengths) > together.ended.all(dim=1).sum() >= len(lengths) / 4
+    for number, row in enumerate(rows[:24]):
+        alone = search(model, torch.tensor([row]), beam=3, most=16)
+        assert torch.equal(together.tokens[number], alone.tokens[0])
+        assert torch.equal(together.lengths[number], alone.lengths[0])
+
+
+@pytest.mark.usefixtures("small")  # whose scripts are on the path
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradient_of_a_teachers_shares_is_that_of_cross_entropy(smoothing):
+    from translation_learning import cross_entropy
+
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(5, 40, generator=generator, requires_grad=True)
+    ids = torch.randint(40, (5, 4), generator=generator)
+    shares = torch.rand(5, 4, generator=generator).softmax(dim=1)
+    target = torch.zeros(5, 40).scatter_add_(1, ids, shares)
+    torch.nn.functional.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum").backward()
+    loss, gradient = cross_entropy(logits.detach(), ids, shares, smoothing=smoothing)
+    torch.testing.assert_close(gradient, logits.grad)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, target, reduction="none").detach())
+
+
+def test_a_teacher_says_of_every_target_token_what_it_holds_likely(small):
+    from translation_data import Pairs, Ragged
+    from translation_learning import NUM_SOFT, read, soften, write
+
+    model, rows = small
+    rows = 8 * [np.array(row, dtype=np.int32) for row in rows[:8]]
+    flat, sizes = np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int32)
+    source = Ragged.of([(flat, sizes)], torch.device("cpu"))
+    target = Ragged.of([(np.maximum(1, flat % 600), sizes)], torch.device("cpu"))
+    pairs = Pairs(source, target, np.arange(64)[::-1].copy(), np.ones(64))
+    soft = soften(model, pairs, tokens=10_000)
+    pairs.soft = soft
+    batches = pairs.batches(tokens=10_000, rng=np.random.default_rng(0))
+    assert batches
+    for batch in batches:
+        hidden, labels = write(model, batch, read(model, source, batch))
+        likely = model.decoder.cls(hidden).softmax(dim=-1)
+        likely[:, 0] = 0
+        wanted = likely.topk(NUM_SOFT, dim=-1).values[labels != 0]
+        at = soft.rows(batch)[labels != 0]
+        torch.testing.assert_close(soft.shares[at].float(), wanted, atol=1e-3, rtol=1e-2)
+        torch.testing.assert_close(likely[labels != 0].gather(1, soft.ids[at].long()), wanted)

@@ -1,16 +1,17 @@
 """From many languages into English in minutes on a GPU: a teacher, its beams, a student of them, the same one without.
 
-    python benchmarks/gpu/translation.py PACK OUT [--seconds 200] [--beam-seconds 90] [--student-seconds 100]
-        [--plain-seconds 100] [--device cuda] [--compile]
+    python benchmarks/gpu/translation.py PACK OUT [--seconds 165] [--beam-seconds 75] [--student-seconds 200]
+        [--plain-seconds 200] [--student-steps 0] [--plain-steps 0] [--device cuda] [--compile]
 
 PACK is what `pack_translation.py` wrote. The teacher is its twelve-layer encoder, whose token table stays as it is,
 under a decoder of four layers made of encoder layers; it trains on the references for `--seconds`. Then it translates
-the training lines, the longest-waiting domains last, for `--beam-seconds` with a beam of four: of the four the one
-nearest to the reference is kept (Kim & Rush 2016, arXiv:1606.07947, sequence-level interpolation). The student takes
-six layers of the encoder and two of the decoder of the teacher and learns what the teacher wrote; the plain student, of
-the same size, begins with the same layers of the pack's own encoder and learns the references. Zero seconds leave a
-stage out. OUT gets `log.jsonl`, the translations of the tests, and weights in half precision in pieces below 16 MB,
-which `assemble_translation.py` makes folders of.
+training lines for `--beam-seconds` with a few beams, of which the one nearest to the reference is kept (Kim & Rush
+2016, arXiv:1606.07947, sequence-level interpolation), and says at every token of every target what it holds likely
+(word level). The student takes six layers of the encoder and two of the decoder of the teacher and learns both, lines
+that the teacher translated three times as often as others; the plain student, of the same size, begins with the same
+layers of the pack's own encoder and learns the references. It can train in a process of its own beside the others, for
+as many steps as the student. Zero seconds leave a stage out. OUT gets `log.jsonl`, the translations of the tests, and
+weights in half precision in pieces below 16 MB, which `assemble_translation.py` makes folders of.
 
 Everything is tokenised before the first step, in as many processes as there are cores, and lies on the device; a batch
 has sources of one length, so that nothing is masked. Weights are bfloat16 with float32 masters beside the optimiser.
@@ -31,16 +32,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
-from translation_data import PAD, Batch, Pairs, Ragged, rates, tokenise
+from translation_data import PAD, Pairs, Ragged, rates, tokenise
+from translation_learning import Optimiser, learn, read, soften, write
 from translation_model import ENCODER_KEPT, build_model, read_arrays, read_tokenizer, read_xz, shrink
 from translation_search import Found, search
 
 MOST_SOURCE, MOST_TARGET, MOST_BEAMED = 96, 80, 48
 BATCH_TOKENS = 16_384
-LOGIT_ROWS = 16_384
-ENCODER_SHARE = 0.25
+SEARCH_ROWS, SEARCH_TOKENS = 24_576, 131_072
+RATE_OF_REST = 1 / 3
 CHECKS, HELD_BATCHES = 10, 16
 PIECE_BYTES = 15_500_000
 
@@ -49,10 +51,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=200)
-    parser.add_argument("--beam-seconds", type=float, default=90)
-    parser.add_argument("--student-seconds", type=float, default=100)
-    parser.add_argument("--plain-seconds", type=float, default=100)
+    parser.add_argument("--seconds", type=float, default=165)
+    parser.add_argument("--beam-seconds", type=float, default=75)
+    parser.add_argument("--student-seconds", type=float, default=200)
+    parser.add_argument("--plain-seconds", type=float, default=200)
+    for stage in ("student", "plain"):
+        parser.add_argument(f"--{stage}-steps", type=int, default=0, help="at most so many; 0: by the clock alone")
+    parser.add_argument("--end-seconds", type=float, default=float("inf"), help="no training after so many in all")
+    parser.add_argument("--beam", type=int, default=3, help="beams for training lines; tests have four")
+    parser.add_argument("--soft-share", type=float, default=0.5, help="of a target token's weight, for the teacher's")
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS)
     parser.add_argument("--rate", type=float, default=1e-3, help="of the decoder; the encoder's is a quarter")
     parser.add_argument("--least-gap", type=float, default=0.3, help="nats a token that a source must give")
@@ -113,37 +120,42 @@ class Run:
         if self.arguments.seconds:
             pairs = Pairs(self.source, self.target, self.target_of, self.rate)
             self.train(self.teacher, pairs, "teacher", self.arguments.seconds, dropout=0.1, frozen=0.3)
-            self.translate_tests(self.teacher, "teacher", beam=4)
-            self.translate_tests(self.teacher, "teacher-greedy", beam=1)
             self.save(self.teacher, "teacher")
+            self.translate_tests(self.teacher, "teacher", beam=4)
 
     def distil(self) -> None:
-        if not self.arguments.student_seconds:
+        arguments = self.arguments
+        if not arguments.student_seconds:
             return
         pairs = self.beams()
+        if arguments.soft_share:
+            pairs.soft = soften(self.teacher, pairs, tokens=4 * arguments.batch_tokens)
+            self.note(what="softened", tokens=len(pairs.soft.ids))
         student = self.ready(shrink(self.teacher))
-        self.train(student, pairs, "student", self.arguments.student_seconds, dropout=0.05)
-        self.translate_tests(student, "student", beam=1)
+        self.train(student, pairs, "student", arguments.student_seconds, steps=arguments.student_steps, dropout=0.05)
         self.save(student, "student")
+        self.translate_tests(student, "student", beam=1)
 
     def plain(self) -> None:
-        if not self.arguments.plain_seconds:
+        arguments = self.arguments
+        if not arguments.plain_seconds:
             return
-        student = self.ready(build_model(self.arguments.pack, encoder_layers=ENCODER_KEPT, decoder_layers=2))
+        student = self.ready(build_model(arguments.pack, encoder_layers=ENCODER_KEPT, decoder_layers=2))
         pairs = Pairs(self.source, self.target, self.target_of, self.rate)
-        self.train(student, pairs, "plain", self.arguments.plain_seconds, dropout=0.05)
-        self.translate_tests(student, "plain", beam=1)
+        self.train(student, pairs, "plain", arguments.plain_seconds, steps=arguments.plain_steps, dropout=0.05)
         self.save(student, "plain")
+        self.translate_tests(student, "plain", beam=1)
 
     def beams(self) -> Pairs:
-        """Translate training pairs for some seconds; what remains keeps its reference."""
-        deadline, done = time.perf_counter() + self.arguments.beam_seconds, 0
+        """Translate training pairs for some seconds; what remains keeps its reference and is taken less often."""
+        arguments, done = self.arguments, 0
+        deadline = time.perf_counter() + arguments.beam_seconds
         targets = [(self.target.flat.cpu().numpy(), self.target.sizes)]
         target_of, offset = self.target_of.astype(np.int64).copy(), len(self.target.lengths)
         allowed = np.flatnonzero((self.rate > 0) & (self.source.sizes <= MOST_BEAMED))
         drawn = np.random.default_rng(3).permutation(allowed)
         for part in np.array_split(drawn, max(1, len(drawn) // 300_000)):
-            for rows, found in self.search(self.teacher, self.source, part, beam=4, until=deadline):
+            for rows, found in self.search(self.teacher, self.source, part, beam=arguments.beam, until=deadline):
                 references = self.target.rows(torch.from_numpy(self.target_of[rows]).to(self.device), MOST_TARGET)
                 ids, lengths, good = (value.cpu().numpy() for value in found.nearest(references))
                 width = np.arange(ids.shape[1])
@@ -154,27 +166,37 @@ class Run:
             if time.perf_counter() > deadline:
                 break
         self.note(what="beams", translated=done, of=len(allowed), kept=offset - len(self.target.lengths))
-        return Pairs(self.source, Ragged.of(targets, self.device), target_of, self.rate)
+        rate = np.where(target_of < len(self.target.lengths), RATE_OF_REST, 1.0) * self.rate
+        return Pairs(self.source, Ragged.of(targets, self.device), target_of, rate)
 
     def search(
-        self, model: nn.Module, source: Ragged, rows: np.ndarray, *, beam: int, until: float = float("inf")
+        self,
+        model: nn.Module,
+        source: Ragged,
+        rows: np.ndarray,
+        *,
+        beam: int,
+        until: float = float("inf"),
+        apart: int = 1,
     ) -> Iterator[tuple[np.ndarray, Found]]:
-        """Yield rows and what was found for them, sources of one length at a time."""
+        """Yield rows and what was found for them; sources of one search differ by less than `apart` tokens."""
         model.eval()
-        lengths = source.sizes[rows]
-        for length in np.unique(lengths):
-            members = rows[lengths == length]
-            size = int(max(8, min(16_384 // beam, 98_304 // length)))
+        widths = -(-source.sizes[rows] // apart) * apart
+        for width in np.unique(widths).tolist():
+            members = rows[widths == width]
+            size = max(8, min(SEARCH_ROWS // beam, SEARCH_TOKENS // width))
             for start in range(0, len(members), size):
                 if time.perf_counter() > until:
                     return
                 part = members[start : start + size]
-                ids = source.rows(torch.from_numpy(part).to(self.device), int(length))
-                yield part, search(model, ids, beam=beam, most=min(MOST_TARGET - 1, 8 + int(1.5 * length)))
+                numbers = torch.from_numpy(part).to(self.device)
+                mask = torch.arange(width, device=self.device) < source.lengths[numbers, None] if apart > 1 else None
+                most = min(MOST_TARGET - 1, 8 + int(1.5 * width))
+                yield part, search(model, source.rows(numbers, width), beam=beam, most=most, mask_NS=mask)
 
     def translate_tests(self, model: nn.Module, name: str, *, beam: int) -> None:
         began, texts = time.perf_counter(), [""] * len(self.tests.lengths)
-        for rows, found in self.search(model, self.tests, np.arange(len(texts)), beam=beam):
+        for rows, found in self.search(model, self.tests, np.arange(len(texts)), beam=beam, apart=8):
             best = found.best()
             for row, text in zip(rows.tolist(), self.writer.decode_batch(best.tolist()), strict=True):
                 texts[row] = text
@@ -182,9 +204,17 @@ class Run:
         self.note(what=f"tests by {name}", beam=beam, took_s=time.perf_counter() - began, examples=texts[::4000])
 
     def train(
-        self, model: nn.Module, pairs: Pairs, name: str, seconds: float, *, dropout: float, frozen: float = 0.0
+        self,
+        model: nn.Module,
+        pairs: Pairs,
+        name: str,
+        seconds: float,
+        *,
+        dropout: float,
+        steps: int = 0,
+        frozen: float = 0.0,
     ) -> None:
-        """Train until the time is over, the encoder not for a share of it; the rate rises over a tenth, then falls.
+        """Train until time or steps are over, the encoder not for a share; the rate rises for a tenth, then falls.
 
         Ends the run where a model does not read, from two fifths of its time on: where held-out targets are hardly less
         likely under other sources than under their own.
@@ -196,65 +226,31 @@ class Run:
         if arguments.compile:
             for layer in (*model.encoder.encoder.layer, *model.decoder.bert.encoder.layer):
                 layer.compile(dynamic=True)
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        encoder = {id(weight) for weight in model.encoder.parameters()}
-        masters = [weight.detach().float().clone().requires_grad_() for weight in weights]
-        inside = [id(weight) in encoder for weight in weights]
-        groups = [
-            {"params": [m for m, is_in in zip(masters, inside, strict=True) if is_in == side], "share": share}
-            for side, share in ((True, ENCODER_SHARE), (False, 1.0))
-        ]
-        on_gpu = self.device.type == "cuda"
-        optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), weight_decay=0.01, fused=on_gpu)
+        optimiser = Optimiser(model)
         model.train()
         began, step, tokens, total = time.perf_counter(), 0, 0, torch.zeros((), device=self.device)
+        seconds = max(1.0, min(seconds, arguments.end_seconds - (began - self.began)))
         checks = iter(np.arange(1, CHECKS + 1) / CHECKS)
         next_check = next(checks)
         for epoch in count():
             for batch in pairs.batches(tokens=arguments.batch_tokens, rng=rng):
-                passed = (time.perf_counter() - began) / seconds
+                passed_s = time.perf_counter() - began
+                passed = max(passed_s / seconds, step / steps if steps else 0)
                 if passed >= next_check or passed >= 1:
-                    gap = self.check(model, name, step=step, epoch=epoch, tokens_s=tokens / (passed * seconds))
+                    gap = self.check(model, name, step=step, epoch=epoch, tokens_s=tokens / passed_s)
                     if gap < arguments.least_gap and passed >= 0.4:
                         raise SystemExit(f"{name} does not read its sources: stopped at {passed:.0%} of its time")
                     next_check = next(checks, 2.0)
                 if passed >= 1:
-                    self.note(what=f"{name} trained", steps=step, epochs=epoch, tokens=tokens)
+                    self.note(what=f"{name} trained", steps=step, epochs=epoch, tokens=tokens, took_s=passed_s)
                     return
-                for group in optimizer.param_groups:
-                    group["lr"] = arguments.rate * group["share"] * min(passed / 0.1 + 0.01, (1 - passed) / 0.9)
-                loss = self.learn(model, batch, whole=passed >= frozen)
-                learnt = [(m, w) for m, w in zip(masters, weights, strict=True) if w.grad is not None]
-                for master, _ in learnt:
-                    if master.grad is None:
-                        master.grad = torch.empty_like(master)
-                torch._foreach_copy_([master.grad for master, _ in learnt], [weight.grad for _, weight in learnt])
-                for weight in weights:
-                    weight.grad = None
-                nn.utils.clip_grad_norm_([master for master, _ in learnt], 1.0)
-                optimizer.step()
-                with torch.no_grad():
-                    torch._foreach_copy_([weight for _, weight in learnt], [master for master, _ in learnt])
+                loss = learn(model, self.source, batch, whole=passed >= frozen, soft_share=arguments.soft_share)
+                optimiser.step(arguments.rate * min(passed / 0.1 + 0.01, (1 - passed) / 0.9))
                 step, tokens, total = step + 1, tokens + batch.tokens, total + loss
                 if step % 50 == 0:
                     passed_s = time.perf_counter() - began
                     self.note(what=name, step=step, epoch=epoch, loss=float(total) / 50, tokens_s=tokens / passed_s)
                     total.zero_()
-
-    def learn(self, model: nn.Module, batch: Batch, *, whole: bool) -> Tensor:
-        """Leave the gradients of a batch in the weights and return its loss; logits are made some rows at a time."""
-        with torch.set_grad_enabled(whole):
-            states = self.states(model, batch)
-        hidden, labels = self.hidden(model, batch, states)
-        num_real, cut = (labels != PAD).sum(), hidden.detach().requires_grad_()
-        total = torch.zeros((), device=self.device)
-        for rows, wanted in zip(cut.split(LOGIT_ROWS), labels.split(LOGIT_ROWS), strict=True):
-            logits = model.decoder.cls(rows).float()
-            loss = functional.cross_entropy(logits, wanted, ignore_index=PAD, label_smoothing=0.1, reduction="sum")
-            (loss / num_real).backward()
-            total += loss.detach() / num_real
-        hidden.backward(cut.grad)
-        return total
 
     def check(self, model: nn.Module, name: str, **facts: object) -> float:
         """Note the loss of held-out pairs, and of their targets under other sources; return the difference."""
@@ -264,8 +260,8 @@ class Run:
             for shuffled in (False, True):
                 loss = words = torch.zeros((), device=self.device)
                 for batch in self.held:
-                    states = self.states(model, batch.shuffled() if shuffled else batch)
-                    hidden, labels = self.hidden(model, batch, states)
+                    states = read(model, self.source, batch.shuffled() if shuffled else batch)
+                    hidden, labels = write(model, batch, states)
                     logits = model.decoder.cls(hidden).float()
                     loss = loss + functional.cross_entropy(logits, labels, ignore_index=PAD, reduction="sum")
                     words = words + (labels != PAD).sum()
@@ -274,16 +270,6 @@ class Run:
         gap = losses[1] - losses[0]
         self.note(what=f"{name} checked", **facts, held_out=losses[0], shuffled=losses[1], gap=gap)
         return gap
-
-    def states(self, model: nn.Module, batch: Batch) -> Tensor:
-        return model.encoder(input_ids=self.source.rows(batch.sources, batch.length)).last_hidden_state
-
-    def hidden(self, model: nn.Module, batch: Batch, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the decoder's states, a row a token, and the token that each should name."""
-        labels = batch.target.rows(batch.targets, batch.width)
-        read = functional.pad(labels[:, :-1], (1, 0), value=PAD)
-        hidden = model.decoder.bert(input_ids=read, encoder_hidden_states=states, use_cache=False).last_hidden_state
-        return hidden.flatten(0, 1), labels.flatten()
 
     def ready(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device, torch.bfloat16 if self.device.type == "cuda" else torch.float32)

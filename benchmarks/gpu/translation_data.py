@@ -40,6 +40,29 @@ class Ragged:
 
 
 @dataclass(frozen=True)
+class Soft:
+    """What a teacher holds likely where each pair's target goes on: K tokens and how likely each, (tokens, K)."""
+
+    ids: Tensor
+    shares: Tensor
+    starts: Tensor  # of each pair, (P,)
+
+    @classmethod
+    def empty(cls, lengths: np.ndarray, count: int, device: torch.device) -> Soft:
+        shape, starts = (int(lengths.sum()), count), np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        return cls(
+            torch.zeros(shape, dtype=torch.int16, device=device),
+            torch.zeros(shape, dtype=torch.float16, device=device),
+            torch.from_numpy(starts.astype(np.int64)).to(device),
+        )
+
+    def rows(self, batch: Batch) -> Tensor:
+        """Return the rows of a batch's tokens, (B · width,); those of padding are of no meaning."""
+        columns = torch.arange(batch.width, device=self.starts.device)
+        return (self.starts[batch.sources, None] + columns).flatten().clamp_max(len(self.ids) - 1)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Row numbers of sources and of targets (B,), and how many tokens wide each side is."""
 
@@ -48,6 +71,7 @@ class Batch:
     target: Ragged
     length: int
     width: int
+    soft: Soft | None = None
 
     @property
     def tokens(self) -> int:
@@ -66,6 +90,7 @@ class Pairs:
     target: Ragged
     target_of: np.ndarray
     rate: np.ndarray
+    soft: Soft | None = None
 
     def batches(self, *, tokens: int, rng: np.random.Generator) -> list[Batch]:
         """Return the batches of an epoch: each of one source length, of targets of about one length.
@@ -93,7 +118,7 @@ class Pairs:
             torch.from_numpy(part.astype(np.int64)).to(device) for part in (pairs, self.target_of[pairs])
         )
         return [
-            Batch(sources_d[low:high], targets_d[low:high], self.target, length, width)
+            Batch(sources_d[low:high], targets_d[low:high], self.target, length, width, self.soft)
             for low, high, length, width in (batches[i] for i in rng.permutation(len(batches)))
             if high - low >= 8
         ]
