@@ -41,7 +41,7 @@ from translation_search import Found, search
 
 MOST_SOURCE, MOST_TARGET, MOST_BEAMED = 96, 80, 48
 BATCH_TOKENS = 16_384
-SEARCH_ROWS, SEARCH_TOKENS = 24_576, 131_072
+SEARCH_ROWS, SEARCH_TOKENS = 16_384, 98_304
 RATE_OF_REST = 1 / 3
 CHECKS, HELD_BATCHES = 10, 16
 PIECE_BYTES = 15_500_000
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=165)
     parser.add_argument("--beam-seconds", type=float, default=75)
+    parser.add_argument("--soft-seconds", type=float, default=40, help="at most, for what it holds likely")
     parser.add_argument("--student-seconds", type=float, default=200)
     parser.add_argument("--plain-seconds", type=float, default=200)
     for stage in ("student", "plain"):
@@ -129,8 +130,9 @@ class Run:
             return
         pairs = self.beams()
         if arguments.soft_share:
-            pairs.soft = soften(self.teacher, pairs, tokens=4 * arguments.batch_tokens)
-            self.note(what="softened", tokens=len(pairs.soft.ids))
+            until = time.perf_counter() + arguments.soft_seconds
+            pairs.soft = soften(self.teacher, pairs, tokens=4 * arguments.batch_tokens, until=until)
+            self.note(what="softened", share=float((pairs.soft.shares[:, 0] > 0).float().mean()))
         student = self.ready(shrink(self.teacher))
         self.train(student, pairs, "student", arguments.student_seconds, steps=arguments.student_steps, dropout=0.05)
         self.save(student, "student")

@@ -5,6 +5,7 @@ B pairs, T target tokens of a batch, padding among them, K tokens that a teacher
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -87,12 +88,17 @@ def cross_entropy(logits_TV: Tensor, ids_TK: Tensor, shares_TK: Tensor, *, smoot
 
 
 @torch.no_grad()
-def soften(model: nn.Module, pairs: Pairs, *, tokens: int) -> Soft:
-    """Return what a teacher holds likely at every token of every pair's target (Kim & Rush 2016, word level)."""
+def soften(model: nn.Module, pairs: Pairs, *, tokens: int, until: float = float("inf")) -> Soft:
+    """Return what a teacher holds likely at every token of every pair's target (Kim & Rush 2016, word level).
+
+    Pairs for which there is no time have no shares: `learn` gives all of a token's weight to the token.
+    """
     model.eval()
     soft = Soft.empty(pairs.target.sizes[pairs.target_of], NUM_SOFT, pairs.source.flat.device)
     once = replace(pairs, rate=(pairs.rate > 0).astype(float))
     for batch in once.batches(tokens=tokens, rng=np.random.default_rng(4)):
+        if time.perf_counter() > until:
+            break
         hidden, labels = write(model, batch, read(model, pairs.source, batch))
         for rows, wanted, at in zip(
             *(values.split(LOGIT_ROWS) for values in (hidden, labels, soft.rows(batch))), strict=True
