@@ -1,11 +1,12 @@
 """Questions and encyclopaedic text for kdserve-mini's second stage: one file of texts, from data sets on disk.
 
-    python models/kdserve-mini/questions.py CHECKOUTS DATA TEXTS
+    python models/kdserve-mini/questions.py CHECKOUTS DATA TEXTS [--questions-only]
 
 CHECKOUTS holds git repositories, bare or not, in folders OWNER/NAME; those that are there are read, without their files
 of 4 MiB and more, as for kdserve-mini. DATA is laid out as for the recipe, and has the evaluation sets in eval/. Each
-line of TEXTS has language, role, group, domain and text, cut by tabs; texts of one group say the same. Nothing is
-written that stands in the evaluation sets.
+line of TEXTS has language, role, group, domain and text, cut by tabs; texts of one group say the same. With
+--questions-only there are more questions and paragraphs and no pairs, for `benchmarks/gpu/search_stage.py`, which has
+those. Nothing is written that stands in the evaluation sets.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ LANGUAGES = [*RECIPE.languages, *RECIPE.weak_languages]
 ASKED = {"el", "hi", "vi", "ru", "de", "es", "ro", "tr", "ar", "th"}
 """Languages with few questions of their own below: they get more made ones."""
 UNSPACED = {"ja", "zh", "th"}
-PROSE = {"tico19", "indic-wiki"}
+QUESTION_MARK = re.compile(r"[?？؟;]\s*$")
 PUD = {
     "Arabic": "ar", "Chinese": "zh", "Czech": "cs", "English": "en", "Finnish": "fi", "French": "fr", "German": "de",
     "Hindi": "hi", "Indonesian": "id", "Italian": "it", "Japanese": "ja", "Korean": "ko", "Polish": "pl",
     "Portuguese": "pt", "Russian": "ru", "Spanish": "es", "Swedish": "sv", "Thai": "th", "Turkish": "tr",
 }  # fmt: skip
 LARGE = 4 << 20
-MOST = {"trivia": 12_000, "ja": 20_000, "passages": 8_000}
+TRIVIA = 12_000
+MOST = {False: (8_000, 900, 2_000, 600), True: (20_000, 8_000, 6_000, 2_000)}
+"""Questions and paragraphs of a data set, spans of a language that is ASKED and of another; with --questions-only."""
 
 Text = tuple[str, str, str, str, str]
 """Language, role ("q" under the prompt of questions, "p" under that of passages), group, domain, text."""
@@ -50,12 +53,14 @@ def main() -> None:
     parser.add_argument("checkouts", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("texts", type=Path)
+    parser.add_argument("--questions-only", action="store_true")
     arguments = parser.parse_args()
+    only, most = arguments.questions_only, MOST[arguments.questions_only]
     rng = random.Random(RECIPE.seed)
     seen = evaluated(arguments.data)
     kept: dict[tuple[str, str, str], Text] = {}
     dropped = 0
-    for text in (*native(arguments.checkouts, rng), *spans(arguments.data, rng)):
+    for text in (*native(arguments.checkouts, rng, most), *parallel(arguments.data, rng, most, spans_only=only)):
         if sentences(text[-1]) & seen:
             dropped += 1
         elif len(text[-1]) > 1:
@@ -68,7 +73,7 @@ def main() -> None:
     print(f"{len(rows)} texts; {dropped} left out that are in evaluation sets")
 
 
-def native(checkouts: Path, rng: random.Random) -> Iterator[Text]:
+def native(checkouts: Path, rng: random.Random, most: tuple[int, ...]) -> Iterator[Text]:
     """Yield questions that people asked of encyclopaedias, and the paragraphs that they asked."""
     for language, tag, question, paragraphs in (
         ("ja", "jaquad", *squad(checkouts, "SkelterLabsInc/JaQuAD", "data/train/")),
@@ -79,16 +84,16 @@ def native(checkouts: Path, rng: random.Random) -> Iterator[Text]:
         ("pt", "faquad", *squad(checkouts, "liafacom/faquad", "data/dataset.json")),
         ("th", "iapp-wiki-qa", *thai(checkouts)),
     ):
-        asked = rng.sample(question, min(len(question), MOST["ja"]))
+        asked = rng.sample(question, min(len(question), most[0]))
         yield from ((language, "q", "", tag, clean(text)) for text in asked)
-        whole = rng.sample(paragraphs, min(len(paragraphs), MOST["passages"]))
+        whole = rng.sample(paragraphs, min(len(paragraphs), most[1]))
         yield from ((language, "p", "", tag, cut(clean(text), language)) for text in whole)
     trivia = [
         " ".join(part.split("\n^")[0].split())
         for name in files(checkouts, "uberspot/OpenTriviaQA", "categories/")
         for part in show(checkouts, "uberspot/OpenTriviaQA", name).decode("utf-8", "replace").split("#Q ")[1:]
     ]
-    for text in rng.sample(trivia, min(len(trivia), MOST["trivia"])):
+    for text in rng.sample(trivia, min(len(trivia), TRIVIA)):
         yield "en", "q", "", "opentriviaqa", clean(text)
     for repository, folder in (("KGQA/QALD_9_plus", "data/"), ("KGQA/QALD-10", "data/qald_10/qald_10.json")):
         for name in files(checkouts, repository, folder, ".json"):
@@ -126,22 +131,47 @@ def thai(checkouts: Path) -> tuple[list[str], list[str]]:
     return [row["question"] for row in rows], sorted({row["context"] for row in rows})
 
 
-def spans(data: Path, rng: random.Random) -> Iterator[Text]:
-    """Yield a few words of longer translations, as made questions."""
+def parallel(data: Path, rng: random.Random, most: tuple[int, ...], *, spans_only: bool) -> Iterator[Text]:
+    """Yield everyday questions with their partners, spans of longer text as made questions, and older text."""
     for language in LANGUAGES:
-        everyday = [row for row in rows_of(data, "parallel", language) if row[1] in PROSE]
-        prose = [row for row in rows_of(data, "parallel-docs", language) + everyday if len(row[0]) > 40]
-        for text, domain in rng.sample(prose, min(len(prose), 6_000 if language in ASKED else 2_000)):
+        excluded = RECIPE.data[0].exclude
+        everyday = [row for row in rows_of(data, "parallel", language) if row[2] not in excluded]
+        everyday = [row for row in everyday if f"{row[2]}:{language}" not in excluded]
+        prose = rows_of(data, "parallel-docs", language) + [r for r in everyday if r[2] in ("tico19", "indic-wiki")]
+        passages = rows_of(data, "passages", language)
+        many = language in ASKED
+        spoken = [row for row in everyday if row[2].startswith(("tatoeba", "tanaka", "opensubs"))]
+        asking = [row for row in everyday if QUESTION_MARK.search(row[0]) or QUESTION_MARK.search(row[1])]
+        stating = [row for row in spoken or everyday if not QUESTION_MARK.search(row[0])]
+        if not spans_only:
+            yield from pairs(some(asking, 1_000 if many else 450, rng), language, "q")
+            said = some(stating, 350, rng)
+            yield from (*pairs(said, language, "p"), *pairs(said, language, "q"))
+            yield from pairs(some(prose, 120, rng), language, "p")
+            yield from pairs(some(passages, 24, rng), language, "p")
+        for _, text, domain in some([row for row in prose if len(row[1]) > 40], most[2 if many else 3], rng):
             yield language, "q", "", domain, span(text, language, rng)
 
 
+def pairs(rows: list[list[str]], language: str, role: str) -> Iterator[Text]:
+    """Yield both sides of pairs, as one group each."""
+    for source, text, domain in rows:
+        yield "en", role, f"en-{source}", domain, source
+        yield language, role, f"en-{source}", domain, text
+
+
 def rows_of(data: Path, kind: str, language: str) -> list[list[str]]:
-    """Return the translations in one file of pairs, with their domains, or none."""
+    """Return the lines of one file of pairs, or none."""
     path = data / kind / f"{language}-en.tsv.gz"
     if not path.is_file():
         return []
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [line.rstrip("\n").split("\t")[1:3] for line in file]
+        return [line.rstrip("\n").split("\t")[:3] for line in file]
+
+
+def some(rows: list[list[str]], most: int, rng: random.Random) -> list[list[str]]:
+    """Draw some of the rows."""
+    return rng.sample(rows, min(most, len(rows)))
 
 
 def span(text: str, language: str, rng: random.Random) -> str:
