@@ -68,29 +68,39 @@ def distill(
 
 @contextmanager
 def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[Recipe | SequenceRecipe]:
-    """Open the published bundles that a recipe names as teacher, start or encoder, beside `out` until that is made."""
+    """Open the bundles that a recipe names as teacher, start or encoder, beside `out` until that is made.
+
+    They are published ones, or folders that lie where the recipe's data do.
+    """
+    from kdserve.manifest import kind_of, read_manifest
     from kdserve.runtime.published import find_bundle, published_names
 
     beside = out.with_name(f"{out.name}.published").resolve()
 
-    def opened(name: str, kind: Literal["bundle", "translator"] = "bundle") -> str:
-        if name not in published_names(kind):
-            return name
-        if not (beside / name).is_dir():
-            from kdserve.export import reopen_bundle
+    def opened(name: str, *kinds: Literal["bundle", "translator"]) -> str:
+        folder = Path(recipe.data_dir) / name
+        again = folder.resolve().name
+        if any(name in published_names(kind) for kind in kinds):
+            folder = find_bundle(name, kind="any")
+        for kind in kinds:
+            if name and kind_of(folder) == kind:
+                student = beside / read_manifest(folder, kind=kind).fingerprint[:12] / again
+                if not student.is_dir():
+                    from kdserve.export import reopen_bundle
 
-            reopen_bundle(find_bundle(name, kind=kind), beside / name)
-        return str(beside / name)
+                    reopen_bundle(folder, student)
+                return str(student)
+        return name
 
     if isinstance(recipe, SequenceRecipe):
         own = recipe.student
-        begun = replace(own, encoder=opened(own.encoder), start=opened(own.start, "translator"))
+        begun = replace(own, encoder=opened(own.encoder, "bundle", "translator"), start=opened(own.start, "translator"))
         yield replace(recipe, student=begun)
     else:
         student, teacher = recipe.student, recipe.teacher
         yield replace(
             recipe,
-            student=replace(student, start=opened(student.start)),
-            teacher=replace(teacher, model=opened(teacher.model)),
+            student=replace(student, start=opened(student.start, "bundle")),
+            teacher=replace(teacher, model=opened(teacher.model, "bundle")),
         )
     shutil.rmtree(beside, ignore_errors=True)

@@ -99,13 +99,14 @@ class WriterBodyRecipe:
 class WriterStudentRecipe:
     """What is trained, by the first of these that is set.
 
-    `start`: a student that writes, its folder or the name of a published one, to go on from. `encoder`: the body of an
-    embedding student (its folder, or the name of a published bundle), of which `encoder_layers` stay (empty: all),
-    under a new decoder of `num_decoder_layers` layers; `warm_decoder` begins those as copies of encoder layers, spread
-    over all of them, and target tokens as what the encoder's table says of their letters (Rothe et al. 2020,
-    arXiv:1907.12461). `body`: a body of one's own size. Else copies of the teacher's `encoder_layers` and
-    `decoder_layers`, from 0 (empty: all; Shleifer & Rush 2020, arXiv:2010.13002).
+    `start`: a student that writes, to go on from. `encoder`: what reads in a student that embeds or writes, with its
+    tokens, of which `encoder_layers` stay (empty: all), under a new decoder of `num_decoder_layers` layers;
+    `warm_decoder` begins those as copies of encoder layers, spread over all of them, and target tokens as what the
+    encoder's table says of their letters (Rothe et al. 2020, arXiv:1907.12461). `body`: a body of one's own size.
+    Else copies of the teacher's `encoder_layers` and `decoder_layers`, from 0 (empty: all; Shleifer & Rush 2020,
+    arXiv:2010.13002).
 
+    Start and encoder are named by a student's folder; `kdserve distill` takes a bundle's, or a published name, too.
     Longer sources are cut at `max_tokens`, what is written at `max_output_tokens`.
     """
 

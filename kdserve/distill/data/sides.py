@@ -203,6 +203,12 @@ def open_sides(
     )
 
 
+def read_source(folder: Path, *, key: str) -> Tokenizer:
+    """Return the tokenizer of what a student reads, one that embeds or writes. Raises as `read_vocabulary`."""
+    own = folder / SIDES[0]
+    return read_vocabulary(own if own.is_dir() else folder, key=key)
+
+
 @contextmanager
 def _speaking(tokenizer: Any, side: str, code: str) -> Iterator[None]:
     """Set a tokenizer's language inside the block, if a code is given."""

@@ -22,7 +22,7 @@ from kdserve.distill.teachers.embedder import fingerprint_folder
 from kdserve.distill.teachers.encoder_decoder import EncoderDecoder
 from kdserve.distill.teachers.writer import WriterTeacher, open_writer_teacher
 from kdserve.errors import FolderError, RecipeError
-from kdserve.manifest import MANIFEST_NAME, read_manifest, staged_folder, write_manifest
+from kdserve.manifest import MANIFEST_NAME, kind_of, read_manifest, staged_folder, write_manifest
 from kdserve.model_settings import SequenceStudentSettings, StudentSettings
 from kdserve.quiet import quiet_transformers
 from kdserve.recipe import SequenceRecipe, recipe_record
@@ -119,14 +119,17 @@ def parent_folders(recipe: SequenceRecipe) -> dict[str, str]:
     """Return the fingerprints of what the student begins with.
 
     Raises:
-        FolderError: it is not there.
+        FolderError: it is not there, or a bundle.
     """
     named = {"student": recipe.student.start, "encoder": recipe.student.encoder}
     found = {}
     for role, name in named.items():
         folder = Path(recipe.data_dir) / name
+        key = f"student.{'start' if role == 'student' else role}"
         if name and not folder.is_dir():
-            raise FolderError(f"there is no folder {folder}; check student.{'start' if role == 'student' else role}")
+            raise FolderError(f"there is no folder {folder}; check {key}")
+        if name and kind_of(folder) in ("bundle", "classifier", "translator"):
+            raise FolderError(f"{folder} is a bundle; make a student's folder of it with kdserve reopen for {key}")
         if name:
             found[role] = fingerprint_folder(folder)
     return found
@@ -151,7 +154,7 @@ def _table_bits(recipe: SequenceRecipe) -> Literal[0, 4, 8]:
     folder = Path(recipe.data_dir) / (recipe.student.encoder or recipe.student.start)
     if recipe.train.table_rate or not (folder / MANIFEST_NAME).is_file():
         return 0
-    if recipe.student.encoder:
+    if kind_of(folder) == "student":
         return StudentSettings.from_manifest(read_manifest(folder, kind="student"), folder).table_bits
     return SequenceStudentSettings.from_manifest(read_manifest(folder, kind="sequence-student"), folder).table_bits
 

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from kdserve.distill.data.corpus import Corpus, TextStore, digest_of
-from kdserve.distill.data.sides import Sides, TokenizerPair, open_sides
+from kdserve.distill.data.sides import Sides, TokenizerPair, open_sides, read_source
 from kdserve.distill.data.target_vocabulary import train_target_vocabulary
-from kdserve.distill.data.vocabulary import read_vocabulary, train_unigram
+from kdserve.distill.data.vocabulary import train_unigram
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.students import writer
 from kdserve.distill.teachers.encoder_decoder import EncoderDecoder, open_writer
@@ -40,7 +40,7 @@ def start_writer(
         model = open_writer(below / settings.start)
         sides = _sides_of(below / settings.start, model, recipe)
     elif settings.encoder:
-        source = read_vocabulary(below / settings.encoder, key="student.encoder")
+        source = read_source(below / settings.encoder, key="student.encoder")
         target = _target_vocabulary(recipe, corpus, work)
         looked_at = _drawn(recipe, corpus.translations, corpus.training_pairs(), most=_LOOKED_AT)
         model = writer.add_decoder(below / settings.encoder, settings, source, target, looked_at, seed=recipe.seed)

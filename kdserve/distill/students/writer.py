@@ -1,4 +1,4 @@
-"""Students that write: layers of a teacher, a body of one's own size, or an embedding student's encoder and a decoder.
+"""Students that write: layers of a teacher, a body of one's own size, or another student's encoder and a new decoder.
 
 V vocabulary, H width
 """
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from kdserve.distill.data.target_vocabulary import TARGET_END, TARGET_PAD
 from kdserve.distill.data.vocabulary import PAD
-from kdserve.distill.teachers.encoder_decoder import without_pooler
-from kdserve.errors import FolderError, RecipeError
+from kdserve.distill.teachers.encoder_decoder import open_encoder, without_pooler
+from kdserve.errors import RecipeError
 from kdserve.quiet import quiet_transformers
 from kdserve.recipe import WriterBodyRecipe, WriterStudentRecipe
 
@@ -114,21 +114,15 @@ def add_decoder(
     *,
     seed: int,
 ) -> Any:
-    """Return the encoder of an embedding student's folder, or some of its layers, under a new decoder.
+    """Return the encoder of a student's folder, one that embeds or writes, or some of its layers, under a new decoder.
 
     Its states of `texts`, a few hundred, say where the decoder's attention to it begins.
 
     Raises:
-        FolderError: its body is no BERT.
+        FolderError: its encoder is no BERT.
         RecipeError: it has no such layer, or fewer positions than `max_tokens`.
     """
-    from transformers import AutoModel
-
-    with quiet_transformers():
-        encoder = AutoModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
-    if encoder.config.model_type != "bert":
-        raise FolderError(f"{folder} has a body of type {encoder.config.model_type}; a decoder goes over BERT's")
-    encoder.pooler = None
+    encoder = open_encoder(folder)
     available = encoder.config.num_hidden_layers
     if wrong := [layer for layer in settings.encoder_layers if layer >= available]:
         raise RecipeError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kdserve.distill.data.sequences import NO_TOKEN
 from kdserve.errors import FolderError
+from kdserve.json_files import read_object
 from kdserve.quiet import quiet_transformers
 
 
@@ -76,17 +77,36 @@ def open_writer(folder: Path) -> Any:
     """
     from transformers import AutoModelForSeq2SeqLM
 
+    return without_pooler(_open(AutoModelForSeq2SeqLM, folder, "encoder-decoder"))
+
+
+def open_encoder(folder: Path) -> Any:
+    """Return the BERT of a folder that reads, in float32: that of an embedding student, or of one that writes.
+
+    Raises:
+        FolderError: there is none.
+    """
+    from transformers import AutoModel
+
+    path = folder / "config.json"
+    kind = read_object(path).get("model_type", "unknown") if path.is_file() else "unknown"
+    if kind == "encoder-decoder":
+        encoder = open_writer(folder).encoder
+        kind = encoder.config.model_type
+    elif kind == "bert":
+        encoder = _open(AutoModel, folder, "BERT")
+        encoder.pooler = None
+    if kind != "bert":
+        raise FolderError(f"{folder} has an encoder of type {kind}; a decoder goes over BERT's, name such a student")
+    return encoder
+
+
+def _open(reader: Any, folder: Path, what: str) -> Any:
     try:
         with quiet_transformers():
-            model = AutoModelForSeq2SeqLM.from_pretrained(
-                str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32
-            )
+            return reader.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise FolderError(
-            f"{folder} is no encoder-decoder that transformers opens ({error}); check the model"
-        ) from error
-
-    return without_pooler(model)
+        raise FolderError(f"{folder} is no {what} that transformers opens ({error}); check the model") from error
 
 
 def without_pooler(model: Any) -> Any:

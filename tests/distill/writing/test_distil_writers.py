@@ -156,6 +156,8 @@ def test_what_does_not_fit_is_refused_by_name(teachers, writing_recipe, embedder
     for number, (overrides, message) in enumerate(refusals.items()):
         with pytest.raises(RecipeError, match=message):
             distill(writing_recipe(*overrides), tmp_path / str(number))
+    with pytest.raises(FolderError, match="has an encoder of type t5; a decoder goes over BERT's"):
+        distill(writing_recipe(f"student.encoder={teachers['t5']}"), tmp_path / "no-bert")
     with pytest.raises(FolderError, match=r"pin teacher\.revision to a commit"):
         distill(writing_recipe("teacher.model=nobody/nothing"), tmp_path / "hub")
     with pytest.raises(FolderError, match=r"check student\.start"):

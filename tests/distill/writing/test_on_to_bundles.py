@@ -8,10 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdserve.cli.distill import published_students
 from kdserve.distill import distill
 from kdserve.distill.data.sides import open_sides
+from kdserve.distill.students.writer import ENCODER_TABLE
 from kdserve.distill.teachers.encoder_decoder import open_writer
 from kdserve.distill.teachers.writer import paddings_of
+from kdserve.errors import FolderError
 from kdserve.export import GatePairs, WritingFloors, export_translator, reopen_bundle
 from kdserve.manifest import verify_folder
 from kdserve.model_settings import SequenceSettings
@@ -62,6 +65,34 @@ def test_a_bundle_opens_again_and_goes_on_to_another_task(writing_recipe, tmp_pa
     distill(writing_recipe(begun, "task=summarise", "train.steps=2"), tmp_path / "brief")
     settings = verify_folder(tmp_path / "brief", kind="sequence-student").settings
     assert (settings["task"], settings["recipe"]["student"]["start"]) == ("summarise", "again")
+
+
+def test_a_translators_encoder_gets_a_decoder_for_another_task_and_goes_on_to_a_bundle(
+    writing_recipe, embedder, tmp_path
+):
+    distill(writing_recipe(f"student.encoder={embedder}"), tmp_path / "student")
+    _export(tmp_path / "student", tmp_path / "bundle")
+    fixed = ["task=summarise", "vocabulary.size=400", "train.table_rate=0.0", "train.encoder_rate=0.0"]
+    recipe = writing_recipe(f"student.encoder={tmp_path / 'bundle'}", *fixed)
+    with pytest.raises(FolderError, match=r"bundle is a bundle.*kdserve reopen for student\.encoder"):
+        distill(recipe, tmp_path / "brief")
+    with published_students(recipe, tmp_path / "brief") as opened:
+        distill(opened, tmp_path / "brief")
+    assert not (tmp_path / "brief.published").exists()
+    settings = verify_folder(tmp_path / "brief", kind="sequence-student").settings
+    assert (settings["task"], settings["recipe"]["student"]["encoder"]) == ("summarise", "bundle")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("student", "brief"))
+    own = [name for name in before if name.startswith("encoder.encoder.") or name == ENCODER_TABLE]
+    assert all(torch.equal(before[name], after[name]) for name in own)
+    assert len(after["decoder.bert.embeddings.word_embeddings.weight"]) == 400
+    _export(tmp_path / "brief", tmp_path / "summaries")
+    summariser, model = Translator.load(tmp_path / "summaries", num_threads=1), open_writer(tmp_path / "brief").eval()
+    pair = [open_sides(tmp_path / name, paddings=(0, 0)) for name in ("student", "brief")]
+    for text in TEXTS:
+        rows = [sides.read([text], language="de", most=24) for sides in pair]
+        assert rows[0] == rows[1]
+        written = model.generate(input_ids=torch.tensor(rows[1]), num_beams=1, max_new_tokens=16)
+        assert summariser.translate([text], num_beams=1) == pair[1].texts(written.tolist())
 
 
 def _export(student: Path, out: Path) -> None:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from kdserve.cli.distill import published_students
 from kdserve.distill.data.sides import open_sides
+from kdserve.distill.prepare.translation import prepare_writer
 from kdserve.manifest import read_manifest
 from kdserve.recipe import load_recipe
 from kdserve.runtime.published import published_names
+
+BUNDLES = Path(__file__).parents[2] / "runtime" / "bundles"
 
 
 @pytest.mark.skipif("kdserve-mini" not in published_names(), reason="kdserve-mini is not in this installation")
@@ -40,6 +45,33 @@ def test_a_published_translator_goes_on_by_its_name(writing_folder, tmp_path):
         sides = open_sides(Path(opened.student.start), paddings=(1, 0))
         assert sides.texts(sides.write(["Nobody knows it's 1984."], most=16)) == ["Nobody knows it's 1984."]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif("kdserve-gist" not in published_names("translator"), reason="kdserve-gist is not installed")
+def test_a_published_translator_gives_its_encoder_table_and_source_tokens(writing_folder, tmp_path):
+    named = ["student.encoder=kdserve-gist", "train.table_rate=0.0", "student.encoder_layers=[5]"]
+    recipe = load_recipe(writing_folder / "recipe.toml", overrides=named)
+    with published_students(recipe, tmp_path / "brief") as opened:
+        assert Path(opened.student.encoder).name == "kdserve-gist"
+        run = prepare_writer(opened, tmp_path / "work")
+        assert run.table_bits == 4
+        source = Path(opened.student.encoder) / "source" / "tokenizer.json"
+        assert run.sides.source.get_vocab() == Tokenizer.from_file(str(source)).get_vocab()
+        tables = [side.get_input_embeddings().weight for side in (run.student.model.encoder, run.student.model.decoder)]
+        assert [len(table) for table in tables] == [len(run.sides.source.get_vocab()), 600]
+
+
+def test_bundles_of_one_name_are_opened_each_for_itself(tiny_recipe, tmp_path):
+    for family in ("transformer", "static"):
+        shutil.copytree(BUNDLES / family, tmp_path / family / "bundle")
+    named = ["student.start=transformer/bundle", "vocabulary.folder=", "teacher.model=static/bundle"]
+    recipe = tiny_recipe("transformer", overrides=[*named, f"data_dir={tmp_path}"])
+    with published_students(recipe, tmp_path / "adapted") as opened:
+        folders = [Path(opened.student.start), Path(opened.teacher.model)]
+        assert [folder.name for folder in folders] == ["bundle", "bundle"]
+        families = [read_manifest(folder, kind="student").settings["family"] for folder in folders]
+        assert families == ["transformer", "static"]
+    assert not (tmp_path / "adapted.published").exists()
 
 
 def test_a_folder_is_left_where_it_is(writing_folder, embedder, tmp_path):
