@@ -118,7 +118,7 @@ $(VENV)-wheel/ready: pyproject.toml $(shell find kdserve models -type f -not -na
 	rm -rf $(VENV)-wheel
 	$(PYTHON) -m venv $(VENV)-wheel
 	$(VENV)-wheel/bin/pip install --quiet --upgrade pip
-	$(VENV)-wheel/bin/pip install --quiet ".[cpu,search,cli]" ./models/kdserve-base ./models/kdserve-gist
+	$(VENV)-wheel/bin/pip install --quiet ".[cpu,search,cli]" ./models/kdserve-base ./models/kdserve-gist ./models/kdserve-brief
 	touch $@
 
 $(NODE_MODULES)/ready: examples/edge/package.json examples/edge/.npmrc | npm

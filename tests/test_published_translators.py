@@ -17,8 +17,8 @@ CARD = Path(__file__).parents[1] / "models" / "kdserve-gist" / "README.md"
 SURE = ("de", "fr", "es", "it", "pt", "nl", "ru")
 
 
-def test_kdserve_gist_is_published_among_translators_alone():
-    assert published_names("translator") == ["kdserve-gist"]
+def test_kdserve_gist_is_published_among_those_that_write():
+    assert "kdserve-gist" in published_names("translator")
     assert "kdserve-gist" not in published_names()
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from kdserve.runtime.published import PACKAGES
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -37,9 +39,9 @@ def run(python: str, *arguments: str, folder: Path) -> str:
 def test_the_published_models_are_inside(python: str, tmp_path: Path) -> None:
     lines = run(python, "-m", "kdserve.cli", "models", "--json", folder=tmp_path).splitlines()
     found = {entry["name"]: Path(entry["folder"]) for entry in map(json.loads, lines)}
-    assert {"kdserve-static", "kdserve-mini", "kdserve-langid", "kdserve-base", "kdserve-gist"} == set(found)
+    assert {"kdserve-static", "kdserve-mini", "kdserve-langid", *PACKAGES} == set(found)
     homes = {name: folder.parent.name for name, folder in found.items()}
-    assert {name for name, home in homes.items() if home == "kdserve_bundles"} == {"kdserve-base", "kdserve-gist"}
+    assert {name for name, home in homes.items() if home == "kdserve_bundles"} == set(PACKAGES)
     assert all("site-packages" in folder.parts for folder in found.values())
 
 

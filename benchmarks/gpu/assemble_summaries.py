@@ -1,6 +1,6 @@
 """From the pieces that `summaries.py` wrote to the folder of a student that summarises, which `kdserve export` reads.
 
-python benchmarks/gpu/assemble_summaries.py PACK PIECES OUT [--name NAME] [--weak fi ko]
+python benchmarks/gpu/assemble_summaries.py PACK PIECES OUT [--name NAME] [--weak fi ko] [--beams 2 --length-penalty 2]
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", default="")
     parser.add_argument("--weak", nargs="*", default=[], help="languages that it summarises badly")
+    parser.add_argument("--beams", type=int, default=1, help="of the bundle's search, where no other number is given")
+    parser.add_argument("--length-penalty", type=float, default=1.0, help="above 1: longer outputs, with beams")
     arguments = parser.parse_args()
     pack, model = arguments.pack, read_model(arguments.pack)
     languages = {row.split("\t")[0] for row in read_xz(pack / "pairs.xz")} - set(arguments.weak)
@@ -35,7 +37,8 @@ def main() -> None:
     assert not unknown, unknown
     assert all(name == SOURCE_TABLE or name.startswith(TIED) for name in missing), missing
     model.decoder.tie_weights()
-    model.generation_config.no_repeat_ngram_size = NO_REPEAT
+    found = {"num_beams": arguments.beams, "length_penalty": arguments.length_penalty}
+    model.generation_config.update(no_repeat_ngram_size=NO_REPEAT, **found)
     with staged_folder(arguments.out) as folder:
         model.to(torch.float32).save_pretrained(folder)
         for side in ("source", "target"):

@@ -16,7 +16,7 @@ from kdserve.errors import FolderError
 from kdserve.manifest import MANIFEST_NAME, kind_of
 
 Published = Literal["bundle", "classifier", "translator"]
-PACKAGES = ("kdserve-base", "kdserve-gist")
+PACKAGES = ("kdserve-base", "kdserve-gist", "kdserve-brief")
 """Published bundles that do not come with the package but as packages of their own."""
 _DATA_PACKAGES = "kdserve_bundles"
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

@@ -17,6 +17,8 @@ def translator_card(settings: TranslatorSettings, report: WritingReport, *, size
         if translates
         else "Writes one-line summaries"
     )
+    beams = settings.generation.num_beams
+    outputs = "Greedy outputs" if beams == 1 else f"Outputs of {beams} beams"
     weak = f"Weak languages, below the others in quality: {', '.join(settings.weak_languages)}.\n\n"
     return f"""---
 library_name: kdserve
@@ -36,7 +38,7 @@ print(translator.translate(["One text, one output."]))
 
 {weak if settings.weak_languages else ""}## Against its student
 
-Greedy outputs; chrF against references, and of the bundle against the student (agreement). The gate let no language \
+{outputs}; chrF against references, and of the bundle against the student (agreement). The gate let no language \
 lose more than {report.floors.max_chrf_loss:g} points of chrF against references, or agree by less than \
 {report.floors.min_agreement:g} where there are none, and at most {100 * report.floors.max_spoilt:g} % more of its \
 outputs be empty or go in circles.
