@@ -175,6 +175,7 @@ def _export_translator(
     from kdserve.cli.console import print_json, progress_bars, say
     from kdserve.evaluate import read_pairs
     from kdserve.export import WritingFloors, export_translator, pairs_for_gate
+    from kdserve.manifest import read_manifest
 
     judged = pairs_for_gate(read_pairs(pairs)) if pairs else None
     with progress_bars() as progress:
@@ -192,7 +193,8 @@ def _export_translator(
         print_json({"precision": kept.precision, "size_bytes": kept.size_bytes, "fidelity": kept.report.to_json()})
     else:
         typer.echo(f"{kept.precision}, {kept.size_bytes / 1e6:.1f} MB\n\n{kept.report.table()}")
-    say(f"next: kdserve {plain.task} {quote(str(out))} TEXTS")
+    task = read_manifest(out, kind="translator").settings["task"]
+    say(f"next: kdserve {task} {quote(str(out))} TEXTS")
 
 
 @needs_extra("export")

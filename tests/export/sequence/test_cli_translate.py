@@ -66,6 +66,17 @@ def test_export_takes_a_transformers_folder_and_its_outputs_are_summaries(tmp_pa
     assert len(_run("summarise", out, "-", stdin="Ein Text.\n").splitlines()) == 1
 
 
+def test_export_names_the_command_that_a_students_own_task_wants(tmp_path: Path) -> None:
+    student, pairs = tiny_writer(tmp_path / "student", "bert-bert"), tmp_path / "pairs.tsv"
+    pairs.write_text(_PAIRS, encoding="utf-8")
+    loose = ("--pairs", str(pairs), "--max-chrf-loss", "100", "--precision", "fp32")
+    out, again, second = (str(tmp_path / name) for name in ("bundle", "again", "second"))
+    _run("export", str(student), "--out", out, "--languages", "de", "--task", "summarise", *loose)
+    _run("reopen", out, "--out", again)
+    done = CliRunner().invoke(app, ["export", again, "--out", second, *loose], catch_exceptions=False)
+    assert f"next: kdserve summarise {second} TEXTS" in done.stderr
+
+
 def test_runtime_needs_neither_torch_nor_transformers(bundle: Path) -> None:
     code = (
         "import sys; from kdserve import Translator; "
