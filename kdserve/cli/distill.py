@@ -13,7 +13,10 @@ from typing import Annotated, Literal
 import typer
 
 from kdserve.cli.console import needs_extra, print_json, progress_bars, say
+from kdserve.errors import FolderError
 from kdserve.recipe import Recipe, SequenceRecipe
+
+_BUNDLES = {"bundle": "one that embeds", "classifier": "a classifier", "translator": "one that writes"}
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +57,8 @@ def distill(
     kept = f"weights of step {outcome.best_step} of {loaded.train.steps}"
     if outcome.best_step == 0 < loaded.train.steps:
         kept += " (training gave no better than the start: lower the rates or train for more steps)"
-    say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept}; next: kdserve export {quote(str(out))}")
+    say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept}")
+    say(f"next: kdserve export {quote(str(out))} --out BUNDLE")
     if json:
         print_json(
             {
@@ -71,36 +75,43 @@ def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[R
     """Open the bundles that a recipe names as teacher, start or encoder, beside `out` until that is made.
 
     They are published ones, or folders that lie where the recipe's data do.
+
+    Raises:
+        FolderError: such a bundle is of a kind that does not go there.
     """
     from kdserve.manifest import kind_of, read_manifest
     from kdserve.runtime.published import find_bundle, published_names
 
     beside = out.with_name(f"{out.name}.published").resolve()
 
-    def opened(name: str, *kinds: Literal["bundle", "translator"]) -> str:
+    def opened(key: str, name: str, *kinds: Literal["bundle", "translator"]) -> str:
         folder = Path(recipe.data_dir) / name
         again = folder.resolve().name
-        if any(name in published_names(kind) for kind in kinds):
+        if name in published_names("any"):
             folder = find_bundle(name, kind="any")
+        found = kind_of(folder) if name else None
+        if found not in _BUNDLES:
+            return name
         for kind in kinds:
-            if name and kind_of(folder) == kind:
+            if found == kind:
                 student = beside / read_manifest(folder, kind=kind).fingerprint[:12] / again
                 if not student.is_dir():
                     from kdserve.export import reopen_bundle
 
                     reopen_bundle(folder, student)
                 return str(student)
-        return name
+        raise FolderError(f"{key} is {name}, {_BUNDLES[found]}; name {' or '.join(_BUNDLES[kind] for kind in kinds)}")
 
     if isinstance(recipe, SequenceRecipe):
         own = recipe.student
-        begun = replace(own, encoder=opened(own.encoder, "bundle", "translator"), start=opened(own.start, "translator"))
+        encoder = opened("student.encoder", own.encoder, "bundle", "translator")
+        begun = replace(own, encoder=encoder, start=opened("student.start", own.start, "translator"))
         yield replace(recipe, student=begun)
     else:
         student, teacher = recipe.student, recipe.teacher
         yield replace(
             recipe,
-            student=replace(student, start=opened(student.start, "bundle")),
-            teacher=replace(teacher, model=opened(teacher.model, "bundle")),
+            student=replace(student, start=opened("student.start", student.start, "bundle")),
+            teacher=replace(teacher, model=opened("teacher.model", teacher.model, "bundle")),
         )
     shutil.rmtree(beside, ignore_errors=True)

@@ -89,7 +89,7 @@ def open_encoder(folder: Path) -> Any:
     from transformers import AutoModel
 
     path = folder / "config.json"
-    kind = read_object(path).get("model_type", "unknown") if path.is_file() else "unknown"
+    kind = read_object(path).get("model_type") if path.is_file() else None
     if kind == "encoder-decoder":
         encoder = open_writer(folder).encoder
         kind = encoder.config.model_type
@@ -97,7 +97,8 @@ def open_encoder(folder: Path) -> Any:
         encoder = _open(AutoModel, folder, "BERT")
         encoder.pooler = None
     if kind != "bert":
-        raise FolderError(f"{folder} has an encoder of type {kind}; a decoder goes over BERT's, name such a student")
+        what = f"an encoder of type {kind}" if kind else "no encoder, as static students have none"
+        raise FolderError(f"{folder} has {what}; a decoder goes over BERT's, name such a student")
     return encoder
 
 

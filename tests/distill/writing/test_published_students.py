@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from kdserve.cli.distill import published_students
 from kdserve.distill.data.sides import open_sides
 from kdserve.distill.prepare.translation import prepare_writer
+from kdserve.errors import FolderError
 from kdserve.manifest import read_manifest
 from kdserve.recipe import load_recipe
 from kdserve.runtime.published import published_names
@@ -72,6 +73,29 @@ def test_bundles_of_one_name_are_opened_each_for_itself(tiny_recipe, tmp_path):
         families = [read_manifest(folder, kind="student").settings["family"] for folder in folders]
         assert families == ["transformer", "static"]
     assert not (tmp_path / "adapted.published").exists()
+
+
+@pytest.mark.skipif("kdserve-langid" not in published_names("classifier"), reason="kdserve-langid is not installed")
+def test_a_bundle_of_a_kind_that_does_not_go_there_is_refused_by_its_key(writing_folder, tmp_path):
+    shutil.copytree(BUNDLES / "static", tmp_path / "static")
+    wrong = {
+        "student.encoder=kdserve-langid": "encoder is kdserve-langid, a classifier; name one that embeds or one that",
+        f"student.start={tmp_path / 'static'}": "start is .*static, one that embeds; name one that writes",
+    }
+    for named, message in wrong.items():
+        recipe = load_recipe(writing_folder / "recipe.toml", overrides=[named])
+        with pytest.raises(FolderError, match=message), published_students(recipe, tmp_path / "out"):
+            pass
+
+
+def test_a_static_student_has_no_encoder_for_a_decoder(writing_folder, tmp_path):
+    shutil.copytree(BUNDLES / "static", tmp_path / "static")
+    recipe = load_recipe(writing_folder / "recipe.toml", overrides=[f"student.encoder={tmp_path / 'static'}"])
+    with (
+        published_students(recipe, tmp_path / "out") as opened,
+        pytest.raises(FolderError, match=r"static has no encoder, as static students have none; .* name such"),
+    ):
+        prepare_writer(opened, tmp_path / "work")
 
 
 def test_a_folder_is_left_where_it_is(writing_folder, embedder, tmp_path):
