@@ -21,9 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -32,12 +30,9 @@ import numpy.typing as npt
 import torch
 import typer
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
-from kdserve.distill.data.splitting import gather_runs
-from kdserve.distill.data.vocabulary import CLS, PAD, SEP
 from kdserve.distill.hardware import best_device
 from kdserve.distill.students.embedder import mean_pool
 from kdserve.distill.students.folder import open_student
@@ -47,41 +42,16 @@ from kdserve.recipe import StudentRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "models" / "kdserve-mini")]
-from gpu_run import open_corpus, open_teacher  # noqa: E402
-from second_stage import EVERYDAY, FEW, SCALE, WARMUP, WIKI, draw_batches  # noqa: E402
+from gpu_run import open_teacher  # noqa: E402
+from search_texts import MOST_TOKENS, Texts, gather  # noqa: E402
+from second_stage import FEW, SCALE, WARMUP, draw_batches  # noqa: E402
 
-MOST_TOKENS, AVERAGE, PIECE = 256, 0.998, 15_000_000
-SHARE_OF_FIRST = 0.6
-"""Of the first stage's sentences, with all their translations."""
+AVERAGE, PIECE = 0.998, 15_000_000
 BANK = {"wiki": 8_192, "passages": 10_240, "questions": 6_144}
 DRAWN = {"questions": 0.4, "wiki": 0.08, "everyday": 0.22, "long": 0.15, "other": 0.15}
 """Share of a batch's texts."""
-KINDS = {"wiki": WIKI, "everyday": EVERYDAY}
 PARTNERS, CONTRAST, DIRECTIONS = 0.6, 0.3, 16
 app = typer.Typer(add_completion=False, help=__doc__)
-
-
-@dataclass
-class Texts:
-    """Wrapped token rows, one behind the other, and what is known of each: (N,). Group -1 has no translations."""
-
-    flat: Tensor
-    starts: Tensor
-    lengths: npt.NDArray[np.int64]
-    language: npt.NDArray[np.int64]
-    query: npt.NDArray[np.bool_]
-    group: npt.NDArray[np.int64]
-    wiki: npt.NDArray[np.bool_]
-    everyday: npt.NDArray[np.bool_]
-
-    def padded(self, numbers: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return ids and mask (B, T), T a multiple of eight."""
-        device = self.flat.device
-        lengths = torch.from_numpy(self.lengths[numbers]).to(device)
-        columns = torch.arange(-(-int(self.lengths[numbers].max()) // 8) * 8, device=device)
-        at = self.starts[torch.from_numpy(numbers).to(device), None] + columns
-        mask = columns < lengths[:, None]
-        return torch.where(mask, self.flat[at.clamp_max(len(self.flat) - 1)], PAD), mask.long()
 
 
 @app.command()
@@ -103,26 +73,11 @@ def train(
     began, rng, device = time.monotonic(), np.random.default_rng(seed), torch.device(best_device())
     rows = gather(first, texts, device, most=most, rng=rng)
     say(out, began, what="gathered", texts=len(rows.lengths), tokens=len(rows.flat))
-    with tempfile.TemporaryDirectory() as temporary:
-        if kind_of(start) == "bundle":
-            reopen_bundle(start, Path(temporary) / "student")
-            start = Path(temporary) / "student"
-        student = open_student(start, StudentRecipe(max_tokens=MOST_TOKENS, table_bits=4))
-    student.to(device).eval()
-    every = np.arange(len(rows.lengths))
-    teacher = partial(pooled, open_teacher(first / "teacher").body.to(device).eval())
-    vectors = embed(rows, every, teacher, tokens=4 * batch_tokens)
-    anchored = np.flatnonzero(rows.everyday & (rows.group >= 0))
-    anchors = embed(rows, anchored, lambda ids, mask: student(ids, mask).vectors_BD, tokens=4 * batch_tokens)
-    targets = make_targets(rows, neutral(rows, vectors))
-    targets[torch.from_numpy(anchored).to(device)] = make_anchors(
-        rows, anchored, anchors, mean_D=targets[torch.from_numpy(anchored).to(device)].mean(dim=0)
-    )
+    student = open_start(start).to(device).eval()
+    teacher = open_teacher(first / "teacher").body.to(device).eval()
+    targets = teach(rows, teacher, student, tokens=4 * batch_tokens)
     lessons = Lessons(rows, targets, batch_tokens=batch_tokens, rng=rng)
-    say(out, began, what="targets", batch=lessons.batch_size, anchored=len(anchored))
-    for module in (student.body.embeddings, *student.dense):
-        module.requires_grad_(requires_grad=False)
-    student.table.requires_grad_(requires_grad=False)
+    say(out, began, what="targets", batch=lessons.batch_size, anchored=len(anchored_of(rows)))
     trained = {name: value for name, value in student.named_parameters() if value.requires_grad}
     average = {name: value.detach().clone() for name, value in trained.items()}
     optimizer = torch.optim.AdamW(trained.values(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -149,73 +104,33 @@ def train(
     say(out, began, what="trained", steps=step - 1)
 
 
-def gather(first: Path, texts: Path, device: torch.device, *, most: int, rng: np.random.Generator) -> Texts:
-    """Return questions and passages of TEXTS, and a share of the first stage's text under either prompt."""
-    corpus, tokens = open_corpus(first)
-    tokenizer = Tokenizer.from_file(str(first / "teacher" / "tokenizer.json"))
-    for off in (tokenizer.no_padding, tokenizer.no_truncation):
-        off()
-    codes = {code: number for number, code in enumerate(("en", *corpus.languages))}
-    lines = [line.split("\t") for line in texts.read_text(encoding="utf-8").split("\n") if line]
-    lines = [line for line in lines if line[0] in codes][: most or None]
-    encoded = [one.ids for one in tokenizer.encode_batch_fast([line[4] for line in lines], add_special_tokens=False)]
-    names: dict[str, int] = {}
-    kept = rng.permutation(len(corpus.sources))[: most or int(SHARE_OF_FIRST * len(corpus.sources))]
-    chosen = np.zeros(len(corpus.sources), bool)
-    chosen[kept] = True
-    pairs = np.flatnonzero(chosen[corpus.source_of])
-    num_pairs = len(corpus.source_of)
-    numbers = np.concatenate([pairs, np.sort(kept) + num_pairs])
-    source = np.concatenate([corpus.source_of[pairs], np.sort(kept)])
-    domain_of_source = np.zeros(len(corpus.sources), np.int64)
-    domain_of_source[corpus.source_of] = corpus.domain_of
-    flags = {name: np.array([domain in these for domain in corpus.domains]) for name, these in KINDS.items()}
-    asked = rng.random(len(corpus.sources)) < np.where(flags["everyday"][domain_of_source], 0.4, 0.15)
-    asked &= tokens.lengths[num_pairs:] <= 32
-    language = np.concatenate([np.asarray(corpus.language_of)[pairs] + 1, np.zeros(len(kept), np.int64)])
-    query = np.concatenate([[line[1] == "q" for line in lines], asked[source]])
-    sizes = np.concatenate([[len(one) for one in encoded], tokens.lengths[numbers]])
-    offsets = np.cumsum([0, *map(len, encoded)])[:-1]
-    ids = np.concatenate([np.fromiter(chain.from_iterable(encoded), np.int32), tokens.ids])
-    starts = np.concatenate([offsets, tokens.offsets[numbers] + len(ids) - len(tokens.ids)])
-    wrapped, lengths = wrap(ids, starts, sizes, query, tokens.prompts)
-    domain = np.concatenate([corpus.domain_of[pairs], domain_of_source[np.sort(kept)]])
-    kinds = {
-        name: np.concatenate([[line[3] in these for line in lines], flags[name][domain]])
-        for name, these in KINDS.items()
-    }
-    groups = [names.setdefault(line[2], len(names)) + len(corpus.sources) if line[2] else -1 for line in lines]
-    return Texts(
-        flat=torch.from_numpy(wrapped).to(device),
-        starts=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(device),
-        lengths=lengths,
-        language=np.concatenate([[codes[line[0]] for line in lines], language]),
-        query=query,
-        group=np.concatenate([groups, source]),
-        **kinds,
-    )
+def open_start(start: Path) -> torch.nn.Module:
+    """Open START, of which only layers are to learn."""
+    with tempfile.TemporaryDirectory() as temporary:
+        if kind_of(start) == "bundle":
+            reopen_bundle(start, Path(temporary) / "student")
+            start = Path(temporary) / "student"
+        student = open_student(start, StudentRecipe(max_tokens=MOST_TOKENS, table_bits=4))
+    for module in (student.body.embeddings, *student.dense):
+        module.requires_grad_(requires_grad=False)
+    student.table.requires_grad_(requires_grad=False)
+    return student
 
 
-def wrap(
-    ids: npt.NDArray[np.int32],
-    starts: npt.NDArray[np.int64],
-    sizes: npt.NDArray[np.int64],
-    query: npt.NDArray[np.bool_],
-    prompts: tuple[tuple[int, ...], ...],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return [CLS], the role's prompt, the tokens and [SEP] of each text, one behind the other, and their lengths."""
-    heads = 1 + np.array([len(prompt) for prompt in prompts])[query.astype(int)]
-    sizes = np.minimum(sizes, MOST_TOKENS - heads - 1)
-    lengths = heads + sizes + 1
-    ends = np.cumsum(lengths)
-    wrapped = np.full(ends[-1], SEP, np.int32)
-    wrapped[ends - lengths] = CLS
-    for role, prompt in enumerate(prompts):
-        for place, token in enumerate(prompt, start=1):
-            wrapped[(ends - lengths)[query == role] + place] = token
-    first = np.repeat(ends - sizes - 1 - np.cumsum(sizes) + sizes, sizes)
-    wrapped[first + np.arange(len(first))] = gather_runs(ids, starts, sizes)
-    return wrapped, lengths
+def teach(texts: Texts, teacher: torch.nn.Module, student: torch.nn.Module, *, tokens: int) -> Tensor:
+    """Return what the student should say of each text, (N, D)."""
+    vectors = embed(texts, np.arange(len(texts.lengths)), partial(pooled, teacher), tokens=tokens)
+    targets = make_targets(texts, neutral(texts, vectors))
+    anchored = anchored_of(texts)
+    anchors = embed(texts, anchored, lambda ids, mask: student(ids, mask).vectors_BD, tokens=tokens)
+    places = torch.from_numpy(anchored).to(targets.device)
+    targets[places] = make_anchors(texts, anchored, anchors, mean_D=targets[places].mean(dim=0))
+    return targets
+
+
+def anchored_of(texts: Texts) -> npt.NDArray[np.int64]:
+    """Return the numbers of everyday texts that have translations."""
+    return np.flatnonzero(texts.everyday & (texts.group >= 0))
 
 
 def pooled(body: torch.nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
