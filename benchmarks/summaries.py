@@ -117,7 +117,7 @@ def _writers(pairs: Sequence[TranslationPairs]) -> dict[str, Write]:
 
 
 def unlike_trained(pairs: TranslationPairs, work: Path) -> TranslationPairs:
-    """Those whose description shares less than half of its runs of words with each one that was trained on."""
+    """Those whose description shares less than half of its runs of words with each one of its language in training."""
     holders = defaultdict(list)
     for number, row in enumerate((work / "summaries" / f"{pairs.language}.tsv").read_text("utf-8").splitlines()):
         for run in _runs(row.split("\t")[0]):
