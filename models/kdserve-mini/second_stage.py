@@ -102,10 +102,8 @@ def train(
     optimizer = torch.optim.AdamW(trained.values(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     kept = np.load(anchors) if anchors else None
     lessons = Lessons(read_texts(texts), np.load(vectors), start, anchors=kept, rng=np.random.default_rng(seed))
-    started, batches = (
-        time.monotonic(),
-        draw_batches(lessons.cumulative, lessons.lengths, lessons.batch_size, lessons.rng),
-    )
+    batches = draw_batches(lessons.cumulative, lessons.lengths, lessons.batch_size, lessons.rng)
+    started = time.monotonic()
     for step in range(1, steps):
         spent = max(step / steps, (time.monotonic() - started) / seconds)
         if spent >= 1:
