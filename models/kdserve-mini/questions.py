@@ -40,8 +40,9 @@ PUD = {
 }  # fmt: skip
 LARGE = 4 << 20
 TRIVIA = 12_000
-MOST = {False: (8_000, 900, 2_000, 600), True: (20_000, 8_000, 6_000, 2_000)}
-"""Questions and paragraphs of a data set, spans of a language that is ASKED and of another; with --questions-only."""
+MOST = {"questions": 8_000, "paragraphs": 900, "spans": 600, "spans of ASKED": 2_000}
+MOST_ALONE = {"questions": 20_000, "paragraphs": 8_000, "spans": 2_000, "spans of ASKED": 6_000}
+"""Of each data set, and of each language; ALONE with --questions-only."""
 
 Text = tuple[str, str, str, str, str]
 """Language, role ("q" under the prompt of questions, "p" under that of passages), group, domain, text."""
@@ -55,7 +56,8 @@ def main() -> None:
     parser.add_argument("texts", type=Path)
     parser.add_argument("--questions-only", action="store_true")
     arguments = parser.parse_args()
-    only, most = arguments.questions_only, MOST[arguments.questions_only]
+    only = arguments.questions_only
+    most = MOST_ALONE if only else MOST
     rng = random.Random(RECIPE.seed)
     seen = evaluated(arguments.data)
     kept: dict[tuple[str, str, str], Text] = {}
@@ -73,7 +75,7 @@ def main() -> None:
     print(f"{len(rows)} texts; {dropped} left out that are in evaluation sets")
 
 
-def native(checkouts: Path, rng: random.Random, most: tuple[int, ...]) -> Iterator[Text]:
+def native(checkouts: Path, rng: random.Random, most: dict[str, int]) -> Iterator[Text]:
     """Yield questions that people asked of encyclopaedias, and the paragraphs that they asked."""
     for language, tag, question, paragraphs in (
         ("ja", "jaquad", *squad(checkouts, "SkelterLabsInc/JaQuAD", "data/train/")),
@@ -84,9 +86,9 @@ def native(checkouts: Path, rng: random.Random, most: tuple[int, ...]) -> Iterat
         ("pt", "faquad", *squad(checkouts, "liafacom/faquad", "data/dataset.json")),
         ("th", "iapp-wiki-qa", *thai(checkouts)),
     ):
-        asked = rng.sample(question, min(len(question), most[0]))
+        asked = rng.sample(question, min(len(question), most["questions"]))
         yield from ((language, "q", "", tag, clean(text)) for text in asked)
-        whole = rng.sample(paragraphs, min(len(paragraphs), most[1]))
+        whole = rng.sample(paragraphs, min(len(paragraphs), most["paragraphs"]))
         yield from ((language, "p", "", tag, cut(clean(text), language)) for text in whole)
     trivia = [
         " ".join(part.split("\n^")[0].split())
@@ -131,7 +133,7 @@ def thai(checkouts: Path) -> tuple[list[str], list[str]]:
     return [row["question"] for row in rows], sorted({row["context"] for row in rows})
 
 
-def parallel(data: Path, rng: random.Random, most: tuple[int, ...], *, spans_only: bool) -> Iterator[Text]:
+def parallel(data: Path, rng: random.Random, most: dict[str, int], *, spans_only: bool) -> Iterator[Text]:
     """Yield everyday questions with their partners, spans of longer text as made questions, and older text."""
     for language in LANGUAGES:
         excluded = RECIPE.data[0].exclude
@@ -149,7 +151,9 @@ def parallel(data: Path, rng: random.Random, most: tuple[int, ...], *, spans_onl
             yield from (*pairs(said, language, "p"), *pairs(said, language, "q"))
             yield from pairs(some(prose, 120, rng), language, "p")
             yield from pairs(some(passages, 24, rng), language, "p")
-        for _, text, domain in some([row for row in prose if len(row[1]) > 40], most[2 if many else 3], rng):
+        for _, text, domain in some(
+            [row for row in prose if len(row[1]) > 40], most["spans of ASKED" if many else "spans"], rng
+        ):
             yield language, "q", "", domain, span(text, language, rng)
 
 
