@@ -118,6 +118,6 @@ def wrap(
     for role, prompt in enumerate(prompts):
         for place, token in enumerate(prompt, start=1):
             wrapped[(ends - lengths)[query == role] + place] = token
-    first = np.repeat(ends - sizes - 1 - np.cumsum(sizes) + sizes, sizes)
+    first = np.repeat(ends - 1 - np.cumsum(sizes), sizes)
     wrapped[first + np.arange(len(first))] = gather_runs(ids, starts, sizes)
     return wrapped, lengths
