@@ -8,16 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
+from assemble_translation import NO_REPEAT, write_student
 from safetensors.torch import load
 from summaries import MOST_SOURCE, MOST_TARGET
 from summary_model import SOURCE_TABLE, TIED, read_model
 from translation_model import read_tokenizer, read_xz
 
-from kdserve.manifest import hash_file, staged_folder, write_manifest
 from kdserve.model_settings import SequenceStudentSettings
-
-NO_REPEAT = 4
 
 
 def main() -> None:
@@ -39,26 +36,17 @@ def main() -> None:
     model.decoder.tie_weights()
     found = {"num_beams": arguments.beams, "length_penalty": arguments.length_penalty}
     model.generation_config.update(no_repeat_ngram_size=NO_REPEAT, **found)
-    with staged_folder(arguments.out) as folder:
-        model.to(torch.float32).save_pretrained(folder)
-        for side in ("source", "target"):
-            (folder / side).mkdir()
-            read_tokenizer(pack / f"{side}.json.xz").save(str(folder / side / "tokenizer.json"), pretty=False)
-        write_manifest(
-            folder,
-            kind="sequence-student",
-            parents={"pack": hash_file(pack / "weights.npz.xz")},
-            settings=SequenceStudentSettings(
-                name=arguments.name or arguments.out.name,
-                family="sequence",
-                task="summarise",
-                max_tokens=MOST_SOURCE,
-                max_output_tokens=MOST_TARGET,
-                languages=tuple(sorted(languages)),
-                weak_languages=tuple(sorted(arguments.weak)),
-                table_bits=4,
-            ).to_json(),
-        )
+    settings = SequenceStudentSettings(
+        name=arguments.name or arguments.out.name,
+        family="sequence",
+        task="summarise",
+        max_tokens=MOST_SOURCE,
+        max_output_tokens=MOST_TARGET,
+        languages=tuple(sorted(languages)),
+        weak_languages=tuple(sorted(arguments.weak)),
+        table_bits=4,
+    )
+    write_student(arguments.out, model, pack, read_tokenizer(pack / "source.json.xz"), settings)
 
 
 if __name__ == "__main__":

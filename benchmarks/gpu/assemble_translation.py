@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from transformers import EncoderDecoderModel
 from translation_model import ENCODER_KEPT, ENCODER_LAYERS, build_model, read_arrays, read_tokenizer, read_xz
 
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
@@ -61,30 +62,34 @@ def main() -> None:
     model.generation_config.no_repeat_ngram_size = NO_REPEAT
     languages = set(read_arrays(pack / "pairs.npz.xz")["languages"].tolist())
     languages -= {*arguments.without, *arguments.weak}
-    with staged_folder(arguments.out) as folder:
+    settings = SequenceStudentSettings(
+        name=arguments.name or arguments.out.name,
+        family="sequence",
+        task="translate",
+        max_tokens=MOST_SOURCE,
+        max_output_tokens=MOST_TARGET,
+        languages=tuple(sorted(languages)),
+        weak_languages=tuple(sorted(arguments.weak)),
+        targets=("en",),
+        table_bits=4,
+    )
+    write_student(arguments.out, model, pack, source, settings)
+    print(
+        json.dumps({"parameters": sum(weight.numel() for weight in model.parameters()), "languages": sorted(languages)})
+    )
+
+
+def write_student(
+    out: Path, model: EncoderDecoderModel, pack: Path, source: Tokenizer, settings: SequenceStudentSettings
+) -> None:
+    """Write the folder that `kdserve export` reads; the target's tokenizer is the pack's."""
+    with staged_folder(out) as folder:
         model.to(torch.float32).save_pretrained(folder)
         for side, tokenizer in (("source", source), ("target", read_tokenizer(pack / "target.json.xz"))):
             (folder / side).mkdir()
             tokenizer.save(str(folder / side / "tokenizer.json"), pretty=False)
-        write_manifest(
-            folder,
-            kind="sequence-student",
-            parents={"pack": hash_file(pack / "weights.npz.xz")},
-            settings=SequenceStudentSettings(
-                name=arguments.name or arguments.out.name,
-                family="sequence",
-                task="translate",
-                max_tokens=MOST_SOURCE,
-                max_output_tokens=MOST_TARGET,
-                languages=tuple(sorted(languages)),
-                weak_languages=tuple(sorted(arguments.weak)),
-                targets=("en",),
-                table_bits=4,
-            ).to_json(),
-        )
-    print(
-        json.dumps({"parameters": sum(weight.numel() for weight in model.parameters()), "languages": sorted(languages)})
-    )
+        parents = {"pack": hash_file(pack / "weights.npz.xz")}
+        write_manifest(folder, kind="sequence-student", parents=parents, settings=settings.to_json())
 
 
 def cut_source(pack: Path, source: Tokenizer, size: int, without: Sequence[str]) -> tuple[Tokenizer, np.ndarray]:

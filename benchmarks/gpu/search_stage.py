@@ -5,10 +5,10 @@
     python models/kdserve-mini/second_stage.py join START STUDENT OUT --share 1.0            # here
 
 FIRST is what `benchmarks/gpu_run.py unpack` leaves: the first stage's text as tokens, and its teacher. START is a
-student's folder, or a bundle. As in `second_stage.py` the targets are a neutral teacher's vectors less what languages
-differ by; of text that has translations they lean on the mean of theirs, and everyday translations keep START's own
-vectors, the mean over a sentence's languages. The teacher and START embed each text once, there. Nothing of the student
-is trained but its layers.
+student's folder, or a bundle; `join` wants a folder (`kdserve reopen`). As in `second_stage.py` the targets are a
+neutral teacher's vectors less what languages differ by; of text that has translations they lean on the mean of theirs,
+and everyday translations keep START's own vectors, the mean over a sentence's languages. The teacher and START embed
+each text once, there. Nothing of the student is trained but its layers.
 
 Letters: N texts, B batch, K texts that a batch is ranked against, G groups of texts that say the same, A anchored
 texts, R directions, D width.
@@ -29,7 +29,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,10 +42,11 @@ from kdserve.recipe import StudentRecipe
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "models" / "kdserve-mini")]
 from gpu_run import open_teacher  # noqa: E402
+from pieces import save_pieces  # noqa: E402
 from search_texts import MOST_TOKENS, Texts, gather  # noqa: E402
 from second_stage import FEW, SCALE, WARMUP, draw_batches  # noqa: E402
 
-AVERAGE, PIECE = 0.998, 15_000_000
+AVERAGE = 0.998
 BANK = {"wiki": 8_192, "passages": 10_240, "questions": 6_144}
 DRAWN = {"questions": 0.4, "wiki": 0.08, "everyday": 0.22, "long": 0.15, "other": 0.15}
 """Share of a batch's texts."""
@@ -100,7 +100,7 @@ def train(
             cosine, ranking, contrast = (totals / 100).tolist()
             say(out, began, what="step", step=step, cosine=cosine, ranking=ranking, contrast=contrast)
             totals.zero_()
-    save_pieces(average, out)
+    save_pieces(average, out, "body")
     say(out, began, what="trained", steps=step - 1)
 
 
@@ -111,7 +111,7 @@ def open_start(start: Path) -> torch.nn.Module:
             reopen_bundle(start, Path(temporary) / "student")
             start = Path(temporary) / "student"
         student = open_student(start, StudentRecipe(max_tokens=MOST_TOKENS, table_bits=4))
-    for module in (student.body.embeddings, *student.dense):
+    for module in (student.body.embeddings, student.dense):
         module.requires_grad_(requires_grad=False)
     student.table.requires_grad_(requires_grad=False)
     return student
@@ -233,6 +233,8 @@ class Lessons:
             "other": ~texts.query & free & ~texts.wiki & (texts.lengths <= 64),
         }
         banks = {"wiki": kinds["wiki"], "passages": ~texts.query, "questions": texts.query}
+        if empty := [name for name, found in banks.items() if not found.any()]:
+            raise SystemExit(f"no {' and no '.join(empty)} among the texts; draw TEXTS from more of the data sets")
         self.bank = {name: torch.from_numpy(np.flatnonzero(found)).to(device) for name, found in banks.items()}
         weights = np.zeros(len(texts.lengths))
         rarity = np.bincount(texts.language).clip(min=1)[texts.language] ** -0.3
@@ -269,19 +271,6 @@ class Lessons:
         each = functional.cross_entropy(logits, torch.arange(len(texts), device=device), reduction="none")
         paired = (group_B >= 0).float()
         return torch.stack([cosine, ranking, (each * paired).sum() / paired.sum().clamp_min(1)])
-
-
-def save_pieces(tensors: dict[str, Tensor], out: Path) -> None:
-    """Write tensors in half precision, in files below 15 MB."""
-    piece: dict[str, Tensor] = {}
-    size = number = 0
-    for name, tensor in [*tensors.items(), ("", None)]:
-        if tensor is None or size + 2 * tensor.numel() > PIECE:
-            save_file(piece, out / f"body-{number}.safetensors")
-            piece, size, number = {}, 0, number + 1
-        if tensor is not None:
-            piece[name] = tensor.half().cpu().contiguous()
-            size += 2 * tensor.numel()
 
 
 def say(out: Path, began: float, **facts: object) -> None:

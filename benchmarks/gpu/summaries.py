@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pieces import PIECE_BYTES
 from safetensors.torch import save
 from summary_model import SOURCE_TABLE, TIED, read_model
 from torch import nn
-from translation import HELD_BATCHES, PIECE_BYTES, Run
+from translation import HELD_BATCHES, Run
 from translation_data import Pairs, Ragged, tokenise
 from translation_model import read_tokenizer, read_xz
 

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from pieces import save_pieces
 from torch import nn
 from torch.nn import functional
 from translation_data import PAD, Pairs, Ragged, rates, tokenise
@@ -44,7 +44,6 @@ BATCH_TOKENS = 16_384
 SEARCH_ROWS, SEARCH_TOKENS = 16_384, 98_304
 RATE_OF_REST = 1 / 3
 CHECKS, HELD_BATCHES = 10, 16
-PIECE_BYTES = 15_500_000
 
 
 def main() -> None:
@@ -282,14 +281,7 @@ class Run:
         """Write all but the source table, which the pack has, in pieces."""
         left_out = ("encoder.embeddings.word_embeddings.weight", "decoder.cls.predictions.decoder.")
         tensors = {k: v for k, v in model.state_dict().items() if not k.startswith(left_out) and v.is_floating_point()}
-        piece, size, number = {}, 0, 0
-        for key, tensor in [*tensors.items(), ("", None)]:
-            if tensor is None or size + 2 * tensor.numel() > PIECE_BYTES:
-                save_file(piece, self.arguments.out / f"{name}-{number}.safetensors")
-                piece, size, number = {}, 0, number + 1
-            if tensor is not None:
-                piece[key] = tensor.detach().to("cpu", torch.float16).contiguous()
-                size += 2 * tensor.numel()
+        save_pieces(tensors, self.arguments.out, name)
 
     def note(self, **facts: object) -> None:
         line = {"s": time.perf_counter() - self.began, **facts}

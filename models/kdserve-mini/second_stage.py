@@ -262,7 +262,7 @@ def shifts(
 @app.command()
 def join(start: Path, student: Path, runs: list[Path], share: float = 1.0) -> None:
     """Write STUDENT: START's weights, moved by `share` towards the mean of the runs'."""
-    mean = mean_of(runs)
+    manifest, mean = read_manifest(start, kind="student"), mean_of(runs)
     with staged_folder(student) as folder:
         shutil.copytree(start, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST_NAME))
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
@@ -272,7 +272,6 @@ def join(start: Path, student: Path, runs: list[Path], share: float = 1.0) -> No
                 if name.startswith("body."):
                     named[name.removeprefix("body.")].lerp_(value, share)
         model[0].save(str(folder))
-        manifest = read_manifest(start, kind="student")
         parents = {**manifest.parents, "first_stage": hash_file(start / MANIFEST_NAME)}
         write_manifest(folder, kind="student", parents=parents, settings=manifest.settings)
 
