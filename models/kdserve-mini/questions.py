@@ -40,7 +40,7 @@ PUD = {
 }  # fmt: skip
 LARGE = 4 << 20
 TRIVIA = 12_000
-MOST = {"questions": 8_000, "paragraphs": 900, "spans": 600, "spans of ASKED": 2_000}
+MOST = {"questions": 16_000, "paragraphs": 900, "spans": 400, "spans of ASKED": 1_600, "documents": 250}
 MOST_ALONE = {"questions": 20_000, "paragraphs": 8_000, "spans": 2_000, "spans of ASKED": 6_000}
 """Of each data set, and of each language; ALONE with --questions-only."""
 
@@ -149,7 +149,8 @@ def parallel(data: Path, rng: random.Random, most: dict[str, int], *, spans_only
             yield from pairs(some(asking, 1_000 if many else 450, rng), language, "q")
             said = some(stating, 350, rng)
             yield from (*pairs(said, language, "p"), *pairs(said, language, "q"))
-            yield from pairs(some(prose, 120, rng), language, "p")
+            written = some(prose, most["documents"], rng)
+            yield from (*pairs(written, language, "p"), *pairs([r for r in written if len(r[1]) < 160], language, "q"))
             yield from pairs(some(passages, 24, rng), language, "p")
         for _, text, domain in some(
             [row for row in prose if len(row[1]) > 40], most["spans of ASKED" if many else "spans"], rng

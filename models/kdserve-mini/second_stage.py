@@ -10,8 +10,8 @@
 START is the first stage's student, BUNDLE its bundle. The teacher's int8 bundle embeds each text once, so a step costs
 what the student costs. `train` takes one core; several of other seeds run side by side. `join` takes the mean of their
 weights, or goes --share of the way there from START. The token table and the layer that takes directions off stay as
-they are. Of everyday translations the first stage knows more than its teacher does; with anchors its own vectors of
-them, the mean over a sentence's languages, are the targets.
+they are. Of what the first stage read in translation it knows more than its teacher does; with anchors its own vectors
+of that, the mean over a text's languages, are the targets, and half of the target where a text has no translations.
 
 Letters: N texts, B batch, K texts that a batch is ranked against, D width.
 """
@@ -48,10 +48,14 @@ BANK = {"wiki": 1_536, "passages": 1_536, "questions": 1_024}
 WIKI = {
     "pud", "jaquad", "drcd", "cmrc2018", "arcd", "piaf", "faquad", "iapp-wiki-qa", "indic-wiki", "tico19",
 }  # fmt: skip
+NEW = {*WIKI, "opentriviaqa", "qald"}
+"""What the first stage did not read, or of which its teacher knows more."""
 EVERYDAY = {
     "tatoeba", "tatoeba-pivot", "tatoeba-pivot2", "tanaka", "opensubs-xed", "korean-park", "scratch-ui", "element-ui",
     "ms-docs", "mozilla-www", "tldr",
 }  # fmt: skip
+DRAWN = {"questions": 0.5, "paragraphs": 0.1, "everyday": 0.22, "documents": 0.18}
+"""Share of a batch's texts."""
 FEW = 100
 """A language's shift in one role leans on that in the other as if that had so many pairs."""
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -63,12 +67,12 @@ def teach(
     vectors: Path,
     teacher: str = "kdserve-base",
     most: Annotated[int, typer.Option(help="Texts from the first on; 0 takes all.")] = 0,
-    anchors: Annotated[bool, typer.Option("--anchors", help="Everyday translations alone; the others stay 0.")] = False,
+    anchors: Annotated[bool, typer.Option("--anchors", help="Leave out what is new to it; those stay 0.")] = False,
 ) -> None:
     """Embed every text under its prompt: (N, D) in half precision."""
     rows, embedder = read_texts(texts), open_model(teacher)
     rows = rows[: most or len(rows)]
-    wanted = [not anchors or (bool(row[2]) and row[3] in EVERYDAY) for row in rows]
+    wanted = [not anchors or row[3] not in NEW for row in rows]
     found = np.zeros((len(rows), embedder.dim), np.float16)
     for role, encode in (("p", embedder.encode_document), ("q", embedder.encode_query)):
         places = [number for number, row in enumerate(rows) if wanted[number] and row[1] == role]
@@ -86,7 +90,7 @@ def train(
     seed: int = 1,
     steps: int = 1_100,
     seconds: float = 1_980.0,
-    anchors: Annotated[Path | None, typer.Option(help="Vectors of everyday translations, from `teach`.")] = None,
+    anchors: Annotated[Path | None, typer.Option(help="The first stage's vectors, from `teach`.")] = None,
     go_on: Annotated[list[Path] | None, typer.Option(help="Begin with the mean of these runs, not with START.")] = None,
 ) -> None:
     """Train on one core until the steps or the seconds are over; leave the average weights in OUT (safetensors)."""
@@ -160,7 +164,7 @@ class Lessons:
         anchored = np.zeros(len(rows), bool) if anchors is None else anchors[: len(rows)].any(axis=1)
         for role in (False, True) if anchors is not None else ():
             these = anchored & (self.queries == role)
-            targets[these] = make_anchors(rows, anchors, these, mean_D=targets[these].mean(axis=0))
+            targets[these] = make_anchors(rows, anchors, these, targets_ND=targets)
         numbers = {name: number for number, name in enumerate(dict.fromkeys(row[2] for row in rows if row[2]))}
         self.groups = np.array([numbers.get(row[2], -1 - place) for place, row in enumerate(rows)])
         self.contrast = 0.3 if anchored.any() else 0.0
@@ -170,10 +174,18 @@ class Lessons:
         wiki = np.array([row[3] in WIKI for row in rows])
         chosen = {"wiki": wiki & ~self.queries, "passages": ~self.queries, "questions": self.queries}
         self.bank = {name: np.flatnonzero(found) for name, found in chosen.items()}
-        languages, language_of = np.unique([row[0] for row in rows], return_inverse=True)
-        weights = np.where(self.queries, 1.0, np.where(lengths > 80, 0.1, 0.6))
-        weights[anchored] = 2.2
-        weights *= np.bincount(language_of, minlength=len(languages))[language_of] ** -0.4
+        everyday, new = (np.array([row[3] in these for row in rows]) for these in (EVERYDAY, NEW))
+        kinds = {
+            "questions": new & self.queries,
+            "paragraphs": new & ~self.queries,
+            "everyday": everyday,
+            "documents": ~new & ~everyday,
+        }
+        _, language_of = np.unique([row[0] for row in rows], return_inverse=True)
+        rarity = np.bincount(language_of)[language_of] ** -0.4
+        weights = np.zeros(len(rows))
+        for name, found in kinds.items():
+            weights[found] = DRAWN[name] * rarity[found] / max(rarity[found].sum(), 1e-9)
         weights /= weights.sum()
         self.cumulative, self.lengths = np.cumsum(weights), lengths
         self.batch_size = max(8, int(TOKENS / (weights * lengths).sum()))
@@ -211,16 +223,24 @@ def make_anchors(
     anchors_ND: npt.NDArray[np.float16],
     anchored_N: npt.NDArray[np.bool_],
     *,
-    mean_D: npt.NDArray[np.float32],
+    targets_ND: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
-    """Return the first stage's vectors of anchored texts, moved to this mean: each sentence's over its languages."""
+    """Return the first stage's vectors of anchored texts, moved to where their targets are: their means over languages.
+
+    A text that has no translations gets the mean of its own and its target.
+    """
     places = np.flatnonzero(anchored_N)
     vectors = unit(anchors_ND[places].astype(np.float32))
-    vectors += mean_D - vectors.mean(axis=0)
-    _, sentence_of = np.unique([rows[place][2] for place in places], return_inverse=True)
-    sums = np.zeros((sentence_of.max() + 1, len(mean_D)), np.float32)
-    np.add.at(sums, sentence_of, vectors)
-    return unit(sums)[sentence_of]
+    vectors += targets_ND[places].mean(axis=0) - vectors.mean(axis=0)
+    names = [rows[place][2] or place for place in places]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    text_of = np.array([numbers[name] for name in names])
+    sums = np.zeros((len(numbers), vectors.shape[1]), np.float32)
+    np.add.at(sums, text_of, vectors)
+    alone = np.array([isinstance(name, int) for name in names])
+    found = unit(sums)[text_of]
+    found[alone] = unit(found[alone] + targets_ND[places[alone]])
+    return found
 
 
 def make_targets(rows: list[list[str]], vectors_ND: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
