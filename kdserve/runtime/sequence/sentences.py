@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _CLOSERS = r"[\"'“”’»›)\]」』】）]*"
-_END = re.compile(
-    rf"(?P<wide>[。！？｡]+{_CLOSERS}\s*)|(?P<stop>[.!?…؟۔।॥]+)(?P<closers>{_CLOSERS})(?P<space>\s+)(?=(?P<next>\S))"
+_STOP = r"[.!?…؟۔।॥]"
+_END = re.compile(  # a run of stops is tried from its first alone, so that a line of dots takes no square of its length
+    rf"(?P<wide>[。！？｡]+{_CLOSERS}\s*)|(?<!{_STOP})(?P<stop>{_STOP}+){_CLOSERS}\s+(?=(?P<next>\S))"
 )
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“„«]*$")
 _TITLES = re.compile(
@@ -20,6 +21,8 @@ _TITLES = re.compile(
     "sen|sig|sra?|st|str|u|usw|v|vgl|vol|vs|z",
     re.IGNORECASE,
 )
+_LOOKED_BACK = 16
+"""Characters before a full stop that tell a title from a word: more than any title has."""
 _CLAUSE = re.compile(r"(?<=[,;:，；：、–—])\s*|\s+")
 
 
@@ -35,7 +38,8 @@ def split_sentences(line: str) -> list[Sentence]:
     """Cut a line into sentences; all texts and spaces together are the line again."""
     sentences, start = [], 0
     for match in _END.finditer(line):
-        if match["wide"] is None and not _ends_here(line[start : match.start()], match["stop"], match["next"]):
+        before = line[max(start, match.start() - _LOOKED_BACK) : match.start()]
+        if match["wide"] is None and not _ends_here(before, match["stop"], match["next"]):
             continue
         whole = line[start : match.end()]
         text = whole.rstrip()

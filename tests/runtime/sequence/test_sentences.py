@@ -18,6 +18,10 @@ from kdserve.runtime.sequence.sentences import Sentence, split_long, split_sente
         ("He waits... and waits.", ["He waits... and waits."]),
         ("Он ушёл. Она осталась.", ["Он ушёл.", "Она осталась."]),
         ("no end", ["no end"]),
+        ("Contents " + "." * 300_000 + " 5 Begin.", ["Contents " + "." * 300_000, "5 Begin."]),
+        ("." * 300_000 + "x", ["." * 300_000 + "x"]),
+        ("A. " * 100_000 + "Smith", ["A. " * 100_000 + "Smith"]),
+        ("x" * 300_000 + ". Y", ["x" * 300_000 + ".", "Y"]),
     ],
 )
 def test_sentences_end_where_readers_would_say(line: str, sentences: list[str]) -> None:
