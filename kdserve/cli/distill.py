@@ -72,13 +72,14 @@ def distill(
 
 @contextmanager
 def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[Recipe | SequenceRecipe]:
-    """Open the bundles that a recipe names as teacher, start or encoder, beside `out` until that is made.
+    """Open the bundles that a recipe names as teacher, start or encoder, beside `out`, as long as its work is there.
 
-    They are published ones, or folders that lie where the recipe's data do.
+    They are published ones, or folders that lie where the recipe's data do. Of several processes the first opens them.
 
     Raises:
         FolderError: such a bundle is of a kind that does not go there.
     """
+    from kdserve.distill.hardware import processes
     from kdserve.manifest import kind_of, read_manifest
     from kdserve.runtime.published import find_bundle, published_names
 
@@ -102,16 +103,21 @@ def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[R
                 return str(student)
         raise FolderError(f"{key} is {name}, {_BUNDLES[found]}; name {' or '.join(_BUNDLES[kind] for kind in kinds)}")
 
-    if isinstance(recipe, SequenceRecipe):
-        own = recipe.student
-        encoder = opened("student.encoder", own.encoder, "bundle", "translator")
-        begun = replace(own, encoder=encoder, start=opened("student.start", own.start, "translator"))
-        yield replace(recipe, student=begun)
-    else:
-        student, teacher = recipe.student, recipe.teacher
-        yield replace(
-            recipe,
-            student=replace(student, start=opened("student.start", student.start, "bundle")),
-            teacher=replace(teacher, model=opened("teacher.model", teacher.model, "bundle")),
-        )
-    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        with processes().main_process_first():
+            if isinstance(recipe, SequenceRecipe):
+                own = recipe.student
+                encoder = opened("student.encoder", own.encoder, "bundle", "translator")
+                begun = replace(own, encoder=encoder, start=opened("student.start", own.start, "translator"))
+                changed: Recipe | SequenceRecipe = replace(recipe, student=begun)
+            else:
+                student, teacher = recipe.student, recipe.teacher
+                changed = replace(
+                    recipe,
+                    student=replace(student, start=opened("student.start", student.start, "bundle")),
+                    teacher=replace(teacher, model=opened("teacher.model", teacher.model, "bundle")),
+                )
+        yield changed
+    finally:
+        if processes().is_main_process and not out.with_name(f"{out.name}.work").exists():
+            shutil.rmtree(beside, ignore_errors=True)

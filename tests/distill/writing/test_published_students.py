@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from kdserve.cli.distill import published_students
 from kdserve.distill.data.sides import open_sides
 from kdserve.distill.prepare.translation import prepare_writer
-from kdserve.errors import FolderError
+from kdserve.errors import DataError, FolderError
 from kdserve.manifest import read_manifest
 from kdserve.recipe import load_recipe
 from kdserve.runtime.published import published_names
@@ -73,6 +73,17 @@ def test_bundles_of_one_name_are_opened_each_for_itself(tiny_recipe, tmp_path):
         families = [read_manifest(folder, kind="student").settings["family"] for folder in folders]
         assert families == ["transformer", "static"]
     assert not (tmp_path / "adapted.published").exists()
+
+
+def test_what_was_opened_goes_with_a_refusal_and_stays_with_the_work(tiny_recipe, tmp_path):
+    recipe = tiny_recipe("transformer", overrides=[f"student.start={BUNDLES / 'transformer'}", "vocabulary.folder="])
+    for work_is_there in (True, False):
+        if work_is_there:
+            (tmp_path / "adapted.work").mkdir()
+        with pytest.raises(DataError), published_students(recipe, tmp_path / "adapted"):
+            raise DataError("the data is at fault")
+        assert (tmp_path / "adapted.published").exists() == work_is_there
+        shutil.rmtree(tmp_path / "adapted.work", ignore_errors=True)
 
 
 @pytest.mark.skipif("kdserve-langid" not in published_names("classifier"), reason="kdserve-langid is not installed")
