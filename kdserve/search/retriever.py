@@ -210,7 +210,7 @@ class Retriever(RetrieverProtocol):
         """
         if isinstance(ids, str):
             raise TypeError("expected a sequence of ids, got one str; put it into a list")
-        self._snapshot = delete_documents(self.folder, ids, reopen=self._reopen)
+        self._snapshot = delete_documents(self.folder, list(ids), reopen=self._reopen)
 
     def compact(self, *, requirements: Requirements | None = None, progress: Progress = no_progress) -> None:
         """Rewrite the index as one segment, without what was deleted; its kind is chosen anew.

@@ -146,6 +146,7 @@ class MilvusRetriever(RetrieverProtocol):
         """Delete the documents with these ids; if one is not there, nothing is deleted."""
         if isinstance(ids, str):
             raise TypeError("expected a sequence of ids, got one str; put it into a list")
+        ids = list(ids)
         known = self._kept.places(ids)
         if absent := [id_ for id_ in ids if document_key(id_) not in known]:
             raise DataError(f"{self.collection} has no document {absent[0]!r}; nothing was deleted")
