@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from kdserve.cli.console import needs_extra, print_json
+from kdserve.cli.files import whole_file
 from kdserve.errors import DataError
-from kdserve.manifest import write_error
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embeddings
@@ -27,27 +26,16 @@ def written(out: Path | None, dim: int) -> Iterator[Write]:
     """Yield what writes some documents' vectors: to `out`, or as JSON lines to standard output.
 
     Raises:
-        DataError: the file exists, or its name ends with none of .npy, .jsonl and .parquet.
-        FolderError: the disk is full.
+        DataError: its name ends with none of .npy, .jsonl and .parquet; else as `whole_file`.
     """
     if out is None:
         yield _print
         return
     opener = {".npy": _npy, ".jsonl": _jsonl, ".parquet": _parquet}.get(out.suffix.lower())
-    if opener is None or out.exists():
-        what = "exists already" if opener else "ends with none of .npy, .jsonl and .parquet"
-        raise DataError(f"{out} {what}; choose another name")
-    aside = out.with_name(f".{secrets.token_hex(8)}.partial")  # as others may write the same
-    try:
-        with aside.open("wb") as file, opener(file, dim) as write:
-            yield write
-        if out.exists():
-            raise DataError(f"{out} appeared meanwhile; it was left alone, choose another name")
-        aside.rename(out)
-    except OSError as error:
-        raise write_error(out, error) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    if opener is None:
+        raise DataError(f"{out} ends with none of .npy, .jsonl and .parquet; choose another name")
+    with whole_file(out) as file, opener(file, dim) as write:
+        yield write
 
 
 def _print(documents: Sequence[Document], vectors: Embeddings) -> None:

@@ -1,0 +1,35 @@
+"""Files that commands write: they appear whole at the end, or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from kdserve.errors import DataError
+from kdserve.manifest import write_error
+
+
+@contextmanager
+def whole_file(out: Path) -> Iterator[IO[bytes]]:
+    """Yield what becomes the file `out` when the block ends well.
+
+    Raises:
+        DataError: the file exists.
+        FolderError: it cannot be written, or the disk is full.
+    """
+    if out.exists():
+        raise DataError(f"{out} exists already; choose another name or remove it first")
+    aside = out.with_name(f".{secrets.token_hex(8)}.partial")  # as others may write the same
+    try:
+        with aside.open("wb") as file:
+            yield file
+        if out.exists():
+            raise DataError(f"{out} appeared meanwhile; it was left alone, choose another name")
+        aside.rename(out)
+    except OSError as error:
+        raise write_error(out, error) from error
+    finally:
+        aside.unlink(missing_ok=True)
