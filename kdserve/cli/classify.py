@@ -29,8 +29,8 @@ def classify(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
 ) -> None:
     """Name the label of each text: label, probability and text with tabs between. Empty lines are skipped."""
+    from kdserve.lines import read_lines
     from kdserve.runtime import Classifier
-    from kdserve.search import read_lines
 
     classifier, num_texts = Classifier.load(bundle, device=device, num_threads=threads), 0
     for chunk in _chunks(line for _, line in read_lines(texts) if line.strip()):

@@ -139,7 +139,7 @@ def known_ids(folder: Path, given: list[str]) -> list[Id]:
 
 def lines_of_stdin() -> Iterator[str]:
     """The lines of standard input that show something, as they come."""
+    from kdserve.lines import STDIN, read_lines
     from kdserve.runtime.normalizer import is_blank
-    from kdserve.search import STDIN, read_lines
 
     return (line for _, line in read_lines(STDIN) if not is_blank(line))

@@ -42,8 +42,8 @@ def embed(
     JSON lines and Parquet have id, text and vector; .npy has the vectors alone, (N, D) float32.
     """
     from kdserve.cli.vectors import written
+    from kdserve.lines import show
     from kdserve.loading import open_model
-    from kdserve.search.documents.lines import show
 
     source = open_source(texts, None, text_column, id_column, "")
     encoder = open_model(bundle, device=device, num_threads=threads)

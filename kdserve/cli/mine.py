@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from kdserve.cli.console import progress_bars, say
+from kdserve.cli.files import whole_file
 from kdserve.cli.options import DEFAULT_BUNDLE, Device, Threads
-from kdserve.manifest import write_error
 
 
 def register(app: typer.Typer) -> None:
@@ -31,37 +31,30 @@ def mine(
 ) -> None:
     """Find translation pairs: source, target, margin, tab-separated, best first; `kdserve distill` reads the file."""
     from kdserve.errors import DataError
+    from kdserve.lines import STDIN
     from kdserve.runtime import Encoder
-    from kdserve.search import STDIN, Source
+    from kdserve.search import Source
     from kdserve.search import mine as mine_pairs
 
     sides = [Source(path=path, format="txt") for path in (source, target)]
     if source == target == STDIN:
         raise DataError("only one side can come through standard input; name a file for the other")
-    if out is not None and out.exists():
-        raise DataError(f"{out} exists already; choose another name or remove it first")
     encoder = Encoder.load(bundle, device=device, num_threads=threads)
     num_pairs = 0
     with progress_bars() as progress, _written(out) as write:
         sources, targets = ((document.text for document in side.read()) for side in sides)
         for pair in mine_pairs(sources, targets, encoder, k=neighbours, min_score=min_score, progress=progress):
-            write(f"{pair.source}\t{pair.target}\t{pair.score:.4f}\n")
+            source_cell, target_cell = (text.replace("\t", " ") for text in (pair.source, pair.target))
+            write(f"{source_cell}\t{target_cell}\t{pair.score:.4f}\n")
             num_pairs += 1
     say(f"{num_pairs} pairs" + (f" in {out}" if out else ""))
 
 
 @contextmanager
 def _written(out: Path | None) -> Iterator[Callable[[str], object]]:
-    """Yield what writes a line; the file appears whole at the end, or not at all."""
+    """Yield what writes a line, to the file or to standard output."""
     if out is None:
         yield typer.get_text_stream("stdout", encoding="utf-8").write
         return
-    aside = out.with_name(f".{out.name}.partial")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            yield file.write
-        aside.rename(out)
-    except OSError as error:
-        raise write_error(out, error) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(out) as file:
+        yield lambda line: file.write(line.encode())

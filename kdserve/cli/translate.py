@@ -71,8 +71,7 @@ def _write(
     device: Device,
     json: bool,
 ) -> None:
-    from kdserve.search import read_lines
-    from kdserve.search.documents.lines import show
+    from kdserve.lines import read_lines, show
 
     translator, num_texts = _open(task, bundle, threads, device), 0
     with progress_bars() as progress:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import math
 import re
-import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -15,6 +13,7 @@ from kdserve.errors import DataError
 from kdserve.evaluate.languages import short_code
 from kdserve.evaluate.similarity import StsPair
 from kdserve.evaluate.translation import TranslationPairs
+from kdserve.lines import read_lines
 
 PAIR_COLUMNS = ("language", "source", "target")
 T = TypeVar("T")
@@ -152,17 +151,10 @@ def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def lines_of(path: Path, *, keep_ends: bool = False) -> Iterator[str]:
-    """Lines of a UTF-8 file, gzip where it is named so; only the newline ends one, as U+2028 does in str.splitlines."""
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield text if keep_ends else text.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file first") from error
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read after line {number} ({reason})") from error
-    if not number:
+    """Lines of a file that is not empty. Raises as `kdserve.lines.read_lines`."""
+    is_empty = True
+    for _, line in read_lines(path, keep_ends=keep_ends):
+        is_empty = False
+        yield line
+    if is_empty:
         raise DataError(f"{path} is empty; nothing can be measured")

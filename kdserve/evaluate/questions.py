@@ -6,7 +6,6 @@ paragraphs in several languages. Axes: Q questions, N candidates, D width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from kdserve.datatypes import Embedder, Embeddings, Progress, no_progress
 from kdserve.errors import DataError
 from kdserve.evaluate.files import files_of, lines_of, require_found
 from kdserve.evaluate.retrieval import answer_ranks, average_precision
+from kdserve.json_files import parse_json
 
 UNITS = ("paragraph", "sentence")
 Matrix = Mapping[str, Mapping[str, float]]
@@ -154,8 +154,8 @@ def _read(path: Path) -> QuestionSet:
     sentences: list[str] = []
     for number, line in enumerate(lines_of(path), start=1):
         try:
-            own, asked = _parse(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+            own, asked = _parse(parse_json(line))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{path}, line {number}: expected sentences, and qas with id, question and answer_sentence ({error})"
             ) from error

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from kdserve.datatypes import Embedder, Embeddings, Progress, no_progress
 from kdserve.errors import DataError, FolderError
 from kdserve.json_files import read_json
+from kdserve.lines import read_lines
 from kdserve.manifest import MANIFEST_NAME, hash_file, read_manifest, staged_folder, write_manifest
 from kdserve.modules import MODULES_NAME, read_modules
 
@@ -95,12 +96,7 @@ def read_pairs(path: Path, *, most: int) -> dict[str, list[tuple[str, str]]]:
         DataError: the file is missing, has other lines or is empty.
     """
     pairs: dict[str, list[tuple[str, str]]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also part at U+2028 and the like
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise DataError(f"{path} cannot be read ({reason}); give `language<TAB>text<TAB>source` lines") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in read_lines(path):
         if not line.strip():
             continue
         cells = line.split("\t")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kdserve.datatypes import TokenBatch
 from kdserve.errors import DataError
+from kdserve.lines import read_lines
 from kdserve.runtime.batches import make_batches
 from kdserve.runtime.encoder import Role
 from kdserve.runtime.tokens import TextTokenizer
@@ -60,15 +61,10 @@ def read_gate_texts(path: Path) -> GateTexts:
     Raises:
         DataError: missing, empty, not UTF-8, or some lines with a tab and others without.
     """
-    try:
-        lines = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give a file of texts, one a line") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error}); give a file of texts") from error
-    tabbed = bool(lines) and "\t" in lines[0]
-    texts: dict[str, list[str]] = {}
-    for number, line in enumerate(lines, start=1):
+    tabbed, texts = False, dict[str, list[str]]()
+    for number, line in read_lines(path):
+        if number == 1:
+            tabbed = "\t" in line
         if not line.strip():
             continue
         language, tab, text = line.partition("\t") if tabbed else ("all", "\t", line)

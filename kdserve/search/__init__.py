@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from kdserve.search.backends.kinds import Requirements, Tuning
     from kdserve.search.documents.document import Document, Id, NewMetadata, ids_as_typed
     from kdserve.search.documents.languages import name_languages
-    from kdserve.search.documents.lines import STDIN, read_lines
     from kdserve.search.documents.readers import Format, Source, format_of, resume_key
     from kdserve.search.documents.records import Columns
     from kdserve.search.index.changes import compact_index, delete_documents
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from kdserve.search.sync import Synced, sync_folder
 
 __all__ = [
-    "STDIN",
     "Answer",
     "BuildOptions",
     "Columns",
@@ -54,7 +52,6 @@ __all__ = [
     "mine",
     "name_languages",
     "open_snapshot",
-    "read_lines",
     "resume_key",
     "sync_folder",
     "verify_index",
@@ -66,7 +63,6 @@ _MODULES = {
     "index.info": "IndexInfo describe encoder_name verify_index",
     "backends.kinds": "Tuning Requirements",
     "documents.languages": "name_languages",
-    "documents.lines": "STDIN read_lines",
     "mining": "MinedPair mine",
     "documents.readers": "Format Source format_of resume_key",
     "documents.records": "Columns",

@@ -89,6 +89,8 @@ def test_the_sections_say_what_a_language_asks_and_answers(folder: Path) -> None
         ('{"sentences": "ab", "qas": "cd"}', "line 1"),
         ("[1]", "line 1"),
         ("no json", "line 1"),
+        ("[" * 100_000, "line 1"),
+        ('{"sentences": ["a \\ud800"], "qas": []}', "line 1"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, wrong: str) -> None:

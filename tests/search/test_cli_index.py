@@ -254,6 +254,12 @@ def test_mine_writes_a_table_that_distil_reads(tmp_path, run):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["de", "fr", "pairs.tsv"]
 
 
+def test_tabs_inside_mined_sentences_are_no_columns(tmp_path, run):
+    (tmp_path / "a").write_text("one\ttwo\n")
+    table = run("mine", tmp_path / "a", tmp_path / "a", "--min-score", "0", "--bundle", str(BUNDLES / "static"))
+    assert [line.split("\t")[:2] for line in table.splitlines()] == [["one two", "one two"]]
+
+
 def test_adding_the_same_counted_file_again_is_refused(tmp_path, run):
     (tmp_path / "texts.txt").write_text("eins\nzwei\n")
     run("index", "build", tmp_path / "texts.txt", "--out", tmp_path / "index")

@@ -24,6 +24,8 @@ from kdserve.recipe import PairsRecipe, ValidationRecipe
 
 SOURCE = "en"
 """The code under which source sentences are counted as a language of their own."""
+_MOST_NAMES = 2**15 - 1
+"""Languages and domains are numbered in 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +153,10 @@ class _Writer:
         self.hashes.append(hash_text(pair.source))
         self.language_of.append(self.languages.setdefault(pair.language, len(self.languages)))
         self.domain_of.append(self.domains.setdefault(pair.domain, len(self.domains)))
+        if max(len(self.languages), len(self.domains)) > _MOST_NAMES:
+            raise DataError(
+                f"the data has more than {_MOST_NAMES:,} languages or domains; check language_column and domain_column"
+            )
         self.weights.append(pair.weight)
         self.may_hold_out.append(may_hold_out)
         self.rows += 1

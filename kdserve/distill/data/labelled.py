@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from kdserve.distill.data.corpus import SOURCE
 from kdserve.distill.data.pairs import find_files
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.errors import DataError
+from kdserve.lines import read_lines
 from kdserve.recipe import ClassifierRecipe, DataRecipe
 
 
@@ -51,12 +51,7 @@ def read_labelled(path: Path, *, language: str, text: str = "text", label: str =
     Raises:
         DataError: missing, not UTF-8, without one of the columns, a ragged row, an empty cell, or no row at all.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            header, *rows = [line.rstrip("\r\n").split("\t") for line in file] or [[]]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error}); check the path and the file") from error
+    header, *rows = [line.split("\t") for _, line in read_lines(path)] or [[]]
     for column in (text, label):
         if column not in header:
             found = ", ".join(header) or "nothing"

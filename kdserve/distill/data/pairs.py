@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import gzip
 import hashlib
 import heapq
 import json
@@ -11,10 +10,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 from kdserve import samples
 from kdserve.errors import DataError, MissingExtraError
+from kdserve.json_files import parse_json
+from kdserve.lines import read_lines
 from kdserve.manifest import hash_file
 from kdserve.recipe import DataRecipe
 
@@ -133,33 +134,21 @@ def _file_rows(path: Path, data: DataRecipe) -> Iterator[tuple[int, Row]]:
         return
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty; give it at least one pair")
-    reader = _json_lines if name.endswith((".jsonl", ".json")) else _tsv_rows
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, row in reader(file, path, data):
-                yield number, row
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 after line {number} ({error.reason}); convert it to UTF-8") from error
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{path} is damaged after line {number} ({error}); fetch it again") from error
+    yield from _json_lines(path) if name.endswith((".jsonl", ".json")) else _tsv_rows(path, data)
 
 
-def _open(path: Path) -> TextIO:
-    opener = gzip.open if path.suffix == ".gz" else open
-    return cast(TextIO, opener(path, "rt", encoding="utf-8"))
-
-
-def _tsv_rows(file: TextIO, path: Path, data: DataRecipe) -> Iterator[tuple[int, Row]]:
+def _tsv_rows(path: Path, data: DataRecipe) -> Iterator[tuple[int, Row]]:
     columns = [data.source, data.translation, data.language_column, data.domain_column]
     has_header = any(column and not column.isdigit() for column in columns)
     header: list[str] = []
-    for number, line in enumerate(file, start=1):
+    for number, line in read_lines(path):
         if not line.strip():
             continue
-        fields = line.rstrip("\r\n").split("\t")
+        fields = line.split("\t")
         if not header:
             header = fields if has_header else [str(i) for i in range(len(fields))]
+            if len(set(header)) < len(header):
+                raise DataError(f"{path} line {number} names a column twice ({', '.join(header)}); rename one")
             if has_header:
                 continue
         if len(fields) != len(header):
@@ -168,11 +157,11 @@ def _tsv_rows(file: TextIO, path: Path, data: DataRecipe) -> Iterator[tuple[int,
         yield number, dict(zip(header, fields, strict=True))
 
 
-def _json_lines(file: TextIO, path: Path, _data: DataRecipe) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(file, start=1):
+def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
+    for number, line in read_lines(path):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path} line {number} is no JSON ({error}); fix the line") from error
             if not isinstance(row, dict):

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from kdserve.datatypes import Cell, Scalar
 from kdserve.errors import DataError
+from kdserve.lines import MAX_TEXT_BYTES
 from kdserve.runtime.normalizer import is_blank
 
 Id = str | int
 MAX_INT = 2**63 - 1
-MAX_TEXT_BYTES = 10_000_000
-"""Longer texts are refused: what is searched are passages, and a text is held in memory whole."""
 OWN_NAMES = ("id", "text", "lang", "language")
 """Names that a document has itself, so metadata cannot use them. In filters, lang and language are the same."""
 

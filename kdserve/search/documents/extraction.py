@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from kdserve.errors import DataError, MissingExtraError
-from kdserve.search.documents.document import MAX_TEXT_BYTES
+from kdserve.lines import MAX_TEXT_BYTES
 
 MAX_FILE_BYTES = 200_000_000
 MAX_UNPACKED_BYTES = 200_000_000

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from kdserve.errors import DataError, MissingExtraError
+from kdserve.lines import MAX_TEXT_BYTES, STDIN, is_folder, opened, read_lines, show
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.runtime.normalizer import is_blank
-from kdserve.search.documents.document import MAX_TEXT_BYTES, Document, NewMetadata
+from kdserve.search.documents.document import Document, NewMetadata
 from kdserve.search.documents.extraction import EXTRACTORS, Extracted, extract
-from kdserve.search.documents.lines import STDIN, is_folder, opened, read_lines, show
 from kdserve.search.documents.records import Columns, documents_from
 from kdserve.search.documents.tables import (
     Record,
@@ -230,12 +230,16 @@ def _format_in(folder: Path, files: list[Path]) -> Format:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Everything below a folder that is no folder, in order."""
+    """Everything below a folder that is no folder, in order; links to folders, which are not followed, too."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
 
-    return sorted(Path(where) / name for where, _, names in os.walk(folder, onerror=refuse) for name in names)
+    found = []
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        found += [Path(where) / name for name in names]
+        found += [path for name in folders if (path := Path(where) / name).is_symlink()]
+    return sorted(found)
 
 
 def _ending(path: Path) -> str:
@@ -245,6 +249,8 @@ def _ending(path: Path) -> str:
 
 def _kind_of(path: Path) -> str:
     """What is told of something in a folder that is no document."""
+    if path.is_dir():
+        return "link to a folder, which is not followed"
     ending = _ending(path) or "without an ending"
     return ending if path.is_file() else f"{ending} that leads to no file"
 

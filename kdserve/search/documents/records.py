@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdserve.errors import DataError
+from kdserve.lines import show
 from kdserve.search.documents.document import Document, NewMetadata
-from kdserve.search.documents.lines import show
 from kdserve.search.documents.tables import Record
 
 LANGUAGE_NAMES = ("lang", "language")

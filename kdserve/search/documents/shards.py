@@ -10,8 +10,8 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from kdserve.datatypes import Embedder
 from kdserve.errors import DataError
+from kdserve.lines import STDIN, is_folder, show
 from kdserve.search.documents.document import Document
-from kdserve.search.documents.lines import STDIN, is_folder, show
 from kdserve.search.documents.readers import Format, Source
 from kdserve.search.documents.tables import RowGroups, row_groups
 

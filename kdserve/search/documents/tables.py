@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdserve.errors import DataError, MissingExtraError
-from kdserve.search.documents.document import MAX_TEXT_BYTES
-from kdserve.search.documents.lines import STDIN, read_lines, show
+from kdserve.lines import MAX_TEXT_BYTES, STDIN, read_lines, show
 
 Record = dict[str, Any]
 PARQUET_ROWS = 1024

@@ -36,7 +36,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, content: str, message
     with pytest.raises(DataError, match=message) as caught:
         read_labelled(path, language="en")
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no file"):
         read_labelled(tmp_path / "none.tsv", language="en")
 
 

@@ -73,6 +73,7 @@ def test_source_sentences_alone_have_no_language(tmp_path: Path):
         (b"a\tb\nc\n", "line 2 has 1 columns, the first line has 2"),
         (b"a\tb\n\xff\xfe\tc\n", "is not UTF-8"),
         (b"a\tb\nc\t \n", "line 2 has no text in column '1'"),
+        ("a\tb\n".encode("utf-16"), "iconv -f UTF-16"),
     ],
 )
 def test_bad_tsv_is_refused_by_line(tmp_path: Path, content: bytes, message: str):
@@ -100,8 +101,29 @@ def test_missing_files_columns_and_languages_are_named(tmp_path: Path):
         read(tmp_path, path="p.tsv", language="de", languages=frozenset(["fr"]))
 
 
-def test_truncated_gzip_is_refused(tmp_path: Path):
+def test_byte_order_marks_and_all_ends_of_lines_are_no_text(tmp_path: Path):
+    (tmp_path / "p.tsv").write_bytes(b"\xef\xbb\xbfen\tde\r\ncat\tKatze\rdog\tHund\n")
+    (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"en": "cat", "de": "Katze"}\n')
+    columns = {"source": "en", "translation": "de", "language": "de"}
+    assert [(p.source, p.translation) for p in read(tmp_path, path="p.tsv", **columns)] == [
+        ("cat", "Katze"),
+        ("dog", "Hund"),
+    ]
+    assert [p.source for p in read(tmp_path, path="p.jsonl", **columns)] == ["cat"]
+
+
+def test_half_characters_and_columns_of_one_name_are_refused(tmp_path: Path):
+    (tmp_path / "p.jsonl").write_text('{"0": "cat", "1": "Katze"}\n{"0": "cat \\ud800", "1": "Katze"}\n')
+    with pytest.raises(DataError, match=r"p\.jsonl line 2 is no JSON .*surrogates"):
+        read(tmp_path, path="p.jsonl", language="de")
+    (tmp_path / "p.tsv").write_text("en\tde\tde\ncat\tKatze\tKater\n")
+    with pytest.raises(DataError, match=r"line 1 names a column twice \(en, de, de\)"):
+        read(tmp_path, path="p.tsv", source="en", translation="de", language="de")
+
+
+def test_damaged_gzip_is_refused(tmp_path: Path):
     data = gzip.compress("".join(f"cat {i}\tKatze {i * 7919}\n" for i in range(3000)).encode())
-    (tmp_path / "p.tsv.gz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataError, match="is damaged after line"):
-        read(tmp_path, path="p.tsv.gz", language="de")
+    for damaged in (data[: len(data) // 2], data[:40] + b"\xff\xff\xff\xff" + data[44:]):
+        (tmp_path / "p.tsv.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read"):
+            read(tmp_path, path="p.tsv.gz", language="de")

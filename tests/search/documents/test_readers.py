@@ -82,6 +82,14 @@ def test_a_link_to_nothing_is_told_apart_from_the_texts_of_a_folder(tmp_path):
         source.files()
 
 
+def test_links_to_folders_are_told_and_not_followed(tmp_path):
+    written(tmp_path, "a.txt", "a")
+    (tmp_path / "round").symlink_to(tmp_path)
+    source = Source(path=tmp_path, format="folder")
+    assert [document.id for document in source.read()] == ["a.txt"]
+    assert source.skipped == {"link to a folder, which is not followed": 1}
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match="there is no file"):
         read(tmp_path / "none.txt")

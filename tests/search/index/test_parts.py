@@ -12,9 +12,9 @@ from test_passages import LONG, Counting
 
 from kdserve import samples
 from kdserve.errors import DataError, EncodeError, FolderError
+from kdserve.lines import STDIN
 from kdserve.search import BuildOptions, Columns, Document, Retriever, Source, format_of, resume_key
 from kdserve.search.documents import embedding, shards
-from kdserve.search.documents.lines import STDIN
 from kdserve.search.documents.shards import SharedDocuments
 from kdserve.search.index import parts
 

@@ -4,9 +4,9 @@ import gzip
 
 import pytest
 
+from kdserve import lines as lines_module
 from kdserve.errors import DataError
-from kdserve.search import read_lines
-from kdserve.search.documents import lines as lines_module
+from kdserve.lines import read_lines
 
 
 def written(folder, content, name="a.txt"):

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from kdserve.errors import DataError
-from kdserve.search.documents.document import MAX_TEXT_BYTES
 
+MAX_TEXT_BYTES = 10_000_000
+"""Longer lines and texts are refused: a text is held in memory whole."""
 STDIN = Path("-")
 BLOCK_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
