@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "gpu
 import search_stage as stage  # noqa: E402
 import search_texts  # noqa: E402
 from gpu_run import short_numbers  # noqa: E402
+from lessons import EVERYDAY, WIKI, Texts, make_targets  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from second_stage import EVERYDAY, WIKI, join  # noqa: E402
+from second_stage import join  # noqa: E402
 
 from kdserve.export.reopen import reopen_bundle  # noqa: E402
 
@@ -43,15 +44,13 @@ def test_what_only_tells_languages_apart_is_in_no_target():
     language = np.tile(np.arange(3), 40)
     sentence = np.repeat(np.arange(40), 3)
     vectors = torch.nn.functional.normalize(0.3 * meaning[sentence] + shift[language], dim=-1)
-    texts = search_texts.Texts(
-        flat=torch.zeros(120, dtype=torch.long),
-        starts=torch.arange(120),
-        lengths=np.ones(120, np.int64),
+    texts = Texts(
         language=language,
         query=sentence % 2 == 0,
         group=sentence,
-        wiki=np.zeros(120, bool),
-        everyday=np.zeros(120, bool),
+        domain=np.zeros(120, np.int64),
+        domains=["prose"],
+        lengths=np.ones(120, np.int64),
     )
 
     def right(found: torch.Tensor) -> float:
@@ -60,7 +59,7 @@ def test_what_only_tells_languages_apart_is_in_no_target():
         return float((sentence[near] == sentence).mean())
 
     assert right(vectors) < 0.3
-    assert right(stage.make_targets(texts, stage.neutral(texts, vectors))) > 0.95
+    assert right(make_targets(texts, stage.neutral(texts, vectors))) > 0.95
 
 
 @pytest.fixture

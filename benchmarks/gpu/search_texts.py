@@ -14,31 +14,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gpu_run import open_corpus
-from second_stage import EVERYDAY, WIKI, read_texts
+from lessons import EVERYDAY, Ints, Texts, read_texts, texts_of
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from kdserve.distill.data.corpus import Corpus
 from kdserve.distill.data.splitting import gather_runs
 from kdserve.distill.data.vocabulary import CLS, PAD, SEP
 
 MOST_TOKENS = 256
 SHARE_OF_FIRST = 0.6
 """Of the first stage's sentences, with all their translations."""
-KINDS = {"wiki": WIKI, "everyday": EVERYDAY}
 
 
-@dataclass
-class Texts:
-    """Wrapped token rows, one behind the other, and what is known of each: (N,). Group -1 has no translations."""
+@dataclass(frozen=True, kw_only=True)
+class PackedTexts(Texts):
+    """Texts as wrapped token rows, one behind the other."""
 
     flat: Tensor
     starts: Tensor
-    lengths: npt.NDArray[np.int64]
-    language: npt.NDArray[np.int64]
-    query: npt.NDArray[np.bool_]
-    group: npt.NDArray[np.int64]
-    wiki: npt.NDArray[np.bool_]
-    everyday: npt.NDArray[np.bool_]
 
     def padded(self, numbers: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return ids and mask (B, T), T a multiple of eight."""
@@ -50,47 +44,52 @@ class Texts:
         return torch.where(mask, self.flat[at.clamp_max(len(self.flat) - 1)], PAD), mask.long()
 
 
-def gather(first: Path, texts: Path, device: torch.device, *, most: int, rng: np.random.Generator) -> Texts:
+def gather(first: Path, texts: Path, device: torch.device, *, most: int, rng: np.random.Generator) -> PackedTexts:
     """Return questions and passages of TEXTS, and a share of the first stage's text under either prompt."""
     corpus, tokens = open_corpus(first)
-    codes = {code: number for number, code in enumerate(("en", *corpus.languages))}
-    lines = [line for line in read_texts(texts) if line[0] in codes][: most or None]
+    languages = ("en", *corpus.languages)
+    lines = [line for line in read_texts(texts) if line[0] in languages][: most or None]
     encoded = tokenise(first / "teacher", [line[4] for line in lines])
-    names: dict[str, int] = {}
-    kept = rng.permutation(len(corpus.sources))[: most or int(SHARE_OF_FIRST * len(corpus.sources))]
-    chosen = np.zeros(len(corpus.sources), bool)
-    chosen[kept] = True
-    pairs = np.flatnonzero(chosen[corpus.source_of])
-    num_pairs = len(corpus.source_of)
-    numbers = np.concatenate([pairs, np.sort(kept) + num_pairs])
-    source = np.concatenate([corpus.source_of[pairs], np.sort(kept)])
-    domain_of_source = np.zeros(len(corpus.sources), np.int64)
-    domain_of_source[corpus.source_of] = corpus.domain_of
-    flags = {name: np.array([domain in these for domain in corpus.domains]) for name, these in KINDS.items()}
-    asked = rng.random(len(corpus.sources)) < np.where(flags["everyday"][domain_of_source], 0.4, 0.15)
-    asked &= tokens.lengths[num_pairs:] <= 32
-    language = np.concatenate([np.asarray(corpus.language_of)[pairs] + 1, np.zeros(len(kept), np.int64)])
-    query = np.concatenate([[line[1] == "q" for line in lines], asked[source]])
-    sizes = np.concatenate([[len(one) for one in encoded], tokens.lengths[numbers]])
-    offsets = np.cumsum([0, *map(len, encoded)])[:-1]
+    sizes = np.array([len(one) for one in encoded])
+    new = texts_of(lines, sizes, languages=languages, domains=corpus.domains)
+    old, numbers = first_texts(corpus, tokens.lengths, most=most, rng=rng)
+    new.group[new.group >= 0] += len(corpus.sources)
     ids = np.concatenate([np.fromiter(chain.from_iterable(encoded), np.int32), tokens.ids])
-    starts = np.concatenate([offsets, tokens.offsets[numbers] + len(ids) - len(tokens.ids)])
-    wrapped, lengths = wrap(ids, starts, sizes, query, tokens.prompts)
-    domain = np.concatenate([corpus.domain_of[pairs], domain_of_source[np.sort(kept)]])
-    kinds = {
-        name: np.concatenate([[line[3] in these for line in lines], flags[name][domain]])
-        for name, these in KINDS.items()
-    }
-    groups = [names.setdefault(line[2], len(names)) + len(corpus.sources) if line[2] else -1 for line in lines]
-    return Texts(
-        flat=torch.from_numpy(wrapped).to(device),
-        starts=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(device),
-        lengths=lengths,
-        language=np.concatenate([[codes[line[0]] for line in lines], language]),
-        query=query,
-        group=np.concatenate([groups, source]),
-        **kinds,
+    starts = np.concatenate([np.cumsum(sizes) - sizes, tokens.offsets[numbers] + sizes.sum()])
+    language, query, group, domain, sizes = (
+        np.concatenate([getattr(part, name) for part in (new, old)])
+        for name in ("language", "query", "group", "domain", "lengths")
     )
+    wrapped, lengths = wrap(ids, starts, sizes, query, tokens.prompts)
+    return PackedTexts(
+        language=language,
+        query=query,
+        group=group,
+        domain=domain,
+        domains=new.domains,
+        lengths=lengths,
+        flat=torch.from_numpy(wrapped).to(device),
+        starts=torch.from_numpy(np.cumsum(lengths) - lengths).to(device),
+    )
+
+
+def first_texts(corpus: Corpus, lengths: Ints, *, most: int, rng: np.random.Generator) -> tuple[Texts, Ints]:
+    """Return a share of the first stage's text, a sentence in all its languages, and the texts' numbers there."""
+    num_pairs, num_sources = len(corpus.source_of), len(corpus.sources)
+    kept = np.sort(rng.permutation(num_sources)[: most or int(SHARE_OF_FIRST * num_sources)])
+    numbers = np.concatenate([np.flatnonzero(np.isin(corpus.source_of, kept)), kept + num_pairs])
+    source, domain = corpus.sources_of(numbers), np.zeros(num_sources, np.int64)
+    domain[corpus.source_of] = corpus.domain_of
+    everyday = np.array([name in EVERYDAY for name in corpus.domains])[domain]
+    asked = (rng.random(num_sources) < np.where(everyday, 0.4, 0.15)) & (lengths[num_pairs:] <= 32)
+    return Texts(
+        language=(corpus.languages_of(numbers) + 1) % (len(corpus.languages) + 1),
+        query=asked[source],
+        group=source,
+        domain=domain[source],
+        lengths=lengths[numbers],
+        domains=list(corpus.domains),
+    ), numbers
 
 
 def tokenise(teacher: Path, texts: Sequence[str]) -> list[list[int]]:
