@@ -42,17 +42,7 @@ def main() -> None:
     parser.add_argument("--source-tokens", type=int, default=0, help="0 keeps all")
     arguments = parser.parse_args()
     pack = arguments.pack
-    layers, decoder_layers = (ENCODER_LAYERS, 4) if arguments.which == "teacher" else (ENCODER_KEPT, 2)
-    model = build_model(pack, encoder_layers=layers, decoder_layers=decoder_layers)
-    tensors = {}
-    for piece in sorted(arguments.pieces.glob(f"{arguments.which}-*.safetensors")):
-        tensors |= {name: tensor.float() for name, tensor in load_file(piece).items()}
-    missing, unknown = model.load_state_dict(tensors, strict=False)
-    output = "decoder.cls.predictions.decoder"
-    assert not unknown, unknown
-    assert set(missing) <= {"encoder.embeddings.word_embeddings.weight", f"{output}.weight", f"{output}.bias"}, missing
-    model.tie_weights()
-    torch.nn.init.zeros_(model.decoder.cls.predictions.bias)  # .04 of a logit; without it the best is chosen sooner
+    model = read_model(pack, arguments.pieces, arguments.which)
     source = read_tokenizer(pack / "source.json.xz")
     if arguments.source_tokens:
         source, rows = cut_source(pack, source, arguments.source_tokens, arguments.without)
@@ -77,6 +67,22 @@ def main() -> None:
     print(
         json.dumps({"parameters": sum(weight.numel() for weight in model.parameters()), "languages": sorted(languages)})
     )
+
+
+def read_model(pack: Path, pieces: Path, which: str) -> EncoderDecoderModel:
+    """Return the model of the pieces over the pack's token table."""
+    layers, decoder_layers = (ENCODER_LAYERS, 4) if which == "teacher" else (ENCODER_KEPT, 2)
+    model = build_model(pack, encoder_layers=layers, decoder_layers=decoder_layers)
+    tensors = {}
+    for piece in sorted(pieces.glob(f"{which}-*.safetensors")):
+        tensors |= {name: tensor.float() for name, tensor in load_file(piece).items()}
+    missing, unknown = model.load_state_dict(tensors, strict=False)
+    output = "decoder.cls.predictions.decoder"
+    assert not unknown, unknown
+    assert set(missing) <= {"encoder.embeddings.word_embeddings.weight", f"{output}.weight", f"{output}.bias"}, missing
+    model.tie_weights()
+    torch.nn.init.zeros_(model.decoder.cls.predictions.bias)  # .04 of a logit; without it the best is chosen sooner
+    return model
 
 
 def write_student(

@@ -215,20 +215,10 @@ class Run:
         steps: int = 0,
         frozen: float = 0.0,
     ) -> None:
-        """Train until time or steps are over, the encoder not for a share; the rate rises for a tenth, then falls.
-
-        Ends the run where a model does not read, from two fifths of its time on: where held-out targets are hardly less
-        likely under other sources than under their own.
-        """
+        """Train until time or steps are over, the encoder not for a share; the rate rises for a tenth, then falls."""
         arguments, rng = self.arguments, np.random.default_rng(1)
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
-        if arguments.compile:
-            for layer in (*model.encoder.encoder.layer, *model.decoder.bert.encoder.layer):
-                layer.compile(dynamic=True)
         optimiser = Optimiser(model)
-        model.train()
+        self.set_up(model, dropout)
         began, step, tokens, total = time.perf_counter(), 0, 0, torch.zeros((), device=self.device)
         seconds = max(1.0, min(seconds, arguments.end_seconds - (began - self.began)))
         checks = iter(np.arange(1, CHECKS + 1) / CHECKS)
@@ -238,9 +228,7 @@ class Run:
                 passed_s = time.perf_counter() - began
                 passed = max(passed_s / seconds, step / steps if steps else 0)
                 if passed >= next_check or passed >= 1:
-                    gap = self.check(model, name, step=step, epoch=epoch, tokens_s=tokens / passed_s)
-                    if gap < arguments.least_gap and passed >= 0.4:
-                        raise SystemExit(f"{name} does not read its sources: stopped at {passed:.0%} of its time")
+                    self.check(model, name, passed, step=step, epoch=epoch, tokens_s=tokens / passed_s)
                     next_check = next(checks, 2.0)
                 if passed >= 1:
                     self.note(what=f"{name} trained", steps=step, epochs=epoch, tokens=tokens, took_s=passed_s)
@@ -253,8 +241,21 @@ class Run:
                     self.note(what=name, step=step, epoch=epoch, loss=float(total) / 50, tokens_s=tokens / passed_s)
                     total.zero_()
 
-    def check(self, model: nn.Module, name: str, **facts: object) -> float:
-        """Note the loss of held-out pairs, and of their targets under other sources; return the difference."""
+    def set_up(self, model: nn.Module, dropout: float) -> None:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+        if self.arguments.compile:
+            for layer in (*model.encoder.encoder.layer, *model.decoder.bert.encoder.layer):
+                layer.compile(dynamic=True)
+        model.train()
+
+    def check(self, model: nn.Module, name: str, passed: float, **facts: object) -> None:
+        """Note the loss of held-out pairs, and of their targets under other sources.
+
+        Ends the run where a model does not read, from two fifths of its time on: where held-out targets are hardly less
+        likely under other sources than under their own.
+        """
         model.eval()
         losses = []
         with torch.no_grad():
@@ -270,7 +271,8 @@ class Run:
         model.train()
         gap = losses[1] - losses[0]
         self.note(what=f"{name} checked", **facts, held_out=losses[0], shuffled=losses[1], gap=gap)
-        return gap
+        if gap < self.arguments.least_gap and passed >= 0.4:
+            raise SystemExit(f"{name} does not read its sources: stopped at {passed:.0%} of its time")
 
     def ready(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device, torch.bfloat16 if self.device.type == "cuda" else torch.float32)

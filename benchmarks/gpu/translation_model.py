@@ -43,33 +43,8 @@ def build_model(
     stored = read_arrays(pack / "weights.npz.xz")
     target = read_tokenizer(pack / "target.json.xz")
     table = dequantised(stored["emb.word.q"])
-    width, positions = table.shape[1], len(stored["emb.pos"])
-    shared = {
-        "hidden_size": width,
-        "num_attention_heads": width // 32,
-        "intermediate_size": len(stored["l0.fi.b"]),
-        "max_position_embeddings": positions,
-        "type_vocab_size": len(stored["emb.type"]),
-        "layer_norm_eps": float(stored["epsilon"]),
-        "attention_probs_dropout_prob": 0.0,
-    }
-    encoder = BertModel(
-        BertConfig(vocab_size=len(table), num_hidden_layers=len(encoder_layers), pad_token_id=1, **shared),
-        add_pooling_layer=False,
-    )
-    size = target.get_vocab_size()
-    decoder = BertLMHeadModel(
-        BertConfig(
-            vocab_size=size,
-            num_hidden_layers=decoder_layers,
-            is_decoder=True,
-            add_cross_attention=True,
-            pad_token_id=0,
-            bos_token_id=0,
-            eos_token_id=1,
-            **{**shared, "type_vocab_size": 1},
-        )
-    )
+    sizes = len(table), target.get_vocab_size()
+    encoder, decoder = _bodies(stored, table.shape[1], sizes, layers=(len(encoder_layers), decoder_layers))
     taken = np.linspace(0, len(DECODER_FROM) - 1, decoder_layers).round().astype(int)
     _fill(encoder, stored, table, encoder_layers)
     rows = target_rows(pack, target, table)
@@ -143,6 +118,28 @@ def dequantised(blocks: np.ndarray) -> Tensor:
     scale = blocks[..., :2].copy().view(np.float16).astype(np.float32)
     levels = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], axis=-1).astype(np.float32) - 8
     return torch.from_numpy((levels * scale).reshape(len(blocks), -1))
+
+
+def _bodies(
+    stored: dict[str, np.ndarray], width: int, sizes: tuple[int, int], *, layers: tuple[int, int]
+) -> tuple[BertModel, BertLMHeadModel]:
+    """Return encoder and decoder, of so many tokens and layers, for the stored weights."""
+    shared = {
+        "hidden_size": width,
+        "num_attention_heads": width // 32,
+        "intermediate_size": len(stored["l0.fi.b"]),
+        "max_position_embeddings": len(stored["emb.pos"]),
+        "layer_norm_eps": float(stored["epsilon"]),
+        "attention_probs_dropout_prob": 0.0,
+    }
+    reading = {"pad_token_id": 1, "type_vocab_size": len(stored["emb.type"])}
+    writing = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1, "type_vocab_size": 1}
+    writing |= {"is_decoder": True, "add_cross_attention": True}
+    configs = [
+        BertConfig(vocab_size=size, num_hidden_layers=number, **shared, **own)
+        for size, number, own in zip(sizes, layers, (reading, writing), strict=True)
+    ]
+    return BertModel(configs[0], add_pooling_layer=False), BertLMHeadModel(configs[1])
 
 
 @torch.no_grad()

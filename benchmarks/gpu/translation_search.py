@@ -102,33 +102,22 @@ def search(model: nn.Module, source_NS: Tensor, *, beam: int, most: int, mask_NS
     sums[:, 0] = 0.0
     ended = torch.zeros((count, beam), dtype=torch.bool, device=device)
     lengths = torch.zeros((count, beam), device=device)
-    only = torch.full((beam,), -torch.inf, device=device)
-    only[0] = 0.0
     found = Found(tokens[:, :, 1:].clone(), lengths.long(), ended.clone())
     number = torch.arange(count, device=device)
     for step in range(most):
-        top, ids = likeliest(steps(tokens[:, :, step].flatten(), step), beam)
-        top, ids = top.view(count, beam, beam), ids.view(count, beam, beam)
-        top, ids = torch.where(ended[..., None], only, top), ids.masked_fill(ended[..., None], PAD)
-        longer = (lengths + ~ended)[..., None]
-        totals = sums[..., None] + top
-        chosen = (totals / longer).flatten(1).topk(beam, dim=-1).indices
-        parent = chosen // beam
-        sums, lengths = totals.flatten(1).gather(1, chosen), longer.expand_as(totals).flatten(1).gather(1, chosen)
+        logits_RV = steps(tokens[:, :, step].flatten(), step)
+        parent, token, sums, lengths = _go_on(logits_RV, sums, lengths, ended)
         tokens = tokens.gather(1, parent[..., None].expand_as(tokens))
-        tokens[:, :, step + 1] = ids.flatten(1).gather(1, chosen)
-        ended = ended.gather(1, parent) | (tokens[:, :, step + 1] == END)
+        tokens[:, :, step + 1] = token
+        ended = ended.gather(1, parent) | (token == END)
         if beam > 1:
             first = torch.arange(count, device=device)[:, None] * beam
             steps.reorder((first + parent).flatten(), step + 1)
         if step % 4 == 3 or step == most - 1:
             going = (~ended.all(dim=1)).nonzero()[:, 0]
             if len(going) <= MOST_GOING * count or step == most - 1:
-                found.tokens[number], found.lengths[number], found.ended[number] = (
-                    tokens[:, :, 1:],
-                    lengths.long(),
-                    ended,
-                )
+                found.tokens[number], found.lengths[number] = tokens[:, :, 1:], lengths.long()
+                found.ended[number] = ended
                 if not len(going):
                     break
                 tokens, sums, lengths, ended, number = (
@@ -137,6 +126,23 @@ def search(model: nn.Module, source_NS: Tensor, *, beam: int, most: int, mask_NS
                 steps.keep(going)
                 count = len(going)
     return found
+
+
+def _go_on(logits_RV: Tensor, sums_NK: Tensor, lengths_NK: Tensor, ended_NK: Tensor) -> tuple[Tensor, ...]:
+    """Return the beam that each of the best goes on from, its next token, its sum and its length: (N, K) each.
+
+    An ended beam goes on in one way, with padding, at no cost.
+    """
+    beam = sums_NK.shape[1]
+    top_NKK, ids_NKK = (values.view(*sums_NK.shape, beam) for values in likeliest(logits_RV, beam))
+    only = torch.full((beam,), -torch.inf, device=top_NKK.device)
+    only[0] = 0.0
+    top_NKK, ids_NKK = torch.where(ended_NK[..., None], only, top_NKK), ids_NKK.masked_fill(ended_NK[..., None], PAD)
+    totals_NKK = sums_NK[..., None] + top_NKK
+    longer_NKK = (lengths_NK + ~ended_NK)[..., None].expand_as(totals_NKK)
+    chosen = (totals_NKK / longer_NKK).flatten(1).topk(beam, dim=-1).indices
+    values = (values.flatten(1).gather(1, chosen) for values in (ids_NKK, totals_NKK, longer_NKK))
+    return chosen // beam, *values
 
 
 def likeliest(logits_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
