@@ -34,13 +34,16 @@ def neutralise(
 ) -> None:
     """Take off a model's vectors what tells languages apart, so that one index may mix them; trains nothing."""
     from kdserve.export import neutralise as run
-    from kdserve.export import read_pairs
+    from kdserve.export import read_pairs, require_bundle_of
     from kdserve.loading import find_student, open_model
+    from kdserve.runtime.published import find_bundle
 
+    folder, found = find_student(model), read_pairs(pairs, most=most)
+    if bundle:
+        require_bundle_of(find_bundle(bundle), folder)
     with progress_bars() as progress:
-        found = read_pairs(pairs, most=most)
         embedder = open_model(bundle or model, device=device, num_threads=threads)
-        report = run(find_student(model), out, embedder=embedder, pairs=found, directions=directions, progress=progress)
+        report = run(folder, out, embedder=embedder, pairs=found, directions=directions, progress=progress)
     if json:
         print_json(asdict(report))
     else:

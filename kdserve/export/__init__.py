@@ -6,7 +6,7 @@ from kdserve.export.classifier import export_classifier, is_classifier
 from kdserve.export.classifier_card import Agreement
 from kdserve.export.evaluated import EvaluatedLanguage, Evaluation
 from kdserve.export.gate import FidelityReport, LanguageFidelity
-from kdserve.export.neutral import NeutralReport, neutralise, read_pairs
+from kdserve.export.neutral import NeutralReport, neutralise, read_pairs, require_bundle_of
 from kdserve.export.reopen import reopen_bundle
 from kdserve.export.sequence.bundle import export_translator
 from kdserve.export.sequence.gate import GatePairs, WritingFloors, WritingReport, pairs_for_gate
@@ -41,5 +41,6 @@ __all__ = [
     "read_gate_texts",
     "read_pairs",
     "reopen_bundle",
+    "require_bundle_of",
     "trim_vocabulary",
 ]

@@ -11,7 +11,6 @@ Letters: L languages, D width
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from safetensors.numpy import save_file
 
 from kdserve.datatypes import Embedder, Embeddings, Progress, no_progress
 from kdserve.errors import DataError, FolderError
+from kdserve.export.copies import staged_copy
+from kdserve.export.read.student import read_student
 from kdserve.json_files import read_json
 from kdserve.lines import read_lines
-from kdserve.manifest import MANIFEST_NAME, hash_file, read_manifest, staged_folder, write_manifest
+from kdserve.manifest import MANIFEST_NAME, hash_file, read_manifest, write_manifest
 from kdserve.modules import MODULES_NAME, read_modules
 
 Pairs = Mapping[str, Sequence[tuple[str, str]]]
@@ -51,7 +52,7 @@ def neutralise(
 
     Raises:
         FolderError: `model` is no sentence-transformers folder that ends behind its pooling, a dense layer or at unit
-            length.
+            length, or `out` lies inside it.
         DataError: a language has too few pairs.
     """
     modules = read_modules(model)
@@ -63,8 +64,7 @@ def neutralise(
         raise DataError(f"{len(shifts)} languages have fewer than {directions} directions; ask for fewer")
     main = np.linalg.svd(stacked, full_matrices=False)[2][:directions].astype(np.float64)
     kept_DD = np.eye(stacked.shape[1]) - main.T @ main
-    with staged_folder(out) as folder:
-        shutil.copytree(model, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST_NAME))
+    with staged_copy(model, out) as folder:
         _add_layer(folder, kept_DD.astype(np.float32), number=len(modules))
         _write_manifest(model, folder, out.resolve().name)
     mean = {language: shift.mean(axis=0) for language, shift in shifts.items()}
@@ -73,6 +73,16 @@ def neutralise(
         before={language: round(float(np.linalg.norm(shift)), 4) for language, shift in mean.items()},
         after={language: round(float(np.linalg.norm(kept_DD @ shift)), 4) for language, shift in mean.items()},
     )
+
+
+def require_bundle_of(bundle: Path, model: Path) -> None:
+    """Refuse a bundle that was made from something else than `model`.
+
+    Raises:
+        FolderError: it was, or one of them is damaged.
+    """
+    if read_manifest(bundle, kind="bundle").parents.get("student") != read_student(model).fingerprint:
+        raise FolderError(f"{bundle} was not exported from {model}; leave out --bundle, or export that model first")
 
 
 def measure_shifts(embedder: Embedder, pairs: Pairs, *, progress: Progress = no_progress) -> dict[str, Embeddings]:

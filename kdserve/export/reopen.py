@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +12,10 @@ from safetensors.numpy import save_file
 from kdserve.errors import FolderError
 from kdserve.export.classifier import HEAD_NAME
 from kdserve.export.constants import BIT_WIDTHS, body_tensors, read_constants, token_table
+from kdserve.export.copies import staged_copy
 from kdserve.export.sequence.reopen import reopen_translator
 from kdserve.json_files import read_object
-from kdserve.manifest import MANIFEST_NAME, kind_of, staged_folder, verify_folder, write_manifest
+from kdserve.manifest import kind_of, verify_folder, write_manifest
 from kdserve.model_settings import StudentSettings
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME, BundleSettings
 from kdserve.runtime.classifier import ClassifierSettings
@@ -27,7 +27,7 @@ def reopen_bundle(bundle: Path, out: Path) -> None:
     Of translators those over such bodies whose decoder is BERT's (kdserve.export.sequence.reopen).
 
     Raises:
-        FolderError: the bundle is damaged or of another family, or `out` exists.
+        FolderError: the bundle is damaged or of another family, or `out` exists or lies inside it.
     """
     if kind_of(bundle) == "translator":
         reopen_translator(bundle, out)
@@ -36,8 +36,7 @@ def reopen_bundle(bundle: Path, out: Path) -> None:
     manifest = verify_folder(bundle, kind="classifier" if classifies else "bundle")
     settings = (ClassifierSettings if classifies else BundleSettings).from_manifest(manifest, bundle)
     constants = read_constants(onnx.load(bundle / MODEL_NAME, load_external_data=False))
-    with staged_folder(out) as folder:
-        shutil.copytree(bundle, folder, dirs_exist_ok=True, ignore=_left_behind)
+    with staged_copy(bundle, out, without=(MODEL_NAME, "README.md")) as folder:
         try:
             table = token_table(constants)
             if settings.family == "static":
@@ -72,10 +71,6 @@ def _describe(bundle: ClassifierSettings | BundleSettings, width: int, table_bit
         table_bits=table_bits,
         labels=bundle.labels if isinstance(bundle, ClassifierSettings) else (),
     )
-
-
-def _left_behind(_: str, names: list[str]) -> set[str]:
-    return {MODEL_NAME, MANIFEST_NAME, "README.md"} & set(names)
 
 
 def _module(kind: str, path: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ V vocabulary, H width
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
+from kdserve.export.copies import staged_copy
 from kdserve.export.read.bert import POSITIONS_AFTER_PADDING
 from kdserve.export.read.foreign import opening
 from kdserve.export.read.static import read_table
@@ -29,7 +29,7 @@ from kdserve.export.read.tokenizer import require_rows
 from kdserve.export.texts import GateTexts
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
 from kdserve.json_files import read_object
-from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
+from kdserve.manifest import write_manifest
 from kdserve.model_settings import StudentSettings
 from kdserve.runtime.library import encode_texts, open_tokenizer
 
@@ -90,7 +90,7 @@ def trim_vocabulary(
     languages; all by default. In float32, text whose tokens all survive keeps its vector bit for bit.
 
     Raises:
-        FolderError: `model` is no such folder, or its tokenizer or table cannot be trimmed.
+        FolderError: `model` is no such folder, its tokenizer or table cannot be trimmed, or `out` lies inside it.
         DataError: there is no text in one of the languages.
     """
     chosen = _choose(texts, languages)
@@ -110,7 +110,7 @@ def trim_vocabulary(
     tokenizer = cut_vocabulary(spec, kept)
     with opening(student.body, "tokenizers"):
         after = open_tokenizer(json.dumps(tokenizer))
-    with staged_folder(out) as folder:
+    with staged_copy(student.folder, out, without=("*.bin",)) as folder:
         named = replace(student, name=out.resolve().name)
         _write(named, folder, tokenizer, np.array([ids[token] for token in kept]), tuple(chosen))
         return TrimReport(
@@ -162,8 +162,7 @@ def _write(
     rows: npt.NDArray[np.int64],
     languages: tuple[str, ...],
 ) -> None:
-    """Copy the folder with a smaller table, a smaller tokenizer, and the numbers that follow from them."""
-    shutil.copytree(student.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST_NAME, "*.bin"))
+    """Write into the copy a smaller table, a smaller tokenizer, and the numbers that follow from them."""
     body = folder / student.body.relative_to(student.folder)
     tensors, names = _cut_tables(student, rows)
     for stale in [*_OTHER_VOCABULARIES, INDEX_NAME, *(path.name for path in weight_files(body))]:

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from kdserve.errors import DataError
-from kdserve.export import ExportSettings, export_bundle, neutralise, read_pairs
+from kdserve.errors import DataError, FolderError
+from kdserve.export import ExportSettings, export_bundle, neutralise, read_pairs, require_bundle_of
 from kdserve.loading import open_model
 from kdserve.runtime import Encoder
 from kdserve.samples import parallel
@@ -46,6 +46,16 @@ def test_too_few_pairs_and_too_many_directions_are_refused(static: Path, tmp_pat
     with pytest.raises(DataError, match="3 languages have fewer than 7 directions"):
         neutralise(static, tmp_path / "out", embedder=embedder, pairs=PAIRS, directions=7)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(FolderError, match=r"lies inside .*, which would be copied into itself"):
+        neutralise(static, static / "inside", embedder=embedder, pairs=PAIRS, directions=1)
+    assert not (static / "inside").exists()
+
+
+def test_a_bundle_of_another_model_is_refused(static: Path, transformer: Path, tmp_path: Path):
+    export_bundle(static, tmp_path / "bundle", settings=ExportSettings(precision="fp32"))
+    require_bundle_of(tmp_path / "bundle", static)
+    with pytest.raises(FolderError, match=r"bundle was not exported from .*; leave out --bundle"):
+        require_bundle_of(tmp_path / "bundle", transformer)
 
 
 def test_pairs_are_read_by_language_and_a_line_of_another_form_is_named(tmp_path: Path):
