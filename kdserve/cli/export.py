@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -103,7 +103,10 @@ def export(
     )
     gate_texts = read_gate_texts(texts) if texts else None
     folder = find_student(student)
+    vectors = {"--tatoeba": tatoeba, "--sts": sts}
+    writing = {"--pairs": pairs, "--targets": targets, "--prefix": prefix}
     if is_sequence(folder):
+        _refuse(f"{student} writes texts", vectors | {"--texts": texts, "--floor": floor is not None})
         plain = SequenceSettings(
             name=folder.resolve().name,
             family="sequence",
@@ -118,8 +121,10 @@ def export(
         _export_translator(folder, out, precision, plain, pairs, max_chrf_loss, json)
         return
     if is_classifier(folder):
+        _refuse(f"{student} is a classifier", vectors | writing)
         _export_classifier(folder, out, settings, gate_texts, floor=floor, json=json)
         return
+    _refuse(f"{student} gives vectors", writing)
     with progress_bars() as progress:
         done = export_bundle(
             folder,
@@ -134,6 +139,12 @@ def export(
     else:
         typer.echo(_summary(done))
     say(f"next: kdserve index build TEXTS --bundle {quote(str(out))} --out INDEX")
+
+
+def _refuse(what: str, options: Mapping[str, object]) -> None:
+    """Refuse options that are given and would not be looked at."""
+    if given := ", ".join(name for name, value in options.items() if value):
+        raise typer.BadParameter(f"{what}, to which this says nothing; leave it out", param_hint=given)
 
 
 def _export_classifier(
@@ -208,7 +219,7 @@ def reopen(
     from kdserve.runtime.published import find_bundle
 
     reopen_bundle(find_bundle(bundle, kind="any"), out)
-    say(f"next: student.start in a recipe, or kdserve export {quote(str(out))} --out BUNDLE")
+    say(f"next: student.start = {str(out.resolve())!r} in a recipe, or kdserve export {quote(str(out))} --out BUNDLE")
 
 
 @needs_extra("export")

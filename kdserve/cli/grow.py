@@ -35,4 +35,5 @@ def grow(
         before, after = growth.before, growth.after
         typer.echo(f"{before.layers} → {after.layers} layers, width {before.width} → {after.width}")
         typer.echo(f"largest difference of the vectors: {growth.max_difference:.1e}")
-    say(f"next: kdserve distill RECIPE with student.start = {str(out)!r} and guide.student = {str(student)!r}")
+    start, guide = (str(folder.resolve()) for folder in (out, student))  # as recipes' paths are relative to their data
+    say(f"next: kdserve distill RECIPE with student.start = {start!r} and guide.student = {guide!r}")

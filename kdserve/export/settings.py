@@ -38,6 +38,8 @@ class ExportSettings:
         for name, floor in (("min_mean_cosine", self.min_mean_cosine), ("min_cosine", self.min_cosine)):
             if floor is not None and not -1 <= floor <= 1:
                 raise RecipeError(f"{name} is {floor}; a cosine lies between -1 and 1")
+        if not self.max_retrieval_loss >= 0:
+            raise RecipeError(f"max_retrieval_loss is {self.max_retrieval_loss}; give points, 0 or more")
         if self.optimum_python and self.precision != "fp32":
             raise RecipeError(f"optimum exports fp32 and not {self.precision}; choose --precision fp32")
 

@@ -185,3 +185,6 @@ def test_a_bundle_is_no_student(static: Path, tmp_path: Path) -> None:
 def test_a_floor_that_is_no_cosine_is_refused() -> None:
     with pytest.raises(RecipeError, match="a cosine lies between"):
         ExportSettings(min_mean_cosine=99.8)
+    for loss in (-1.0, float("nan")):
+        with pytest.raises(RecipeError, match="give points, 0 or more"):
+            ExportSettings(max_retrieval_loss=loss)

@@ -69,6 +69,14 @@ def test_a_published_bundle_is_no_student(app: typer.Typer, tmp_path: Path) -> N
         CliRunner().invoke(app, ["export", "kdserve-static", "--out", str(tmp_path / "b")], catch_exceptions=False)
 
 
+def test_options_for_another_kind_of_student_are_refused(app: typer.Typer, static: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(static), "--out", str(tmp_path / "b"), "--pairs", "pairs.tsv", "--targets", "en"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "300"})
+    assert result.exit_code == 2
+    assert "Invalid value for --pairs, --targets" in result.stderr
+    assert "gives vectors, to which this says nothing; leave it out" in result.stderr
+
+
 def test_a_folder_of_texts_is_one_clear_error(app: typer.Typer, tmp_path: Path) -> None:
     arguments = ["export", "nowhere", "--out", str(tmp_path / "b"), "--texts", str(tmp_path)]
     with pytest.raises(DataError, match="is a folder, not a file"):
