@@ -8,6 +8,8 @@ from typing import Literal
 from kdserve.recipe.loop import LoopRecipe
 from kdserve.toml import require, require_rules
 
+LEAST_VOCABULARY = 300
+"""Tokens of the smallest vocabulary: 256 bytes, special ones, and some letters."""
 _TRAIN_RANGES = {
     "table_rate": "[0, inf)",
     "body_rate": "[0, inf)",
@@ -81,7 +83,8 @@ class VocabularyRecipe:
     folder: str = ""
 
     def __post_init__(self) -> None:
-        require(self, size="[300, inf)", sentences="[1, inf)", temperature="(0, 1]", source_share="[0, 1)")
+        shares = {"temperature": "(0, 1]", "source_share": "[0, 1)"}
+        require(self, size=f"[{LEAST_VOCABULARY}, inf)", sentences="[1, inf)", **shares)
         other = bool(self.folder or self.teacher_words)
         require_rules(
             ("of_teacher", not (self.of_teacher and other), "is a vocabulary already; remove folder and teacher_words")

@@ -11,6 +11,7 @@ from typing import Literal
 
 from kdserve.recipe.base import PairsRecipe
 from kdserve.recipe.loop import LoopRecipe
+from kdserve.recipe.sections import LEAST_VOCABULARY
 from kdserve.toml import require, require_rules
 
 
@@ -76,7 +77,8 @@ class TargetVocabularyRecipe:
     sentences: int = 1_000_000
 
     def __post_init__(self) -> None:
-        require(self, size="[300, inf)", source_size="[300, inf)", sentences="[1, inf)")
+        sizes = f"[{LEAST_VOCABULARY}, inf)"
+        require(self, size=sizes, source_size=sizes, sentences="[1, inf)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

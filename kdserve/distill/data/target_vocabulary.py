@@ -11,8 +11,8 @@ from itertools import pairwise
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from kdserve.distill.data.vocabulary import BYTE_TOKENS
-from kdserve.errors import DataError, FolderError
+from kdserve.distill.data.vocabulary import BYTE_TOKENS, too_few_tokens
+from kdserve.errors import FolderError
 
 TARGET_SPECIALS = ("<pad>", "</s>", "<unk>")
 TARGET_PAD, TARGET_END = 0, 1
@@ -38,8 +38,7 @@ def train_target_vocabulary(texts: Iterable[str], size: int) -> Tokenizer:
     learner.train_from_iterator(texts, trainer)
     learned = json.loads(learner.to_str())["model"]
     if len(learned["vocab"]) < wanted:
-        most = len(learned["vocab"]) + len(BYTE_TOKENS)
-        raise DataError(f"the texts hold only {most} tokens, not {size}; set vocabulary.size to {most} or less")
+        raise too_few_tokens(len(learned["vocab"]) + len(BYTE_TOKENS), size)
     pieces = sorted(set(learned["vocab"]) - set(TARGET_SPECIALS), key=learned["vocab"].get)
     return _assembled(pieces, [tuple(merge) for merge in learned["merges"]])
 

@@ -24,6 +24,7 @@ from kdserve.distill.data.sampling import language_shares
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.errors import DataError, FolderError
 from kdserve.recipe import Recipe, VocabularyRecipe
+from kdserve.recipe.sections import LEAST_VOCABULARY
 from kdserve.runtime.library import open_normalizer, open_tokenizer
 from kdserve.runtime.normalizer import NORMALIZER, with_present_normalizer
 
@@ -100,9 +101,16 @@ def draw_sentences(corpus: Corpus, settings: VocabularyRecipe, *, seed: int) -> 
 
 
 def train_unigram(
-    texts: Sequence[str], size: int, *, words: Sequence[str] = (), progress: Progress = no_progress
+    texts: Sequence[str],
+    size: int,
+    *,
+    words: Sequence[str] = (),
+    key: str = "vocabulary.size",
+    progress: Progress = no_progress,
 ) -> Tokenizer:
     """Train a Unigram vocabulary of exactly `size` tokens: specials, 256 bytes and `words` among them.
+
+    `key` is the recipe's for the size.
 
     Raises:
         DataError: the texts do not hold that many pieces, or the words leave no room for them.
@@ -125,9 +133,15 @@ def train_unigram(
     pieces = _train_pieces([*lines, *ends], wanted, progress)
     if len(pieces) < wanted:
         most = len(pieces) + len(BYTE_TOKENS) + len(SPECIAL_TOKENS)
-        raise DataError(f"the texts hold only {most} tokens, not {size}; set vocabulary.size to {most} or less")
+        raise too_few_tokens(most, size, key)
     pieces.sort(key=lambda item: (len(item[0]) > 1, -item[1]))  # single characters first: they cover the texts
     return assemble_unigram(_add_words(pieces[:wanted], words))
+
+
+def too_few_tokens(most: int, size: int, key: str = "vocabulary.size") -> DataError:
+    """Return the error of texts that hold `most` tokens where the recipe's `key` wants `size`."""
+    advice = "give more texts" if most < LEAST_VOCABULARY else f"set {key} to {most} or less"
+    return DataError(f"the texts hold only {most} tokens, not {size}; {advice}")
 
 
 def _add_words(pieces: list[tuple[str, float]], words: Sequence[str]) -> list[tuple[str, float]]:

@@ -108,7 +108,7 @@ def _target_vocabulary(recipe: SequenceRecipe, corpus: Corpus, work: Path) -> To
 def _source_vocabulary(recipe: SequenceRecipe, corpus: Corpus, work: Path) -> Tokenizer:
     def make() -> Tokenizer:
         drawn = _drawn(recipe, corpus.translations, corpus.training_pairs(), most=recipe.vocabulary.sentences)
-        return train_unigram(drawn, recipe.vocabulary.source_size)
+        return train_unigram(drawn, recipe.vocabulary.source_size, key="vocabulary.source_size")
 
     return _kept(work / "source.json", recipe, corpus, make)
 

@@ -27,6 +27,8 @@ def test_it_has_the_size_that_was_asked_for_and_digits_stand_one_by_one(vocabula
 
 def test_too_few_texts_are_refused_with_what_they_hold():
     with pytest.raises(DataError, match=r"set vocabulary\.size to"):
+        train_target_vocabulary(samples.parallel()["en"], 90_000)
+    with pytest.raises(DataError, match=r"hold only \d+ tokens, not 5000; give more texts$"):
         train_target_vocabulary(["a small house"], 5000)
 
 

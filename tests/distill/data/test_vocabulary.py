@@ -59,8 +59,10 @@ def test_coverage_tells_a_language_that_the_vocabulary_was_made_for(texts: list[
     assert coverage["ja"].byte_share > 0.8
 
 
-def test_a_vocabulary_larger_than_the_texts_allow_is_refused():
-    with pytest.raises(DataError, match=r"hold only \d+ tokens, not 9000; set vocabulary.size to \d+ or less"):
+def test_a_vocabulary_larger_than_the_texts_allow_is_refused(texts: list[str]):
+    with pytest.raises(DataError, match=r"hold only \d+ tokens, not 90000; set vocabulary.source_size to \d+ or less"):
+        train_unigram(texts, 90_000, key="vocabulary.source_size")
+    with pytest.raises(DataError, match=r"hold only \d+ tokens, not 9000; give more texts$"):
         train_unigram(["a small text", "another small text"] * 5, 9000)
 
 
