@@ -55,16 +55,17 @@ def distill(
         work.mkdir(parents=True, exist_ok=True)
         is_first = processes().is_main_process
         with folder_lock(work) if is_first else nullcontext():
-            run = prepare(recipe, work, cache=cache, progress=progress)
+            try:
+                run = prepare(recipe, work, cache=cache, progress=progress)
+            except (DataError, FolderError, MissingExtraError, RecipeError):
+                if is_new:  # recipe or data are at fault: nothing there is worth going on from
+                    shutil.rmtree(work, ignore_errors=True)
+                raise
             outcome = run.train(progress=progress)
             if is_first:
                 run.save(outcome, out)
                 shutil.rmtree(work)
             return outcome
-    except (DataError, RecipeError, MissingExtraError):
-        if is_new:  # nothing there is worth going on from
-            shutil.rmtree(work, ignore_errors=True)
-        raise
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FolderError(

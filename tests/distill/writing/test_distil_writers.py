@@ -162,6 +162,7 @@ def test_what_does_not_fit_is_refused_by_name(teachers, writing_recipe, embedder
         distill(writing_recipe("teacher.model=nobody/nothing"), tmp_path / "hub")
     with pytest.raises(FolderError, match=r"check student\.start"):
         distill(writing_recipe("student.start=nowhere"), tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_student_goes_on_from_where_it_was_saved(writing_recipe, tmp_path):
