@@ -69,6 +69,16 @@ class Embedder(Protocol):
         """Embed documents: (N, D) float32 of unit rows, (0, D) for the empty list."""
 
 
+def require_embedder(encoder: object) -> None:
+    """Refuse what cannot embed, as the name of what could.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not isinstance(encoder, Embedder):
+        raise TypeError(f"got {type(encoder).__name__} for an encoder; open one: Encoder.load(…)")
+
+
 def require_texts(texts: Iterable[str]) -> list[str]:
     """Return `texts` as a list when every item is a str. Generators and columns of arrays and frames are texts too.
 

@@ -35,7 +35,7 @@ class RetrieverProtocol(Protocol):
     ) -> list[list[Hit]]:
         """The `k` best documents for each query."""
 
-    def texts_among(self, texts: Sequence[str]) -> set[str]:
+    def texts_among(self, texts: Iterable[str]) -> set[str]:
         """Which of some texts documents have."""
 
     def add(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:

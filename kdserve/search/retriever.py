@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress, require_texts
+from kdserve.datatypes import Embedder, Embeddings, Hit, Progress, no_progress, require_embedder, require_texts
+from kdserve.errors import DataError
 from kdserve.search.backends.kinds import KindOrAuto, Requirements
 from kdserve.search.backends.topk import Neighbours
 from kdserve.search.backends.vectors import Precision, require_unit_rows
@@ -53,7 +54,7 @@ class BuildOptions:
 class Retriever(RetrieverProtocol):
     """An index with the encoder that it was built with. Searching is safe from several threads.
 
-    What it shows is the state at opening; `refresh` looks for a newer one.
+    What it shows is the state at opening; `refresh` looks for a newer one. Pickled or copied, it is opened again.
     """
 
     def __init__(self, folder: Path, encoder: Embedder, snapshot: Snapshot, *, exact: bool) -> None:
@@ -82,6 +83,7 @@ class Retriever(RetrieverProtocol):
             FidelityError: no kind that fits reaches the recall.
             EncodeError: the encoder gave a vector that is no unit vector, or workers were lost ever again.
         """
+        require_embedder(encoder)
         state = IndexState(
             generation=1,
             kind="exact",
@@ -111,9 +113,13 @@ class Retriever(RetrieverProtocol):
         Raises:
             FolderError: no index, a damaged one, or one that none of these encoders built.
         """
+        require_embedder(encoder)
         snapshot = open_snapshot(Path(folder), exact=exact)
         require_compatible(Path(folder), snapshot.state.encoder, snapshot.state.teacher, encoder)
         return cls(Path(folder), encoder, snapshot, exact=exact)
+
+    def __reduce__(self) -> tuple[Callable[..., Retriever], tuple[Path, Embedder, bool]]:
+        return _open_again, (self.folder.absolute(), self.encoder, self._exact)
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -170,13 +176,21 @@ class Retriever(RetrieverProtocol):
     def search_vectors(
         self, vectors: Embeddings, k: int = 10, *, where: str = "", min_score: float = -np.inf
     ) -> Neighbours:
-        """The `k` best rows for each vector (B, D): scores and row numbers, without reading any text."""
-        options = SearchOptions(k=k, where=where, min_score=min_score)
-        return self._snapshot.neighbours(vectors, options.k, where=where, min_score=min_score)
+        """The `k` best rows for each vector (B, D): scores and row numbers, without reading any text.
 
-    def texts_among(self, texts: Sequence[str]) -> set[str]:
+        Raises:
+            DataError: as `search`, or the vectors are not of that form.
+        """
+        options = SearchOptions(k=k, where=where, min_score=min_score)
+        given = np.asarray(vectors, np.float32)
+        if given.ndim != 2 or given.shape[1] != self.encoder.dim or not np.isfinite(given).all():
+            shape = " × ".join(map(str, given.shape))
+            raise DataError(f"got vectors of {shape}; give finite numbers, a row of {self.encoder.dim} for each query")
+        return self._snapshot.neighbours(given, options.k, where=where, min_score=min_score)
+
+    def texts_among(self, texts: Iterable[str]) -> set[str]:
         """Which of some texts documents have; this reads all."""
-        return self._snapshot.texts_among(texts)
+        return self._snapshot.texts_among(require_texts(texts))
 
     def add(self, documents: Iterable[Document], *, total: int = 0, progress: Progress = no_progress) -> None:
         """Add documents, in one commit.
@@ -235,6 +249,10 @@ class Retriever(RetrieverProtocol):
 
     def _reopen(self, folder: Path) -> Snapshot:
         return open_snapshot(folder, exact=self._exact)
+
+
+def _open_again(folder: Path, encoder: Embedder, exact: bool) -> Retriever:
+    return Retriever.open(folder, encoder, exact=exact)
 
 
 def _embed_here(encoder: Embedder) -> Embed:

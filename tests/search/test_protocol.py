@@ -84,7 +84,7 @@ def test_metadata_changes_without_the_text(retriever):
 
 def test_it_knows_which_texts_it_has(retriever):
     retriever.add([Document(text="counted")])
-    assert retriever.texts_among(["counted", LONG, "a red", "not there"]) == {"counted", LONG}
+    assert retriever.texts_among(text for text in ["counted", LONG, "a red", "not there"]) == {"counted", LONG}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,10 @@ def test_it_knows_which_texts_it_has(retriever):
         (lambda it: it.update([NewMetadata(id="t0"), NewMetadata(id="t0")]), DataError),
         (lambda it: it.delete(["t0", "nowhere"]), DataError),
         (lambda it: it.delete("t0"), TypeError),
+        (lambda it: it.add(["a text"]), TypeError),
+        (lambda it: it.update([{"text": "a text"}]), TypeError),
+        (lambda it: it.add([NewMetadata(id="t0", metadata={"n": 1})]), TypeError),
+        (lambda it: it.texts_among("apple"), TypeError),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(retriever, wrong, error):

@@ -1,4 +1,6 @@
+import copy
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from kdserve import samples
 from kdserve.errors import DataError, EncodeError, FolderError
 from kdserve.locks import folder_lock
-from kdserve.search import BuildOptions, Document, Retriever, describe, verify_index
+from kdserve.search import BuildOptions, Document, Requirements, Retriever, describe, verify_index
 
 TEXTS = ["red apples", "green apples", "a slow train", "green apples", "the night train", "zebra"]
 
@@ -135,6 +137,31 @@ def test_a_zero_vector_is_kept_and_matches_nothing(tmp_path, embedder):
 
     retriever = Retriever.build(tmp_path / "index", documents(), Blank(), options=BuildOptions(precision="int8"))
     assert [hit.score for hit in retriever.search("green apples", 6) if hit.id == "t1"] == [0.0]
+
+
+def test_a_pickled_retriever_is_opened_again(retriever):
+    for again in (pickle.loads(pickle.dumps(retriever)), copy.deepcopy(retriever)):
+        assert again.search("red apples", 3) == retriever.search("red apples", 3)
+
+
+def test_what_is_no_encoder_and_what_are_no_vectors_are_told(retriever, embedder, tmp_path):
+    with pytest.raises(TypeError, match=r"got str for an encoder; open one: Encoder\.load"):
+        Retriever.open(retriever.folder, "kdserve-static")
+    with pytest.raises(TypeError, match="got NoneType for an encoder"):
+        Retriever.build(tmp_path / "other", documents(), None)
+    vectors = embedder.encode_query(["red apples"])
+    assert retriever.search_vectors(vectors.tolist(), 2).rows.tolist() == [[0, 1]]
+    for wrong in (vectors[0], vectors[:, 1:], np.full_like(vectors, np.nan)):
+        with pytest.raises(DataError, match="give finite numbers, a row of 64 for each query"):
+            retriever.search_vectors(wrong, 2)
+
+
+def test_metadata_and_requirements_that_cannot_be_are_refused():
+    with pytest.raises(DataError, match="has list for metadata; give a mapping"):
+        Document(text="a", metadata=["red"])
+    for wrong in ({"recall": 2.0}, {"recall": float("nan")}, {"memory_bytes": -1}):
+        with pytest.raises(DataError, match="cannot be; a recall lies between 0 and 1"):
+            Requirements(**wrong)
 
 
 def test_k_below_one_and_a_bare_str_are_errors(retriever):

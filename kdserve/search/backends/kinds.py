@@ -150,6 +150,9 @@ class Requirements:
     def __post_init__(self) -> None:
         if self.kind != "auto" and self.kind not in KINDS:
             raise DataError(f"there is no kind of index {self.kind!r}; choose one of auto, {', '.join(KINDS)}")
+        if not 0 <= self.recall <= 1 or self.memory_bytes < 0:
+            wanted = f"a recall of {self.recall} in {self.memory_bytes} bytes"
+            raise DataError(f"{wanted} cannot be; a recall lies between 0 and 1, memory is 0 bytes (any) or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

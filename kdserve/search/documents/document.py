@@ -120,6 +120,9 @@ def _checked(document_id: Id | None, language: object, metadata: Mapping[str, Ce
     if not (language is None or isinstance(language, str)):
         raise DataError(f"document {document_id!r} has the language {language!r}; give a str")
     _require_keepable(document_id, "language", language)
+    if not isinstance(metadata, Mapping):
+        kind = type(metadata).__name__
+        raise DataError(f"document {document_id!r} has {kind} for metadata; give a mapping of names to values")
     composed: dict[str, Cell] = {}
     for name, value in metadata.items():
         if not isinstance(name, str) or not name:

@@ -35,6 +35,7 @@ def embed_documents(documents: Iterable[Document], encoder: Embedder, *, window:
     """Embed documents in chunks; those of more than `window` tokens as passages, 0 leaves all whole.
 
     Raises:
+        TypeError: one is no `Document`.
         EncodeError: the encoder gave a vector that is no unit vector.
     """
     for chunk in chunks_by_size(documents):
@@ -85,6 +86,8 @@ def chunks_by_size(documents: Iterable[Document]) -> Iterator[list[Document]]:
     chunk: list[Document] = []
     num_characters = 0
     for document in documents:
+        if not isinstance(document, Document):
+            raise TypeError(f"got {type(document).__name__} for a document; make one: Document(text=…)")
         chunk.append(document)
         num_characters += len(document.text)
         if len(chunk) >= CHUNK_DOCUMENTS or num_characters >= CHUNK_CHARACTERS:

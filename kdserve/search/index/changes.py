@@ -65,7 +65,8 @@ def add_documents(
 
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         try:
-            embedded = ingest.embed(_whole_ones(index, documents, snapshot, writer, replaced), state.window)
+            whole = _whole_ones(index, documents, snapshot, writer, replaced) if update else documents
+            embedded = ingest.embed(whole, state.window)
             next_id = append_documents(
                 writer, embedded, state.next_id, total=ingest.total, progress=ingest.progress, taken=taken
             )
@@ -151,7 +152,7 @@ def _whole_ones(
         new.clear()
 
     for document in documents:
-        if isinstance(document, Document):
+        if not isinstance(document, NewMetadata):
             yield document
             continue
         if document.id in new:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kdserve.datatypes import Embedder, Hit, Progress, no_progress, require_texts
+from kdserve.datatypes import Embedder, Hit, Progress, no_progress, require_embedder, require_texts
 from kdserve.errors import DataError, FolderError
 from kdserve.search.backends.vectors import require_unit_rows
 from kdserve.search.documents.document import Document, Id, NewMetadata
@@ -59,6 +59,7 @@ class MilvusRetriever(RetrieverProtocol):
             FolderError: the collection exists, or Milvus cannot be reached.
             DataError: no documents, two with the same id, or a text or id beyond Milvus's limits.
         """
+        require_embedder(encoder)
         state = State(
             encoder=encoder.fingerprint,
             teacher=teacher_of(encoder),
@@ -85,6 +86,7 @@ class MilvusRetriever(RetrieverProtocol):
         Raises:
             FolderError: no such collection made by kdserve, another encoder, or Milvus cannot be reached.
         """
+        require_embedder(encoder)
         kept = Collection.open(address, collection)
         require_compatible(f"{address} {collection}", kept.state.encoder, kept.state.teacher, encoder)
         return cls(kept, encoder)
@@ -122,8 +124,9 @@ class MilvusRetriever(RetrieverProtocol):
 
         return widen_until_enough(texts, options, ranked, first_depth=k + 1, most=MAX_HITS)
 
-    def texts_among(self, texts: Sequence[str]) -> set[str]:
+    def texts_among(self, texts: Iterable[str]) -> set[str]:
         """As `Retriever.texts_among`, where a text is known by its first passage."""
+        texts = require_texts(texts)
         beginnings = first_passages(texts, self.encoder, window=self._kept.state.window)
         found = self._kept.first_passages_among(sorted(set(beginnings)))
         return {text for text, beginning in zip(texts, beginnings, strict=True) if beginning in found}
