@@ -8,10 +8,27 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kdserve.errors import RecipeError
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Parse a file of TOML; errors say `what` it should be.
+
+    Raises:
+        RecipeError: it is missing, cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"there is no {what} {path}; check the path") from error
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read ({error.strerror}); name a {what} in TOML") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path} is no readable TOML: {error}") from error
 
 
 def apply_override(record: dict[str, Any], override: str) -> None:

@@ -123,6 +123,10 @@ def test_a_value_out_of_range_is_refused_by_key_value_and_range(tmp_path: Path, 
         load_recipe(write(tmp_path, GOOD), overrides=[override])
 
 
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path):
+    assert load_recipe(write(tmp_path, "\ufeff" + GOOD)) == load_recipe(write(tmp_path, GOOD))
+
+
 def test_a_recipe_that_cannot_be_read_is_one_line(tmp_path: Path):
     for text in (GOOD + "x = " + "[" * 20_000, GOOD + "x = " + "{a = " * 20_000):
         with pytest.raises(RecipeError, match="no readable TOML"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from kdserve.errors import RecipeError
 from kdserve.recipe.recipe import Recipe
 from kdserve.recipe.translation import SequenceRecipe
-from kdserve.toml import apply_override, build, merge
+from kdserve.toml import apply_override, build, merge, read_toml
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe | SequenceRecipe:
@@ -34,14 +33,7 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe | Sequen
 
 
 def _read(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"there is no recipe {path}; check the path") from error
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be read ({error.strerror}); name a recipe in TOML") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is no readable TOML: {error}") from error
+    record = read_toml(path, "recipe")
     if "base" not in record:
         return record
     base, above = record.pop("base"), (*above, path.resolve())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Literal
 
 from kdserve.errors import RecipeError
 from kdserve.serve.refusals import Refusal
-from kdserve.toml import build
+from kdserve.toml import build, read_toml
 
 Role = Literal["read", "write"]
 LEAST_CHARACTERS = 16
@@ -46,10 +45,7 @@ class Keys:
         Raises:
             RecipeError: the file is missing or no TOML, has no key, a short one, or the same name or key twice.
         """
-        try:
-            record = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RecipeError(f"{path} is no readable file of keys ({error}); write [[key]] tables") from error
+        record = read_toml(path, "file of keys")
         entries = record.pop("key", [])
         if record or not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise RecipeError(f"{path} holds something else than [[key]] tables; remove it")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from kdserve.errors import RecipeError
-from kdserve.toml import apply_override, build, merge
+from kdserve.toml import apply_override, build, merge, read_toml
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,21 +106,12 @@ def load_settings(
     Raises:
         RecipeError: the file is missing or no TOML, a key or value does not fit, or there is nothing to serve.
     """
-    record = _read(path) if path else {}
+    record = read_toml(path, "file of settings") if path else {}
     record = merge(record, given or {})
     for override in overrides:
         apply_override(record, override)
     settings: ServerSettings = build(ServerSettings, record, where=str(path) if path else "the command line")
     return _beside(settings, path.parent) if path else settings
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"there is no file of settings {path}; check the path") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"{path} is no readable TOML: {error}") from error
 
 
 def _beside(settings: ServerSettings, folder: Path) -> ServerSettings:

@@ -218,7 +218,7 @@ class Translator:
         """Return the target's token ids for the source's, without start and end: what `translate` stands on.
 
         Raises:
-            EncodeError: an id is beyond the table, or a graph failed.
+            EncodeError: a graph failed.
         """
         limit, pad_id = max_output_tokens, self._source.pad_id
         return self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size, grow=0).ids

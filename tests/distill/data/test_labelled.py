@@ -18,6 +18,8 @@ def test_labelled_texts_are_read_with_their_columns(tmp_path: Path):
     read = read_labelled(path, language="de", text="body", label="topic")
     assert read == LabelledTexts(texts=("Tor!", "Der Zug fährt."), labels=("sports", "travel"), languages=("de", "de"))
     assert read.numbers(["travel", "sports"]).tolist() == [1, 0]
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + gzip.decompress(path.read_bytes())))
+    assert read_labelled(path, language="de", text="body", label="id").labels == ("1", "2")
 
 
 @pytest.mark.parametrize(
