@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,6 +12,7 @@ from kdserve.runtime.normalizer import is_blank
 from kdserve.runtime.sequence.sentences import Sentence, split_long, split_sentences
 from kdserve.runtime.tokens import TextTokenizer
 
+_LINE_END = re.compile(r"(\r\n?|\n)")
 _UNSPACED = frozenset(("zh", "ja", "th", "lo", "km", "my", "yue"))
 """Languages that put no space between sentences."""
 
@@ -60,10 +62,11 @@ def plan_texts(
 
     for text in texts:
         parts: list[str | None] = []
-        lines = [text] if task == "summarise" else text.split("\n")
+        lines = [text] if task == "summarise" else _LINE_END.split(text)
         for number, line in enumerate(lines):
-            parts += ["\n"] if number else []
-            if is_blank(line):
+            if is_end := number % 2:
+                parts.append(line)
+            if is_end or is_blank(line):
                 continue
             body = line.strip()
             before, _, after = line.partition(body)

@@ -22,6 +22,7 @@ def test_text_comes_back_in_its_own_form(bundle: Path) -> None:
     first, second = parallel()["de"][:2]
     one, two = translator.translate([first, second])
     assert translator.translate([f"  {first}\n\n{second}\n", "", " \n"]) == [f"  {one}\n\n{two}\n", "", "\n"]
+    assert translator.translate([f"{first}\r\n\r\n{second}\r{first}"]) == [f"{one}\r\n\r\n{two}\r{one}"]
     assert translator.translate([f"{first} {second}"]) == [f"{one} {two}"]
     assert translator.translate([]) == []
 
