@@ -55,10 +55,13 @@ def mine(
     """Find translation pairs, best first. Blank lines and repeated sentences are skipped.
 
     Raises:
+        TypeError: a side is a bare str.
         DataError: a side without sentences, or a `k` below 1 or beyond 1,024 on sides that have so many.
     """
     if k < 1:
         raise DataError(f"k is {k}; margins need 1 neighbour or more")
+    if isinstance(sources, str) or isinstance(targets, str):
+        raise TypeError("expected two sequences of sentences, got a str; put it into a list")
     with tempfile.TemporaryDirectory(prefix="kdserve-mine-") as name, ExitStack() as files:
         a = files.enter_context(closing(_Side(Path(name) / "a", sources, encoder, "embed sources", progress)))
         b = files.enter_context(closing(_Side(Path(name) / "b", targets, encoder, "embed targets", progress)))
