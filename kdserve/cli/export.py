@@ -103,8 +103,8 @@ def export(
     )
     gate_texts = read_gate_texts(texts) if texts else None
     folder = find_student(student)
-    vectors = {"--tatoeba": tatoeba, "--sts": sts}
-    writing = {"--pairs": pairs, "--targets": targets, "--prefix": prefix}
+    vectors: dict[str, object] = {"--tatoeba": tatoeba, "--sts": sts}
+    writing: dict[str, object] = {"--pairs": pairs, "--targets": targets, "--prefix": prefix}
     if is_sequence(folder):
         _refuse(f"{student} writes texts", vectors | {"--texts": texts, "--floor": floor is not None})
         plain = SequenceSettings(

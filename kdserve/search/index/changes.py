@@ -65,8 +65,9 @@ def add_documents(
 
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         try:
-            whole = _whole_ones(index, documents, snapshot, writer, replaced) if update else documents
-            embedded = ingest.embed(whole, state.window)
+            embedded = ingest.embed(
+                _whole_ones(index, documents, snapshot, writer, replaced, update=update), state.window
+            )
             next_id = append_documents(
                 writer, embedded, state.next_id, total=ingest.total, progress=ingest.progress, taken=taken
             )
@@ -137,8 +138,14 @@ def _whole_ones(
     snapshot: Snapshot,
     writer: SegmentWriter,
     replaced: list[tuple[int, StoredDocument]],
+    *,
+    update: bool,
 ) -> Iterator[Document]:
-    """The documents; those of which only the metadata is new are written on the way, and counted as replaced."""
+    """The documents; those of which only the metadata is new are written on the way, and counted as replaced.
+
+    Raises:
+        TypeError: one is new metadata, and this is no update.
+    """
     new: dict[Id, NewMetadata] = {}
 
     def write() -> None:
@@ -155,6 +162,8 @@ def _whole_ones(
         if not isinstance(document, NewMetadata):
             yield document
             continue
+        if not update:
+            raise TypeError(f"new metadata for {document.id!r} is no document to add; use update")
         if document.id in new:
             raise DataError(f"id {document.id!r} occurs twice; ids must be unique, fix the texts")
         new[document.id] = document
