@@ -53,14 +53,20 @@ class StudentInMemory:
 
     fingerprint = ""
 
-    def __init__(self, student: Student, tokenizer: Tokenizer, *, dim: int) -> None:
-        self.student, self.dim = student.eval(), dim
+    def __init__(self, student: Student, tokenizer: Tokenizer, *, dim: int, prompts: tuple[str, str]) -> None:
+        self.student, self.dim, self.prompts = student.eval(), dim, prompts
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.enable_truncation(student.max_tokens)
         self.tokenizer.enable_padding()
 
-    @torch.no_grad()
     def encode_document(self, texts: Sequence[str]) -> Embeddings:
+        return self._encode([self.prompts[0] + text for text in texts])
+
+    def encode_query(self, texts: Sequence[str]) -> Embeddings:
+        return self._encode([self.prompts[1] + text for text in texts])
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> Embeddings:
         device = next(self.student.parameters()).device
         vectors = np.zeros((len(texts), self.dim), np.float32)
         by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))
@@ -70,8 +76,6 @@ class StudentInMemory:
             ids, mask = (torch.tensor([getattr(e, k) for e in batch], device=device) for k in ("ids", "attention_mask"))
             vectors[numbers] = self.student(ids, mask).vectors_BD.float().cpu().numpy()
         return vectors
-
-    encode_query = encode_document
 
 
 def main() -> None:
@@ -120,7 +124,7 @@ def train(recipe: Recipe, work: Path, *, cache: Path | None, data: Path | None) 
         "domains": dict(accuracy.by_domain),
     }
     if data:
-        embedder = StudentInMemory(run.encoder, run.tokenizer, dim=run.dim)
+        embedder = StudentInMemory(run.encoder, run.tokenizer, dim=run.dim, prompts=run.prompts)
         wanted = set(recipe.languages + recipe.weak_languages)
         pairs = [
             replace(own, sources=own.sources[:SENTENCES], targets=own.targets[:SENTENCES])

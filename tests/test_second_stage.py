@@ -46,6 +46,13 @@ def test_anchored_translations_share_a_target_and_what_has_no_anchor_keeps_its_o
     assert torch.equal(found[30:], targets[30:])
 
 
+def test_a_text_without_translations_stays_halfway_between_its_target_and_its_anchor():
+    texts = lessons.texts_of(rows_of(("de", "q", "", "gnome-help")), np.ones(10, np.int64))
+    targets, anchors = lessons.unit(torch.randn(2, 10, 24, generator=torch.Generator().manual_seed(0)))
+    moved = lessons.unit(anchors + targets.mean(dim=0) - anchors.mean(dim=0))
+    torch.testing.assert_close(lessons.anchor(texts, targets, anchors), lessons.unit(moved + targets))
+
+
 def test_rare_languages_and_kinds_of_text_are_drawn_in_their_shares():
     rows = rows_of(("de", "q", "", "pud"), ("fr", "q", "", "pud"), ("de", "p", "", "prose"), ("de", "p", "", "tldr"))
     rows += rows_of(("en", "p", "", "pud"))

@@ -133,7 +133,8 @@ def shifts(texts: Texts, vectors_ND: Tensor) -> Tensor:
 def anchor(texts: Texts, targets_ND: Tensor, anchors_ND: Tensor) -> Tensor:
     """Return the targets, in place of which texts that have an anchor, the first stage's vector, not 0, get that.
 
-    Anchors are moved to where the targets of their role are, and are the mean over a text's languages in its role.
+    Anchors are moved to where the targets of their role are, and are the mean over a text's languages in its role; a
+    text that has no translations gets the mean of both.
     """
     at_A = anchors_ND.any(dim=1).nonzero()[:, 0]
     places = at_A.cpu().numpy()
@@ -142,7 +143,9 @@ def anchor(texts: Texts, targets_ND: Tensor, anchors_ND: Tensor) -> Tensor:
     for these_A in (query_A, ~query_A):
         anchors_AD[these_A] += targets_AD[these_A].mean(dim=0) - anchors_AD[these_A].mean(dim=0)
     sums_GD, group_A = add_up(anchors_AD, texts.meanings[places])
-    return targets_ND.index_copy(0, at_A, unit(sums_GD)[group_A])
+    found_AD, alone_A = unit(sums_GD)[group_A], torch.from_numpy(texts.group[places] < 0).to(at_A.device)
+    found_AD[alone_A] = unit(found_AD[alone_A] + targets_AD[alone_A])
+    return targets_ND.index_copy(0, at_A, found_AD)
 
 
 def add_up(vectors_ND: Tensor, keys_N: Ints) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ START is the first stage's student, BUNDLE its bundle. The teacher's int8 bundle
 what the student costs. `train` takes one core; several of other seeds run side by side. `join` takes the mean of their
 weights, or goes --share of the way there from START. The token table and the layer that takes directions off stay as
 they are. Of what the first stage read it knows more than its teacher does; with anchors its own vectors of that, the
-mean over a text's languages, are the targets. What is taught, and how, is in `lessons.py`.
+mean over a text's languages, are the targets, and half of the target where a text has no translations. What is taught,
+and how, is in `lessons.py`.
 
 Letters: N texts, D width.
 """
@@ -72,6 +73,7 @@ def train(
     steps: int = 1_100,
     seconds: float = 1_980.0,
     anchors: Annotated[Path | None, typer.Option(help="The first stage's vectors, from `teach`.")] = None,
+    contrast: Annotated[float, typer.Option(help="Weight of finding translations, with anchors.")] = CONTRAST,
     go_on: Annotated[list[Path] | None, typer.Option(help="Begin with the mean of these runs, not with START.")] = None,
 ) -> None:
     """Train on one core until the steps or the seconds are over; leave the average weights in OUT (safetensors)."""
@@ -80,7 +82,7 @@ def train(
     if go_on:
         student.load_state_dict(mean_of(go_on), strict=False)
     kept, rng = np.load(anchors) if anchors else None, np.random.default_rng(seed)
-    lessons = read_lessons(read_texts(texts), np.load(vectors), start, anchors=kept, rng=rng)
+    lessons = read_lessons(read_texts(texts), np.load(vectors), start, anchors=kept, contrast=contrast, rng=rng)
 
     def say(step: int, losses: dict[str, float]) -> None:
         print(step, *(round(loss, 4) for loss in losses.values()), flush=True)
@@ -95,6 +97,7 @@ def read_lessons(
     start: Path,
     *,
     anchors: npt.NDArray[np.float16] | None,
+    contrast: float,
     rng: np.random.Generator,
 ) -> Lessons:
     """Return lessons of the texts that have vectors, read as the student reads them."""
@@ -108,7 +111,7 @@ def read_lessons(
     def read(numbers: Ints) -> tuple[Tensor, Tensor]:
         return tokens.padded(numbers, wrap=True, queries_B=texts.query[numbers])
 
-    contrast = 0.0 if anchors is None else CONTRAST
+    contrast = 0.0 if anchors is None else contrast
     return Lessons(texts, targets, read, bank=BANK, tokens=TOKENS, contrast=contrast, rng=rng)
 
 
