@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
@@ -30,9 +32,35 @@ def read_lines(path: Path, *, keep_ends: bool = False) -> Iterator[tuple[int, st
     Raises:
         DataError: a missing or damaged file, a line that is not UTF-8, or is longer than an index can keep.
     """
-    offset = 0
+    return (numbered for numbered in _numbered_lines(path, keep_ends=keep_ends) if numbered is not None)
+
+
+def read_batches(path: Path, most: int) -> Iterator[list[str]]:
+    """The lines of a file, `most` at once; of a pipe or a terminal those that have come, so that none of them waits.
+
+    Raises:
+        DataError: as `read_lines`.
+    """
+    batch: list[str] = []
+    for numbered in _numbered_lines(path):
+        if numbered is not None:
+            batch.append(numbered[1])
+        if batch and (numbered is None or len(batch) == most):
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _numbered_lines(path: Path, *, keep_ends: bool = False) -> Iterator[tuple[int, str] | None]:
+    """The numbered lines of a file; None where more may have to be waited for."""
+    number = offset = 0
     with opened(path) as file:
-        for number, line in enumerate(_raw_lines(file, path), 1):
+        for line in _raw_lines(file, path):
+            if line is None:
+                yield None
+                continue
+            number += 1
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -83,9 +111,9 @@ def show(path: Path) -> str:
     return "standard input" if path == STDIN else str(path)
 
 
-def _raw_lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
+def _raw_lines(file: IO[bytes], path: Path) -> Iterator[bytes | None]:
     parts: list[bytes] = []
-    size = number = 0
+    size, number, is_whole = 0, 0, _is_whole(file)
     while block := file.read1(BLOCK_BYTES):  # type: ignore[attr-defined]
         if block.endswith(b"\r"):
             block += file.read(1)  # so that \r\n does not fall apart
@@ -101,8 +129,18 @@ def _raw_lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
                 yield b"".join(parts)
                 number += 1
                 parts, size = [], 0
+        if not is_whole:
+            yield None
     if parts:
         yield b"".join(parts)
+
+
+def _is_whole(file: IO[bytes]) -> bool:
+    """Whether all lines are there, as in a file on disk; not so in a pipe and in a terminal."""
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except OSError:  # bytes in memory
+        return True
 
 
 def _no_utf8(path: Path, number: int, line: bytes, offset: int, byte: int) -> DataError:

@@ -1,12 +1,17 @@
 """Lines end where files end them, and nowhere else."""
 
 import gzip
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from kdserve import lines as lines_module
 from kdserve.errors import DataError
-from kdserve.lines import read_lines
+from kdserve.lines import read_batches, read_lines
 
 
 def written(folder, content, name="a.txt"):
@@ -64,3 +69,43 @@ def test_damaged_and_wrongly_named_files_are_errors(tmp_path):
             texts(written(tmp_path, content, "a.txt.gz"))
     with pytest.raises(DataError, match="is a folder, not a file"):
         texts(tmp_path)
+
+
+def test_a_file_is_read_in_whole_batches_across_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines_module, "BLOCK_BYTES", 3)
+    path = written(tmp_path, b"".join(b"%d\n" % number for number in range(25)))
+    assert [len(batch) for batch in read_batches(path, 10)] == [10, 10, 5]
+    assert sum(read_batches(path, 10), []) == texts(path)
+
+
+def test_of_a_pipe_what_has_come_is_a_batch():
+    reader, writer = os.pipe()
+    batches = read_batches(Path(f"/dev/fd/{reader}"), 10)
+    os.write(writer, b"one\ntwo\nthr")
+    assert next(batches) == ["one", "two"]
+    os.write(writer, b"ee\n")
+    assert next(batches) == ["three"]
+    os.close(writer)
+    assert list(batches) == []
+    os.close(reader)
+
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "tests" / "runtime" / "bundles" / "transformer"
+
+
+@pytest.mark.parametrize(
+    "command", [("embed", "-", "--bundle", TINY), ("classify", "kdserve-langid"), ("translate", "kdserve-gist")]
+)
+def test_a_line_that_was_typed_is_answered_before_the_next(command):
+    command = [sys.executable, "-m", "kdserve.cli", *map(str, command)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        for line in (b"Wo ist der Bahnhof?\n", b"Danke.\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert select.select([process.stdout], [], [], 120)[0]
+            assert process.stdout.readline().strip()
+        process.stdin.close()
+        assert process.stdout.read() == b""

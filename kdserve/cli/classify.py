@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kdserve.cli.console import print_json, print_row, say
+from kdserve.cli.console import flush, print_json, print_row, say
 from kdserve.cli.options import Device, Threads
 
-_CHUNK_TEXTS = 1024
+_CHUNK_LINES = 1024
 
 
 def register(app: typer.Typer) -> None:
@@ -29,11 +27,12 @@ def classify(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
 ) -> None:
     """Name the label of each text: label, probability and text with tabs between. Empty lines are skipped."""
-    from kdserve.lines import read_lines
+    from kdserve.lines import read_batches
     from kdserve.runtime import Classifier
 
     classifier, num_texts = Classifier.load(bundle, device=device, num_threads=threads), 0
-    for chunk in _chunks(line for _, line in read_lines(texts) if line.strip()):
+    for lines in read_batches(texts, _CHUNK_LINES):
+        chunk = [line for line in lines if line.strip()]
         num_texts += len(chunk)
         for text, row in zip(chunk, classifier.probabilities(chunk), strict=True):
             best = [(classifier.labels[place], float(row[place])) for place in (-row).argsort(kind="stable")]
@@ -43,6 +42,7 @@ def classify(
                 print_json({"text": text, "label": label, "probability": round(probability, 6), "labels": labels})
             else:
                 print_row(label, f"{probability:.3f}", text)
+        flush()
     if not num_texts:
         say(f"{texts} holds no text, so there is no label; give a file with a text a line")
     if classifier.num_cut:
@@ -50,9 +50,3 @@ def classify(
             f"{classifier.num_cut} of {num_texts} texts are longer than the {classifier.max_tokens} tokens that the "
             f"classifier reads; their labels tell of their beginnings"
         )
-
-
-def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(lines)
-    while chunk := list(islice(iterator, _CHUNK_TEXTS)):
-        yield chunk

@@ -105,6 +105,11 @@ def print_json(record: object) -> None:
     sys.stdout.write(json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
 
 
+def flush() -> None:
+    """Let who reads stdout have what was written: before more is waited for."""
+    sys.stdout.flush()
+
+
 def say(message: str) -> None:
     """Write one line for the user to stderr, but not under `--quiet`."""
     if not _quiet:

@@ -139,7 +139,13 @@ def known_ids(folder: Path, given: list[str]) -> list[Id]:
 
 def lines_of_stdin() -> Iterator[str]:
     """The lines of standard input that show something, as they come."""
-    from kdserve.lines import STDIN, read_lines
+    return chain.from_iterable(batches_of_stdin(1))
+
+
+def batches_of_stdin(most: int) -> Iterator[list[str]]:
+    """The lines of standard input that show something, those that have come and `most` at once."""
+    from kdserve.lines import STDIN, read_batches
     from kdserve.runtime.normalizer import is_blank
 
-    return (line for _, line in read_lines(STDIN) if not is_blank(line))
+    batches = ([line for line in lines if not is_blank(line)] for lines in read_batches(STDIN, most))
+    return filter(None, batches)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kdserve.cli.console import progress_bars, say
-from kdserve.cli.documents import open_source
+from kdserve.cli.console import flush, progress_bars, say
+from kdserve.cli.documents import batches_of_stdin, open_source
 from kdserve.cli.options import DEFAULT_BUNDLE, Device, Threads
 from kdserve.errors import DataError
+
+if TYPE_CHECKING:
+    from kdserve.search import Document
 
 CHUNK_TEXTS = 2048
 
@@ -42,18 +46,31 @@ def embed(
     JSON lines and Parquet have id, text and vector; .npy has the vectors alone, (N, D) float32.
     """
     from kdserve.cli.vectors import written
-    from kdserve.lines import show
+    from kdserve.lines import STDIN, show
     from kdserve.loading import open_model
 
     source = open_source(texts, None, text_column, id_column, "")
     encoder = open_model(bundle, device=device, num_threads=threads)
     encode = encoder.encode_query if role == "query" else encoder.encode_document
-    documents, total, num_texts = iter(source.read()), source.count(), 0
+    total, num_texts = source.count(), 0
     with progress_bars() as progress, written(out, encoder.dim) as write:
-        while chunk := list(islice(documents, CHUNK_TEXTS)):
+        for chunk in _arrived() if texts == STDIN else _chunks(source.read()):
             write(chunk, encode([document.text for document in chunk]))
+            flush()
             num_texts += len(chunk)
             progress("embed", num_texts, total)
         if not num_texts:
             raise DataError(f"{show(texts)} holds no text; give texts")
     say(f"{num_texts} vectors of {encoder.dim} numbers" + (f" in {out}" if out else ""))
+
+
+def _arrived() -> Iterator[list[Document]]:
+    from kdserve.search import Document
+
+    return ([Document(text=line) for line in lines] for lines in batches_of_stdin(CHUNK_TEXTS))
+
+
+def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    iterator = iter(documents)
+    while chunk := list(islice(iterator, CHUNK_TEXTS)):
+        yield chunk

@@ -7,15 +7,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kdserve.cli import hits as shown
-from kdserve.cli.console import print_json, print_row, say
-from kdserve.cli.documents import lines_of_stdin
+from kdserve.cli.console import flush, print_json, print_row, say
+from kdserve.cli.documents import batches_of_stdin
 from kdserve.cli.milvus import Milvus, open_collection, refuse_in_milvus
 from kdserve.cli.options import Device, Threads
 from kdserve.errors import FolderError, KdserveError
@@ -97,9 +96,9 @@ def search(
     if not query:
         _converse(asking)
         return
-    queries = lines_of_stdin() if query == "-" else iter([query])
-    while some := list(islice(queries, QUERIES_AT_ONCE)):
-        asking.ask(some)
+    for questions in batches_of_stdin(QUERIES_AT_ONCE) if many else [[query]]:
+        asking.ask(questions)
+        flush()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kdserve.cli.console import print_json, print_row, progress_bars, say
+from kdserve.cli.console import flush, print_json, print_row, progress_bars, say
 from kdserve.cli.options import Device, Threads
 from kdserve.errors import FolderError
 
@@ -71,17 +69,18 @@ def _write(
     device: Device,
     json: bool,
 ) -> None:
-    from kdserve.lines import read_lines, show
+    from kdserve.lines import read_batches, show
 
     translator, num_texts = _open(task, bundle, threads, device), 0
     with progress_bars() as progress:
-        for chunk in _chunks(line for _, line in read_lines(texts)):
+        for chunk in read_batches(texts, _CHUNK_LINES):
             outputs = translator.translate(chunk, source=source, target=target, num_beams=beams)
             for text, output in zip(chunk, outputs, strict=True):
                 if json:
                     print_json({"text": text, "output": output})
                 else:
                     print_row(output)
+            flush()
             num_texts += len(chunk)
             progress(task, num_texts, 0)
     if not num_texts:
@@ -95,9 +94,3 @@ def _open(task: str, bundle: str, threads: int | None, device: Device) -> Transl
     if translator.settings.task != task:
         raise FolderError(f"{bundle} was made to {translator.settings.task}; run kdserve {translator.settings.task}")
     return translator
-
-
-def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(lines)
-    while chunk := list(islice(iterator, _CHUNK_LINES)):
-        yield chunk
