@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 QUERIES_AT_ONCE = 256
 ANSWER_PASSAGES = 20
 """Answers are looked for in so many passages, at least."""
+_BESIDE_LANGUAGE = re.compile("[-_]")
+"""What parts a language from its region or script: en-US, zh_Hant."""
 FOLLOW_UP = "+"
 OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where it is not found by the index's record.")]
 
@@ -161,7 +164,8 @@ class Asking:
         """What the texts say, as the translator writes it; nothing of those that are in its language already."""
         if self.translator is None:
             return [""] * len(texts)
-        foreign = [hit.language not in self.translator.targets for hit in hits]
+        languages = [_BESIDE_LANGUAGE.split(hit.language or "")[0].lower() for hit in hits]
+        foreign = [language not in self.translator.targets for language in languages]
         said = iter(
             self.translator.translate([text for text, is_foreign in zip(texts, foreign, strict=True) if is_foreign])
         )

@@ -60,7 +60,7 @@ class RayWorkers:
         self, tasks: Sequence[ShardTask[Result]], fingerprint: str, done: Callable[[Result], None]
     ) -> list[Result]:
         """As `Workers.each`; raises DataError where Ray was started here and has no room for any worker."""
-        _start_ray()
+        start_ray()
         self._tell_room()
         crew = _Crew(self, fingerprint)
         try:
@@ -72,7 +72,7 @@ class RayWorkers:
         """As `Workers.once`."""
         import ray
 
-        _start_ray()
+        start_ray()
         running = ray.remote(num_cpus=0, max_retries=MOST_LOSSES)(_call).remote(call)
         try:
             result: Result = ray.get(running)
@@ -251,12 +251,17 @@ def _call(call: Callable[[], Result]) -> Result:
     return call()
 
 
-def _start_ray() -> None:
+def start_ray() -> None:
+    """Connect to the cluster of `RAY_ADDRESS`, or start one on this machine, unless that has been done.
+
+    Raises:
+        DataError: it does not answer.
+    """
     import ray
 
     if not ray.is_initialized():
+        named, on_stop = os.environ.get("RAY_ADDRESS"), signal.getsignal(signal.SIGTERM)
         try:
-            named, on_stop = os.environ.get("RAY_ADDRESS"), signal.getsignal(signal.SIGTERM)
             ray.init(
                 named or "local",
                 resources=None if named else {_HERE: 1},
@@ -264,10 +269,11 @@ def _start_ray() -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-            if callable(on_stop) and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_stop)  # Ray's own aborts, and nothing is tidied up
-        except ConnectionError as error:
-            raise DataError(f"Ray cannot be reached ({_first_line(error)}); check RAY_ADDRESS") from error
+        except Exception as error:  # bare ones too, where a part of it does not answer in time
+            what, advice = ("reached", "check RAY_ADDRESS") if named else ("started", "try again when less is running")
+            raise DataError(f"Ray cannot be {what} ({_first_line(error)}); {advice}") from error
+        if callable(on_stop) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_stop)  # Ray's own aborts, and nothing is tidied up
 
 
 def _raise_cause(error: Any) -> NoReturn:

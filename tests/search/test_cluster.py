@@ -15,6 +15,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_passages import LONG, Counting
@@ -24,7 +25,7 @@ from kdserve import samples
 from kdserve.cli.index import index
 from kdserve.datatypes import no_progress
 from kdserve.errors import DataError, EncodeError, FolderError, MissingExtraError
-from kdserve.search import BuildOptions, Document, Retriever, Source
+from kdserve.search import BuildOptions, Document, Retriever, Source, cluster
 from kdserve.search.cluster import RayWorkers
 from kdserve.search.documents.shards import ShardTask, SharedDocuments
 from kdserve.search.index import build as build_module
@@ -357,3 +358,17 @@ def test_a_missing_extra_passes_between_processes():
 if __name__ == "__main__":
     build_module.CHECKPOINT_S = 0.0
     build_and_lose_workers(Path(sys.argv[1]), sys.argv[2])
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("", "cannot be started .timed out.; try again"), ("10.0.0.1:1", "cannot be reached .timed out.; check RAY_ADD")],
+)
+def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, address, message):
+    def init(*_, **__):
+        raise Exception("timed out\nand more")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(DataError, match=message):
+        cluster.start_ray()

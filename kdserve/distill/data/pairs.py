@@ -18,6 +18,7 @@ from kdserve.json_files import parse_json
 from kdserve.lines import read_lines
 from kdserve.manifest import hash_file
 from kdserve.recipe import DataRecipe
+from kdserve.runtime.normalizer import is_blank
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,6 @@ def _column(row: Row, column: str, where: str) -> str:
         if not isinstance(value, Mapping) or part not in value:
             raise DataError(f"{where} has no column {column!r}; it has {', '.join(map(str, row))}")
         value = value[part]
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or is_blank(value):
         raise DataError(f"{where} has no text in column {column!r}; fix or drop the row")
     return value.strip()

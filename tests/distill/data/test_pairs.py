@@ -73,6 +73,7 @@ def test_source_sentences_alone_have_no_language(tmp_path: Path):
         (b"a\tb\nc\n", "line 2 has 1 columns, the first line has 2"),
         (b"a\tb\n\xff\xfe\tc\n", "is not UTF-8"),
         (b"a\tb\nc\t \n", "line 2 has no text in column '1'"),
+        ("a\tb\nc\t\u200b\u00ad\n".encode(), "line 2 has no text in column '1'"),  # nobody sees anything there
         ("a\tb\n".encode("utf-16"), "iconv -f UTF-16"),
     ],
 )
