@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,8 @@ torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models" / "kdserve-mini"))
 import lessons  # noqa: E402
 import second_stage  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from sentence_transformers import SentenceTransformer  # noqa: E402
 
 from kdserve.export.reopen import reopen_bundle  # noqa: E402
 
@@ -62,8 +62,7 @@ def test_rare_languages_and_kinds_of_text_are_drawn_in_their_shares():
     assert weights[1, 0] / weights[0, 0] == pytest.approx(3**0.4)
 
 
-def test_a_run_on_one_core_moves_the_layers_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(second_stage, "open_layers", partial(lessons.open_layers, max_tokens=64))  # a tiny student's
+def test_a_run_on_one_core_moves_layers_and_positions_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # other tests have theirs
     rows = rows_of(("de", "q", "a", "tatoeba"), ("en", "q", "a", "tatoeba"), ("fr", "p", "", "pud"))
     names = ("texts.tsv", "vectors.npy", "anchors.npy", "start", "out.safetensors")
@@ -75,7 +74,30 @@ def test_a_run_on_one_core_moves_the_layers_alone(tmp_path, monkeypatch):
     assert np.load(vectors).any(axis=1).all()
     assert np.load(anchors).any(axis=1).tolist() == [True] * 20 + [False] * 10  # pud is new
     second_stage.train(texts, vectors, start, out, steps=4, seconds=600, anchors=anchors)
-    before, after = lessons.open_layers(start, max_tokens=64).state_dict(), load_file(out)
-    assert all(name.startswith("body.encoder.layer.") for name in after)
+    before, after = lessons.open_layers(start).state_dict(), load_file(out)
+    positions = "body.embeddings.position_embeddings.weight"
+    assert all(name.startswith("body.encoder.layer.") or name == positions for name in after)
     query = "body.encoder.layer.0.attention.self.query.weight"
     assert not torch.equal(before[query], after[query])
+
+
+def test_a_student_made_to_read_longer_texts_reads_short_ones_as_before(tmp_path):
+    start, longer, out = tmp_path / "start", tmp_path / "longer", tmp_path / "out.safetensors"
+    reopen_bundle(BUNDLE, start)
+    teacher = SentenceTransformer(str(start))
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(128, teacher.get_embedding_dimension(), generator=generator)
+    teacher[0].auto_model.embeddings.position_embeddings = torch.nn.Embedding.from_pretrained(table)
+    teacher[0].auto_model.config.max_position_embeddings = 128
+    teacher.save(str(tmp_path / "teacher"))
+    second_stage.lengthen(start, longer, tokens=96, teacher=str(tmp_path / "teacher"))
+    before, after = (lessons.open_layers(folder) for folder in (start, longer))
+    (old_TD,), (new_TD,) = (one.body.embeddings.position_embeddings.parameters() for one in (before, after))
+    assert torch.equal(new_TD[:64], old_TD)
+    torch.testing.assert_close(new_TD[64:], table[64:96] + (old_TD - table[:64]).mean(dim=0))
+    words = "wort " * 200
+    assert second_stage.read_tokens(longer, [words])[0].lengths.tolist() == [94]
+    save_file({"body.embeddings.position_embeddings.weight": torch.zeros_like(new_TD)}, out)
+    second_stage.join(longer, tmp_path / "joined", [out], share=0.25)
+    (moved_TD,) = lessons.open_layers(tmp_path / "joined").body.embeddings.position_embeddings.parameters()
+    torch.testing.assert_close(moved_TD, 0.75 * new_TD)

@@ -38,7 +38,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "models" / "kdserve-mini")]
 from gpu_run import open_teacher  # noqa: E402
 from lessons import CONTRAST, NEW, Ints, Lessons, anchor, learn, make_targets, open_layers, shifts, unit  # noqa: E402
 from pieces import save_pieces  # noqa: E402
-from search_texts import MOST_TOKENS, PackedTexts, gather  # noqa: E402
+from search_texts import PackedTexts, gather  # noqa: E402
 
 AVERAGE, DIRECTIONS = 0.998, 16
 BANK = {"wiki": 8_192, "passages": 10_240, "questions": 6_144}
@@ -84,7 +84,7 @@ def open_start(start: Path) -> Student:
         if kind_of(start) == "bundle":
             reopen_bundle(start, Path(temporary) / "student")
             start = Path(temporary) / "student"
-        return open_layers(start, max_tokens=MOST_TOKENS)
+        return open_layers(start)
 
 
 def teach(texts: PackedTexts, teacher: torch.nn.Module, student: Student, *, tokens: int) -> Tensor:

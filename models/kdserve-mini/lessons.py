@@ -8,6 +8,7 @@ against, G groups of texts that say the same, S slots (a language in a role), D 
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ WARMUP, SCALE, CONTRAST = 0.05, 120.0, 0.3
 WIKI = {
     "pud", "jaquad", "drcd", "cmrc2018", "arcd", "piaf", "faquad", "iapp-wiki-qa", "indic-wiki", "tico19",
 }  # fmt: skip
-NEW = {*WIKI, "opentriviaqa", "qald"}
+NEW = {*WIKI, "opentriviaqa", "qald", "joined"}
 """What the first stage did not read, or of which its teacher knows more."""
 EVERYDAY = {
     "tatoeba", "tatoeba-pivot", "tatoeba-pivot2", "tanaka", "opensubs-xed", "korean-park", "scratch-ui", "element-ui",
@@ -248,13 +249,18 @@ class Lessons:
         return losses
 
 
-def open_layers(start: Path, *, max_tokens: int = 256) -> Student:
-    """Open a student of which the layers alone learn: not its token table, nor the layer that takes directions off."""
-    student = open_student(start, StudentRecipe(max_tokens=max_tokens, table_bits=4))
-    student.table.requires_grad_(requires_grad=False)
-    for module in (student.body.embeddings, student.dense):
+def open_layers(start: Path) -> Student:
+    """Open a student whose layers and positions learn: not its token table, nor the layer that takes directions off."""
+    student = open_student(start, StudentRecipe(max_tokens=count_positions(start), table_bits=4))
+    for module in (student.table, student.body.embeddings, student.dense):
         module.requires_grad_(requires_grad=False)
+    student.body.embeddings.position_embeddings.requires_grad_(requires_grad=True)
     return student
+
+
+def count_positions(start: Path) -> int:
+    """Return how many tokens a student reads of a text."""
+    return int(json.loads((start / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
 
 
 def learn(

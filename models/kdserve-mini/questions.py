@@ -22,6 +22,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 from kdserve.evaluate import read_questions
@@ -40,6 +41,8 @@ PUD = {
 }  # fmt: skip
 LARGE = 4 << 20
 TRIVIA = 12_000
+JOINED, JOINED_OF_ASKED, LEAST_JOINED = 100, 330, 450
+"""Texts of several passages: of each language, and how many characters they have at least."""
 MOST = {"questions": 16_000, "paragraphs": 900, "spans": 400, "spans of ASKED": 1_600, "documents": 250}
 MOST_ALONE = {"questions": 20_000, "paragraphs": 8_000, "spans": 2_000, "spans of ASKED": 6_000}
 """Of each data set, and of each language; ALONE with --questions-only."""
@@ -62,7 +65,8 @@ def main() -> None:
     seen = evaluated(arguments.data)
     kept: dict[tuple[str, str, str], Text] = {}
     dropped = 0
-    for text in (*native(arguments.checkouts, rng, most), *parallel(arguments.data, rng, most, spans_only=only)):
+    found = (native(arguments.checkouts, rng, most), parallel(arguments.data, rng, most, spans_only=only))
+    for text in chain(*found, joined(arguments.data, random.Random(RECIPE.seed))):
         if sentences(text[-1]) & seen:
             dropped += 1
         elif len(text[-1]) > 1:
@@ -156,6 +160,22 @@ def parallel(data: Path, rng: random.Random, most: dict[str, int], *, spans_only
             [row for row in prose if len(row[1]) > 40], most["spans of ASKED" if many else "spans"], rng
         ):
             yield language, "q", "", domain, span(text, language, rng)
+
+
+def joined(data: Path, rng: random.Random) -> Iterator[Text]:
+    """Yield two to four passages of one domain as one text, so that there are long ones in every language."""
+    for language in LANGUAGES:
+        by_domain: dict[str, list[str]] = {}
+        for _, text, domain in rows_of(data, "passages", language):
+            by_domain.setdefault(domain, []).append(clean(text))
+        found = []
+        for passages in by_domain.values():
+            rest = iter(passages)
+            while len(some_of_them := list(islice(rest, rng.randint(2, 4)))) > 1:
+                found.append(("" if language in UNSPACED else " ").join(some_of_them))
+        long = [text for text in found if len(text) > LEAST_JOINED]
+        most = JOINED_OF_ASKED if language in ASKED else JOINED
+        yield from ((language, "p", "", "joined", text) for text in rng.sample(long, min(most, len(long))))
 
 
 def pairs(rows: list[list[str]], language: str, role: str) -> Iterator[Text]:

@@ -6,11 +6,12 @@
     python models/kdserve-mini/second_stage.py train TEXTS VECTORS START OUT --seed 1 --seconds 900
     python models/kdserve-mini/second_stage.py train TEXTS VECTORS START OUT --anchors ANCHORS --go-on OUT ...
     python models/kdserve-mini/second_stage.py join START STUDENT OUT ... --share 0.3
+    python models/kdserve-mini/second_stage.py lengthen START STUDENT --tokens 512
 
 START is the first stage's student, BUNDLE its bundle. The teacher's int8 bundle embeds each text once, so a step costs
 what the student costs. `train` takes one core; several of other seeds run side by side. `join` takes the mean of their
-weights, or goes --share of the way there from START. The token table and the layer that takes directions off stay as
-they are. Of what the first stage read it knows more than its teacher does; with anchors its own vectors of that, the
+weights, or goes --share of the way there from START. `lengthen` makes a student that reads longer texts, for a start.
+The token table and the layer that takes directions off stay as they are. Of what the first stage read it knows more than its teacher does; with anchors its own vectors of that, the
 mean over a text's languages, are the targets, and half of the target where a text has no translations. What is taught,
 and how, is in `lessons.py`.
 
@@ -20,6 +21,8 @@ Letters: N texts, D width.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,14 +30,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from lessons import CONTRAST, NEW, Ints, Lessons, anchor, learn, make_targets, open_layers, read_texts, texts_of
+from lessons import (
+    CONTRAST,
+    NEW,
+    Ints,
+    Lessons,
+    anchor,
+    count_positions,
+    learn,
+    make_targets,
+    open_layers,
+    read_texts,
+    texts_of,
+)
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from kdserve.distill.data.tokens import TokenStore, tokenize_texts
+from kdserve.distill.students.bodies import require_positions
 from kdserve.distill.students.folder import read_prompts
+from kdserve.distill.teachers.embedder import load_teacher
 from kdserve.loading import open_model
 from kdserve.manifest import MANIFEST_NAME, hash_file, read_manifest, staged_folder, write_manifest
 
@@ -116,20 +133,42 @@ def read_lessons(
 
 
 @app.command()
+def lengthen(start: Path, student: Path, tokens: int = 512, teacher: str = "multilingual-e5-small") -> None:
+    """Write STUDENT: START with positions for longer texts, the teacher's, as far away as START's are on average."""
+    body = load_teacher(teacher, device="cpu").body
+    require_positions(body, tokens)
+    longer_TD = body.embeddings.position_embeddings.weight.detach()[:tokens].clone()
+    with rewritten(start, student, max_tokens=tokens) as model:
+        own = model[0].auto_model
+        own_TD = own.embeddings.position_embeddings.weight.detach()
+        longer_TD += (own_TD - longer_TD[: len(own_TD)]).mean(dim=0)
+        longer_TD[: len(own_TD)] = own_TD
+        own.embeddings.position_embeddings = torch.nn.Embedding.from_pretrained(longer_TD)
+        own.config.max_position_embeddings = model.tokenizer.model_max_length = tokens
+        model.tokenizer.init_kwargs["max_length"] = tokens
+
+
+@app.command()
 def join(start: Path, student: Path, runs: list[Path], share: float = 1.0) -> None:
     """Write STUDENT: START's weights, moved by `share` towards the mean of the runs'."""
-    manifest, mean = read_manifest(start, kind="student"), mean_of(runs)
+    mean = mean_of(runs)
+    with rewritten(start, student) as model, torch.no_grad():
+        for name, value in model[0].auto_model.named_parameters(prefix="body"):
+            if name in mean:
+                value.lerp_(mean[name], share)
+
+
+@contextmanager
+def rewritten(start: Path, student: Path, **changed: object) -> Iterator[SentenceTransformer]:
+    """Open START, and write what the block makes of it to STUDENT, as are the settings that are `changed`."""
+    manifest = read_manifest(start, kind="student")
     with staged_folder(student) as folder:
         shutil.copytree(start, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST_NAME))
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        named = dict(model[0].auto_model.named_parameters())
-        with torch.no_grad():
-            for name, value in mean.items():
-                if name.startswith("body."):
-                    named[name.removeprefix("body.")].lerp_(value, share)
+        yield model
         model[0].save(str(folder))
         parents = {**manifest.parents, "first_stage": hash_file(start / MANIFEST_NAME)}
-        write_manifest(folder, kind="student", parents=parents, settings=manifest.settings)
+        write_manifest(folder, kind="student", parents=parents, settings={**manifest.settings, **changed})
 
 
 def mean_of(runs: list[Path]) -> dict[str, Tensor]:
@@ -147,7 +186,7 @@ def read_tokens(start: Path, texts: list[str]) -> tuple[TokenStore, npt.NDArray[
     document, query = (
         tuple(tokenizer.encode(prompt.rstrip(), add_special_tokens=False).ids) for prompt in read_prompts(start)
     )
-    tokens = tokenize_texts(tokenizer, texts, max_tokens=254, prompts=(document, query))
+    tokens = tokenize_texts(tokenizer, texts, max_tokens=count_positions(start) - 2, prompts=(document, query))
     return tokens, tokens.lengths.astype(np.int64) + 2 + len(query)
 
 
