@@ -87,7 +87,7 @@ def build(
     memory: Memory = "",
     precision: Annotated[Literal["float32", "int8"], typer.Option(help="How vectors are stored.")] = "float32",
     passage_tokens: Annotated[
-        int, typer.Option(help="Tokens of a passage, into which longer documents are split; 0: the model's own window.")
+        int, typer.Option(help="Tokens of a passage, into which longer documents are split; 0: 256, or all it reads.")
     ] = 0,
     ray_workers: Annotated[
         int,

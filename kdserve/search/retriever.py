@@ -31,8 +31,9 @@ class BuildOptions:
     """How an index is made.
 
     `kind`, `recall` and `memory_bytes` are its `Requirements`; "auto" chooses by the number of rows and the others.
-    Documents longer than `passage_tokens` are split into overlapping passages; 0 stands for the encoder's own window,
-    and an encoder that cannot count tokens leaves them whole. A document is found by its best passage.
+    Documents longer than `passage_tokens` are split into overlapping passages; 0 stands for 256, or as many as the
+    encoder reads where it reads fewer. An encoder that cannot count tokens leaves them whole. A document is found by
+    its best passage.
     `lexical` also keeps the words of the documents, for search by meaning and words together.
     `encoder_name` is recorded, so that `kdserve search` finds the encoder again: a published name or a bundle folder.
     `resume_key` stands for the same documents in the same order; a killed build with the same key goes on, and one

@@ -8,12 +8,12 @@
     python models/kdserve-mini/second_stage.py join START STUDENT OUT ... --share 0.3
     python models/kdserve-mini/second_stage.py lengthen START STUDENT --tokens 512
 
-START is the first stage's student, BUNDLE its bundle. The teacher's int8 bundle embeds each text once, so a step costs
-what the student costs. `train` takes one core; several of other seeds run side by side. `join` takes the mean of their
-weights, or goes --share of the way there from START. `lengthen` makes a student that reads longer texts, for a start.
-The token table and the layer that takes directions off stay as they are. Of what the first stage read it knows more than its teacher does; with anchors its own vectors of that, the
-mean over a text's languages, are the targets, and half of the target where a text has no translations. What is taught,
-and how, is in `lessons.py`.
+START is the first stage's student, BUNDLE its bundle. The teacher's int8 bundle embeds each text once, so a step
+costs what the student costs. `train` takes one core; several of other seeds run side by side. `join` takes the mean
+of their weights, or goes --share of the way there from START. `lengthen` makes a student that reads longer texts, for
+a start. The token table and the layer that takes directions off stay as they are. Of what the first stage read it
+knows more than its teacher does; with anchors its own vectors of that, the mean over a text's languages, are the
+targets, and half of the target where a text has no translations. What is taught, and how, is in `lessons.py`.
 
 Letters: N texts, D width.
 """

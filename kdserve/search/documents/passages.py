@@ -15,6 +15,8 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 OVERLAP_SHARE = 8
 """Neighbouring passages share about an eighth of the window."""
 LEAST_WINDOW = 16
+USUAL_WINDOW = 256
+"""Tokens of a passage, whatever more the encoder reads: vectors of longer ones say less of each part."""
 MOST_WORD_TOKENS = 12
 """Words of more tokens are taken apart: stretches without a space, as in Chinese, Japanese or Thai."""
 PIECE_CHARACTERS = 16
@@ -39,7 +41,7 @@ class TokenCounter(Embedder, Protocol):
 
 
 def choose_window(encoder: Embedder, passage_tokens: int) -> int:
-    """The tokens of a passage: as asked, or the encoder's own window for 0; 0 for an encoder that cannot count them.
+    """The tokens of a passage: as asked, for 0 what suits it; 0 for an encoder that cannot count them.
 
     Raises:
         DataError: fewer than 16, or more than the encoder reads.
@@ -50,7 +52,7 @@ def choose_window(encoder: Embedder, passage_tokens: int) -> int:
         raise DataError(
             f"passages of {passage_tokens} tokens cannot be; choose between {LEAST_WINDOW} and {encoder.max_tokens}"
         )
-    return passage_tokens or encoder.max_tokens
+    return passage_tokens or min(USUAL_WINDOW, encoder.max_tokens)
 
 
 def split_text(text: str, count_tokens: CountTokens, window: int) -> list[Span]:
