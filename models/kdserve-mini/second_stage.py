@@ -90,6 +90,7 @@ def train(
     steps: int = 1_100,
     seconds: float = 1_980.0,
     anchors: Annotated[Path | None, typer.Option(help="The first stage's vectors, from `teach`.")] = None,
+    rate: Annotated[float, typer.Option(help="Of learning, at its highest.")] = RATE,
     contrast: Annotated[float, typer.Option(help="Weight of finding translations, with anchors.")] = CONTRAST,
     go_on: Annotated[list[Path] | None, typer.Option(help="Begin with the mean of these runs, not with START.")] = None,
 ) -> None:
@@ -104,7 +105,7 @@ def train(
     def say(step: int, losses: dict[str, float]) -> None:
         print(step, *(round(loss, 4) for loss in losses.values()), flush=True)
 
-    average, _ = learn(student, lessons, say, rate=RATE, average=AVERAGE, seconds=seconds, every=50, steps=steps)
+    average, _ = learn(student, lessons, say, rate=rate, average=AVERAGE, seconds=seconds, every=50, steps=steps)
     save_file(average, out)
 
 

@@ -14,7 +14,7 @@ from kdserve.errors import DataError
 from kdserve.runtime import Encoder
 from kdserve.search import BuildOptions, Document, Retriever, describe, verify_index
 from kdserve.search.documents.embedding import embed_chunk
-from kdserve.search.documents.passages import split_text
+from kdserve.search.documents.passages import choose_window, split_text
 
 BUNDLES = Path(__file__).parents[2] / "runtime" / "bundles"
 
@@ -125,3 +125,10 @@ def test_documents_of_many_passages_live_like_others(retriever):
 def test_passages_beyond_the_window_are_refused(tmp_path):
     with pytest.raises(DataError, match="choose between 16 and 40"):
         Retriever.build(tmp_path / "index", [Document(text="x")], Counting(), options=BuildOptions(passage_tokens=41))
+
+
+@pytest.mark.parametrize(("reads", "asked", "expected"), [(512, 0, 256), (512, 512, 512), (128, 0, 128), (512, 40, 40)])
+def test_passages_are_no_longer_than_256_tokens_unless_asked(reads, asked, expected):
+    encoder = Counting()
+    encoder.max_tokens = reads
+    assert choose_window(encoder, asked) == expected
