@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -48,13 +47,14 @@ def embed(
     from kdserve.cli.vectors import written
     from kdserve.lines import STDIN, show
     from kdserve.loading import open_model
+    from kdserve.search.index.build import chunks
 
     source = open_source(texts, None, text_column, id_column, "")
     encoder = open_model(bundle, device=device, num_threads=threads)
     encode = encoder.encode_query if role == "query" else encoder.encode_document
     total, num_texts = source.count(), 0
     with progress_bars() as progress, written(out, encoder.dim) as write:
-        for chunk in _arrived() if texts == STDIN else _chunks(source.read()):
+        for chunk in _arrived() if texts == STDIN else chunks(source.read(), CHUNK_TEXTS):
             write(chunk, encode([document.text for document in chunk]))
             flush()
             num_texts += len(chunk)
@@ -68,9 +68,3 @@ def _arrived() -> Iterator[list[Document]]:
     from kdserve.search import Document
 
     return ([Document(text=line) for line in lines] for lines in batches_of_stdin(CHUNK_TEXTS))
-
-
-def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    iterator = iter(documents)
-    while chunk := list(islice(iterator, CHUNK_TEXTS)):
-        yield chunk
