@@ -56,7 +56,10 @@ def distill(
     unmeasured = f"too few held-out pairs to measure its {measure}"
     kept = f"weights of step {outcome.best_step} of {loaded.train.steps}"
     if outcome.best_step == 0 < loaded.train.steps:
-        kept += " (training gave no better than the start: lower the rates or train for more steps)"
+        kept += (
+            " (training gave no better than the start: lower the rates or train for more steps; where the start has seen "
+            "the held-out pairs, validation.permille=0 keeps the last weights instead)"
+        )
     say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept}")
     say(f"next: kdserve export {quote(str(out))} --out BUNDLE")
     if json:
