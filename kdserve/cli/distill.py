@@ -57,7 +57,7 @@ def distill(
     kept = f"weights of step {outcome.best_step} of {loaded.train.steps}"
     if outcome.best_step == 0 < loaded.train.steps:
         kept += (
-            " (training gave no better than the start: lower the rates or train for more steps; where the start has seen "
+            " (training gave no better than the start: lower the rates or train for more steps; where the start saw "
             "the held-out pairs, validation.permille=0 keeps the last weights instead)"
         )
     say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept}")
