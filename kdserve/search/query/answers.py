@@ -10,7 +10,7 @@ from operator import itemgetter
 from kdserve.datatypes import Embedder, Hit
 from kdserve.search.documents.passages import Span
 
-SENTENCE_END = re.compile(r"""(?<=[.!?…؟])["'»”’)\]]*\s+|(?<=[。！？।])\s*|\n\s*\n""")
+SENTENCE_END = re.compile(r"""[.!?…؟]["'»”’)\]]*\s+|[。！？।]+["'»”’)\]」』】）]*\s*|\n\s*\n""")
 MAX_CHARACTERS = 300
 """Longer sentences, as in scripts and lists without full stops, are cut at a space before."""
 MAX_SENTENCES = 64
@@ -69,8 +69,8 @@ def _stretches(text: str) -> Iterator[Span]:
     start = 0
     while start < len(text):
         found = SENTENCE_END.search(text, start, start + MAX_CHARACTERS)
-        stop = found.end() if found and found.end() > start else start + MAX_CHARACTERS
-        if not (found and found.end() > start) and stop < len(text):
+        stop = found.end() if found else start + MAX_CHARACTERS
+        if not found and stop < len(text):
             stop = max(text.rfind(" ", start, stop), text.rfind("\n", start, stop), start) + 1
             stop = stop if stop > start + 1 else start + MAX_CHARACTERS
         yield start, min(stop, len(text))

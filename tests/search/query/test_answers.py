@@ -19,7 +19,8 @@ def sentences(text: str) -> list[str]:
     ("text", "parts"),
     [
         ("One. Two! “Three?” Four", ["One.", "Two!", "“Three?”", "Four"]),
-        ("列车晚点了。今天下雨！", ["列车晚点了。", "今天下雨！"]),
+        ("列车晚点了。今天下雨！我们走吧？好。", ["列车晚点了。", "今天下雨！", "我们走吧？", "好。"]),
+        ("他说：“下雨了！！”我没听见。", ["他说：“下雨了！！”", "我没听见。"]),
         ("a line\nthat goes on\n\nanother", ["a line\nthat goes on", "another"]),
         ("यह सच है। वह आया।", ["यह सच है।", "वह आया।"]),
     ],
