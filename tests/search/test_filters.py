@@ -106,6 +106,8 @@ def test_filtered_search_equals_brute_force(corpus, expression, k):
         ("n in " + repr(list(range(2000))), "900 values"),
         ("(" * 500 + "n == 1" + ")" * 500, "cannot be read"),
         ("n == b'x'", "is no text or number"),
+        ("n in [{1: 2}, {[3]}]", "is no text or number"),
+        ("n == {[1]}", r"`\{\[1\]\}` is no value"),
         ('class == "a"', r'cannot be read \(invalid syntax\); a field of that name is written field\["class"\]'),
         ("my-name == 1", r'`my - name` is no field; .* field\["my name"\]'),
         ('field["\\ud800"] == 1', "cannot be read"),

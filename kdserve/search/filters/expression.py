@@ -185,7 +185,7 @@ def _is_field(node: ast.expr) -> bool:
 def _value(node: ast.expr) -> Value:
     try:
         value = ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):  # a TypeError is an item of a set, or a key, that cannot be hashed
         raise ValueError(f"`{_written(node)}` is no value; put text in quotes") from None
     if isinstance(value, int) and not -MAX_INT <= value <= MAX_INT:
         raise ValueError(f"{value} is beyond 64 bits")
