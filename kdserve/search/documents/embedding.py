@@ -103,13 +103,14 @@ def first_passages(texts: Sequence[str], encoder: Embedder, *, window: int) -> l
 
 
 def _spans(text: str, encoder: Embedder, window: int) -> list[Span]:
+    whole = [(0, len(text))]
     if window and isinstance(encoder, TokenCounter):
         return [
             (begin + start, begin + end)
             for begin, stretch in _stretches(text)
             for start, end in split_text(stretch, encoder.count_tokens, window)
-        ]
-    return [(0, len(text))]
+        ] or whole  # a blank text
+    return whole
 
 
 def _stretches(text: str) -> Iterator[tuple[int, str]]:

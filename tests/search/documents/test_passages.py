@@ -13,7 +13,7 @@ from kdserve import samples
 from kdserve.errors import DataError
 from kdserve.runtime import Encoder
 from kdserve.search import BuildOptions, Document, Retriever, describe, verify_index
-from kdserve.search.documents.embedding import embed_chunk
+from kdserve.search.documents.embedding import embed_chunk, first_passages
 from kdserve.search.documents.passages import choose_window, split_text
 
 BUNDLES = Path(__file__).parents[2] / "runtime" / "bundles"
@@ -46,6 +46,13 @@ def test_passages_cover_overlap_and_fit():
         assert start < end
     assert max(count_tokens([LONG[start:end] for start, end in spans])) <= 40
     assert len(spans) < 1.5 * count_tokens([LONG])[0] / 40
+
+
+def test_the_first_passage_of_a_text_may_be_blank():
+    texts = ["", " \n", "short", f"  {LONG}"]
+    blank, white, short, long = first_passages(texts, Counting(), window=40)
+    assert [blank, white, short] == texts[:3]
+    assert LONG.startswith(long.strip()) and count_tokens([long])[0] <= 40
 
 
 def test_most_passages_end_with_a_sentence():
