@@ -85,6 +85,7 @@ def test_metadata_changes_without_the_text(retriever):
 def test_it_knows_which_texts_it_has(retriever):
     retriever.add([Document(text="counted")])
     assert retriever.texts_among(text for text in ["counted", LONG, "a red", "not there"]) == {"counted", LONG}
+    assert retriever.texts_among([*map(str, range(40_000)), "counted"]) == {"counted"}
 
 
 @pytest.mark.parametrize(

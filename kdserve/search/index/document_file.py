@@ -42,6 +42,8 @@ CREATE TABLE state (name TEXT PRIMARY KEY, value)
 Kind = Literal["text", "number", "list"]
 KINDS: Mapping[Kind, str] = {"text": "'text'", "number": "'integer', 'real'", "list": "'blob'"}
 """Types of fields in SQLite."""
+FIXED_COLUMNS = frozenset({"doc", "id", "language"})
+"""Columns of `fields` that every file has; SQLite takes 2,000 in all."""
 MAX_FIELDS = 1000
 FETCH = 500
 """Documents asked for in one statement; SQLite takes at most 999 parameters in its older builds."""
@@ -132,7 +134,7 @@ class DocumentWriter:
     def _column(self, name: str) -> str:
         column = field_column(name)
         if column not in self._columns:
-            if len(self._columns) > MAX_FIELDS:
+            if len(self._columns - FIXED_COLUMNS) == MAX_FIELDS:
                 raise DataError(f"metadata has more than {MAX_FIELDS} different names; keep fewer fields")
             self._database.execute(f"ALTER TABLE fields ADD COLUMN {column}")
             self._columns.add(column)
@@ -155,9 +157,9 @@ class DocumentFile:
             self._database.execute("PRAGMA trusted_schema = OFF")
             tables = {row[0] for row in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             columns = {row[1] for row in self._database.execute("PRAGMA table_info(fields)")}
-            if not {"documents", "fields"} <= tables or not {"doc", "id", "language"} <= columns:
+            if not {"documents", "fields"} <= tables or not FIXED_COLUMNS <= columns:
                 raise self._damaged("it has not the tables of documents and fields")
-            self.fields = frozenset(field_name(column) for column in columns - {"doc", "id", "language"})
+            self.fields = frozenset(field_name(column) for column in columns - FIXED_COLUMNS)
 
     def field_names(self) -> list[str]:
         """The metadata names that filters can ask for."""
@@ -196,9 +198,13 @@ class DocumentFile:
 
     def texts_among(self, texts: Sequence[str]) -> set[str]:
         """Which of some texts documents have; this reads all."""
-        statement = f"SELECT DISTINCT text FROM documents WHERE text IN ({', '.join('?' * len(texts))})"
-        with self._reading():
-            return {row[0] for row in self._database.execute(statement, tuple(texts))}
+        found: set[str] = set()
+        for start in range(0, len(texts), FETCH):
+            some = texts[start : start + FETCH]
+            statement = f"SELECT DISTINCT text FROM documents WHERE text IN ({', '.join('?' * len(some))})"
+            with self._reading():
+                found.update(row[0] for row in self._database.execute(statement, tuple(some)))
+        return found
 
     def scan(self) -> Iterator[StoredDocument]:
         """All documents in order, without holding them."""

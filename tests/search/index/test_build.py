@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdserve.errors import FolderError
+from kdserve.errors import DataError, FolderError
 from kdserve.search import BuildOptions, Document, Retriever
 from kdserve.search.documents import embedding
 from kdserve.search.index import build as build_module
@@ -37,6 +37,14 @@ class Counting:
             raise Killed
         self.num_texts += len(texts)
         return self.embedder.encode_document(texts)
+
+
+def test_a_thousand_metadata_names_and_no_more(tmp_path, embedder):
+    metadata = {f"name {n}": n for n in range(1000)}
+    built = Retriever.build(tmp_path / "index", [Document(text="a", metadata=metadata)], embedder)
+    assert built.search("a", 1, where='field["name 999"] == 999')[0].metadata == metadata
+    with pytest.raises(DataError, match="more than 1000 different names"):
+        Retriever.build(tmp_path / "more", [Document(text="a", metadata={**metadata, "one": 1})], embedder)
 
 
 @pytest.mark.usefixtures("small_chunks")
