@@ -49,11 +49,13 @@ def choose_kind(folder: Path, record: SegmentRecord, state: IndexState, progress
     requirements = state.asked
     kinds, reason = _kinds_to_try(requirements, state.dim, record.num_rows)
     tried: list[tuple[Kind, Tuning]] = []
+    file = folder / record.folder / APPROXIMATE_FILE
     for kind in kinds:
         if not kind.approximate:
+            file.unlink(missing_ok=True)
             return replace(state, kind=kind.name, tuning=None, reason=reason, segments=(record,))
         segment = Segment(folder, record, dim=state.dim, precision=state.precision)
-        tuning = _make(folder / record.folder / APPROXIMATE_FILE, segment.vectors, kind, requirements, progress)
+        tuning = _make(file, segment.vectors, kind, requirements, progress)
         tried.append((kind, tuning))
         if tuning.recall >= (requirements.recall or USUAL_RECALL):
             record = replace(record, approximate=True)

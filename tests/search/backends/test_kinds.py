@@ -143,6 +143,14 @@ def test_size_alone_chooses_numpy_then_faiss_then_a_graph(tmp_path, documents, e
         assert str(num_rows) in describe(retriever.folder).reason
 
 
+def test_kinds_that_were_tried_in_vain_leave_no_file(tmp_path, documents, embedder, monkeypatch):
+    for limit, value in (("EXACT_ROWS", 10), ("FLAT_ROWS", 100), ("USUAL_RECALL", 1.01)):
+        monkeypatch.setattr(f"kdserve.search.index.tuning.{limit}", value)
+    retriever = Retriever.build(tmp_path / "index", documents[:300], embedder)
+    assert describe(retriever.folder).kind == "flat"
+    assert not list(retriever.folder.rglob("*.faiss"))
+
+
 def test_estimated_bytes_are_near_the_truth(approximate):
     info = describe(approximate.folder)
     assert info.tuning.memory_bytes == pytest.approx(KINDS[info.kind].estimated_bytes(64, 3840), rel=0.25)
