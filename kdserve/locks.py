@@ -22,14 +22,16 @@ def folder_lock(folder: Path, *, waiting: Callable[[], None] | None = None) -> I
     Where another process writes there, `waiting` is called ever again until that is done; without it that is an error.
 
     Raises:
-        FolderError: another process writes there, or the folder cannot be written.
+        FolderError: another process writes there, or the folder cannot be written or locked.
     """
     try:
         file = (folder / LOCK_NAME).open("a")
     except OSError as error:
         raise FolderError(f"{folder} cannot be written ({error.strerror}); nothing was changed") from error
     with file:
-        while not _try_lock(file.fileno()):
+        while (refusal := _try_lock(file.fileno())) is not None:
+            if not isinstance(refusal, BlockingIOError):
+                raise FolderError(f"{folder} cannot be locked ({refusal.strerror}); use a folder on a local disk")
             if waiting is None:
                 raise FolderError(f"another process is writing to {folder}; wait until it is done")
             waiting()
@@ -45,14 +47,15 @@ def folder_in_use(folder: Path) -> Iterator[bool]:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield _try_lock(descriptor)
+        yield _try_lock(descriptor) is None
     finally:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> OSError | None:
+    """Lock, or say why not: a BlockingIOError where another process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    except OSError as refusal:
+        return refusal
+    return None
