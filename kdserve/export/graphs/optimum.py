@@ -60,6 +60,8 @@ def _run(python: Path, given: Path, made: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_TIMEOUT_S, check=False)
     except OSError as error:
         raise RecipeError(f"{python} does not run ({error.strerror}); name the Python that has optimum-onnx") from error
+    except subprocess.TimeoutExpired as error:
+        raise FolderError(f"optimum did not export this body within {_TIMEOUT_S} s; leave --exporter out") from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         if "No module named 'optimum" in reason:

@@ -66,6 +66,15 @@ def test_a_python_without_optimum_is_named(tmp_path: Path) -> None:
         export(source, tmp_path / "bundle", tmp_path / "nowhere")
 
 
+def test_a_python_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdserve.export.graphs.optimum._TIMEOUT_S", 0.1)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    python.chmod(0o755)
+    with pytest.raises(FolderError, match=r"did not export this body within 0\.1 s"):
+        export(tiny_plain(tmp_path / "source"), tmp_path / "bundle", python)
+
+
 def test_code_of_a_folder_s_own_is_never_run(tmp_path: Path) -> None:
     source = tiny_plain(tmp_path / "source")
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
