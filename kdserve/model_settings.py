@@ -43,7 +43,7 @@ class ModelSettings:
         try:
             settings: Self = build(cls, manifest.settings, where=f"the settings in {folder / MANIFEST_NAME}")
         except RecipeError as error:
-            again = "distil it again" if manifest.kind == "student" else "export again"
+            again = "distil it again" if manifest.kind in ("student", "sequence-student") else "export again"
             raise FolderError(f"{error}; {again}") from error
         return settings
 
@@ -102,9 +102,6 @@ class SequenceSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         require(self, max_tokens=SIZES, max_output_tokens=SIZES)
-        for name in ("source_tokens", "target_tokens"):
-            if not all(isinstance(token, str) for token in getattr(self, name).values()):
-                raise ValueError(f"{name} must map languages to tokens")
 
     def shared(self) -> dict[str, Any]:
         """Return by name what a student that writes and its bundles both say."""

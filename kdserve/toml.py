@@ -131,7 +131,7 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
             raise RecipeError(f"{where}: {key} must be a table")
         return build(hint, value, where=where, key=f"{key}.")
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool):
+        if not any(value == one and type(value) is type(one) for one in arguments):
             choices = ", ".join(map(str, arguments))
             raise RecipeError(f"{where}: {key} is {value!r}; choose one of {choices}")
         return value

@@ -6,7 +6,7 @@ import pytest
 
 from kdserve.errors import FolderError
 from kdserve.manifest import Kind, write_manifest
-from kdserve.model_settings import read_student_settings, verify_student
+from kdserve.model_settings import SequenceStudentSettings, read_student_settings, verify_student
 from kdserve.runtime.bundle import BundleSettings, Prompts
 from kdserve.runtime.classifier import ClassifierSettings
 
@@ -66,6 +66,7 @@ def test_bundles_and_classifiers_settings_are_written_as_they_were_read(tmp_path
         ("dim", 0, r"dim is 0; it must lie in \[1, 1048576\]"),
         ("dim", 1 << 21, r"dim is 2097152; it must lie in \[1, 1048576\]"),
         ("table_bits", 5, "table_bits is 5; choose one of 0, 4, 8"),
+        ("table_bits", 4.0, "table_bits is 4.0; choose one of 0, 4, 8"),
         ("table_bits", False, "table_bits is False; choose one of 0, 4, 8"),
         ("languages", "de", "languages must be a list"),
         ("weak_languages", [1], r"weak_languages\[0\] is 1, which is no str"),
@@ -88,6 +89,16 @@ def test_a_missing_setting_is_named(tmp_path: Path, key: str) -> None:
     write(tmp_path / "s", {name: value for name, value in STUDENT.items() if name != key})
     with pytest.raises(FolderError, match=f"the key {key} is missing"):
         read_student_settings(tmp_path / "s")
+
+
+def test_a_student_that_writes_is_distilled_again(tmp_path: Path) -> None:
+    writes = {**ALIKE, "family": "sequence", "task": "translate", "max_output_tokens": 8, "target_tokens": {"de": 1}}
+    manifest = write(tmp_path / "s", writes, "sequence-student")
+    with pytest.raises(FolderError, match=r"target_tokens\.de is 1, which is no str; distil it again"):
+        SequenceStudentSettings.from_manifest(manifest, tmp_path / "s")
+    manifest = write(tmp_path / "t", {**writes, "target_tokens": {}, "max_output_tokens": 0}, "sequence-student")
+    with pytest.raises(FolderError, match=r"max_output_tokens is 0; it must lie in \[1, 1048576\]; distil it again"):
+        SequenceStudentSettings.from_manifest(manifest, tmp_path / "t")
 
 
 def test_settings_inside_settings_are_read_as_strictly(tmp_path: Path) -> None:

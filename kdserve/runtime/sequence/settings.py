@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from kdserve.errors import FolderError
 from kdserve.manifest import verify_folder
-from kdserve.model_settings import SIZES, SequenceSettings
+from kdserve.model_settings import SequenceSettings
 from kdserve.toml import require
 
 ENCODER_NAME = "encoder.onnx"
@@ -57,9 +57,6 @@ class TranslatorSettings(SequenceSettings):
     precision: str
     generation: Generation
     fidelity: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        require(self, max_tokens=SIZES, max_output_tokens=SIZES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
