@@ -157,7 +157,7 @@ class DocumentFile:
             self._database.execute("PRAGMA trusted_schema = OFF")
             tables = {row[0] for row in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             columns = {row[1] for row in self._database.execute("PRAGMA table_info(fields)")}
-            if not {"documents", "fields"} <= tables or not FIXED_COLUMNS <= columns:
+            if not {"documents", "fields"} <= tables or not columns >= FIXED_COLUMNS:
                 raise self._damaged("it has not the tables of documents and fields")
             self.fields = frozenset(field_name(column) for column in columns - FIXED_COLUMNS)
 

@@ -52,7 +52,8 @@ def test_the_first_passage_of_a_text_may_be_blank():
     texts = ["", " \n", "short", f"  {LONG}"]
     blank, white, short, long = first_passages(texts, Counting(), window=40)
     assert [blank, white, short] == texts[:3]
-    assert LONG.startswith(long.strip()) and count_tokens([long])[0] <= 40
+    assert LONG.startswith(long.strip())
+    assert count_tokens([long])[0] <= 40
 
 
 def test_most_passages_end_with_a_sentence():
