@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdserve.cli.options import Device, codes
 from kdserve.errors import FolderError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def bench(
         typer.Argument(help="Bundle or student folders, published names, a teacher; the first is the baseline."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each; default: all there are.")] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the models run.")] = "cpu",
+    device: Device = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of timing; the models take turns in each.")] = 5,
     batch_sizes: Annotated[str, typer.Option(help="Numbers of texts in a call, separated by commas.")] = "1,8,32,128",
     quality: Annotated[bool, typer.Option(help="Measure quality too.")] = True,
@@ -61,8 +62,7 @@ def bench(
     chosen = models or default_models()
     if not chosen:
         raise FolderError("no student is published here and no teacher installed; name a bundle folder to time")
-    codes = [code.strip() for code in languages.split(",") if code.strip()]
-    files = QualityFiles(tatoeba=tatoeba, sts=sts, languages=codes or None) if quality else None
+    files = QualityFiles(tatoeba=tatoeba, sts=sts, languages=codes(languages) or None) if quality else None
     with progress_bars() as progress:
         contenders = [
             open_contender(model, device=device, num_threads=num_threads, quality=files, progress=progress)

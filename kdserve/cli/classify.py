@@ -27,7 +27,7 @@ def classify(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
 ) -> None:
     """Name the label of each text: label, probability and text with tabs between. Empty lines are skipped."""
-    from kdserve.lines import read_batches
+    from kdserve.lines import read_batches, show
     from kdserve.runtime import Classifier
 
     classifier, num_texts = Classifier.load(bundle, device=device, num_threads=threads), 0
@@ -44,7 +44,7 @@ def classify(
                 print_row(label, f"{probability:.3f}", text)
         flush()
     if not num_texts:
-        say(f"{texts} holds no text, so there is no label; give a file with a text a line")
+        say(f"{show(texts)} holds no text, so there is no label; give a file with a text a line")
     if classifier.num_cut:
         say(
             f"{classifier.num_cut} of {num_texts} texts are longer than the {classifier.max_tokens} tokens that the "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kdserve.cli.options import Device, Threads, codes, refuse_unread
 from kdserve.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def evaluate(
     languages: Annotated[str, typer.Option(help="Only these languages, separated by commas: de,fr,zh.")] = "",
     group: Annotated[list[str] | None, typer.Option(help="Also the mean of a named group: main=de,fr,es.")] = None,
     split: Annotated[Literal["dev", "test"], typer.Option(help="Split of the similarity files.")] = "test",
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the model runs.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model; default: all there are.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Measure a model: translations, similarity, question answering; with no files, on the built-in sample corpus."""
@@ -59,7 +60,7 @@ def evaluate(
     from kdserve.loading import open_model
 
     groups = _parse_groups(group or [])
-    chosen = _codes(languages) or None
+    chosen = codes(languages) or None
     translations = [*(read_tatoeba(tatoeba, languages=chosen).values() if tatoeba else [])]
     translations += read_pairs(pairs, languages=chosen) if pairs else []
     similarity = read_sts(sts, split=split, languages=_with_english(chosen)) if sts else {}
@@ -67,8 +68,8 @@ def evaluate(
     if tatoeba or pairs or sts or qa:
         _require({one.language for one in translations} | similarity.keys() | questions.keys(), chosen)
     if is_writer(model):
-        if sts or qa:
-            raise typer.BadParameter(f"{model} writes texts; name --pairs or --tatoeba", param_hint="--sts, --qa")
+        unread = {"--sts": sts, "--qa": qa, "--group": group, "--device": device != "cpu"}
+        refuse_unread(f"{model} writes texts", unread)
         evaluate_writer(model, translations, languages=chosen or (), threads=threads, json=json)
         return
     with progress_bars() as progress:
@@ -87,10 +88,6 @@ def evaluate(
         _print(model, sections, groups, answers, samples)
 
 
-def _codes(text: str) -> list[str]:
-    return [code.strip() for code in text.split(",") if code.strip()]
-
-
 def _with_english(chosen: list[str] | None) -> list[str] | None:
     """Cross-lingual similarity sets every language against English."""
     return [*chosen, "en"] if chosen else None
@@ -105,9 +102,9 @@ def _parse_groups(options: list[str]) -> Groups:
     groups = {}
     for option in options:
         name, equals, members = option.partition("=")
-        if not equals or not name or not _codes(members):
+        if not equals or not name or not codes(members):
             raise typer.BadParameter(f"{option!r} is not of the form name=de,fr,es", param_hint="--group")
-        groups[name] = _codes(members)
+        groups[name] = codes(members)
     return groups
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kdserve.cli.console import needs_extra
+from kdserve.cli.options import codes, refuse_unread
 from kdserve.precisions import AUTO, FLOORS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def export(
         precision=precision,
         min_mean_cosine=floor,
         max_retrieval_loss=max_retrieval_loss,
-        languages=tuple(code for code in languages.split(",") if code) or PACKAGED_TEACHERS.get(student, ()),
+        languages=tuple(codes(languages)) or PACKAGED_TEACHERS.get(student, ()),
         name="" if Path(student).is_dir() else student,
         optimum_python=optimum_python if exporter == "optimum" else None,
     )
@@ -106,7 +107,8 @@ def export(
     vectors: dict[str, object] = {"--tatoeba": tatoeba, "--sts": sts}
     writing: dict[str, object] = {"--pairs": pairs, "--targets": targets, "--prefix": prefix}
     if is_sequence(folder):
-        _refuse(f"{student} writes texts", vectors | {"--texts": texts, "--floor": floor is not None})
+        others = {"--texts": texts, "--floor": floor is not None, "--exporter": exporter == "optimum"}
+        refuse_unread(f"{student} writes texts", vectors | others)
         plain = SequenceSettings(
             name=folder.resolve().name,
             family="sequence",
@@ -115,16 +117,16 @@ def export(
             weak_languages=(),
             task=task,
             max_output_tokens=512,
-            targets=tuple(code for code in targets.split(",") if code),
+            targets=tuple(codes(targets)),
             prefix=prefix,
         )
         _export_translator(folder, out, precision, plain, pairs, max_chrf_loss, json)
         return
     if is_classifier(folder):
-        _refuse(f"{student} is a classifier", vectors | writing)
+        refuse_unread(f"{student} is a classifier", vectors | writing)
         _export_classifier(folder, out, settings, gate_texts, floor=floor, json=json)
         return
-    _refuse(f"{student} gives vectors", writing)
+    refuse_unread(f"{student} gives vectors", writing)
     with progress_bars() as progress:
         done = export_bundle(
             folder,
@@ -139,12 +141,6 @@ def export(
     else:
         typer.echo(_summary(done))
     say(f"next: kdserve index build TEXTS --bundle {quote(str(out))} --out INDEX")
-
-
-def _refuse(what: str, options: Mapping[str, object]) -> None:
-    """Refuse options that are given and would not be looked at."""
-    if given := ", ".join(name for name, value in options.items() if value):
-        raise typer.BadParameter(f"{what}, to which this says nothing; leave it out", param_hint=given)
 
 
 def _export_classifier(
@@ -238,13 +234,12 @@ def trim(
     from kdserve.export import read_gate_texts, trim_vocabulary
     from kdserve.loading import find_student
 
-    codes = [code for code in languages.split(",") if code]
     with progress_bars() as progress:
         report = trim_vocabulary(
             find_student(model),
             out,
             texts=read_gate_texts(texts),
-            languages=codes,
+            languages=codes(languages),
             min_count=min_count,
             progress=progress,
         )

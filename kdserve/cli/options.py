@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import typer
@@ -14,3 +15,14 @@ Fields = Annotated[
     typer.Option(help="Fields to keep beside text, id and language: title,year; '' keeps none. Default: all."),
 ]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the model runs.")]
+
+
+def codes(given: str) -> list[str]:
+    """The languages of an option: de,fr."""
+    return [code for code in map(str.strip, given.split(",")) if code]
+
+
+def refuse_unread(what: str, options: Mapping[str, object]) -> None:
+    """Refuse options that are given and would not be looked at."""
+    if given := ", ".join(name for name, value in options.items() if value):
+        raise typer.BadParameter(f"{what}, to which this says nothing; leave it out", param_hint=given)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from kdserve.cli import app
 from kdserve.errors import DataError
 from kdserve.evaluate import Section, evaluate_samples, evaluate_sts, read_sts, summarise
+from kdserve.manifest import write_manifest
 from kdserve.runtime import Encoder
 
 BUNDLE = str(Path(__file__).parents[1] / "runtime" / "bundles" / "static")
@@ -61,6 +62,13 @@ def test_a_group_that_cannot_be_read_is_a_usage_error(tatoeba):
     done = RUN.invoke(app, ["evaluate", BUNDLE, "--tatoeba", str(tatoeba), "--group", "main"])
     assert done.exit_code == 2
     assert "name=de,fr,es" in done.output
+
+
+def test_options_for_vectors_are_refused_for_a_translator(tmp_path):
+    write_manifest(tmp_path, kind="translator")
+    done = RUN.invoke(app, ["evaluate", str(tmp_path), "--group", "main=de", "--device", "cuda"])
+    assert done.exit_code == 2
+    assert "--group, --device" in done.output
 
 
 def test_a_language_that_nobody_has_is_one_clear_line(tatoeba):

@@ -140,6 +140,8 @@ def test_the_commands_export_and_classify(student: Path, tmp_path: Path) -> None
     run = CliRunner().invoke(app, ["classify", str(tmp_path / "c")], input="これは家です。\n")
     label, probability, text = run.stdout.rstrip("\n").split("\t")
     assert (label in LANGUAGES, 0 < float(probability) <= 1, text) == (True, True, "これは家です。")
+    run = CliRunner().invoke(app, ["classify", str(tmp_path / "c")], input="\n")
+    assert "standard input holds no text" in run.stderr
     run = CliRunner().invoke(app, ["classify", str(tmp_path / "c"), str(tmp_path / "none.txt")])
     assert "none.txt; check the path" in str(run.exception)
 

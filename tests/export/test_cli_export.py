@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import typer
+from tiny_students import tiny_plain
+from tiny_writers import tiny_writer
 from typer.testing import CliRunner
 
 from kdserve.cli.export import register
@@ -75,6 +77,21 @@ def test_options_for_another_kind_of_student_are_refused(app: typer.Typer, stati
     assert result.exit_code == 2
     assert "Invalid value for --pairs, --targets" in result.stderr
     assert "gives vectors, to which this says nothing; leave it out" in result.stderr
+
+
+def test_options_for_vectors_are_refused_for_a_student_that_writes(app: typer.Typer, tmp_path: Path) -> None:
+    student = tiny_writer(tmp_path / "student", "marian")
+    arguments = ["export", str(student), "--out", str(tmp_path / "b"), "--floor", "0.9", "--precision", "fp32"]
+    result = CliRunner().invoke(app, [*arguments, "--exporter", "optimum", "--optimum-python", "python"])
+    assert result.exit_code == 2
+    assert "--floor, --exporter" in result.stderr
+
+
+def test_languages_may_be_written_with_spaces(app: typer.Typer, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("de\tein Haus\n", encoding="utf-8")
+    arguments = ["export", str(tiny_plain(tmp_path / "s")), "--out", str(tmp_path / "b"), "--languages", "de, fr,"]
+    CliRunner().invoke(app, [*arguments, "--texts", str(tmp_path / "texts")], catch_exceptions=False)
+    assert read_manifest(tmp_path / "b", kind="bundle").settings["languages"] == ["de", "fr"]
 
 
 def test_a_folder_of_texts_is_one_clear_error(app: typer.Typer, tmp_path: Path) -> None:
