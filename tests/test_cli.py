@@ -24,6 +24,31 @@ def test_it_says_its_version():
     assert (done.exit_code, done.stdout) == (0, f"kdserve {kdserve.__version__}\n")
 
 
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "kdserve", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"kdserve {kdserve.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["index sync INDEX EMPTY", "index build EMPTY --out x", "embed EMPTY", "embed x.txt --out=", "models EMPTY"],
+)
+def test_an_empty_path_does_not_stand_for_the_working_folder(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.txt").write_text("a text\n", encoding="utf-8")
+    done = CliRunner().invoke(app, ["" if word == "EMPTY" else word for word in command.split()])
+    assert done.exit_code == 2
+    assert "an empty path names nothing" in " ".join(done.output.split())
+
+
+def test_the_working_folder_is_named_by_a_point_beside_empty_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.jsonl").write_text('{"text": "a", "year": 1}\n', encoding="utf-8")
+    bundle = str(BUNDLES / "static")
+    done = CliRunner().invoke(app, ["index", "build", ".", "--fields", "", "--bundle", bundle, "--out", "made"])
+    assert (done.exit_code, (tmp_path / "made" / "kdserve.json").exists()) == (0, True)
+
+
 def test_a_shell_completes_a_command():
     asked = os.environ | {"_KDSERVE_COMPLETE": "complete_bash", "COMP_WORDS": "kdserve sea", "COMP_CWORD": "1"}
     code = "import sys; sys.argv[0] = 'kdserve'; from kdserve.cli import main; main()"

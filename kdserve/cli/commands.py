@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from kdserve import __version__
 from kdserve.cli import (
@@ -31,6 +33,25 @@ app = typer.Typer(
 )
 for room in (distill, grow, export, neutralise, index, embed, evaluate, classify, translate, serve, bench, catalogue):
     room.register(app)
+
+
+class PathsNamed(TyperCommand):
+    """A command that takes no empty path: of a variable that is not set it would make the folder that it runs in."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        has_empty = any(not arg or (arg.startswith("--") and arg.endswith("=")) for arg in args)
+        names_here = any(arg and Path(arg.rpartition("=")[2] or arg) == HERE for arg in args)
+        rest = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            if has_empty and not names_here and HERE in (value if isinstance(value, list) else [value]):
+                raise typer.BadParameter("an empty path names nothing; write . for this folder", param_hint=name)
+        return rest
+
+
+HERE = Path()
+for command in (*app.registered_commands, *index.index.registered_commands):
+    command.cls = PathsNamed
 
 
 def _print_version(asked: bool) -> None:

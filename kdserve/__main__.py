@@ -1,0 +1,5 @@
+"""`python -m kdserve` is the command `kdserve`."""
+
+from kdserve.cli import main
+
+main()
