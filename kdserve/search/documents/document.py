@@ -130,6 +130,7 @@ def _checked(document_id: Id | None, language: object, metadata: Mapping[str, Ce
                 f"document {document_id!r}, field {name!r}: a metadata name must be a str that is not empty"
             )
         key = unicodedata.normalize("NFC", name)
+        _require_keepable(document_id, key, key)
         if key in OWN_NAMES:
             raise DataError(f"document {document_id!r} has metadata named {key!r}; give it as the document's own")
         if key in composed:
@@ -145,7 +146,7 @@ def _require_keepable(document_id: Id | None, name: str, value: Scalar) -> None:
     where = f"document {document_id!r}, field {name!r}"
     if isinstance(value, str):
         try:
-            (name + value).encode()
+            value.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{where} is no valid Unicode ({error.reason}); decode its bytes again") from error
     elif isinstance(value, float):

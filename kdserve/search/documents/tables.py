@@ -139,7 +139,12 @@ def _constant(name: str) -> float | None:
 
 
 def _first_repeated(names: Sequence[str]) -> str:
-    return next((name for place, name in enumerate(names) if name in names[:place]), "")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return ""
 
 
 def _plain(value: object) -> object:

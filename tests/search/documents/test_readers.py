@@ -60,6 +60,16 @@ def test_a_gzipped_file_reads_like_the_plain_one(tmp_path):
         ("a.jsonl", '{"text": "a", "p": Infinity}\n', "field 'p' is inf"),
         ("a.jsonl", '{"text": NaN}\n', "NoneType for a text"),
         ("a.jsonl", '{"text": "a\\ud800"}\n', "field 'text' is no valid Unicode"),
+        (
+            "a.jsonl",
+            '{"text": "a", "\\ud800": 1}\n',
+            "a.jsonl line 1: document None, field '\\ud800' is no valid Unicode",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "a", "\\ud800": []}\n',
+            "a.jsonl line 1: document None, field '\\ud800' is no valid Unicode",
+        ),
         ("a.jsonl", '{"text": "a", "id": true}\n', "id True is bool"),
         ("a.txt.gz", b"no gzip\n", "cannot be read"),
         ("a.log", "x", "give --format"),
