@@ -31,6 +31,8 @@ from kdserve.recipe import BodyRecipe, StudentRecipe
 MAX_DIFFERENCE = 1e-5
 """Largest difference of a grown student's vectors, in any dimension, from what they were."""
 
+MOST_LAYERS, MOST_WIDTH = 256, 16_384
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Growth:
@@ -46,7 +48,7 @@ def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> 
 
     Raises:
         FolderError: no transformer student over BERT layers, or one that does not keep its vectors.
-        RecipeError: fewer layers, or a width that is no multiple of the student's.
+        RecipeError: fewer layers, a width that is no multiple of the student's, or sizes or a seed out of range.
     """
     manifest, settings = verify_student(folder)
     if settings.labels:
@@ -80,9 +82,14 @@ def grow_student(
     """Return a grown copy of a student over BERT layers.
 
     Raises:
-        RecipeError: fewer layers, or a width that is no multiple of the student's.
+        RecipeError: fewer layers, a width that is no multiple of the student's, or sizes or a seed out of range.
     """
     size = _size(student)
+    if not 0 <= seed < 2**32:
+        raise RecipeError(f"--seed {seed} lies outside [0, 4294967295]; choose one inside, as in recipes")
+    for option, value, most in (("--layers", layers, MOST_LAYERS), ("--width", width, MOST_WIDTH)):
+        if value > most:
+            raise RecipeError(f"{option} {value} is more than {most}, the most that a student may have; ask for less")
     if layers < size.layers:
         raise RecipeError(
             f"--layers {layers} is fewer than the student has; it has {size.layers}, name as many or more"

@@ -112,6 +112,13 @@ def test_the_command_grows_and_says_what_it_did(tmp_path: Path, small: Path):
 def test_what_cannot_grow_or_guide_is_refused(tmp_path: Path, tiny_recipe, small: Path, teacher_cache: Path):
     with pytest.raises(RecipeError, match="--width 100 is no multiple of the student's 64; try --width 128"):
         grow(small, tmp_path / "out", layers=2, width=100)
+    with pytest.raises(RecipeError, match="--layers 100000 is more than 256"):
+        grow(small, tmp_path / "out", layers=100_000, width=64)
+    with pytest.raises(RecipeError, match="--width 64000 is more than 16384"):
+        grow(small, tmp_path / "out", layers=2, width=64_000)
+    for seed in (-1, 2**64):
+        with pytest.raises(RecipeError, match=r"--seed -?\d+ lies outside \[0, 4294967295\]"):
+            grow(small, tmp_path / "out", layers=3, width=64, seed=seed)
     with pytest.raises(RecipeError, match="--layers 1 is fewer than the student has; it has 2"):
         grow(small, tmp_path / "out", layers=1, width=64)
     distill(tiny_recipe("static", steps=0), tmp_path / "static", cache=teacher_cache)
