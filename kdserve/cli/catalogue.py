@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdserve.cli.console import print_json, say
+from kdserve.cli.console import print_json, print_line, say
 from kdserve.errors import FolderError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def models(
     rows = [_COLUMNS, *(_row(entry) for entry in entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _entries(folders: list[Path]) -> list[CatalogueEntry]:

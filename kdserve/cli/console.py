@@ -100,6 +100,11 @@ def print_row(*cells: str) -> None:
     sys.stdout.write("\t".join(_CONTROL.sub("\ufffd", " ".join(cell.split())) for cell in cells) + "\n")
 
 
+def print_line(text: str) -> None:
+    """Write one line to stdout, as `plain` has it."""
+    sys.stdout.write(plain(text) + "\n")
+
+
 def print_json(record: object) -> None:
     """Write one line of JSON to stdout."""
     sys.stdout.write(json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")

@@ -146,7 +146,7 @@ def export(
 def _export_classifier(
     student: Path, out: Path, settings: ExportSettings, texts: GateTexts | None, *, floor: float | None, json: bool
 ) -> None:
-    from kdserve.cli.console import print_json, progress_bars, say
+    from kdserve.cli.console import print_json, print_line, progress_bars, say
     from kdserve.export import export_classifier
 
     with progress_bars() as progress:
@@ -166,7 +166,7 @@ def _export_classifier(
         typer.echo(f"{kept.precision}, {kept.size_bytes / 1e6:.1f} MB\n\n| language | texts | same label | variation |")
         typer.echo("|---|---|---|---|")
         for row in kept.report:
-            typer.echo(f"| {row.language} | {row.num_texts} | {row.same_label:.4f} | {row.variation:.5f} |")
+            print_line(f"| {row.language} | {row.num_texts} | {row.same_label:.4f} | {row.variation:.5f} |")
     say(f"next: kdserve classify {quote(str(out))} TEXTS")
 
 
@@ -230,7 +230,7 @@ def trim(
     json: Annotated[bool, typer.Option("--json", help="Print the report as one line of JSON.")] = False,
 ) -> None:
     """Drop the tokens that some languages do not need, with their rows of the token table."""
-    from kdserve.cli.console import print_json, progress_bars, say
+    from kdserve.cli.console import print_json, print_line, progress_bars, say
     from kdserve.export import read_gate_texts, trim_vocabulary
     from kdserve.loading import find_student
 
@@ -251,7 +251,7 @@ def trim(
         typer.echo("| language | held-out texts | unchanged | tokens a word before | after |\n|---|---|---|---|---|")
         for row in report.coverage:
             figures = f"{row.tokens_per_word_before:.2f} | {row.tokens_per_word_after:.2f}"
-            typer.echo(f"| {row.language} | {row.num_texts} | {row.share_unchanged:.1%} | {figures} |")
+            print_line(f"| {row.language} | {row.num_texts} | {row.share_unchanged:.1%} | {figures} |")
     say(f"next: kdserve export {quote(str(out))} --out BUNDLE")
 
 

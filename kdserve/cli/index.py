@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kdserve.cli import mine, search, sync
-from kdserve.cli.console import print_json, progress_bars, say
+from kdserve.cli.console import print_json, print_line, progress_bars, say
 from kdserve.cli.documents import (
     documents_of,
     known_ids,
@@ -55,6 +55,8 @@ Memory = Annotated[str, typer.Option(help="Memory that the searched vectors may 
 LanguagesBy = Annotated[
     str, typer.Option(help="A classifier that names the language of documents without one, like kdserve-langid.")
 ]
+
+MOST_MEMORY_BYTES = 2**63 - 1
 
 index = typer.Typer(help="Build an index over documents, look into it, check it.", no_args_is_help=True)
 
@@ -241,7 +243,7 @@ def info(folder: IndexFolder, json: AsJson = False) -> None:
     facts["queries_of"] = tuple(f"{kin['encoder'][:12]} (recall {kin['recall']:.3f})" for kin in facts.pop("kin"))
     for name, value in {**facts, **(facts.pop("tuning") or {})}.items():
         shown = ", ".join(value) if isinstance(value, tuple) else value
-        typer.echo(f"{name.replace('_', ' '):16} {shown}")
+        print_line(f"{name.replace('_', ' '):16} {shown}")
 
 
 @index.command("verify")
@@ -249,7 +251,7 @@ def verify(folder: IndexFolder) -> None:
     """Check every byte of an index, and that its files fit together."""
     from kdserve.search import verify_index
 
-    typer.echo(f"{folder}: {verify_index(folder)} files, all whole")
+    print_line(f"{folder}: {verify_index(folder)} files, all whole")
 
 
 def _report(folder: Path) -> None:
@@ -275,7 +277,10 @@ def _num_bytes(memory: str) -> int:
     match = re.fullmatch(r"([0-9.]+)\s*(|k|M|G|T)i?B?", memory.strip(), re.IGNORECASE)
     if not match or match[1].count(".") > 1 or match[1] == ".":
         raise typer.BadParameter(f"{memory!r} is no amount of memory; write 200MB or 2GB")
-    return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
+    size = float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " ")
+    if size > MOST_MEMORY_BYTES:
+        raise typer.BadParameter(f"{memory[:40]!r} is more than any machine has; write 200MB or 2GB")
+    return int(size)
 
 
 def _report_cut(encoder: Embedder) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kdserve.cli.console import needs_extra, print_json, progress_bars, say
+from kdserve.cli.console import needs_extra, print_json, print_line, progress_bars, say
 from kdserve.cli.options import Device, Threads
 
 
@@ -49,5 +49,5 @@ def neutralise(
     else:
         typer.echo("| language | shift before | after |\n|---|---|---|")
         for language, length in report.before.items():
-            typer.echo(f"| {language} | {length:.3f} | {report.after[language]:.3f} |")
+            print_line(f"| {language} | {length:.3f} | {report.after[language]:.3f} |")
     say(f"next: kdserve export {quote(str(out))} --out BUNDLE")

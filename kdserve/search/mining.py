@@ -9,6 +9,7 @@ Texts and vectors wait on disk, beside each other in a temporary folder; memory 
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -56,10 +57,13 @@ def mine(
 
     Raises:
         TypeError: a side is a bare str.
-        DataError: a side without sentences, or a `k` below 1 or beyond 1,024 on sides that have so many.
+        DataError: a side without sentences, or a `k` below 1 or beyond 1,024 on sides that have so many, or a
+            `min_score` that is NaN.
     """
     if k < 1:
         raise DataError(f"k is {k}; margins need 1 neighbour or more")
+    if math.isnan(min_score):
+        raise DataError("min_score is NaN, which no margin reaches; give a number")
     if isinstance(sources, str) or isinstance(targets, str):
         raise TypeError("expected two sequences of sentences, got a str; put it into a list")
     with tempfile.TemporaryDirectory(prefix="kdserve-mine-") as name, ExitStack() as files:

@@ -238,6 +238,16 @@ def test_amounts_of_memory(written, num_bytes):
 def test_an_amount_that_is_none_is_a_usage_error():
     with pytest.raises(typer.BadParameter, match="no amount of memory"):
         cli._num_bytes("much")
+    for more in ("9" * 400, "10000000000TB"):
+        with pytest.raises(typer.BadParameter, match="more than any machine has"):
+            cli._num_bytes(more)
+
+
+def test_info_prints_lines_that_drive_no_terminal(tmp_path, run):
+    (tmp_path / "texts.jsonl").write_text('{"text": "a", "\\u001b[31mred\\u202e": 1}\n')
+    run("index", "build", tmp_path / "texts.jsonl", "--out", tmp_path / "index")
+    fields = next(line for line in run("index", "info", tmp_path / "index").splitlines() if line.startswith("fields"))
+    assert fields.split(maxsplit=1)[1] == "\ufffd[31mred\ufffd (number)"
 
 
 def test_mine_writes_a_table_that_distil_reads(tmp_path, run):

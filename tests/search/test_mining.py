@@ -85,5 +85,7 @@ def test_an_empty_side_and_no_neighbours_are_errors():
         list(mine([samples.parallel()["de"][0]], ["", " "], Translating()))
     with pytest.raises(DataError, match="k is 0"):
         list(mine(["a"], ["b"], Translating(), k=0))
+    with pytest.raises(DataError, match="min_score is NaN"):
+        list(mine(["a"], ["b"], Translating(), min_score=float("nan")))
     with pytest.raises(TypeError, match="got a str; put it into a list"):
         list(mine("a sentence", ["b"], Translating()))
