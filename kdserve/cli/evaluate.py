@@ -58,6 +58,7 @@ def evaluate(
         read_tatoeba,
     )
     from kdserve.loading import open_model
+    from kdserve.samples import parallel
 
     groups = _parse_groups(group or [])
     chosen = codes(languages) or None
@@ -65,13 +66,17 @@ def evaluate(
     translations += read_pairs(pairs, languages=chosen) if pairs else []
     similarity = read_sts(sts, split=split, languages=_with_english(chosen)) if sts else {}
     questions = read_questions(qa, languages=chosen) if qa else {}
+    there = {one.language for one in translations} | similarity.keys() | questions.keys()
     if tatoeba or pairs or sts or qa:
-        _require({one.language for one in translations} | similarity.keys() | questions.keys(), chosen)
+        _require(there, chosen)
+    if split != "test" and not sts:
+        raise typer.BadParameter("it chooses among the files of --sts; name those too", param_hint="--split")
     if is_writer(model):
         unread = {"--sts": sts, "--qa": qa, "--group": group, "--device": device != "cpu"}
         refuse_unread(f"{model} writes texts", unread)
         evaluate_writer(model, translations, languages=chosen or (), threads=threads, json=json)
         return
+    _require_members(groups, there or set(chosen or parallel()))
     with progress_bars() as progress:
         embedder = Remembering(open_model(model, device=device, num_threads=threads), progress=progress)
         sections = evaluate_translation(embedder, translations, progress=progress)
@@ -96,6 +101,12 @@ def _with_english(chosen: list[str] | None) -> list[str] | None:
 def _require(found: set[str], chosen: list[str] | None) -> None:
     if missing := sorted(set(chosen or ()) - found):
         raise DataError(f"there is no evaluation file for {', '.join(missing)}; check --languages")
+
+
+def _require_members(groups: Groups, there: set[str]) -> None:
+    for name, members in groups.items():
+        if not there.intersection(members):
+            raise DataError(f"no language of --group {name} is measured: {', '.join(members)}; name one that is")
 
 
 def _parse_groups(options: list[str]) -> Groups:

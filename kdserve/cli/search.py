@@ -84,7 +84,7 @@ def search(
         retriever = opened = open_retriever(folder, bundle, device=device, threads=threads)
         search_batch = partial(opened.search_batch, lexical=lexical)
     find = partial(search_batch, where=where, min_score=min_score, per_language=per_language)
-    translator = _open_translator(gist, threads) if gist else None
+    translator = _open_translator(gist, device, threads) if gist else None
     many = query == "-"
     asking = Asking(
         find=find,
@@ -176,10 +176,10 @@ def _with_gists(records: list[dict[str, Any]], gists: Sequence[str]) -> list[dic
     return [record | ({"gist": gist} if gist else {}) for record, gist in zip(records, gists, strict=True)]
 
 
-def _open_translator(gist: str, threads: int | None) -> Translator:
+def _open_translator(gist: str, device: Device, threads: int | None) -> Translator:
     from kdserve.runtime import Translator
 
-    translator = Translator.load(gist, num_threads=threads)
+    translator = Translator.load(gist, device=device, num_threads=threads)
     if translator.settings.task != "translate" or len(translator.settings.source_tokens) > 1:
         raise FolderError(f"{gist} must be told the language of each text, or translates none; name another --gist")
     return translator

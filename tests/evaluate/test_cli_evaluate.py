@@ -71,6 +71,17 @@ def test_options_for_vectors_are_refused_for_a_translator(tmp_path):
     assert "--group, --device" in done.output
 
 
+def test_a_group_of_which_nothing_is_measured_is_an_error(tatoeba):
+    for more in (["--tatoeba", str(tatoeba)], ["--languages", "de,fr"]):
+        with pytest.raises(DataError, match="no language of --group main is measured: ja, zh; name one that is"):
+            RUN.invoke(app, ["evaluate", BUNDLE, *more, "--group", "main=ja,zh"], catch_exceptions=False)
+
+
+def test_a_split_of_no_files_is_a_usage_error(tatoeba):
+    done = RUN.invoke(app, ["evaluate", BUNDLE, "--tatoeba", str(tatoeba), "--split", "dev"])
+    assert (done.exit_code, "--sts" in done.output) == (2, True)
+
+
 def test_a_language_that_nobody_has_is_one_clear_line(tatoeba):
     with pytest.raises(DataError, match="no evaluation file for xx; check --languages"):
         RUN.invoke(app, ["evaluate", BUNDLE, "--tatoeba", str(tatoeba), "--languages", "de,xx"], catch_exceptions=False)
