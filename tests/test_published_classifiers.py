@@ -61,6 +61,12 @@ def test_classify_reads_lines_as_an_index_does(tmp_path: Path):
     assert [(row[0], row[2]) for row in rows] == [("de", "Guten Tag, mein Freund"), ("fr", "Où est la gare ?")]
 
 
+def test_lines_that_show_nothing_get_no_label(tmp_path: Path):
+    (tmp_path / "texts.txt").write_text("Guten Morgen allerseits\n\u200b\n\u00ad \n", encoding="utf-8")
+    run = CliRunner().invoke(app, ["classify", "kdserve-langid", str(tmp_path / "texts.txt")], catch_exceptions=False)
+    assert [line.split("\t")[0] for line in run.stdout.splitlines()] == ["de"]
+
+
 def test_classify_says_once_how_many_texts_it_read_a_beginning_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "texts.txt").write_text("Ein kurzer Satz.\n" + "Der Zug kommt spät. " * 200 + "\n", encoding="utf-8")
     run = CliRunner().invoke(app, ["classify", "kdserve-langid", str(tmp_path / "texts.txt")], catch_exceptions=False)

@@ -29,10 +29,11 @@ def classify(
     """Name the label of each text: label, probability and text with tabs between. Empty lines are skipped."""
     from kdserve.lines import read_batches, show
     from kdserve.runtime import Classifier
+    from kdserve.runtime.normalizer import is_blank
 
     classifier, num_texts = Classifier.load(bundle, device=device, num_threads=threads), 0
     for lines in read_batches(texts, _CHUNK_LINES):
-        chunk = [line for line in lines if line.strip()]
+        chunk = [line for line in lines if not is_blank(line)]
         num_texts += len(chunk)
         for text, row in zip(chunk, classifier.probabilities(chunk), strict=True):
             best = [(classifier.labels[place], float(row[place])) for place in (-row).argsort(kind="stable")]

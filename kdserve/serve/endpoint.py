@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,6 +29,7 @@ PATH = "endpoint"
 CONNECTION = "connection"
 """Where it has its connection, under our own server: told when that is lost, a request needs no task that watches."""
 _encoder = msgspec.json.Encoder()
+_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 _no_limit = contextlib.nullcontext()
 _logger = logging.getLogger("kdserve.serve")
 
@@ -229,7 +231,7 @@ class EndpointApp:
 
     async def _reply(self, call: Call) -> Reply:
         try:
-            request = None
+            request, body = None, b""
             if self._batcher.are_full(self.endpoint.engines):
                 raise self._batcher.overloaded(self.endpoint.engines[0])
             if self._decode is not None:
@@ -240,7 +242,9 @@ class EndpointApp:
                 request = self._decode(body)
             return await self.endpoint.answer(call, request)
         except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
-            raise Refusal("invalid", f"the body does not fit: {error}", param=_field_of(error)) from error
+            raise Refusal(
+                "invalid", f"the body does not fit: {_reason(error, body)}", param=_field_of(error)
+            ) from error
         except UnicodeDecodeError as error:
             raise Refusal("invalid", f"the body is no UTF-8 ({error.reason})") from error
         except TimeoutError as error:
@@ -282,6 +286,15 @@ def cut_headers(is_cut: list[bool]) -> Headers:
     places = [place for place, cut in enumerate(is_cut) if cut]
     listed = ", ".join(map(str, places[:MOST_LISTED])) + (", ..." if len(places) > MOST_LISTED else "")
     return [(b"x-truncated", listed.encode())]
+
+
+def _reason(error: Exception, body: bytes) -> str:
+    """What is wrong with a body: msgspec calls one that is empty, or a text that ends with half a pair, truncated."""
+    if not body:
+        return "it is empty; send JSON"
+    if "truncated" in str(error) and _HALF_A_PAIR.search(body):
+        return f"a text holds a lone surrogate, which is no character, or the JSON is cut short ({error})"
+    return str(error)
 
 
 def _field_of(error: Exception) -> str | None:
