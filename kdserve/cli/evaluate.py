@@ -69,8 +69,8 @@ def evaluate(
     there = {one.language for one in translations} | similarity.keys() | questions.keys()
     if tatoeba or pairs or sts or qa:
         _require(there, chosen)
-    if split != "test" and not sts:
-        raise typer.BadParameter("it chooses among the files of --sts; name those too", param_hint="--split")
+    if not sts:
+        refuse_unread("there is no --sts", {"--split": split != "test"})
     if is_writer(model):
         unread = {"--sts": sts, "--qa": qa, "--group": group, "--device": device != "cpu"}
         refuse_unread(f"{model} writes texts", unread)
