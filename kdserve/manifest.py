@@ -36,6 +36,11 @@ class FileRecord:
     size_bytes: int
     sha256: str
 
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Measure a file."""
+        return cls(size_bytes=path.stat().st_size, sha256=hash_file(path))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
@@ -112,11 +117,7 @@ def write_manifest(
     """Record every file below `folder` in its `kdserve.json` and return the manifest."""
     from kdserve import __version__
 
-    files = {
-        path.relative_to(folder).as_posix(): FileRecord(size_bytes=path.stat().st_size, sha256=hash_file(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_NAME
-    }
+    files = record_files(folder)
     manifest = Manifest(
         kind=kind, made_by=f"kdserve {__version__}", parents=parents or {}, settings=settings or {}, files=files
     )
@@ -249,6 +250,15 @@ def verify_file(folder: Path, name: str, record: FileRecord) -> Path:
     except OSError as error:
         raise read_error(path, error) from error
     return path
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """The records of all files below a folder but manifests, by POSIX path."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord.of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
 
 
 def hash_file(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from kdserve.errors import FolderError, KdserveError
 from kdserve.quiet import quiet_transformers
@@ -32,3 +33,17 @@ def opening(path: Path, library: str) -> Iterator[None]:
         raise FolderError(
             f"{path} cannot be opened by {library} ({reason[:_LONGEST]}); make or download the folder again"
         ) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a model's configuration with all the defaults of transformers.
+
+    Raises:
+        FolderError: transformers cannot open it.
+    """
+    with opening(folder / "config.json", "transformers"):
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        settings: dict[str, Any] = config.to_dict()
+    return settings

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdserve.errors import FolderError
 from kdserve.export.read.families import body_without_graph, read_body
-from kdserve.export.read.foreign import opening
+from kdserve.export.read.foreign import read_config
 from kdserve.export.read.modules import read_head, read_truncate_dim
 from kdserve.export.read.static import read_table
 from kdserve.export.read.tensors import read_tensors
@@ -17,7 +17,7 @@ from kdserve.export.read.tokenizer import OpenedTokenizer, open_static_tokenizer
 from kdserve.export.read.transformer_settings import read_transformer_settings
 from kdserve.export.read.weights import Head, StaticWeights, TransformerWeights
 from kdserve.json_files import read_object
-from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file
+from kdserve.manifest import MANIFEST_NAME, Manifest, record_files
 from kdserve.model_settings import SIZES, Family, verify_student
 from kdserve.modules import Module, read_modules
 from kdserve.precisions import TableBits
@@ -140,12 +140,7 @@ def _plain_manifest(folder: Path) -> Manifest:
         raise FolderError(f"{what}; name a student folder or a sentence-transformers folder")
     if not (folder / "modules.json").is_file():
         raise FolderError(f"{folder} is neither a student nor a sentence-transformers folder (no modules.json)")
-    files = {
-        path.relative_to(folder).as_posix(): FileRecord(size_bytes=path.stat().st_size, sha256=hash_file(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    return Manifest(kind="student", made_by="sentence-transformers", files=files)
+    return Manifest(kind="student", made_by="sentence-transformers", files=record_files(folder))
 
 
 def _read_static(module: Module, record: Mapping[str, Any]) -> _Pipeline:
@@ -162,7 +157,7 @@ def _read_transformer(modules: list[Module], record: Mapping[str, Any]) -> _Pipe
     if modules[0].kind != "Transformer":
         raise FolderError(f"{body} is {modules[0].kind}; a pipeline starts with Transformer or StaticEmbedding here")
     told = read_transformer_settings(body)
-    config = _config(body)
+    config = read_config(body)
     tokenizer = open_tokenizer(body, lowercase=told.lowercase, arguments=told.tokenizer_arguments)
     head = told.refusal or read_head(modules, record)
     no_graph = body_without_graph(config)
@@ -183,16 +178,6 @@ def _read_transformer(modules: list[Module], record: Mapping[str, Any]) -> _Pipe
         tokenizer=tokenizer,
         max_tokens=min(limits) if min(limits) < _UNLIMITED else _DEFAULT_TOKENS,
     )
-
-
-def _config(body: Path) -> dict[str, Any]:
-    """Return a transformer's configuration with all defaults."""
-    with opening(body / "config.json", "transformers"):
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(str(body), local_files_only=True, trust_remote_code=False)
-        settings: dict[str, Any] = config.to_dict()
-    return settings
 
 
 def _positions(config: Mapping[str, Any]) -> int:

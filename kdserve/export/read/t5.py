@@ -17,13 +17,13 @@ from kdserve.export.read.weights import (
 )
 
 T5_FAMILIES = {"t5", "mt5", "umt5"}
-_T5_ACTIVATIONS: dict[str, Activation] = {"relu": "Relu", "gated-gelu": "FastGelu"}
+T5_ACTIVATIONS: dict[str, Activation] = {"relu": "Relu", "gated-gelu": "FastGelu"}
 
 
 def t5_without_graph(config: Mapping[str, Any]) -> str:
     """Say what of a T5-like encoder is not known here, or nothing."""
     kind = config.get("feed_forward_proj")
-    return "" if kind in _T5_ACTIVATIONS else f"a {config['model_type']} body with the feed-forward part {kind}"
+    return "" if kind in T5_ACTIVATIONS else f"a {config['model_type']} body with the feed-forward part {kind}"
 
 
 def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> TransformerWeights:
@@ -61,7 +61,7 @@ def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> Transfor
         embedding_norm=None,
         layers=tuple(layers),
         num_heads=config["num_heads"],
-        activation=_T5_ACTIVATIONS[config["feed_forward_proj"]],
+        activation=T5_ACTIVATIONS[config["feed_forward_proj"]],
         norm_first=True,
         final_norm=norm("encoder.final_layer_norm.weight"),
         score_scale=1.0,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kdserve.errors import FolderError
-from kdserve.export.read.foreign import opening
+from kdserve.export.read.foreign import read_config
 from kdserve.export.read.tensors import read_tensors
 from kdserve.export.sequence.family import SEQUENCE_FAMILIES, read_sequence, sequence_without_graph
 from kdserve.export.sequence.generation import generation_of, read_generation
@@ -16,7 +16,7 @@ from kdserve.export.sequence.plain import begin_with, with_language_tokens
 from kdserve.export.sequence.tokenizers import PairTokenizers, read_tokenizers
 from kdserve.export.sequence.weights import SequenceWeights
 from kdserve.json_files import read_object
-from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, hash_file, kind_of, verify_folder
+from kdserve.manifest import MANIFEST_NAME, Manifest, kind_of, record_files, verify_folder
 from kdserve.model_settings import SequenceSettings, SequenceStudentSettings
 from kdserve.runtime.sequence.settings import Generation
 
@@ -71,16 +71,11 @@ def _verify(folder: Path, plain: SequenceSettings) -> tuple[Manifest, SequenceSe
     if (folder / MANIFEST_NAME).is_file():
         manifest = verify_folder(folder, kind=KIND)
         return manifest, SequenceStudentSettings.from_manifest(manifest, folder)
-    files = {
-        path.relative_to(folder).as_posix(): FileRecord(size_bytes=path.stat().st_size, sha256=hash_file(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    return Manifest(kind=KIND, made_by="transformers", files=files), plain
+    return Manifest(kind=KIND, made_by="transformers", files=record_files(folder)), plain
 
 
 def _read(folder: Path, manifest: Manifest, settings: SequenceSettings) -> SequenceStudent:
-    config = _config(folder)
+    config = read_config(folder)
     if no_graph := sequence_without_graph(config):
         raise FolderError(
             f"{folder} cannot be exported: {no_graph} has no graph here; Marian, BART, mBART, M2M100, T5, mT5 and "
@@ -112,13 +107,3 @@ def _read(folder: Path, manifest: Manifest, settings: SequenceSettings) -> Seque
         generation=generation,
         never=tuple(never),
     )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """Return a model's configuration with all defaults."""
-    with opening(folder / "config.json", "transformers"):
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        settings: dict[str, Any] = config.to_dict()
-    return settings

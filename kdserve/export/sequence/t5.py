@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kdserve.export.read.t5 import read_t5
-from kdserve.export.read.weights import Activation, Array
+from kdserve.export.read.t5 import T5_ACTIVATIONS, read_t5
+from kdserve.export.read.weights import Array
 from kdserve.export.sequence.weights import (
     AttentionWeights,
     DecoderLayer,
@@ -18,8 +18,6 @@ from kdserve.export.sequence.weights import (
     norm_of,
     output_table,
 )
-
-_ACTIVATIONS: dict[str, Activation] = {"relu": "Relu", "gated-gelu": "FastGelu"}
 
 
 def read_t5_pair(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> SequenceWeights:
@@ -61,7 +59,7 @@ def read_t5_pair(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> Seq
         final_norm=norm("decoder.final_layer_norm"),
         transform=None,
         num_heads=config["num_heads"],
-        activation=_ACTIVATIONS[config["feed_forward_proj"]],
+        activation=T5_ACTIVATIONS[config["feed_forward_proj"]],
         norm_first=True,
         score_scale=1.0,
     )

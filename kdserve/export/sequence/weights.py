@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from kdserve.export.read.linear import read_linear
 from kdserve.export.read.weights import Activation, Array, LinearWeights, NormWeights, TransformerWeights
 
 
@@ -93,12 +95,8 @@ class SequenceWeights:
 
 
 def linear_of(tensors: Mapping[str, Array]) -> Callable[[str], LinearWeights]:
-    """Return what reads a linear layer by its name, with its bias where it has one."""
-
-    def linear(name: str) -> LinearWeights:
-        return LinearWeights(weight=np.ascontiguousarray(tensors[f"{name}.weight"].T), bias=tensors.get(f"{name}.bias"))
-
-    return linear
+    """Return what reads a linear layer by its name."""
+    return partial(read_linear, tensors)
 
 
 def norm_of(tensors: Mapping[str, Array], epsilon: float) -> Callable[[str], NormWeights]:

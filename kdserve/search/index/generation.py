@@ -27,7 +27,6 @@ from kdserve.manifest import (
     MANIFEST_NAME,
     FileRecord,
     Manifest,
-    hash_file,
     read_manifest,
     replace_manifest,
     sync_path,
@@ -129,7 +128,7 @@ def publish(index: Path, state: IndexState, previous: Manifest | None) -> Manife
     fresh = index / folder_name(state.generation)
     (fresh / STATE).write_text(json.dumps(asdict(state), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     known = previous.files if previous else {}
-    files = {name: known[name] if name in known else _record(index / name) for name in files_of(state)}
+    files = {name: known[name] if name in known else FileRecord.of(index / name) for name in files_of(state)}
     sync_tree(fresh)
     sync_path(index)
     crash_point("files written")
@@ -185,10 +184,6 @@ def remove_garbage(index: Path, state: IndexState) -> None:
 
 def crash_point(name: str) -> None:
     """Mark a moment between two durable writes. It does nothing; crash trials put a death in its place."""
-
-
-def _record(path: Path) -> FileRecord:
-    return FileRecord(size_bytes=path.stat().st_size, sha256=hash_file(path))
 
 
 def _parse_state(record: object) -> IndexState:
