@@ -78,13 +78,16 @@ class Collection:
         if address.endswith(".db") and not Path(address).exists():  # which Milvus Lite would make
             raise FolderError(f"there is no {address}; check the path, or build a collection there")
         client = Client(address)
-        if not client.has_collection(f"{name}_state"):
-            client.close()
-            raise FolderError(f"{address} has no collection {name} made by kdserve; check the name")
-        for one in (name, f"{name}_state"):
-            client.load_collection(one)  # Milvus Lite forgets which were when its last client goes
-        rows = client.query(f"{name}_state", filter="key == 0", output_fields=["state"])
-        return cls(client, name, State(**rows[0]["state"]))
+        with ExitStack() as undo:
+            undo.callback(client.close)
+            if not client.has_collection(f"{name}_state"):
+                raise FolderError(f"{address} has no collection {name} made by kdserve; check the name")
+            for one in (name, f"{name}_state"):
+                client.load_collection(one)  # Milvus Lite forgets which were when its last client goes
+            rows = client.query(f"{name}_state", filter="key == 0", output_fields=["state"])
+            opened = cls(client, name, State(**rows[0]["state"]))
+            undo.pop_all()
+        return opened
 
     def save(self, state: State) -> None:
         """Keep a new state."""

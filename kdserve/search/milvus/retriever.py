@@ -87,9 +87,14 @@ class MilvusRetriever(RetrieverProtocol):
             FolderError: no such collection made by kdserve, another encoder, or Milvus cannot be reached.
         """
         require_embedder(encoder)
-        kept = Collection.open(address, collection)
-        require_compatible(f"{address} {collection}", kept.state.encoder, kept.state.teacher, encoder)
-        return cls(kept, encoder)
+        opened = cls(Collection.open(address, collection), encoder)
+        state = opened._kept.state
+        try:
+            require_compatible(f"{address} {collection}", state.encoder, state.teacher, encoder)
+        except FolderError:
+            opened.close()
+            raise
+        return opened
 
     def __len__(self) -> int:
         """The number of documents."""
