@@ -101,7 +101,7 @@ def build_and_lose_workers(folder, address):
         (folder / "texts" / f"{name}.jsonl").write_text("\n", encoding="utf-8")
     for file in sorted((folder / "texts").iterdir())[6:]:
         file.unlink()
-    with pytest.raises(DataError, match="there are no texts to index; none was not made"):
+    with pytest.raises(DataError, match="there are no texts to index; give at least one"):
         Retriever.build(folder / "none", shared(folder, Counting), encoder)
     ray.shutdown()
 

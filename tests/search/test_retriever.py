@@ -110,7 +110,7 @@ def test_two_documents_with_one_id_leave_nothing_behind(tmp_path, embedder):
 
 
 def test_no_documents_is_an_error_that_leaves_nothing_behind(tmp_path, embedder):
-    with pytest.raises(DataError, match="no texts to index; index was not made"):
+    with pytest.raises(DataError, match="no texts to index; give at least one"):
         Retriever.build(tmp_path / "index", [], embedder)
     assert not any(tmp_path.iterdir())
 

@@ -154,7 +154,7 @@ def write_segment(
         embedded = embedded_after(writer.num_documents)
         next_id = append_documents(writer, embedded, next_id, total=total, progress=progress, resume_key=resume_key)
         if not writer.num_documents:
-            raise DataError(f"there are no texts to index; {fresh.parent.name[1:-8]} was not made")
+            raise DataError("there are no texts to index; give at least one that is not blank")
         writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
         crash_point("last checkpoint written")
         return writer.seal(fresh.name), next_id

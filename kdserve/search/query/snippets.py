@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from kdserve.search.documents.passages import Span
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, UNSPACED, WORD
 
 MAX_CHARACTERS = 240
 MAX_TEXT_CHARACTERS = 20_000
 """How much of a text is looked at for words."""
 SENTENCE = re.compile(r"""(?<=[.!?…])["'»”’)\]]*\s+|(?<=[。！？।])\s*|\n+""")
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
