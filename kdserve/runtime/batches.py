@@ -23,8 +23,8 @@ _STEPS = ((32, 4), (64, 8), (128, 16), (512, 32))
 def canonical_length(num_tokens: int) -> int:
     """Return the padded length of a text: the next step of a fixed ladder, so it depends on the text alone.
 
-    Steps are 4 up to 32 tokens, 8 up to 64, 16 up to 128, 32 up to 512 and 64 beyond: at most 4 tokens, or an eighth,
-    are padding.
+    Steps are 4 up to 32 tokens, 8 up to 64, 16 up to 128, 32 up to 512 and 64 beyond: at most 3 tokens, or less than a
+    fifth, are padding.
     """
     step = next((step for limit, step in _STEPS if num_tokens <= limit), 64)
     return max(step, -(-num_tokens // step) * step)

@@ -212,11 +212,14 @@ def read_source(folder: Path, *, key: str) -> Tokenizer:
 @contextmanager
 def _speaking(tokenizer: Any, side: str, code: str) -> Iterator[None]:
     """Set a tokenizer's language inside the block, if a code is given."""
+    if not code:
+        yield
+        return
     before = getattr(tokenizer, side, None)
-    if code:
-        setattr(tokenizer, side, code)
-    yield
-    if code:
+    setattr(tokenizer, side, code)
+    try:
+        yield
+    finally:
         setattr(tokenizer, side, before)
 
 

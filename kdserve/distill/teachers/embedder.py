@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -227,23 +228,17 @@ class VectorCache:
             _logger.warning("another run is filling %s; waiting until it is done", self.folder)
         self._waited = True
 
-    def _append(self) -> Any:
-        from contextlib import ExitStack, contextmanager
-
-        @contextmanager
-        def files() -> Iterator[tuple[Any, Any]]:
-            with ExitStack() as stack:
-                self.vectors_path.touch()
-                self.keys_path.touch()
-                rows = len(self._keys())
-                vectors_file = stack.enter_context(self.vectors_path.open("r+b"))
-                keys_file = stack.enter_context(self.keys_path.open("r+b"))
-                for file, width in ((vectors_file, 2 * self.teacher.dim), (keys_file, 8)):
-                    file.truncate(rows * width)
-                    file.seek(rows * width)
-                yield vectors_file, keys_file
-
-        return files()
+    @contextmanager
+    def _append(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+        """Open vectors and keys behind the rows that are whole."""
+        self.vectors_path.touch()
+        self.keys_path.touch()
+        rows = len(self._keys())
+        with self.vectors_path.open("r+b") as vectors_file, self.keys_path.open("r+b") as keys_file:
+            for file, width in ((vectors_file, 2 * self.teacher.dim), (keys_file, 8)):
+                file.truncate(rows * width)
+                file.seek(rows * width)
+            yield vectors_file, keys_file
 
 
 def _chunks(numbers: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -40,6 +40,7 @@ class TargetTokenizer:
         """
         for own in ids:
             if own and not 0 <= min(own) <= max(own) < self.size:
-                raise EncodeError(f"{self._path} has no token {max(own)}; export the translator again")
+                unknown = min(own) if min(own) < 0 else max(own)
+                raise EncodeError(f"{self._path} has no token {unknown}; export the translator again")
         texts: list[str] = self._library.decode_batch([list(own) for own in ids], skip_special_tokens=True)
         return [text.strip() for text in texts]

@@ -55,10 +55,10 @@ class Writer:
             limits = np.array([min(limit, grow * len(own) + _ROOM) if grow else limit for own in sources])
             return search(self._session, self._read(sources, pad_id), limits, rules, vocabulary=vocabulary)
 
-        if self._num_threads == 1 or len(batches) == 1:
+        if self._num_threads == 1 or len(batches) <= 1:
             found = [run(rows) for rows in batches]
         else:
-            with ThreadPoolExecutor(min(self._num_threads, max(1, len(batches)))) as pool:
+            with ThreadPoolExecutor(min(self._num_threads, len(batches))) as pool:
                 found = list(pool.map(run, batches))
         outputs: list[list[int]] = [[] for _ in ids]
         is_cut = [False] * len(ids)
