@@ -37,6 +37,7 @@ from kdserve.evaluate import measure_writing, read_pairs
 from kdserve.evaluate.writing import is_circle
 from kdserve.export.sequence.student import read_sequence_student
 from kdserve.json_files import read_object
+from kdserve.lines import read_lines
 from kdserve.runtime.sequence.settings import SOURCE_NAME
 
 ALONE, BATCH, LIMIT = 32, 32, 96
@@ -57,7 +58,7 @@ print(peak.split()[1], file=sys.stderr)  # what a parent had counts in ru_maxrss
 
 def main() -> None:
     arguments = _arguments()
-    lines = [line for line in arguments.lines.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for _, line in read_lines(arguments.lines) if line.strip()]
     translator = Translator.load(arguments.bundle, num_threads=1)
     ids = translator.tokenize(lines[:256])
     contenders: dict[str, Write] = {"kdserve": _own(translator)}
@@ -217,7 +218,7 @@ def _quality(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.fp32:
         writers["greedy, fp32"] = Translator.load(arguments.fp32, num_threads=1).translate
     for name, _, file in (value.partition("=") for value in arguments.outputs):
-        written = iter(Path(file).read_text(encoding="utf-8").splitlines())
+        written = iter([line for _, line in read_lines(Path(file))])
         writers[name] = lambda texts, written=written: [next(written) for _ in texts]
     target = next(iter(own.targets), "")
     figures = {name: measure_writing(write, pairs, target=target) for name, write in writers.items()}
