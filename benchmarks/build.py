@@ -29,6 +29,7 @@ from kdserve.bench.machine import describe_machine
 from kdserve.cli.documents import open_source
 from kdserve.search import BuildOptions, Document, Retriever
 from kdserve.search.documents import embedding
+from kdserve.search.documents.passages import choose_window
 from kdserve.search.index import build as building
 from kdserve.search.index.segment import SegmentWriter
 
@@ -122,10 +123,11 @@ def turn(model: str, file: Path, folder: Path, clock: Stopwatch) -> dict[str, fl
     Retriever.build(folder, documents, encoder, options=BuildOptions(encoder_name=model))
     build_s = time.process_time() - started
     stages = {stage: clock.seconds[stage] for stage in STAGES}
+    window = choose_window(encoder, 0)
     passages = [
         document.text[start:end]
         for document in open_source(file, None, "text", "id", "").read()
-        for start, end in embedding.split_text(document.text, encoder.count_tokens, encoder.max_tokens)
+        for start, end in embedding.split_text(document.text, encoder.count_tokens, window)
     ]
     bare = Encoder.load(model, num_threads=1)
     started = time.process_time()

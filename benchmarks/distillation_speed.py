@@ -1,6 +1,6 @@
 """Sentences a second of kdserve's training against sentence-transformers' trainer, for the same work on the CPU.
 
-    python benchmarks/distillation_speed.py [--data DIR] [--languages de,fr,ru] [--pairs 20000] [--steps 30]
+    python benchmarks/distillation_speed.py [--data DIR] [--languages de,fr,ru] [--pairs 20000] [--steps 60]
 
 Same start (three of the teacher's layers under an aligned token table), same pairs, same batch size, AdamW, equal
 threads, in bf16 and in fp32; each run in a fresh process, in turns. The objective is the cosine to the teacher here and

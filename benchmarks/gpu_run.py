@@ -1,7 +1,8 @@
 """A training run on a GPU machine that has nothing but torch: its pieces, the run there, the student back here.
 
     python benchmarks/gpu_run.py pack RECIPE WORK PIECES [--set KEY=VALUE...]   # here: what the run takes, in pieces
-    python benchmarks/gpu_run.py train PIECES WORK OUT --seconds 400            # there
+    python benchmarks/gpu_run.py unpack PIECES FOLDER                           # there
+    python benchmarks/gpu_run.py train FOLDER WORK OUT --seconds 400            # there
     python benchmarks/gpu_run.py collect RECIPE WORK OUT STUDENT [--set KEY=VALUE...]   # here
 
 For recipes with a multilingual teacher beside the student (`vocabulary.of_teacher`, `targets.own`). Each text travels

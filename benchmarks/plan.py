@@ -65,8 +65,9 @@ def read_measured() -> Measured:
     sentences = [text for texts in samples.parallel().values() for text in texts[:24]]  # as benchmarks/base_speed.py
     passages = [" ".join(sentences[i : i + SENTENCES]) for i in range(0, len(sentences), SENTENCES)]
     tokens = fmean(Encoder.load("kdserve-mini").count_tokens(passages))
-    students = {row[0]: row[-1] for row in _table("teacher-vs-student-1-thread").rows}
-    static_tokens = _number(students["texts per CPU second"]) * _number(students["tokens a text"])
+    students = _table("teacher-vs-student-1-thread")
+    static = {row[0]: row[students.columns.index("kdserve-static")] for row in students.rows}
+    static_tokens = _number(static["texts per CPU second"]) * _number(static["tokens a text"])
     gpu = json.loads((RESULTS / GPU_RECORD).read_text(encoding="utf-8"))
     (best,) = [
         row

@@ -130,8 +130,11 @@ def squad(checkouts: Path, repository: str, prefix: str) -> tuple[list[str], lis
 
 
 def thai(checkouts: Path) -> tuple[list[str], list[str]]:
-    """Return the questions and different paragraphs of iapp-wiki-qa-dataset."""
-    raw = show(checkouts, "iapp-technology/iapp-wiki-qa-dataset", "squad_format/data.zip")
+    """Return the questions and different paragraphs of iapp-wiki-qa-dataset; none where it is missing."""
+    repository = "iapp-technology/iapp-wiki-qa-dataset"
+    if not (checkouts / repository).is_dir():
+        return [], []
+    raw = show(checkouts, repository, "squad_format/data.zip")
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         rows = [json.loads(line) for name in archive.namelist() for line in archive.read(name).splitlines() if line]
     return [row["question"] for row in rows], sorted({row["context"] for row in rows})
