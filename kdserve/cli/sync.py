@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +19,9 @@ from kdserve.errors import KdserveError
 
 if TYPE_CHECKING:
     from kdserve.search import Retriever, Source
+
+LOOK_MS = 2000
+"""Between looks at whether the folder is still the one that is followed."""
 
 
 def register(index: typer.Typer) -> None:
@@ -45,11 +51,35 @@ def sync(
     with needs_extra("documents"):
         import watchfiles
     say(f"following {texts}; Ctrl-C ends")
-    for _ in watchfiles.watch(texts, raise_interrupt=True):
+    for _ in _changes(texts, watchfiles.watch):
         try:
             _sync(retriever, source, languages_by, threads)
         except KdserveError as error:  # the next change may mend it
             say(f"kdserve: {error}")
+
+
+def _changes(folder: Path, watch: Callable[..., Iterator[set[Any]]]) -> Iterator[None]:
+    """Yield once a folder is watched, and whenever something in it changes or another takes its place, which no watch
+    tells."""
+    while True:
+        followed, is_new = _inode(folder), True
+        with contextlib.suppress(FileNotFoundError):
+            for changes in watch(folder, raise_interrupt=True, yield_on_timeout=True, rust_timeout=LOOK_MS):
+                if changes or is_new:
+                    yield
+                is_new = False
+                if _inode(folder) != followed:
+                    break
+        while _inode(folder) is None:
+            time.sleep(LOOK_MS / 1000)
+
+
+def _inode(folder: Path) -> tuple[int, int] | None:
+    """Which folder has this name now, if any."""
+    with contextlib.suppress(OSError):
+        found = folder.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _sync(retriever: Retriever, source: Source, languages_by: str, threads: int | None) -> None:

@@ -16,6 +16,8 @@ from kdserve.search.retriever import Retriever
 
 CONTENT = "sha256"
 """The field that says which content of its file a document was made of."""
+OF_FILE = "file:"
+"""Stands before its digest: documents that came another way may have a field of that name too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,9 +73,9 @@ def sync_folder(
 
 
 def _digest(file: Path) -> str:
-    """SHA-256 of a file; "" for one that cannot be opened or is gone by now, which reading it tells."""
+    """SHA-256 of a file, marked; "" for one that cannot be opened or is gone by now, which reading it tells."""
     try:
-        return hash_file(file)
+        return OF_FILE + hash_file(file)
     except OSError:
         return ""
 
@@ -84,5 +86,6 @@ def contents(index: Path) -> dict[Id, str | None]:
     for segment in open_snapshot(index, exact=True).segments:
         for document in filter(segment.is_live, segment.stored.scan()):
             digest = document.metadata.get(CONTENT)
-            found[document.id] = digest if isinstance(digest, str) else None
+            is_ours = isinstance(digest, str) and digest.startswith(OF_FILE)
+            found[document.id] = str(digest) if is_ours else None
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from trigrams import TrigramEmbedder
 
+from kdserve.cli.sync import _changes
 from kdserve.errors import DataError
 from kdserve.search import Document, Retriever, Source, Synced, sync_folder
 
@@ -36,6 +37,28 @@ def test_new_changed_and_gone_files_are_written_and_deleted(retriever: Retriever
     assert sync_folder(retriever, source) == Synced(written=2, deleted=1, unchanged=0)
     found = {hit.id: hit.text for hit in retriever.search("bread", 9)}
     assert found == {"a.md": "# Bread\n\nCold by now.", "c.txt": "a night train", "other": "came another way"}
+
+
+def test_a_document_with_a_digest_of_its_own_came_another_way(retriever: Retriever, folder: Path) -> None:
+    for number, digest in enumerate(("0" * 64, "sha256:" + "0" * 64, "")):
+        retriever.add([Document(text="a page", id=f"page-{number}", metadata={"sha256": digest})])
+    assert sync_folder(retriever, Source(path=folder, format="folder")).deleted == 0
+    assert len(retriever) == 6
+
+
+def test_a_folder_that_another_one_replaces_is_followed(tmp_path: Path, folder: Path) -> None:
+    watchfiles = pytest.importorskip("watchfiles")
+    seen = _changes(folder, watchfiles.watch)
+    next(seen)
+    (folder / "new.txt").write_text("x")
+    next(seen)
+    folder.rename(tmp_path / "old")
+    folder.mkdir()
+    (folder / "newer.txt").write_text("y")
+    next(seen)
+    assert [path.name for path in folder.iterdir()] == ["newer.txt"]
+    (folder / "newest.txt").write_text("z")
+    next(seen)
 
 
 def test_a_file_of_the_same_size_and_time_but_another_content_is_written(retriever: Retriever, folder: Path) -> None:
