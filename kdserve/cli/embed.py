@@ -47,7 +47,7 @@ def embed(
     from kdserve.cli.vectors import written
     from kdserve.lines import STDIN, show
     from kdserve.loading import open_model
-    from kdserve.search.index.build import chunks
+    from kdserve.search.documents.chunks import chunks
 
     source = open_source(texts, None, text_column, id_column, "")
     encoder = open_model(bundle, device=device, num_threads=threads)

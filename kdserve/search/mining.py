@@ -24,7 +24,7 @@ from kdserve.runtime.normalizer import is_blank
 from kdserve.search.backends.kinds import KINDS, num_lists
 from kdserve.search.backends.topk import Scores, SearchedSegment, Searcher, nearest
 from kdserve.search.backends.vectors import Rows, VectorFile, encode_rows, require_unit_rows, row_dtype, write_sums
-from kdserve.search.index.build import chunks
+from kdserve.search.documents.chunks import chunks
 
 EMBEDDED_AT_ONCE = 2048
 QUERIES_AT_ONCE = 1024

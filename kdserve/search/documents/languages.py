@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import TypeVar
 
 from kdserve.runtime import Classifier
+from kdserve.search.documents.chunks import chunks
 from kdserve.search.documents.document import Document, NewMetadata
 
 _CHUNK_DOCUMENTS = 1024
@@ -21,8 +21,7 @@ def name_languages(
 
     Below `min_probability` a document stays without: a name or a number has no language. New metadata passes as it is.
     """
-    iterator = iter(documents)
-    while chunk := list(islice(iterator, _CHUNK_DOCUMENTS)):
+    for chunk in chunks(documents, _CHUNK_DOCUMENTS):
         unnamed = [(n, one) for n, one in enumerate(chunk) if isinstance(one, Document) and not one.language]
         for (n, one), found in zip(unnamed, classifier.classify([one.text for _, one in unnamed]), strict=True):
             if found.probability >= min_probability:

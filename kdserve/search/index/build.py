@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 from kdserve.datatypes import Embedder, Progress, no_progress
 from kdserve.errors import DataError, EncodeError, FidelityError, FolderError
@@ -32,7 +31,6 @@ CHECKPOINT_S = 10.0
 RESUME_KEY = "resume key"
 NEXT_ID = "next id"
 PARTS = "parts"
-Item = TypeVar("Item")
 
 
 Embed = Callable[[Iterable[Document], int], Iterator[Embedded]]
@@ -122,13 +120,6 @@ def append_documents(
             last_checkpoint = time.monotonic()
             crash_point("checkpoint written")
     return next_id
-
-
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items; the last may be shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 def write_segment(

@@ -17,8 +17,9 @@ import numpy as np
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
 from kdserve.search.backends.kinds import Requirements
+from kdserve.search.documents.chunks import chunks
 from kdserve.search.documents.document import Document, Id, NewMetadata, require_id
-from kdserve.search.index.build import Ingest, append_documents, chunks
+from kdserve.search.index.build import Ingest, append_documents
 from kdserve.search.index.document_file import StoredDocument
 from kdserve.search.index.generation import IndexState, change, crash_point, files_of
 from kdserve.search.index.segment import Segment, SegmentRecord, SegmentWriter, write_bits

@@ -29,6 +29,7 @@ from kdserve.datatypes import Cell, Scalar
 from kdserve.errors import DataError, FolderError
 from kdserve.manifest import read_error
 from kdserve.search.backends.vectors import Rows
+from kdserve.search.documents.chunks import chunks
 from kdserve.search.documents.document import Document, Id
 from kdserve.search.filters.sql import field_column, field_name
 from kdserve.search.index import lexical
@@ -179,8 +180,7 @@ class DocumentFile:
     def documents(self, docs: Sequence[int]) -> dict[int, StoredDocument]:
         """The documents with the given numbers."""
         found: dict[int, StoredDocument] = {}
-        for start in range(0, len(docs), FETCH):
-            some = docs[start : start + FETCH]
+        for some in chunks(docs, FETCH):
             where = f"doc IN ({', '.join('?' * len(some))})"
             found.update((document.doc, document) for document in self._select(where, some))
         if len(found) < len(set(docs)):
@@ -190,8 +190,7 @@ class DocumentFile:
     def find(self, ids: Sequence[Id]) -> dict[Id, StoredDocument]:
         """The documents with the given ids; the others are left out."""
         found: dict[Id, StoredDocument] = {}
-        for start in range(0, len(ids), FETCH):
-            some = ids[start : start + FETCH]
+        for some in chunks(ids, FETCH):
             where = f"id IN ({', '.join('?' * len(some))})"
             found.update((document.id, document) for document in self._select(where, some))
         return found
@@ -199,11 +198,10 @@ class DocumentFile:
     def texts_among(self, texts: Sequence[str]) -> set[str]:
         """Which of some texts documents have; this reads all."""
         found: set[str] = set()
-        for start in range(0, len(texts), FETCH):
-            some = texts[start : start + FETCH]
+        for some in chunks(texts, FETCH):
             statement = f"SELECT DISTINCT text FROM documents WHERE text IN ({', '.join('?' * len(some))})"
             with self._reading():
-                found.update(row[0] for row in self._database.execute(statement, tuple(some)))
+                found.update(row[0] for row in self._database.execute(statement, some))
         return found
 
     def scan(self) -> Iterator[StoredDocument]:

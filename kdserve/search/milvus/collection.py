@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from kdserve.errors import DataError, FolderError
+from kdserve.search.documents.chunks import chunks
 from kdserve.search.documents.document import Id, NewMetadata, number_documents
 from kdserve.search.documents.embedding import Embedded
-from kdserve.search.index.build import chunks
 from kdserve.search.milvus.client import Client, DataType
 from kdserve.search.milvus.filter import document_key
 
