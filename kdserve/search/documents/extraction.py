@@ -65,13 +65,21 @@ def extract(path: Path) -> Extracted:
     except DataError:
         raise
     except Exception as error:  # on a damaged file each parser raises whatever it likes
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = (
+            " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())[:120] or type(error).__name__
+        )
         raise DataError(f"{path} cannot be read ({reason}); open and save it again, or leave it out") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # pyo3 offers no name to import
             raise
         raise DataError(f"{path} cannot be read ({error}); leave it out") from error
     return Extracted(text=_valid(found.text), title=_valid(" ".join(found.title.split())), language=found.language)
+
+
+def language_of(declared: Any) -> str | None:
+    """The first part of a language tag: de of de-AT."""
+    found = _LANGUAGE.match(str(declared or "").strip())
+    return found[0].lower() if found else None
 
 
 def _html(path: Path) -> Extracted:
@@ -95,7 +103,7 @@ def _pdf(path: Path) -> Extracted:
             raise DataError(f"{path} has more than {MAX_TEXT_BYTES // 1_000_000} million characters; divide it")
     title = reader.metadata.title if reader.metadata else None
     return Extracted(
-        text="\n\n".join(pages), title=str(title or ""), language=_language(reader.root_object.get("/Lang"))
+        text="\n\n".join(pages), title=str(title or ""), language=language_of(reader.root_object.get("/Lang"))
     )
 
 
@@ -112,7 +120,7 @@ def _docx(path: Path) -> Extracted:
         else:
             parts.append(block.text)
     properties = document.core_properties
-    return Extracted(text="\n\n".join(parts), title=properties.title, language=_language(properties.language))
+    return Extracted(text="\n\n".join(parts), title=properties.title, language=language_of(properties.language))
 
 
 def _epub(path: Path) -> Extracted:
@@ -127,12 +135,13 @@ def _epub(path: Path) -> Extracted:
         chapters = [
             posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(places[reference])))
             for reference in package.xpath("//*[local-name()='itemref']/@idref")
+            if reference in places  # as readers of books pass over what is not there
         ]
         texts = [  # each once, or a small archive would give any length of text
             _from_html(archive.read(chapter), f"{path}, {chapter}").text for chapter in dict.fromkeys(chapters)
         ]
         title, language = (package.xpath(f"string(//*[local-name()='{what}'])") for what in ("title", "language"))
-    return Extracted(text="\n\n".join(texts), title=title, language=_language(language))
+    return Extracted(text="\n\n".join(texts), title=title, language=language_of(language))
 
 
 def _from_html(data: bytes, where: str) -> Extracted:
@@ -153,7 +162,7 @@ def _from_html(data: bytes, where: str) -> Extracted:
     if any("depth" in entry.message for entry in parser.error_log):  # libxml2 leaves out what lies deeper
         raise DataError(f"{where} nests its elements too deeply; simplify it")
     title = tree.xpath("string(//head/title)") or tree.xpath("string(//h1)")
-    language = _language(tree.get("lang") or tree.get(f"{_XML}lang") or tree.get("xml:lang"))
+    language = language_of(tree.get("lang") or tree.get(f"{_XML}lang") or tree.get("xml:lang"))
     etree.strip_elements(tree, *_DROPPED, with_tail=False)
     etree.strip_tags(tree, etree.Comment, etree.ProcessingInstruction)
     parts: list[str] = []
@@ -172,12 +181,6 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         archive.close()
         raise DataError(f"{path} unpacks to {size // 1_000_000:,} MB, more than is read; convert it to text yourself")
     return archive
-
-
-def _language(declared: Any) -> str | None:
-    """The first part of a language tag: de of de-AT."""
-    found = _LANGUAGE.match(str(declared or "").strip())
-    return found[0].lower() if found else None
 
 
 def _valid(text: str) -> str:

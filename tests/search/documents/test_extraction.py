@@ -90,6 +90,33 @@ def test_every_kind_gives_its_text_title_and_language(folder: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "title", "language"),
+    [
+        ("---\ntitle: My note\n---\n\nText.", "My note", None),
+        ("---\ntags: [a]\ntitle: \"Mine: 'all'\"\nlang: de-AT\n---\n# Heading\n", "Mine: 'all'", "de"),
+        ("---\ntags: [a]\n...\n\n# Heading\n\nText.", "Heading", None),
+        ("---\ntitle: >\n  long\n---\nHeading\n=======\n", "Heading", None),
+        ("---\nHeading\n---\n", "Heading", None),
+        ("---\ntitle: never closed\n\n# Heading", None, None),
+    ],
+)
+def test_front_matter_of_markdown_tells_title_and_language(
+    tmp_path: Path, text: str, title: str | None, language: str | None
+) -> None:
+    (tmp_path / "a.md").write_text(text)
+    document = one_of(tmp_path / "a.md")
+    assert (document.text, document.metadata.get("title"), document.language) == (text.rstrip("\n"), title, language)
+
+
+def test_a_book_that_names_a_chapter_without_a_place_has_the_others(tmp_path: Path) -> None:
+    book = BOOK.replace(b"</spine>", b'<itemref idref="lost"/></spine>')
+    chapters = {"in/a b.xhtml": b"<p>Two</p>", "c.xhtml": b"<p>One</p>"}
+    archive = zipped({"META-INF/container.xml": CONTAINER, "in/b.opf": book, **chapters})
+    (tmp_path / "a.epub").write_bytes(archive)
+    assert one_of(tmp_path / "a.epub").text == "One\n\nTwo"
+
+
 def test_a_file_named_by_itself_is_the_document_that_its_folder_gives(folder: Path) -> None:
     assert {name: one_of(folder / name) for name in read(folder)} == read(folder)
 
