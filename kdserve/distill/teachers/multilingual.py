@@ -58,7 +58,11 @@ def open_multilingual(*, cache: Path | None = None) -> Path:
     sha256 = hash_file(weights)
     folder = (cache or _user_cache()) / f"{MULTILINGUAL_TEACHER}-{sha256[:16]}"
     if not (folder / MANIFEST_NAME).is_file():
-        _unpack(weights, folder, sha256)
+        try:
+            _unpack(weights, folder, sha256)
+        except FolderError:
+            if not (folder / MANIFEST_NAME).is_file():  # else another run has unpacked it meanwhile
+                raise
     return folder
 
 

@@ -158,7 +158,7 @@ class DocumentFile:
             self._database.execute("PRAGMA trusted_schema = OFF")
             tables = {row[0] for row in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             columns = {row[1] for row in self._database.execute("PRAGMA table_info(fields)")}
-            if not {"documents", "fields"} <= tables or not columns >= FIXED_COLUMNS:
+            if {"documents", "fields"} - tables or FIXED_COLUMNS - columns:
                 raise self._damaged("it has not the tables of documents and fields")
             self.fields = frozenset(field_name(column) for column in columns - FIXED_COLUMNS)
 

@@ -84,6 +84,17 @@ def test_a_question_and_a_passage_are_embedded_under_their_prompts(folder: Path)
     np.testing.assert_allclose(teacher.encode_query(["What is due?"]), bare, atol=1e-6)
 
 
+def test_what_another_run_unpacked_meanwhile_is_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpack(_weights: Path, target: Path, _sha256: str) -> None:
+        target.symlink_to(folder)
+        raise FolderError(f"{target} appeared meanwhile")
+
+    monkeypatch.setattr("kdserve.distill.teachers.multilingual._unpack", unpack)
+    assert open_multilingual(cache=tmp_path).resolve() == folder
+
+
 def test_it_is_unpacked_once(folder: Path) -> None:
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert open_multilingual(cache=folder.parent) == folder
