@@ -10,6 +10,8 @@ from kdserve.errors import FolderError
 from kdserve.json_files import read_json
 
 MODULES_NAME = "modules.json"
+HEAD_NAME = "head.safetensors"
+"""What a student that classifies has beside its modules: weight and bias of its last layer."""
 _OWN = re.compile(
     r"sentence_transformers\.(?:models|(?:base|sentence_transformer)\.modules)(?:\.[a-z_]+)?\."
     r"(Asym|BoW|CNN|Dense|Dropout|LSTM|LayerNorm|Normalize|Pooling|Router|StaticEmbedding|Transformer"

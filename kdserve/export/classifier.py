@@ -28,11 +28,10 @@ from kdserve.export.settings import ExportSettings
 from kdserve.export.texts import GateTexts, sample_gate_texts
 from kdserve.manifest import MANIFEST_NAME, staged_folder
 from kdserve.model_settings import read_student_settings
+from kdserve.modules import HEAD_NAME
 from kdserve.precisions import Precision
 from kdserve.runtime.bundle import TOKENIZER_NAME
 from kdserve.runtime.classifier import Classifier, ClassifierSettings, Probabilities
-
-HEAD_NAME = "head.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

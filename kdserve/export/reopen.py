@@ -10,13 +10,13 @@ import onnx
 from safetensors.numpy import save_file
 
 from kdserve.errors import FolderError
-from kdserve.export.classifier import HEAD_NAME
 from kdserve.export.constants import BIT_WIDTHS, body_tensors, read_constants, token_table
 from kdserve.export.copies import staged_copy
 from kdserve.export.sequence.reopen import reopen_translator
 from kdserve.json_files import read_object
 from kdserve.manifest import kind_of, verify_folder, write_manifest
 from kdserve.model_settings import StudentSettings
+from kdserve.modules import HEAD_NAME
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME, BundleSettings
 from kdserve.runtime.classifier import ClassifierSettings
 

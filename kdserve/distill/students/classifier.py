@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from kdserve.distill.students.embedder import Student
 from kdserve.distill.teachers.head import Head
-
-HEAD_NAME = "head.safetensors"
+from kdserve.modules import HEAD_NAME
 
 
 class ClassifierStudent(nn.Module):
