@@ -194,5 +194,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise RecipeError(f"cannot listen on {host} port {port} ({error.strerror}); choose another") from error
+    except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
+        reason = error.strerror if isinstance(error, OSError) else "no name of a host"
+        raise RecipeError(f"cannot listen on {host!r} port {port} ({reason}); choose another") from error

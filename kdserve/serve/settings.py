@@ -11,6 +11,10 @@ from kdserve.errors import RecipeError
 from kdserve.toml import apply_override, build, merge, read_toml
 
 
+MOST_THREADS = 1024
+"""Of a process, and processes of a server: each is started at once."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
     """Bounds on what one request may ask for, and on how much may wait.
@@ -73,6 +77,9 @@ class ServerSettings:
             raise RecipeError("there is nothing to serve; name a bundle, an index, a classifier or a translator")
         if not 0 <= self.port <= 65535:
             raise RecipeError(f"port is {self.port}; choose one up to 65535, or 0 for any that is free")
+        for name, value in (("threads", self.threads), ("processes", self.processes)):
+            if value > MOST_THREADS:
+                raise RecipeError(f"{name} is {value}; give {MOST_THREADS} or fewer")
         for owner, prefix in ((self, ""), (self.limits, "limits.")):
             for entry in fields(owner):
                 value, least = getattr(owner, entry.name), _LEAST.get(prefix + entry.name, 0)

@@ -13,6 +13,7 @@ from kdserve.serve import Limits, load_settings
 from kdserve.serve.app import Application
 from kdserve.serve.keys import Keys
 from kdserve.serve.refusals import Refusal
+from kdserve.serve.running import _listen
 
 BUNDLES = Path(__file__).parents[1] / "runtime" / "bundles"
 
@@ -44,6 +45,8 @@ def test_paths_are_beside_the_file_and_names_are_names(tmp_path: Path):
         ('bundles = ["a"]\nport = true', "port"),
         ('bundles = ["a"]\n[limits]\ntexts = 0', "limits.texts"),
         ('bundles = ["a"]\nprocesses = 0', "processes"),
+        ('bundles = ["a"]\nprocesses = 5000', "processes is 5000; give 1024 or fewer"),
+        ('bundles = ["a"]\nthreads = 1_000_000', "threads is 1000000; give 1024 or fewer"),
         ('bundles = ["a"]\nstop_s = -1', "stop_s"),
         ("bundles = [", "TOML"),
     ],
@@ -53,6 +56,12 @@ def test_what_does_not_fit_is_named(tmp_path: Path, text: str, part: str):
     path.write_text(text)
     with pytest.raises(RecipeError, match=part):
         load_settings(path)
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "x" * 64, "\u202e"])
+def test_what_is_no_host_is_one_line(host: str):
+    with pytest.raises(RecipeError, match="cannot listen on .* port 0 .*; choose another"):
+        _listen(host, 0)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
