@@ -10,7 +10,6 @@ from typing import Any
 from kdserve.errors import RecipeError
 from kdserve.toml import apply_override, build, merge, read_toml
 
-
 MOST_THREADS = 1024
 """Of a process, and processes of a server: each is started at once."""
 

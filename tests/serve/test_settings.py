@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, text: str, part: str):
 
 @pytest.mark.parametrize("host", ["", "a..b", "x" * 64, "\u202e"])
 def test_what_is_no_host_is_one_line(host: str):
-    with pytest.raises(RecipeError, match="cannot listen on .* port 0 .*; choose another"):
+    with pytest.raises(RecipeError, match=r"cannot listen on .* port 0 .*; choose another"):
         _listen(host, 0)
 
 
