@@ -32,6 +32,13 @@ def texts(tmp_path: Path) -> Path:
     return tmp_path / "texts.txt"
 
 
+def test_a_format_is_named_where_no_ending_tells_it(tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text('{"id": "a", "text": "red apples"}\n', encoding="utf-8")
+    for given, stdin in ((tmp_path / "texts", None), ("-", (tmp_path / "texts").read_text(encoding="utf-8"))):
+        printed, _ = run("embed", given, "--format", "jsonl", "--bundle", BUNDLE, stdin=stdin)
+        assert [json.loads(line)["id"] for line in printed.splitlines()] == ["a"]
+
+
 @pytest.mark.parametrize("name", ["v.npy", "v.jsonl", "v.parquet", "-"])
 def test_every_form_has_the_vectors_of_the_encoder_in_order(texts: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / name

@@ -119,3 +119,13 @@ def test_a_gpu_that_is_not_there_is_told_by_every_command_that_encodes(tmp_path:
     (tmp_path / "texts.txt").write_text("words\n", encoding="utf-8")
     said = run(*command.split(), "--device", "cuda", "--threads", "1", cwd=tmp_path)
     assert "does not offer cuda; install 'kdserve[gpu]' in place of 'kdserve[cpu]', or load on device='cpu'" in said
+
+
+@pytest.mark.parametrize(
+    ("shell", "output"), [("models >&-", ""), ("embed - <&-", "kdserve: standard input holds no text; give texts\n")]
+)
+def test_streams_that_are_closed_are_those_of_a_daemon(tmp_path: Path, shell: str, output: str):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = f"{sys.executable} -m kdserve {shell}"
+    ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("", output, 1 if output else 0)

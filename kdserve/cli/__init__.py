@@ -8,12 +8,15 @@ room and imports that room inside the command, so that `kdserve --help` stays qu
 from __future__ import annotations
 
 import _thread
+import errno
 import importlib
 import io
 import logging
+import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,7 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """Run the command line; the console script `kdserve`. What takes long to import is imported in here."""
+    _open_closed_streams()
     received: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -77,8 +81,17 @@ def _run() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:  # no path of the user's is worth a traceback, wherever it was first touched
-        name = plain(str(error.filename or "a file"))
-        sys.exit(f"kdserve: {name} cannot be used ({error.strerror or error}); check the path")
+        name = plain(str(error.filename or "standard output, or a file,"))
+        advice = "make room" if error.errno == errno.ENOSPC else "check the path"
+        sys.exit(f"kdserve: {name} cannot be used ({error.strerror or error}); {advice}")
     except UnicodeEncodeError as error:
         part = error.object[error.start : error.end]
         sys.exit(f"kdserve: a name or text holds {part!r}, which is no valid Unicode; rename the file or fix the text")
+
+
+def _open_closed_streams() -> None:
+    """Give a command that was started without standard input, output or errors (`<&-`) those of /dev/null, as daemons
+    have: else the next file that it opens would be taken for one of them, and libraries fail."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115

@@ -10,7 +10,7 @@ import typer
 
 from kdserve.cli.console import flush, progress_bars, say
 from kdserve.cli.documents import batches_of_stdin, open_source
-from kdserve.cli.options import DEFAULT_BUNDLE, Device, Threads
+from kdserve.cli.options import DEFAULT_BUNDLE, Device, FormatOption, Threads
 from kdserve.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def embed(
         str, typer.Option(help="Bundle folder, a published student's name, or a teacher.")
     ] = DEFAULT_BUNDLE,
     role: Annotated[Literal["document", "query"], typer.Option(help="What the texts are.")] = "document",
+    format: FormatOption = None,
     text_column: Annotated[str, typer.Option(help="Column or field that holds the text.")] = "text",
     id_column: Annotated[str, typer.Option(help="Column or field that holds the id.")] = "id",
     threads: Threads = None,
@@ -49,12 +50,12 @@ def embed(
     from kdserve.loading import open_model
     from kdserve.search.documents.chunks import chunks
 
-    source = open_source(texts, None, text_column, id_column, "")
+    source = open_source(texts, format, text_column, id_column, "")
     encoder = open_model(bundle, device=device, num_threads=threads)
     encode = encoder.encode_query if role == "query" else encoder.encode_document
     total, num_texts = source.count(), 0
     with progress_bars() as progress, written(out, encoder.dim) as write:
-        for chunk in _arrived() if texts == STDIN else chunks(source.read(), CHUNK_TEXTS):
+        for chunk in _arrived() if texts == STDIN and source.format == "txt" else chunks(source.read(), CHUNK_TEXTS):
             write(chunk, encode([document.text for document in chunk]))
             flush()
             num_texts += len(chunk)

@@ -23,7 +23,7 @@ from kdserve.cli.documents import (
     with_languages,
 )
 from kdserve.cli.milvus import Milvus, build_collection, open_collection, refuse_in_milvus
-from kdserve.cli.options import DEFAULT_BUNDLE, Device, Fields, Threads
+from kdserve.cli.options import DEFAULT_BUNDLE, Device, Fields, FormatOption, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.search.backends.kinds import KINDS_HELP, KindOrAuto
 
@@ -39,10 +39,6 @@ Texts = Annotated[
         help="A .txt, .tsv, .csv, .jsonl or .parquet file (.gz too), a document (.md, .html, .pdf, .docx, .epub), a "
         "folder, or - for stdin."
     ),
-]
-FormatOption = Annotated[
-    Literal["txt", "tsv", "csv", "jsonl", "parquet", "document", "folder"] | None,
-    typer.Option(help="Format of the texts, where the file's name does not tell."),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column or field that holds the text.")]
 IdColumn = Annotated[str, typer.Option(help="Column or field that holds the id; without one, documents are numbered.")]

@@ -10,6 +10,10 @@ import typer
 DEFAULT_BUNDLE = "kdserve-static"
 """What embeds where no bundle is named: the quickest of those that ship."""
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the model; default: all there are.")]
+FormatOption = Annotated[
+    Literal["txt", "tsv", "csv", "jsonl", "parquet", "document", "folder"] | None,
+    typer.Option(help="Format of the texts, where the file's name does not tell."),
+]
 Fields = Annotated[
     str | None,
     typer.Option(help="Fields to keep beside text, id and language: title,year; '' keeps none. Default: all."),
