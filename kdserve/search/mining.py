@@ -56,7 +56,7 @@ def mine(
     """Find translation pairs, best first. Blank lines and repeated sentences are skipped.
 
     Raises:
-        TypeError: a side is a bare str.
+        TypeError: a side is a bare str, or holds what is no str.
         DataError: a side without sentences, or a `k` below 1 or beyond 1,024 on sides that have so many, or a
             `min_score` that is NaN.
     """
@@ -129,6 +129,8 @@ def _different(texts: Iterable[str]) -> Iterator[str]:
     """Texts on one line each, without blank and repeated ones."""
     seen: set[int] = set()
     for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"a sentence is {type(text).__name__}, not str")
         text = " ".join(text.split())
         if not is_blank(text) and hash(text) not in seen:
             seen.add(hash(text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -39,6 +40,9 @@ class BuildOptions:
     `resume_key` stands for the same documents in the same order; a killed build with the same key goes on, and one
     that was done stays as it is.
     `total` is the number of documents, 0 where unknown; it only serves the progress.
+
+    Raises:
+        DataError: no such precision.
     """
 
     kind: KindOrAuto = "auto"
@@ -50,6 +54,11 @@ class BuildOptions:
     encoder_name: str = ""
     resume_key: str = ""
     total: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            choices = ", ".join(get_args(Precision))
+            raise DataError(f"there is no precision {self.precision!r} of vectors; choose one of {choices}")
 
 
 class Retriever(RetrieverProtocol):

@@ -87,5 +87,7 @@ def test_an_empty_side_and_no_neighbours_are_errors():
         list(mine(["a"], ["b"], Translating(), k=0))
     with pytest.raises(DataError, match="min_score is NaN"):
         list(mine(["a"], ["b"], Translating(), min_score=float("nan")))
+    with pytest.raises(TypeError, match="a sentence is int, not str"):
+        list(mine([1], ["b"], Translating()))
     with pytest.raises(TypeError, match="got a str; put it into a list"):
         list(mine("a sentence", ["b"], Translating()))

@@ -9,7 +9,17 @@ import pytest
 from kdserve import samples
 from kdserve.errors import DataError, EncodeError, FolderError
 from kdserve.locks import folder_lock
-from kdserve.search import BuildOptions, Document, Requirements, Retriever, describe, verify_index
+from kdserve.search import (
+    BuildOptions,
+    Document,
+    Requirements,
+    Retriever,
+    compact_index,
+    delete_documents,
+    describe,
+    open_snapshot,
+    verify_index,
+)
 
 TEXTS = ["red apples", "green apples", "a slow train", "green apples", "the night train", "zebra"]
 
@@ -27,6 +37,17 @@ def test_best_document_comes_first_with_all_that_belongs_to_it(retriever):
     hit = retriever.search("red apples", 1)[0]
     assert (hit.id, hit.text, hit.language, hit.metadata, hit.passage) == ("t0", "red apples", "en", {"n": 0}, None)
     assert hit.score == pytest.approx(1, abs=1e-6)
+
+
+def test_a_precision_that_is_none_is_refused_before_anything_is_built():
+    with pytest.raises(DataError, match="no precision 'float16' of vectors; choose one of float32, int8"):
+        BuildOptions(precision="float16")
+
+
+def test_an_index_is_named_by_a_text_or_a_path_everywhere(retriever):
+    name = str(retriever.folder)
+    delete_documents(name, ["t5"])
+    assert compact_index(name).num_documents == open_snapshot(name).num_documents == describe(name).documents == 5
 
 
 def test_equal_texts_come_in_the_order_of_insertion(retriever):

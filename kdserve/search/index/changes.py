@@ -85,14 +85,14 @@ def add_documents(
     return change(index, write, reopen)
 
 
-def delete_documents(index: Path, ids: Sequence[Id], *, reopen: Reopen = open_snapshot) -> Snapshot:
+def delete_documents(index: str | Path, ids: Sequence[Id], *, reopen: Reopen = open_snapshot) -> Snapshot:
     """Delete the documents with these ids; all of them may be.
 
     Raises:
         DataError: what is no id, or is not in the index; nothing is deleted then.
         FolderError: another writer, a damaged index, or a full disk. The index is then as it was.
     """
-
+    index = Path(index)
     for id_ in ids:
         require_id(id_)
 
@@ -110,7 +110,7 @@ def delete_documents(index: Path, ids: Sequence[Id], *, reopen: Reopen = open_sn
 
 
 def compact_index(
-    index: Path,
+    index: str | Path,
     *,
     requirements: Requirements | None = None,
     progress: Progress = no_progress,
@@ -123,6 +123,7 @@ def compact_index(
     Raises:
         FolderError: another writer, a damaged index, or a full disk. The index is then as it was.
     """
+    index = Path(index)
 
     def write(fresh: Path, state: IndexState) -> IndexState:
         segments = open_snapshot(index, exact=True).segments

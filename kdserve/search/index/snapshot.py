@@ -162,12 +162,13 @@ class Snapshot:
                 )
 
 
-def open_snapshot(index: Path, *, exact: bool = False) -> Snapshot:
+def open_snapshot(index: str | Path, *, exact: bool = False) -> Snapshot:
     """Open what is current.
 
     Raises:
         FolderError: no index there, or a damaged one.
     """
+    index = Path(index)
     return read_current(index, lambda manifest, state: Snapshot(index, manifest, state, exact=exact))
 
 
