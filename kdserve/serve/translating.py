@@ -164,7 +164,9 @@ class Translating:
         try:
             engine = model.engine(Way(source=request.source, target=request.target, num_beams=request.num_beams))
         except EncodeError as error:
-            raise Refusal("invalid", str(error)) from error
+            known = {"target": model.translator.targets, "source": model.translator.languages}
+            wrong = (name for name, codes in known.items() if getattr(request, name) not in ("", *codes))
+            raise Refusal("invalid", str(error), param=next(wrong, None)) from error
         model.waiting_characters += num_characters
         try:
             outputs: list[Output] = (await model.batcher.queue(engine, texts, call.wait)).tolist()

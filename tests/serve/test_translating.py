@@ -109,6 +109,12 @@ def test_what_does_not_fit_is_refused(writing: ServerProcess):
         assert writing.post(path, body).status == status, (path, body)
 
 
+@pytest.mark.parametrize("field", ["source", "target"])
+def test_a_language_that_is_not_known_is_refused_by_its_field(writing: ServerProcess, field: str):
+    answer = writing.post("/translate", {"texts": "a", field: "fr"})
+    assert (answer.status, answer.json["error"]["param"]) == (400, field)
+
+
 def test_what_waits_is_bounded_and_a_client_that_hangs_up_frees_its_place(writing: ServerProcess):
     body = json.dumps({"texts": ["Wo ist der Bahnhof? " * 7] * 20, "num_beams": 8}).encode()
     connections = [http.client.HTTPConnection("127.0.0.1", writing.port, timeout=60) for _ in range(12)]
