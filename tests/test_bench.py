@@ -291,10 +291,17 @@ def test_bench_ends_in_one_line_of_json(tmp_path):
 
 
 @pytest.mark.usefixtures("own_process_state")
-def test_bench_reads_batch_sizes_strictly():
-    done = CliRunner().invoke(app, ["bench", str(BUNDLES / "static"), "--batch-sizes", "1,many"])
+@pytest.mark.parametrize("sizes", ["1,many", "0", "1,99999999999"])
+def test_bench_reads_batch_sizes_strictly(sizes: str):
+    done = CliRunner().invoke(app, ["bench", str(BUNDLES / "static"), "--batch-sizes", sizes])
     assert done.exit_code == 2
     assert "1,8,32" in done.output
+
+
+@pytest.mark.usefixtures("own_process_state")
+def test_bench_refuses_options_of_a_quality_that_it_does_not_measure():
+    done = CliRunner().invoke(app, ["bench", str(BUNDLES / "static"), "--no-quality", "--languages", "de"])
+    assert (done.exit_code, "--languages" in done.output) == (2, True)
 
 
 def test_bench_needs_no_torch_for_bundles():

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdserve.cli.options import Device, codes
+from kdserve.cli.options import Device, codes, refuse_unread
 from kdserve.errors import FolderError
 
 if TYPE_CHECKING:
     from kdserve.bench import BenchRecord
+
+MOST_TEXTS = 100_000
+"""In a call: more are no batch, and would fill memory."""
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +52,8 @@ def bench(
     os.environ.update(thread_environment(num_threads))  # before any library starts its pool
     logging.getLogger("kdserve").setLevel(logging.ERROR)  # a text that is cut would be told again in every round
     sizes = _batch_sizes(batch_sizes)
+    if not quality:
+        refuse_unread("no quality is measured", {"--tatoeba": tatoeba, "--sts": sts, "--languages": languages})
 
     from kdserve.bench import bench as run_bench
     from kdserve.bench import sample_workload
@@ -88,8 +93,9 @@ def _batch_sizes(text: str) -> list[int]:
         sizes = [int(size) for size in text.split(",")]
     except ValueError:
         sizes = []
-    if not sizes or min(sizes) < 1:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers like 1,8,32", param_hint="--batch-sizes")
+    if not sizes or min(sizes) < 1 or max(sizes) > MOST_TEXTS:
+        said = f"{text!r} is not a list of numbers like 1,8,32, up to {MOST_TEXTS}"
+        raise typer.BadParameter(said, param_hint="--batch-sizes")
     return sizes
 
 
