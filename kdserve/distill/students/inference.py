@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from kdserve.distill.data.tokens import TokenStore
 from kdserve.distill.students.embedder import Student
 
-_BATCH = 256
+_TEXTS, _TOKENS = 256, 16_384
+"""A batch has no more; a teacher's memory goes with the tokens."""
 
 
 def embed_texts(student: Student, tokens: TokenStore, texts: npt.NDArray[np.int64], *, queries: bool = True) -> Tensor:
@@ -38,10 +39,13 @@ def run_over(
     """Return what `forward` gives for each of these texts, in their order, on the CPU; `model` is what it calls."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    order = np.argsort(tokens.lengths[texts], kind="stable")
-    parts = []
-    for begin in range(0, len(order), _BATCH):
-        chosen = texts[order[begin : begin + _BATCH]]
+    lengths = tokens.lengths[texts]
+    order, parts, begin = np.argsort(lengths, kind="stable"), [], 0
+    while begin < len(order):
+        widths = lengths[order[begin : begin + _TEXTS]]
+        fit = int((widths * np.arange(1, len(widths) + 1) <= _TOKENS).sum())
+        chosen = texts[order[begin : begin + max(1, fit)]]
+        begin += len(chosen)
         ids, mask = tokens.padded(chosen, wrap=wrap, queries_B=np.full(len(chosen), queries))
         parts.append(forward(ids.to(device), mask.to(device)).float().cpu())
     model.train(was_training)
