@@ -197,7 +197,9 @@ class _Straight:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Pass a request on. A slash behind a path says nothing: a redirection would name the host and http://."""
+        if scope["type"] == "http" and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         is_plain = scope["type"] == "http" and not scope.get("root_path")
         named = self._apps.get((scope["path"], scope["method"])) if is_plain else None
         await (named or self._app)(scope, receive, send)

@@ -153,6 +153,13 @@ def test_tokens_of_another_vocabulary_are_read_with_tiktoken_or_refused(server: 
         assert np.array_equal(vector_of(answer.json["data"][0]), encoder.encode_document(["red apples"])[0])
 
 
+def test_a_slash_behind_a_path_says_nothing(server: ServerProcess):
+    answer = server.post("/v1/embeddings/", {"input": ["red apples"], "model": "tiny-static"})
+    assert (answer.status, answer.json["data"]) == (200, embed(server, ["red apples"]).json["data"])
+    assert server.get("/v1/models/tiny-static/").json["id"] == "tiny-static"
+    assert server.get("/v1/nothing/").status == 404
+
+
 def test_every_reply_has_an_id_and_takes_the_clients(server: ServerProcess):
     first, second = (server.get("/v1/models").headers["x-request-id"] for _ in range(2))
     assert first != second
