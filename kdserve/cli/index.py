@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -61,7 +61,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this room."""
     app.add_typer(index, name="index")
     search.register(app)
-    sync.register(index)
     mine.register(app)
 
 
@@ -110,7 +109,7 @@ def build(
     from kdserve.loading import open_model
     from kdserve.search import BuildOptions, Retriever, resume_key
 
-    source = open_source(texts, format, text_column, id_column, numbers, fields)
+    source = replace(open_source(texts, format, text_column, id_column, numbers, fields), follow=not milvus)
     if milvus:
         refuse_in_milvus(
             kind=kind != "auto",
@@ -264,6 +263,9 @@ def _report(folder: Path) -> None:
         )
     for kin in info.kin:
         say(f"queries of {kin.encoder[:12]} find {kin.recall:.3f} of what the builder's queries find")
+
+
+sync.register(index)
 
 
 def _num_bytes(memory: str) -> int:

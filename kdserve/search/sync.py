@@ -8,16 +8,10 @@ from pathlib import Path
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError
-from kdserve.manifest import hash_file
 from kdserve.search.documents.document import Document, Id
-from kdserve.search.documents.readers import Source
+from kdserve.search.documents.readers import CONTENT, OF_FILE, Source, content_of
 from kdserve.search.index.snapshot import open_snapshot
 from kdserve.search.retriever import Retriever
-
-CONTENT = "sha256"
-"""The field that says which content of its file a document was made of."""
-OF_FILE = "file:"
-"""Stands before its digest: documents that came another way may have a field of that name too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +32,9 @@ def sync_folder(
 ) -> Synced:
     """Make an index hold what a folder holds: one commit for new and changed files, one for those that are gone.
 
-    Documents that no synchronisation wrote stay, but where a file has their id. A file that cannot be read any more
-    keeps the document that it had, one without a text has none. `prepare` sees the documents before they are embedded.
+    Documents that came another way (no synchronisation, no source with `follow`) stay, but where a file has their id. A
+    file that cannot be read any more keeps the document that it had, one without a text has none. `prepare` sees the
+    documents before they are embedded.
 
     Raises:
         DataError: no folder, or none with a file that can be read: an index is not emptied by a disk that is not there.
@@ -50,16 +45,12 @@ def sync_folder(
         raise DataError(f"{source.path} is no folder of texts; use add and update for tables")
     known = contents(retriever.folder)
     there = {file.relative_to(source.path).as_posix(): file for file in files}
-    digests = {name: _digest(file) for name, file in there.items()}
+    digests = {name: content_of(file) for name, file in there.items()}
     stale = [name for name, digest in digests.items() if known.get(name) != digest]
     source.skipped.clear()
     source.blank.clear()
-    documents = (
-        replace(document, metadata={**document.metadata, CONTENT: digests[name]})
-        for name in stale
-        for document in source.read_file(there[name])
-    )
-    written = list(prepare(documents))
+    following = replace(source, follow=True)
+    written = list(prepare(document for name in stale for document in following.read_file(there[name])))
     if not written and len(stale) == len(there):
         raise DataError(f"{source.path} holds no file with a text that can be read; nothing was changed")
     if written:
@@ -72,16 +63,8 @@ def sync_folder(
     return Synced(written=len(written), deleted=len(gone), unchanged=len(there) - len(stale))
 
 
-def _digest(file: Path) -> str:
-    """SHA-256 of a file, marked; "" for one that cannot be opened or is gone by now, which reading it tells."""
-    try:
-        return OF_FILE + hash_file(file)
-    except OSError:
-        return ""
-
-
 def contents(index: Path) -> dict[Id, str | None]:
-    """The documents of an index by id, with the content of their file; None for those that no synchronisation wrote."""
+    """The documents of an index by id, with the content of their file; None for those that came another way."""
     found: dict[Id, str | None] = {}
     for segment in open_snapshot(index, exact=True).segments:
         for document in filter(segment.is_live, segment.stored.scan()):

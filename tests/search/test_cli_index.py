@@ -286,6 +286,13 @@ def test_an_index_follows_a_folder(tmp_path, run):
     (tmp_path / "notes" / "a.md").write_text("# Bread\n\nStill warm.")
     run("index", "build", tmp_path / "notes", "--out", tmp_path / "index")
     (tmp_path / "notes" / "b.txt").write_text("a night train")
+    (tmp_path / "notes" / "a.md").unlink()  # as build has read it: no document that came another way
     run("index", "sync", tmp_path / "index", tmp_path / "notes")
-    answer = json.loads(run("search", tmp_path / "index", "train", "-k", 1, "--json"))
-    assert answer["hits"][0]["id"] == "b.txt"
+    answer = json.loads(run("search", tmp_path / "index", "train", "--json"))
+    assert [hit["id"] for hit in answer["hits"]] == ["b.txt"]
+
+
+@pytest.mark.usefixtures("run")
+def test_commands_are_there_once_however_often_they_are_registered():
+    names = [command.name for command in cli.index.registered_commands]
+    assert len(names) == len(set(names))

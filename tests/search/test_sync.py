@@ -39,6 +39,16 @@ def test_new_changed_and_gone_files_are_written_and_deleted(retriever: Retriever
     assert found == {"a.md": "# Bread\n\nCold by now.", "c.txt": "a night train", "other": "came another way"}
 
 
+def test_an_index_that_was_built_from_the_folder_follows_it_from_there(
+    tmp_path: Path, embedder: TrigramEmbedder, folder: Path
+) -> None:
+    source = Source(path=folder, format="folder", follow=True)
+    retriever = Retriever.build(tmp_path / "built", source.read(), embedder)
+    (folder / "a.md").unlink()
+    assert sync_folder(retriever, source) == Synced(written=0, deleted=1, unchanged=1)
+    assert [hit.id for hit in retriever.search("bread", 9)] == ["deep/b.txt"]
+
+
 def test_a_document_with_a_digest_of_its_own_came_another_way(retriever: Retriever, folder: Path) -> None:
     for number, digest in enumerate(("0" * 64, "sha256:" + "0" * 64, "")):
         retriever.add([Document(text="a page", id=f"page-{number}", metadata={"sha256": digest})])

@@ -20,13 +20,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from kdserve.errors import DataError, MissingExtraError
 from kdserve.lines import MAX_TEXT_BYTES, STDIN, is_folder, opened, read_lines, show
-from kdserve.manifest import MANIFEST_NAME
+from kdserve.manifest import MANIFEST_NAME, hash_file
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.documents.document import Document, NewMetadata
 from kdserve.search.documents.extraction import EXTRACTORS, Extracted, extract, language_of
@@ -48,6 +48,10 @@ SUFFIXES: Mapping[str, Format] = {
 WHOLE_TEXTS = (".txt", ".md", ".rst")
 TITLE = "title"
 """The one field of a file that is one document."""
+CONTENT = "sha256"
+"""The field that says which content of its file a document was made of."""
+OF_FILE = "file:"
+"""Stands before its digest: documents that came another way may have a field of that name too."""
 _DOCUMENTS = {*WHOLE_TEXTS, *EXTRACTORS} - SUFFIXES.keys()
 HEADING = re.compile(r"\s*(?:#+\s+(?P<title>.+)|(?:[=~*-]{3,}\n)?(?P<rst>\S.*)\n[=~*-]{3,}\s*(?:\n|$))")
 """The first line of Markdown or reStructuredText, where it is one."""
@@ -83,12 +87,14 @@ class Source:
     """Documents in a file, a folder, or standard input.
 
     `skipped` counts what a folder holds beside them, by what it is, and `blank` has the ids that files without a text
-    would give; both fill while they are read.
+    would give; both fill while they are read. With `follow` the documents of a folder's files say in `sha256` of which
+    content they are, so that `sync_folder` writes only what changes.
     """
 
     path: Path
     format: Format
     columns: Columns = field(default_factory=Columns)
+    follow: bool = False
     skipped: Counter[str] = field(default_factory=Counter, compare=False)
     blank: set[str] = field(default_factory=set, compare=False)
 
@@ -145,6 +151,7 @@ class Source:
 
     def read_file(self, file: Path) -> Iterator[Document]:
         """The document of one of the files of a folder, or none: one that cannot be read is told, others go on."""
+        content = {CONTENT: content_of(file)} if self.follow else {}  # before it is read: a later change is seen
         try:
             documents = self._documents(file, self._extracted(file))
         except MissingExtraError as error:
@@ -153,7 +160,7 @@ class Source:
             _logger.warning("skipped: %s", error)
             self.skipped[f"{_ending(file)} that cannot be read"] += 1
         else:
-            yield from documents
+            yield from (replace(document, metadata={**document.metadata, **content}) for document in documents)
 
     def _extracted(self, file: Path) -> Extracted:
         return extract(file) if _ending(file) in EXTRACTORS else self._whole_text(file)
@@ -202,6 +209,14 @@ class Source:
         if not wanted:
             raise DataError(f"{self.path} holds no {_listed(endings)} file; {_told(there)}")
         return format, wanted
+
+
+def content_of(file: Path) -> str:
+    """SHA-256 of a file, marked; "" for one that cannot be opened or is gone by now, which reading it tells."""
+    try:
+        return OF_FILE + hash_file(file)
+    except OSError:
+        return ""
 
 
 def resume_key(source: Source, *settings: str) -> str:
