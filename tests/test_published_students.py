@@ -45,6 +45,14 @@ def test_a_published_bundle_keeps_one_vector_a_text(name: str):
         assert np.array_equal(together[position], encoder.encode_document([texts[position]])[0])
 
 
+def test_every_token_of_the_static_student_is_a_text_of_its_own():
+    vocabulary = json.loads((find_bundle("kdserve-static") / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    texts = [token.replace("▁", " ") for token, _ in vocabulary]
+    lengths = np.linalg.norm(Encoder.load("kdserve-static").encode_document(texts), axis=1)
+    assert np.isclose(lengths, 1, atol=1e-3).mean() > 0.999
+    assert set(lengths[lengths < 0.5]) <= {0}
+
+
 @pytest.mark.parametrize("name", published_names())
 def test_a_published_bundle_stayed_with_its_student(name: str):
     fidelity = Encoder.load(name).settings.fidelity

@@ -19,7 +19,7 @@ from kdserve.manifest import unchanged, verify_folder
 from kdserve.model_settings import SIZES, ModelSettings
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
-from kdserve.runtime.running import SPARE_TOKENS, TOKENS_A_THREAD, Runner
+from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
 from kdserve.runtime.tokens import TokenizedTexts
@@ -71,8 +71,7 @@ class Classifier:
             max_tokens=settings.max_tokens,
             device=device,
             num_threads=num_threads,
-            tokens_a_thread=TOKENS_A_THREAD[settings.family],
-            spare_tokens=SPARE_TOKENS[settings.family],
+            family=settings.family,
             output="probabilities",
         )
 

@@ -14,7 +14,7 @@ from kdserve.errors import EncodeError
 from kdserve.manifest import unchanged
 from kdserve.runtime.bundle import Bundle, BundleSettings, open_bundle
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
-from kdserve.runtime.running import SPARE_TOKENS, TOKENS_A_THREAD, Runner
+from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
 from kdserve.runtime.threads import available_threads
 from kdserve.runtime.tokens import TokenizedTexts
@@ -40,8 +40,7 @@ class Encoder:
             max_tokens=bundle.settings.max_tokens,
             device=device,
             num_threads=num_threads,
-            tokens_a_thread=TOKENS_A_THREAD[bundle.settings.family],
-            spare_tokens=SPARE_TOKENS[bundle.settings.family],
+            family=bundle.settings.family,
         )
         if bundle.settings.family == "static":
             self._runner.map_table()
@@ -110,7 +109,8 @@ class Encoder:
     def encode_query(self, texts: Iterable[str], *, progress: Progress = no_progress) -> Embeddings:
         """Embed queries: (N, D) float32 of unit rows, (0, D) for the empty list.
 
-        A text without a single token (the empty one, for some students) has the zero vector.
+        A text that says nothing to the student has the zero vector: one without a token (the empty one, for some), or
+        of such alone as a static student learnt nothing of.
 
         Raises:
             TypeError: `texts` is a bare str, a mapping or a set, or an item is no str.

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import EncodeError, FolderError
+from kdserve.model_settings import Family
 from kdserve.runtime.batches import PackedIds, make_batches, pack_ids
 from kdserve.runtime.session import Device, Output
 from kdserve.runtime.sessions import Sessions
@@ -50,19 +51,18 @@ class Runner:
         max_tokens: int,
         device: Device,
         num_threads: int,
-        tokens_a_thread: int,
-        spare_tokens: int,
+        family: Family,
         output: Output = "sentence_embedding",
     ) -> None:
-        """Open both files. A thread is started where it gets `tokens_a_thread` tokens or more; on a CPU, texts of
-        unlike lengths share a batch for up to `spare_tokens` of padding.
+        """Open both files. `family` says how work is shared out, and whether tokens may have rows of zeros.
 
         Raises:
             FolderError: one of them cannot be opened, or the tokenizer cuts elsewhere than at `max_tokens`.
         """
         self.model, self.width, self.max_tokens = model, width, max_tokens
-        self.device, self.num_threads, self._tokens_a_thread = device, num_threads, tokens_a_thread
-        self._spare_tokens = spare_tokens if device == "cpu" else 0
+        self.device, self.num_threads, self._family = device, num_threads, family
+        self._tokens_a_thread = TOKENS_A_THREAD[family]
+        self._spare_tokens = SPARE_TOKENS[family] if device == "cpu" else 0
         self.num_cut = 0
         self._others = KeptThreads(num_threads - 1)
         self._counting = threading.Lock()
@@ -160,7 +160,11 @@ class Runner:
         self._require_sound(rows, packed)
 
     def _require_sound(self, rows: npt.NDArray[np.float32], packed: Sequence[PackedIds]) -> None:
-        """Refuse rows that cannot be right. A text of no token but special ones may have the zero vector."""
+        """Refuse rows that cannot be right.
+
+        The zero vector is right for a text of no token but special ones, and for one of tokens that a static student
+        learnt nothing of.
+        """
         is_vector, least, most = self._output == "sentence_embedding", 1 - _TOLERANCE, 1 + _TOLERANCE
         # einsum alone says nothing of what overflows; and Python looks at a few numbers quicker than numpy
         sums = (np.einsum("nw,nw->n", rows, rows) if is_vector else np.einsum("nw->n", rows)).tolist()
@@ -168,10 +172,13 @@ class Runner:
         for place, size in enumerate(sizes):
             if least <= size <= most:  # NaN is wrong too
                 continue
-            if is_vector and not size and self._tokenizer.special_ids.issuperset(array("i", packed[place])):
+            if is_vector and not size and self._may_say_nothing(packed[place]):
                 continue
             what = "vectors of length" if is_vector else "probabilities that sum to"
             raise EncodeError(f"{self.model} gives {what} {size:.3g}, not 1; export the bundle again")
+
+    def _may_say_nothing(self, packed: PackedIds) -> bool:
+        return self._family == "static" or self._tokenizer.special_ids.issuperset(array("i", packed))
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, special tokens included, before any cut."""

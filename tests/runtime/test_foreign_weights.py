@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,12 @@ def test_rows_that_are_no_unit_vectors_are_refused(copied_bundle: Path, factor: 
     encoder = Encoder.load(copied_bundle, num_threads=1)
     with pytest.raises(EncodeError, match=f"gives vectors of length {length}, not 1"):
         encoder.encode_query(["a house"])
+
+
+def test_tokens_that_a_static_student_learnt_nothing_of_say_nothing(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(Path(__file__).parent / "bundles" / "static", tmp_path / "bundle"))
+    rewrite(bundle, lambda model: scale(model, 0.0))
+    assert not Encoder.load(bundle).encode_query(["a house"]).any()
 
 
 @pytest.mark.parametrize("kind", [onnx.TensorProto.STRING, onnx.TensorProto.INT64, onnx.TensorProto.DOUBLE])

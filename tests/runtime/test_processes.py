@@ -41,7 +41,7 @@ def embed_with_inherited(_: int) -> Embeddings:
 def test_a_process_forked_after_a_call_embeds_on_threads_of_its_own(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdserve.runtime.encoder.TOKENS_A_THREAD", {"static": 1, "transformer": 1})
+    monkeypatch.setattr("kdserve.runtime.running.TOKENS_A_THREAD", {"static": 1, "transformer": 1})
     monkeypatch.setattr(f"{__name__}.inherited", [Encoder.load(bundle, num_threads=3)])
     expected = embed_with_inherited(0)
     with multiprocessing.get_context("fork").Pool(2) as pool:

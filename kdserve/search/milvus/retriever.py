@@ -25,7 +25,7 @@ from kdserve.search.milvus.collection import FIELDS, Collection, State
 from kdserve.search.milvus.filter import as_milvus, document_key
 from kdserve.search.milvus.shared import insert_shared
 from kdserve.search.protocol import RetrieverProtocol
-from kdserve.search.query.ranking import SearchOptions, widen_until_enough
+from kdserve.search.query.ranking import SearchOptions, asking, widen_until_enough
 
 MAX_HITS = 16_384
 
@@ -127,7 +127,7 @@ class MilvusRetriever(RetrieverProtocol):
             )
             return ((_hits(entities, min_score), len(entities)) for entities in found)
 
-        return widen_until_enough(texts, options, ranked, first_depth=k + 1, most=MAX_HITS)
+        return widen_until_enough(asking(texts, vectors), options, ranked, first_depth=k + 1, most=MAX_HITS)
 
     def texts_among(self, texts: Iterable[str]) -> set[str]:
         """As `Retriever.texts_among`, where a text is known by its first passage."""

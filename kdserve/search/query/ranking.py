@@ -42,7 +42,7 @@ class SearchOptions:
 
 
 def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, options: SearchOptions) -> list[list[Hit]]:
-    """The hits for each query; a blank one has none.
+    """The hits for each query; one that says nothing has none.
 
     Raises:
         DataError: words are asked for, and the index was built without them.
@@ -54,24 +54,31 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, option
         some = [texts[number] for number in numbers]
         return [(hits, len(hits)) for hits in _ranked(snapshot, some, vectors[numbers], depth, options)]
 
-    return widen_until_enough(texts, options, ranked, first_depth=options.k, most=snapshot.num_rows)
+    asked = asking(texts, vectors, lexical=options.lexical)
+    return widen_until_enough(asked, options, ranked, first_depth=options.k, most=snapshot.num_rows)
+
+
+def asking(texts: Sequence[str], vectors: Embeddings, *, lexical: bool = False) -> list[bool]:
+    """Say of each query whether it asks anything: not a blank one, nor, but for its words, one of the zero vector."""
+    pairs = zip(texts, vectors, strict=True)
+    return [not is_blank(text) and (lexical or bool(vector.any())) for text, vector in pairs]
 
 
 def widen_until_enough(
-    texts: Sequence[str],
+    asked: Sequence[bool],
     options: SearchOptions,
     ranked: Callable[[Sequence[int], int], Iterable[tuple[list[Hit], int]]],
     *,
     first_depth: int,
     most: int,
 ) -> list[list[Hit]]:
-    """Rank deeper, up to `most`, for those of the texts whose hits are not `k` yet; blank texts have none.
+    """Rank deeper, up to `most`, for those of the queries whose hits are not `k` yet; one that asks nothing has none.
 
-    `ranked(numbers, depth)` gives for each of those texts its hits and how many were found to make them; fewer than
+    `ranked(numbers, depth)` gives for each of those queries its hits and how many were found to make them; fewer than
     `depth` found means that there are no more.
     """
-    answers: list[list[Hit]] = [[] for _ in texts]
-    pending = [number for number, text in enumerate(texts) if not is_blank(text)]
+    answers: list[list[Hit]] = [[] for _ in asked]
+    pending = [number for number, asks in enumerate(asked) if asks]
     depth = min(first_depth, most)
     while pending:
         unsettled = []

@@ -3,6 +3,7 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from test_passages import LONG, Counting
 
@@ -39,6 +40,17 @@ def test_fused_hits_keep_the_scores_of_meaning_and_obey_floor_and_filter(retriev
     floor = sorted(hit.score for hit in fused)[10]
     assert all(hit.score >= floor for hit in retriever.search(query, 20, lexical=True, min_score=floor))
     assert {hit.language for hit in retriever.search(query, 20, lexical=True, where='lang == "fr"')} == {"fr"}
+
+
+def test_a_question_that_says_nothing_to_the_encoder_is_asked_by_its_words_alone(tmp_path, documents):
+    class Deaf(Counting):
+        def encode_query(self, texts):
+            return super().encode_query(texts) * np.array([["κώδων" not in text] for text in texts], np.float32)
+
+    retriever = Retriever.build(tmp_path / "index", documents, Deaf(), options=BuildOptions(lexical=True))
+    assert retriever.search("κώδων", 3) == []
+    assert retriever.search("KX-4471 κώδων", 3, lexical=True)[0].id == "code"
+    assert len(retriever.search("bell", 3)) == 3
 
 
 def test_words_follow_changes(tmp_path, embedder):
