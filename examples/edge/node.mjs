@@ -1,5 +1,6 @@
 // node node.mjs BUNDLE < texts: one text a line in, one JSON vector a line out.
 
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -7,8 +8,8 @@ import * as ort from "onnxruntime-node";
 import { Encoder } from "./encoder.mjs";
 
 const [bundle] = process.argv.slice(2);
-if (!bundle) {
-  console.error("usage: node node.mjs BUNDLE < texts");
+if (!bundle || !existsSync(join(bundle, "model.onnx"))) {
+  console.error("usage: node node.mjs BUNDLE < texts, where BUNDLE is a bundle's folder; `kdserve models` prints them");
   process.exit(2);
 }
 const encoder = await Encoder.load(ort, (name) => readFile(join(bundle, name)));

@@ -19,4 +19,6 @@ def main(bundle: str, query: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    if len(sys.argv) != 3:
+        sys.exit('usage: python python_search.py BUNDLE "query"')
+    main(*sys.argv[1:])

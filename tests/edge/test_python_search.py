@@ -5,6 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from kdserve import Encoder, samples
+from kdserve.runtime.published import find_bundle
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,3 +24,25 @@ def test_the_python_example_ranks_documents_of_every_language_and_needs_no_torch
     assert texts[0].startswith("Brot hält sich am längsten")
     assert list(scores) == sorted(scores, reverse=True)
     assert {"de", "en", "ru"} <= set(languages)
+
+
+@pytest.mark.parametrize("name", ["kdserve-static", "kdserve-mini"])
+def test_a_bundle_without_kdserve_gives_its_vectors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "edge"))
+    from plain import Bundle
+
+    encoder, bundle = Encoder.load(name), Bundle(find_bundle(name))
+    texts = [document.text for document in samples.documents()[::6]] + ["long " * 600, "!!! 🙂"]
+    np.testing.assert_allclose(bundle.embed(texts, "document"), encoder.encode_document(texts), atol=1e-6)
+    np.testing.assert_allclose(bundle.embed(texts, "query"), encoder.encode_query(texts), atol=1e-6)
+
+
+def test_the_example_without_kdserve_imports_no_kdserve(tmp_path: Path) -> None:
+    (tmp_path / "kdserve.py").write_text("raise AssertionError('kdserve was imported')", encoding="utf-8")
+    command = [sys.executable, str(ROOT / "examples" / "edge" / "plain.py"), str(find_bundle("kdserve-static"))]
+    texts = "The bread is still warm.\n\nDer Zug hat Verspätung.\n"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [*command, "列车晚点了"], input=texts, capture_output=True, encoding="utf-8", check=True, env=environment
+    )
+    assert done.stdout.splitlines()[0].endswith("  Der Zug hat Verspätung.")

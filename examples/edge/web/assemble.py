@@ -33,4 +33,6 @@ def assemble(bundle: Path, node_modules: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    assemble(*map(Path, sys.argv[1:4]))
+    if len(sys.argv) != 4:
+        sys.exit("usage: python assemble.py BUNDLE NODE_MODULES OUT")
+    assemble(*map(Path, sys.argv[1:]))
