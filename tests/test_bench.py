@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -288,6 +289,22 @@ def test_bench_ends_in_one_line_of_json(tmp_path):
     assert record["rows"][1]["tokens_per_document"] > 10
     assert any(line.split()[:3] == ["query", "p50,", "ms"] for line in table)
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal of its own")
+def test_bench_shows_no_json_on_a_screen():
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "kdserve", "bench", str(BUNDLES / "static"), "--threads", "1", "--rounds", "1"]
+    done = subprocess.Popen([*command, "--batch-sizes", "1", "--no-quality"], stdout=theirs, stderr=subprocess.DEVNULL)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux says so where the other end is closed
+        while block := os.read(ours, 65_536):
+            shown += block
+    os.close(ours)
+    assert done.wait() == 0
+    assert b"query p50, ms" in shown
+    assert b"{" not in shown
 
 
 @pytest.mark.usefixtures("own_process_state")

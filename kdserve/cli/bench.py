@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,7 @@ def bench(
     """Time models side by side: latency, throughput, memory and cold start, with quality beside speed.
 
     Without MODELS: the teacher, where its package is installed, against every published student. Ends in one line of
-    JSON.
+    JSON, but for a screen.
     """
     from kdserve.bench.threads import thread_environment
     from kdserve.runtime.threads import available_threads
@@ -85,7 +86,8 @@ def bench(
         say(f"report: {write_report(record, report)}")
     if not json:
         _print(record)
-    print_json(record.to_json())
+    if json or not sys.stdout.isatty():  # a screen has no use for its thousands of characters
+        print_json(record.to_json())
 
 
 def _batch_sizes(text: str) -> list[int]:

@@ -54,13 +54,7 @@ def distill(
     measure = "chrF / 100" if isinstance(loaded, SequenceRecipe) else "accuracy"
     measured = f"held-out {measure} {accuracy.mean:.3f}, lowest {lowest:.3f} ({worst})"
     unmeasured = f"too few held-out pairs to measure its {measure}"
-    kept = f"weights of step {outcome.best_step} of {loaded.train.steps}"
-    if outcome.best_step == 0 < loaded.train.steps:
-        kept += (
-            " (training gave no better than the start: lower the rates or train for more steps; where the start saw "
-            "the held-out pairs, validation.permille=0 keeps the last weights instead)"
-        )
-    say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept}")
+    say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept_weights(loaded, outcome.best_step)}")
     say(f"next: kdserve export {quote(str(out))} --out BUNDLE")
     if json:
         print_json(
@@ -71,6 +65,19 @@ def distill(
                 "domains": dict(accuracy.by_domain),
             }
         )
+
+
+def kept_weights(recipe: Recipe | SequenceRecipe, best_step: int) -> str:
+    """Which weights became the student, and what to do where training gave none."""
+    if isinstance(recipe, Recipe) and recipe.classifier and recipe.classifier.mode == "zero-shot":
+        return "zero-shot: only the head was trained"
+    kept = f"weights of step {best_step} of {recipe.train.steps}"
+    if best_step == 0 < recipe.train.steps:
+        kept += (
+            " (training gave no better than the start: lower the rates or train for more steps; where the start saw "
+            "the held-out pairs, validation.permille=0 keeps the last weights instead)"
+        )
+    return kept
 
 
 @contextmanager

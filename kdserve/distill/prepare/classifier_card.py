@@ -19,6 +19,11 @@ def write_classifier_card(outcome: Outcome, recipe: Recipe, labels: Sequence[str
     accuracy, settings = outcome.accuracy, recipe.classifier
     assert settings is not None
     worst, lowest = accuracy.worst
+    measured = (
+        f"mean {accuracy.mean:.3f} over {len(accuracy.by_language)} languages, lowest {lowest:.3f} ({worst})"
+        if accuracy.by_language
+        else "too few were held out to measure it by language"
+    )
     expected = _EXPECTED.get(settings.mode, _EXPECTED[""])
     teacher = "" if settings.mode == "language" else f" Its teacher is {settings.teacher or recipe.teacher.model}."
     lines = [
@@ -28,8 +33,7 @@ def write_classifier_card(outcome: Outcome, recipe: Recipe, labels: Sequence[str
         "",
         f"Labels: {', '.join(labels)}.",
         "",
-        f"Share of held-out texts that get {expected}: mean {accuracy.mean:.3f} over {len(accuracy.by_language)} "
-        f"languages, lowest {lowest:.3f} ({worst or 'none'}); weights of step {outcome.best_step} of "
+        f"Share of held-out texts that get {expected}: {measured}; weights of step {outcome.best_step} of "
         f"{recipe.train.steps}.",
         "",
         "| language | texts | held-out accuracy |",

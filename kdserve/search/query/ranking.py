@@ -48,7 +48,9 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, option
         DataError: words are asked for, and the index was built without them.
     """
     if options.lexical and not snapshot.state.lexical:
-        raise DataError("this index was built without words; build it with lexical to search by them")
+        raise DataError(
+            "this index was built without words; build it again with --lexical (lexical=True) to search by them"
+        )
 
     def ranked(numbers: Sequence[int], depth: int) -> Iterable[tuple[list[Hit], int]]:
         some = [texts[number] for number in numbers]

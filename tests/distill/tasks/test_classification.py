@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from kdserve import samples
+from kdserve.cli.distill import kept_weights
 from kdserve.distill import distill, prepare
 from kdserve.distill.objectives.vectors import soft_label_loss
 from kdserve.distill.tasks.classification import NO_LABEL
@@ -63,6 +64,15 @@ def test_every_mode_makes_a_student_with_a_head(tmp_path: Path, classifier_recip
     wanted = np.array([not sentence.endswith("?") for sentence in samples.parallel()["en"][:120]])
     assert (named == wanted).mean() > 0.9
     assert not (tmp_path / "student.work").exists()
+
+
+def test_a_head_alone_is_not_blamed_for_steps_that_gave_nothing(tmp_path: Path, classifier_recipe, teacher_cache: Path):
+    recipe = classifier_recipe("zero-shot", overrides=["validation.permille=10"])
+    outcome = distill(recipe, tmp_path / "student", cache=teacher_cache)
+    assert kept_weights(recipe, outcome.best_step) == "zero-shot: only the head was trained"
+    assert not outcome.accuracy.by_language
+    card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+    assert "too few were held out to measure it by language; weights of step 0 of 0." in card
 
 
 def test_batches_mix_soft_and_hard_labels_and_depend_on_seed_and_step(tmp_path: Path, classifier_recipe, teacher_cache):
