@@ -14,7 +14,7 @@ from kdserve.cli import app, hits
 from kdserve.cli.search import questions_from
 from kdserve.datatypes import Hit
 from kdserve.runtime import Encoder
-from kdserve.search import Answer, BuildOptions, Document, Retriever
+from kdserve.search import Answer, Document, Retriever
 
 FILLER = "Nothing of note happened on that day. "
 BUNDLE = str(Path(__file__).parent / "runtime" / "bundles" / "static")
@@ -98,7 +98,7 @@ def folder(tmp_path: Path) -> Path:
     encoder = Encoder.load(BUNDLE)
     texts = {"bread": FILLER * 3 + "The bread is still warm.", "train": FILLER * 3 + "The train is late."}
     documents = [Document(text=text, id=name) for name, text in texts.items()]
-    Retriever.build(tmp_path / "index", documents, encoder, options=BuildOptions(encoder_name=BUNDLE))
+    Retriever.build(tmp_path / "index", documents, encoder)  # it says itself which bundle searches it
     return tmp_path / "index"
 
 

@@ -63,8 +63,12 @@ class Encoder:
             return cls(open_bundle(folder), device=device, num_threads=num_threads or available_threads())
 
     def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[str, str, Device, int]]:
-        source = lasting_name(self.bundle.folder, self.settings.name)
-        return _reopen, (source, self.fingerprint, self.device, self.num_threads)
+        return _reopen, (self.source, self.fingerprint, self.device, self.num_threads)
+
+    @property
+    def source(self) -> str:
+        """What `load` finds it by from another process: its published name, else the bundle's absolute path."""
+        return lasting_name(self.bundle.folder, self.settings.name)
 
     @property
     def settings(self) -> BundleSettings:

@@ -20,7 +20,7 @@ from kdserve.search.documents.passages import choose_window
 from kdserve.search.documents.shards import SharedDocuments
 from kdserve.search.index.build import Embed, Ingest, build_index
 from kdserve.search.index.changes import add_documents, compact_index, delete_documents
-from kdserve.search.index.compatibility import require_compatible, teacher_of
+from kdserve.search.index.compatibility import require_compatible, source_of, teacher_of
 from kdserve.search.index.generation import IndexState
 from kdserve.search.index.snapshot import Snapshot, open_snapshot
 from kdserve.search.protocol import RetrieverProtocol
@@ -36,7 +36,8 @@ class BuildOptions:
     encoder reads where it reads fewer. An encoder that cannot count tokens leaves them whole. A document is found by
     its best passage.
     `lexical` also keeps the words of the documents, for search by meaning and words together.
-    `encoder_name` is recorded, so that `kdserve search` finds the encoder again: a published name or a bundle folder.
+    `encoder_name` is recorded, so that `kdserve search` finds the encoder again: a published name or a bundle folder;
+    "" stands for what an `Encoder` was loaded from.
     `resume_key` stands for the same documents in the same order; a killed build with the same key goes on, and one
     that was done stays as it is.
     `total` is the number of documents, 0 where unknown; it only serves the progress.
@@ -101,7 +102,7 @@ class Retriever(RetrieverProtocol):
             precision=options.precision,
             dim=encoder.dim,
             encoder=encoder.fingerprint,
-            encoder_name=options.encoder_name,
+            encoder_name=options.encoder_name or source_of(encoder),
             next_id=0,
             segments=(),
             window=choose_window(encoder, options.passage_tokens),

@@ -34,12 +34,26 @@ class Descendant(Embedder, Protocol):
         """Fingerprints by role."""
 
 
+@runtime_checkable
+class Sourced(Embedder, Protocol):
+    """An embedder that knows what it is opened from."""
+
+    @property
+    def source(self) -> str:
+        """A published name, or a bundle's folder."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompatibleEncoder:
     """An encoder whose queries were measured: the share of the 10 nearest that they find, against the builder's."""
 
     encoder: str
     recall: float
+
+
+def source_of(encoder: Embedder) -> str:
+    """What opens an encoder again, "" where it does not say."""
+    return encoder.source if isinstance(encoder, Sourced) else ""
 
 
 def teacher_of(encoder: Embedder) -> str:

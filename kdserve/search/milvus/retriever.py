@@ -20,7 +20,7 @@ from kdserve.search.documents.embedding import embed_documents, first_passages
 from kdserve.search.documents.passages import choose_window
 from kdserve.search.documents.shards import SharedDocuments
 from kdserve.search.filters.expression import parse_filter
-from kdserve.search.index.compatibility import require_compatible, teacher_of
+from kdserve.search.index.compatibility import require_compatible, source_of, teacher_of
 from kdserve.search.milvus.collection import FIELDS, Collection, State
 from kdserve.search.milvus.filter import as_milvus, document_key
 from kdserve.search.milvus.shared import insert_shared
@@ -65,7 +65,7 @@ class MilvusRetriever(RetrieverProtocol):
             teacher=teacher_of(encoder),
             dim=encoder.dim,
             window=choose_window(encoder, passage_tokens),
-            encoder_name=encoder_name,
+            encoder_name=encoder_name or source_of(encoder),
         )
         made = cls(Collection.create(address, collection, state), encoder)
         try:
