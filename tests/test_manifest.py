@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdserve.errors import FolderError
-from kdserve.manifest import kind_of, read_manifest, staged_folder, verify_folder, write_manifest
+from kdserve.manifest import Kind, kind_of, read_manifest, staged_folder, verify_folder, write_manifest
 
 
 def make(target: Path) -> Path:
@@ -107,6 +107,27 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path: Path, name: str):
     (folder / "kdserve.json").write_text(json.dumps(record))
     with pytest.raises(FolderError, match="leaves the folder"):
         verify_folder(folder, kind="student")
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "message"),
+    [
+        ("student", "classifier", "s is a student, not a classifier; kdserve export makes its bundle"),
+        ("bundle", "translator", "s is a bundle, not a translator; name a translator folder; kdserve models says"),
+        ("bundle", "student", "s is a bundle, not a student; kdserve reopen makes a student of it"),
+        ("student", "index", "s is a student, not an index; name an index folder"),
+        ("index", "bundle", "s is an index, not a bundle; name a bundle folder"),
+        ("[1]", "bundle", r"s is a \[1\], not a bundle; name a bundle folder"),
+    ],
+)
+def test_a_folder_of_another_kind_says_what_leads_to_the_one_asked_for(
+    tmp_path: Path, found: str, asked: Kind, message: str
+):
+    folder = make(tmp_path / "s")
+    text = (folder / "kdserve.json").read_text().replace('"kind": "student"', f'"kind": "{found}"')
+    (folder / "kdserve.json").write_text(text)
+    with pytest.raises(FolderError, match=message):
+        read_manifest(folder, kind=asked)
 
 
 def test_kind_and_format_are_checked(tmp_path: Path):
