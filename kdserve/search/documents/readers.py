@@ -175,10 +175,13 @@ class Source:
         text = "\n".join(lines)
         front = FRONT_MATTER.match(text) if _ending(file) == ".md" else None
         told = _fields(front["fields"]) if front else {}
-        heading = HEADING.match(text, front.end() if front else 0) if _ending(file) != ".txt" else None
-        title = told.get("title") or (heading["title"] or heading["rst"] if heading else "")
-        language = language_of(told.get("lang") or told.get("language"))
-        return Extracted(text=text, title=title.strip(), language=language)
+        body = text[front.end() :].lstrip("\n") if front else text
+        heading = HEADING.match(body) if _ending(file) != ".txt" else None
+        first = (heading["title"] or heading["rst"]).strip() if heading else ""
+        title = told.get("title", "").strip() or first
+        if title != first:  # it stands nowhere else, and is looked for
+            body = f"{title}\n\n{body}"
+        return Extracted(text=body, title=title, language=language_of(told.get("lang") or told.get("language")))
 
     def _documents(self, file: Path, found: Extracted) -> list[Document]:
         name = file.name if file == self.path else file.relative_to(self.path).as_posix()

@@ -91,22 +91,28 @@ def test_every_kind_gives_its_text_title_and_language(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "title", "language"),
+    ("written", "text", "title", "language"),
     [
-        ("---\ntitle: My note\n---\n\nText.", "My note", None),
-        ("---\ntags: [a]\ntitle: \"Mine: 'all'\"\nlang: de-AT\n---\n# Heading\n", "Mine: 'all'", "de"),
-        ("---\ntags: [a]\n...\n\n# Heading\n\nText.", "Heading", None),
-        ("---\ntitle: >\n  long\n---\nHeading\n=======\n", "Heading", None),
-        ("---\nHeading\n---\n", "Heading", None),
-        ("---\ntitle: never closed\n\n# Heading", None, None),
+        ("---\ntitle: My note\n---\n\nText.", "My note\n\nText.", "My note", None),
+        ("---\ntitle: Bread\ndate: 2026-11-27\n---\n# Bread\n\nWarm.", "# Bread\n\nWarm.", "Bread", None),
+        (
+            "---\ntags: [a]\ntitle: \"Mine: 'all'\"\nlang: de-AT\n---\n# One\n",
+            "Mine: 'all'\n\n# One",
+            "Mine: 'all'",
+            "de",
+        ),
+        ("---\ntags: [a]\n...\n\n# Heading\n\nText.", "# Heading\n\nText.", "Heading", None),
+        ("---\ntitle: >\n  long\n---\nHeading\n=======\n", "Heading\n=======", "Heading", None),
+        ("---\nHeading\n---\n", "---\nHeading\n---", "Heading", None),
+        ("---\ntitle: never closed\n\n# Heading", "---\ntitle: never closed\n\n# Heading", None, None),
     ],
 )
-def test_front_matter_of_markdown_tells_title_and_language(
-    tmp_path: Path, text: str, title: str | None, language: str | None
+def test_front_matter_of_markdown_tells_title_and_language_and_is_no_text(
+    tmp_path: Path, written: str, text: str, title: str | None, language: str | None
 ) -> None:
-    (tmp_path / "a.md").write_text(text)
+    (tmp_path / "a.md").write_text(written)
     document = one_of(tmp_path / "a.md")
-    assert (document.text, document.metadata.get("title"), document.language) == (text.rstrip("\n"), title, language)
+    assert (document.text, document.metadata.get("title"), document.language) == (text, title, language)
 
 
 def test_a_book_that_names_a_chapter_without_a_place_has_the_others(tmp_path: Path) -> None:
