@@ -124,7 +124,7 @@ def report_skipped(source: Source) -> None:
     """Say how many files of a folder were no documents, and of which kinds."""
     if source.skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in source.skipped.most_common())
-        say(f"{sum(source.skipped.values())} files of {source.path} were skipped: {kinds}")
+        say(f"{source.path}: skipped {kinds}")
 
 
 def known_ids(folder: Path, given: list[str]) -> list[Id]:
