@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,8 @@ from kdserve.lines import MAX_TEXT_BYTES, STDIN, is_folder, opened, read_lines, 
 from kdserve.manifest import MANIFEST_NAME, hash_file
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.documents.document import Document, NewMetadata
-from kdserve.search.documents.extraction import EXTRACTORS, Extracted, extract, language_of
+from kdserve.search.documents.extraction import EXTRACTORS, Extracted, extract
+from kdserve.search.documents.markup import read_markup
 from kdserve.search.documents.records import Columns, documents_from
 from kdserve.search.documents.tables import (
     Record,
@@ -53,10 +53,6 @@ CONTENT = "sha256"
 OF_FILE = "file:"
 """Stands before its digest: documents that came another way may have a field of that name too."""
 _DOCUMENTS = {*WHOLE_TEXTS, *EXTRACTORS} - SUFFIXES.keys()
-HEADING = re.compile(r"\s*(?:#+\s+(?P<title>.+)|(?:[=~*-]{3,}\n)?(?P<rst>\S.*)\n[=~*-]{3,}\s*(?:\n|$))")
-"""The first line of Markdown or reStructuredText, where it is one."""
-FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<fields>[\w-]+:(?:.*\n)*?)(?:---|\.\.\.)[ \t]*(?:\n|$)")
-"""What stands above the text of Markdown: fields of YAML between two lines."""
 _logger = logging.getLogger("kdserve")
 TABLES: Mapping[Format, Callable[[Path], Iterator[tuple[int, Record]]]] = {
     "tsv": read_tsv, "csv": read_csv, "jsonl": read_jsonl, "parquet": read_parquet
@@ -172,16 +168,7 @@ class Source:
             size += len(line.encode()) + 1
             if size > MAX_TEXT_BYTES:
                 raise DataError(f"{file} is longer than {MAX_TEXT_BYTES // 1_000_000} MB, the limit of a text; cut it")
-        text = "\n".join(lines)
-        front = FRONT_MATTER.match(text) if _ending(file) == ".md" else None
-        told = _fields(front["fields"]) if front else {}
-        body = text[front.end() :].lstrip("\n") if front else text
-        heading = HEADING.match(body) if _ending(file) != ".txt" else None
-        first = (heading["title"] or heading["rst"]).strip() if heading else ""
-        title = told.get("title", "").strip() or first
-        if title != first:  # it stands nowhere else, and is looked for
-            body = f"{title}\n\n{body}"
-        return Extracted(text=body, title=title, language=language_of(told.get("lang") or told.get("language")))
+        return read_markup("\n".join(lines), ending=_ending(file))
 
     def _documents(self, file: Path, found: Extracted) -> list[Document]:
         name = file.name if file == self.path else file.relative_to(self.path).as_posix()
@@ -296,14 +283,3 @@ def _count(file: Path, format: Format) -> int:
     with opened(file) as lines:
         num_lines = sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
     return max(0, num_lines - (format in ("tsv", "csv")))
-
-
-def _fields(front_matter: str) -> dict[str, str]:
-    """The plain fields of a text's front matter, without quotes; those of several lines are passed over."""
-    fields = {}
-    for name, colon, value in (line.partition(":") for line in front_matter.split("\n")):
-        value = value.strip()
-        if colon and value and value[0] not in ">|[{&*":
-            is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-            fields[name] = value[1:-1] if is_quoted else value
-    return fields
