@@ -293,7 +293,9 @@ def test_a_build_that_is_stopped_says_so_and_keeps_what_it_has(tmp_path, number,
     (tmp_path / "texts" / "many.tsv").write_text("text\n" + "the bread is warm\n" * 500_000, encoding="utf-8")
     parts = tmp_path / ".stopped.partial" / "parts"
     command = command_on_workers("stopped")
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as build:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background have it ignored
+    pipes = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heed}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), **pipes) as build:
         while build.poll() is None and not list(parts.glob("*/000000.*")):
             time.sleep(0.05)
         build.send_signal(number)
