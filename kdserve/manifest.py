@@ -18,17 +18,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from kdserve.errors import FolderError
 from kdserve.json_files import parse_json
+from kdserve.kinds import Kind, mistaken
 from kdserve.locks import folder_in_use
 
 MANIFEST_NAME = "kdserve.json"
 FORMAT_VERSION = 1
-Kind = Literal["student", "bundle", "classifier", "index", "corpus", "sequence-student", "translator"]
-_STUDENTS = ("student", "sequence-student")
-_BUNDLES = ("bundle", "classifier", "translator")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,27 +179,11 @@ def read_manifest(folder: Path, *, kind: Kind) -> Manifest:
     if found_format != FORMAT_VERSION:
         raise FolderError(f"{path} has format {found_format!r}, this kdserve reads {FORMAT_VERSION}; update kdserve")
     if found_kind != kind:
-        found = str(found_kind)
-        raise FolderError(f"{folder} is {_with_article(found)}, not {_with_article(kind)}; {_way_to(kind, found)}")
+        raise FolderError(f"{folder} is {mistaken(str(found_kind), kind)}")
     try:
         return _parse(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FolderError(f"{path} is damaged ({error}); make the {kind} again") from error
-
-
-def _with_article(kind: str) -> str:
-    return f"an {kind}" if kind == "index" else f"a {kind}"
-
-
-def _way_to(kind: Kind, found: str) -> str:
-    """What to do for a folder of a kind, by what was found in its place."""
-    if kind in _BUNDLES and found in _STUDENTS:
-        return "kdserve export makes its bundle"
-    if kind in _BUNDLES and found in _BUNDLES:
-        return f"name a {kind} folder; kdserve models says what is for what"
-    if kind in _STUDENTS and found in _BUNDLES:
-        return "kdserve reopen makes a student of it"
-    return f"name {_with_article(kind)} folder"
 
 
 def verify_folder(folder: Path, *, kind: Kind) -> Manifest:
