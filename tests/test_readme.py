@@ -14,6 +14,7 @@ import click
 import pytest
 
 from kdserve.recipe import load_recipe
+from kdserve.runtime.catalogue import published_entries
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models").glob("*/README.md"))]
@@ -109,6 +110,27 @@ def test_every_link_leads_somewhere(page: Path):
         assert (page.parent / target).exists(), target
     for target in re.findall(rf"\]\({REPOSITORY}/blob/main/([^)#]+)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_tables_of_students_say_what_bundles_and_records_say():
+    def rows(page: str) -> list[list[str]]:
+        lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+    of_readme = {name[1 : name.index("]")]: figures for name, *figures in rows("README.md") if name.startswith("[kds")}
+    (_, *names), *lines = rows("docs/models.md")
+    of_models = {name: {line[0]: line[1 + place] for line in lines} for place, name in enumerate(names)}
+    for entry in published_entries():
+        if entry.kind == "bundle":
+            size, languages = f"{entry.size_bytes / 1e6:.1f}", str(len(entry.languages) + len(entry.weak_languages))
+            own, across = str(entry.quality["search"]), str(entry.quality["across"])
+            assert of_readme[entry.name][:4] == [size, languages, own, across]
+            shown = of_models[entry.name]
+            assert (shown["size, MB"], shown["languages"].partition(",")[0]) == (size, languages)
+            assert shown["reads at most, tokens"] == str(entry.max_tokens)
+            assert shown["question to paragraph, own language / across"] == f"{own} / {across}"
+            assert shown["texts a CPU second"] == of_readme[entry.name][-1]
+            assert shown["Tatoeba, mean of 23 languages"] == of_readme[entry.name][-2]
 
 
 def test_readme_links_are_absolute_so_that_they_work_on_a_package_page():

@@ -36,8 +36,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Texts = Annotated[
     Path,
     typer.Argument(
-        help="A .txt, .tsv, .csv, .jsonl or .parquet file (.gz too), a document (.md, .html, .pdf, .docx, .epub), a "
-        "folder, or - for stdin."
+        help="A .txt, .tsv, .csv, .jsonl or .parquet file (.gz too), a document (.md, .rst, .html, .pdf, .docx, "
+        ".epub), a folder, or - for stdin."
     ),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column or field that holds the text.")]
@@ -54,7 +54,7 @@ LanguagesBy = Annotated[
 
 MOST_MEMORY_BYTES = 2**63 - 1
 
-index = typer.Typer(help="Build an index over documents, look into it, check it.", no_args_is_help=True)
+index = typer.Typer(help="Build an index over documents, change it, look into it, check it.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +77,7 @@ def build(
     ] = "",
     queries_by: Annotated[
         str,
-        typer.Option(help="A student or the teacher of the bundle, whose queries the index shall take: measure them."),
+        typer.Option(help="A student or the teacher of the bundle, which may search too: measure what it finds."),
     ] = "",
     kind: Kind = "auto",
     recall: Recall = 0.0,
