@@ -22,7 +22,7 @@ from kdserve.search.index.build import Embed, Ingest, build_index
 from kdserve.search.index.changes import add_documents, compact_index, delete_documents
 from kdserve.search.index.compatibility import require_compatible, source_of, teacher_of
 from kdserve.search.index.generation import IndexState
-from kdserve.search.index.snapshot import Snapshot, open_snapshot
+from kdserve.search.index.snapshot import Snapshot, open_for
 from kdserve.search.protocol import RetrieverProtocol
 from kdserve.search.query.ranking import SearchOptions, answer
 
@@ -125,9 +125,7 @@ class Retriever(RetrieverProtocol):
             FolderError: no index, a damaged one, or one that none of these encoders built.
         """
         require_embedder(encoder)
-        snapshot = open_snapshot(Path(folder), exact=exact)
-        require_compatible(Path(folder), snapshot.state.encoder, snapshot.state.teacher, encoder)
-        return cls(Path(folder), encoder, snapshot, exact=exact)
+        return cls(Path(folder), encoder, open_for(Path(folder), encoder, exact=exact), exact=exact)
 
     def __reduce__(self) -> tuple[Callable[..., Retriever], tuple[Path, Embedder, bool]]:
         return _open_again, (self.folder.absolute(), self.encoder, self._exact)
@@ -245,9 +243,13 @@ class Retriever(RetrieverProtocol):
         self._snapshot = compact_index(self.folder, requirements=requirements, progress=progress, reopen=self._reopen)
 
     def refresh(self) -> bool:
-        """Look for a newer state of the index and take it; say whether there was one."""
+        """Look for a newer state of the index, or another index in its place, and take it; say whether there was one.
+
+        Raises:
+            FolderError: it is gone or damaged, or of another encoder; what was there is searched on.
+        """
         snapshot = self._reopen(self.folder)
-        newer = snapshot.state.generation != self._snapshot.state.generation
+        newer = snapshot.manifest != self._snapshot.manifest
         if newer:
             self._snapshot = snapshot
         return newer
@@ -259,7 +261,7 @@ class Retriever(RetrieverProtocol):
         self._snapshot = add_documents(self.folder, documents, ingest, update=update, reopen=self._reopen)
 
     def _reopen(self, folder: Path) -> Snapshot:
-        return open_snapshot(folder, exact=self._exact)
+        return open_for(folder, self.encoder, exact=self._exact)
 
 
 def _open_again(folder: Path, encoder: Embedder, exact: bool) -> Retriever:

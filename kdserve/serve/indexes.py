@@ -18,7 +18,7 @@ from kdserve.search.documents.embedding import Embedded, embed_documents
 from kdserve.search.index.build import Ingest
 from kdserve.search.index.changes import add_documents
 from kdserve.search.index.compatibility import require_compatible
-from kdserve.search.index.snapshot import Snapshot
+from kdserve.search.index.snapshot import Snapshot, open_for
 from kdserve.search.query.ranking import SearchOptions, answer
 from kdserve.serve.models import ServedEncoder
 from kdserve.serve.refusals import Refusal
@@ -60,8 +60,7 @@ class ServedIndex:
                 if pointer == self.pointer and not force and not self.is_broken:
                     self.fault = ""
                     return False
-                snapshot = open_snapshot(self.folder)
-                require_compatible(self.folder, snapshot.state.encoder, snapshot.state.teacher, self.encoder.encoder)
+                snapshot = self._open(self.folder)
             except (KdserveError, OSError) as error:
                 if force or str(error) != self.fault:
                     self.fault = str(error)
@@ -70,7 +69,7 @@ class ServedIndex:
                         extra={"index": self.name, "generation": self.generation, "error": self.fault},
                     )
                 return False
-            newer = snapshot.state.generation != self.generation
+            newer = snapshot.manifest != self.snapshot.manifest
             self.snapshot, self.pointer, self.is_broken, self.fault = snapshot, pointer, False, ""
         if newer:
             _logger.info("took a new generation", extra={"index": self.name, "generation": self.generation})
@@ -91,16 +90,19 @@ class ServedIndex:
             return embed_documents(some, encoder, window=window)
 
         ingest = Ingest(encoder=encoder, embed=embed, total=len(documents), progress=no_progress)
-        self._change(lambda: add_documents(self.folder, documents, ingest, update=update))
+        self._change(lambda: add_documents(self.folder, documents, ingest, update=update, reopen=self._open))
 
     def delete(self, ids: Sequence[Id]) -> None:
         """Delete documents, in one commit. Blocks, as `refresh`.
 
         Raises:
-            Refusal: another process is writing, the disk is full, or the index cannot be written.
+            Refusal: another process is writing, the disk is full, or the index cannot be written or is another now.
             DataError: an id that is not there; nothing is deleted then.
         """
-        self._change(lambda: delete_documents(self.folder, ids))
+        self._change(lambda: delete_documents(self.folder, ids, reopen=self._open))
+
+    def _open(self, folder: Path) -> Snapshot:
+        return open_for(folder, self.encoder.encoder)
 
     def _change(self, change: Callable[[], Snapshot]) -> None:
         with self.changing:

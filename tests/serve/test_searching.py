@@ -222,6 +222,21 @@ def test_a_full_disk_is_told_as_such(own_index: Path, number: int, kind: str, st
     assert str(own_index) not in caught.value.message
 
 
+def test_an_index_of_another_encoder_that_took_the_place_of_one_is_not_changed(notes: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(notes, tmp_path / "own.index"))
+    batcher = Batcher(Workers(1, patience_s=30), Limits(), Metrics())
+    index = open_indexes([str(folder)], [], partial(open_encoder, batcher=batcher))["own"]
+    before = index.snapshot
+    shutil.rmtree(folder)
+    other = Retriever.build(folder, [Document(text="a giraffe", id="giraffe")], Encoder.load(BUNDLES / "transformer"))
+    with pytest.raises(Refusal, match="own was built with encoder") as caught:
+        index.delete(["giraffe"])
+    assert caught.value.kind == "conflict"
+    assert index.snapshot is before
+    assert not index.refresh()
+    assert Retriever.open(folder, other.encoder).search("a giraffe", 1)[0].id == "giraffe"
+
+
 def test_a_generation_that_another_process_wrote_is_taken(writable: ServerProcess, own_index: Path):
     retriever = Retriever.open(own_index, Encoder.load(BUNDLES / "static"))
     retriever.add([Document(text="a giraffe at the station", id="giraffe")])

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from kdserve.datatypes import Embeddings, Hit
+from kdserve.datatypes import Embedder, Embeddings, Hit
 from kdserve.errors import FolderError
 from kdserve.manifest import MANIFEST_NAME, Manifest, read_error
 from kdserve.search.backends.exact import ExactSearcher
@@ -20,6 +20,7 @@ from kdserve.search.backends.vectors import Rows
 from kdserve.search.documents.document import Id
 from kdserve.search.filters.expression import parse_filter
 from kdserve.search.filters.sql import as_sql
+from kdserve.search.index.compatibility import require_compatible
 from kdserve.search.index.document_file import StoredDocument
 from kdserve.search.index.fields import require_fields
 from kdserve.search.index.generation import IndexState, read_state, verify_quick
@@ -40,7 +41,7 @@ class Snapshot:
     def __init__(self, index: Path, manifest: Manifest, state: IndexState, *, exact: bool) -> None:
         self._opened = {index / name: _state_of(index / name) for name in manifest.files}
         verify_quick(index, manifest)
-        self.state = state
+        self.manifest, self.state = manifest, state
         self.segments = [Segment(index, record, dim=state.dim, precision=state.precision) for record in state.segments]
         self._searchers = [_searcher(segment, state, exact=exact) for segment in self.segments]
         self._lock = Lock()
@@ -170,6 +171,17 @@ def open_snapshot(index: str | Path, *, exact: bool = False) -> Snapshot:
     """
     index = Path(index)
     return read_current(index, lambda manifest, state: Snapshot(index, manifest, state, exact=exact))
+
+
+def open_for(index: Path, encoder: Embedder, *, exact: bool = False) -> Snapshot:
+    """Open what is current for the queries of an encoder: another index may have come to where one was.
+
+    Raises:
+        FolderError: as `open_snapshot`, or neither the encoder, nor its teacher or a student of it, built the index.
+    """
+    snapshot = open_snapshot(index, exact=exact)
+    require_compatible(index, snapshot.state.encoder, snapshot.state.teacher, encoder)
+    return snapshot
 
 
 def read_current(index: Path, read: Callable[[Manifest, IndexState], Read]) -> Read:

@@ -1,5 +1,7 @@
 """An index that lives: whatever one does to it, it answers like one built afresh from the documents that are in it."""
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -159,6 +161,23 @@ def test_a_reader_keeps_its_state_until_it_refreshes(retriever, embedder):
     assert reader.refresh()
     assert "d5" not in ids(reader.search("text number 5", 20))
     assert not reader.refresh()
+
+
+def test_an_index_in_the_place_of_another_is_taken_where_the_encoder_fits_and_left_alone_where_not(tmp_path, embedder):
+    folder, other = tmp_path / "index", TrigramEmbedder(seed=1)
+    reader = Retriever.build(folder, [document(0)], embedder)
+    shutil.rmtree(folder)
+    Retriever.build(folder, [document(1)], embedder)
+    assert reader.refresh()
+    assert ids(reader.search("text number 1", 1)) == ["d1"]
+    shutil.rmtree(folder)
+    Retriever.build(folder, [document(2)], other)
+    for change in (reader.refresh, lambda: reader.delete(["d2"]), reader.compact):
+        with pytest.raises(FolderError, match="was built with encoder"):
+            change()
+    assert ids(reader.search("text number 1", 1)) == ["d1"]
+    assert ids(Retriever.open(folder, other).search("text number 2", 1)) == ["d2"]
+    assert describe(folder).generation == 1
 
 
 def test_adding_one_by_one_keeps_few_segments(tmp_path, embedder):
