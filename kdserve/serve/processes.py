@@ -43,7 +43,7 @@ def supervise(settings: ServerSettings, door: socket.socket, run_here: RunHere) 
 class _Family:
     def __init__(self, settings: ServerSettings, door: socket.socket, run_here: RunHere) -> None:
         self._settings, self._arguments = settings, (settings, door, run_here)
-        self._stopping = False
+        self._stopping = self._is_bearing = False
         self._children: list[SpawnProcess] = []
 
     def live(self) -> None:
@@ -68,7 +68,9 @@ class _Family:
 
     def _bear(self) -> SpawnProcess:
         child = _spawn.Process(target=_live_as_child, args=self._arguments)
+        self._is_bearing = True
         child.start()
+        self._is_bearing = False
         return child
 
     def _replace_the_dead(self) -> None:
@@ -81,11 +83,13 @@ class _Family:
                 raise RecipeError("a process of the server could not start; the line before says why")
             _logger.error("a process died; another takes its place", extra={"pid": child.pid, "exit": child.exitcode})
             time.sleep(BETWEEN_STARTS_S)
-            self._children[place] = self._bear()
+            if not self._stopping:
+                self._children[place] = self._bear()
 
     def _stop(self) -> None:
         self._stopping = True
-        self._arguments[1].close()  # the children have their own
+        if not self._is_bearing:  # a signal came while a child is given the door
+            self._arguments[1].close()  # the children have their own
         self._tell(signal.SIGTERM)
 
     def _tell(self, number: signal.Signals) -> None:

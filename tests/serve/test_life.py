@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,10 @@ from starlette.types import Receive, Scope, Send
 
 from kdserve import Encoder, Retriever
 from kdserve.search import Document
+from kdserve.serve import processes
 from kdserve.serve.guard import Guard
 from kdserve.serve.metrics import Metrics
+from kdserve.serve.settings import ServerSettings
 
 STATIC = BUNDLES / "static"
 MANY = ["a long text of many words that take their time " * 4] * 2000
@@ -234,6 +238,36 @@ def test_several_processes_end_too_where_the_one_that_watches_them_is_killed():
         }
         with socket.create_server(("127.0.0.1", server.port)):
             pass
+
+
+@pytest.mark.parametrize("moment", ["sleep", "start"])
+def test_sigterm_while_a_process_takes_the_place_of_one_that_died_ends_it_too(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+):
+    sleep, start, starts = time.sleep, SpawnProcess.start, itertools.count()
+
+    def interrupted(seconds: float) -> None:
+        if moment == "sleep":
+            signal.raise_signal(signal.SIGTERM)
+        sleep(0.01)
+
+    def started(child: SpawnProcess) -> None:
+        if moment == "start" and next(starts):
+            signal.raise_signal(signal.SIGTERM)
+        start(child)
+
+    monkeypatch.setattr(processes.time, "sleep", interrupted)
+    monkeypatch.setattr(SpawnProcess, "start", started)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    settings = ServerSettings(bundles=("kdserve-static",), drain_s=0, stop_s=0)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as door:
+            processes.supervise(settings, door, print)  # a child prints, and is dead
+            assert door.fileno() == -1
+    finally:
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR")
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_what_cannot_start_says_why_in_one_line(tmp_path: Path):
