@@ -38,8 +38,8 @@ class BuildOptions:
     `lexical` also keeps the words of the documents, for search by meaning and words together.
     `encoder_name` is recorded, so that `kdserve search` finds the encoder again: a published name or a bundle folder;
     "" stands for what an `Encoder` was loaded from.
-    `resume_key` stands for the same documents in the same order; a killed build with the same key goes on, and one
-    that was done stays as it is.
+    `resume_key` stands for the same documents in the same order; a killed build with the same key, encoder and options
+    goes on, and one that was done stays as it is.
     `total` is the number of documents, 0 where unknown; it only serves the progress.
 
     Raises:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -20,15 +22,17 @@ from kdserve.search.documents.document import Document, Id, number_documents
 from kdserve.search.documents.embedding import Embedded
 from kdserve.search.documents.shards import SharedDocuments
 from kdserve.search.index.compatibility import measure_compatible
+from kdserve.search.index.document_file import DocumentWriter
 from kdserve.search.index.generation import IndexState, crash_point, folder_name, publish
 from kdserve.search.index.parts import read_parts, write_parts
-from kdserve.search.index.segment import Segment, SegmentRecord, SegmentWriter
+from kdserve.search.index.segment import ROWS, Segment, SegmentRecord, SegmentWriter
 from kdserve.search.index.snapshot import read_current
 from kdserve.search.index.tuning import choose_kind
 
 _logger = logging.getLogger("kdserve")
 CHECKPOINT_S = 10.0
 RESUME_KEY = "resume key"
+SETTINGS = "settings"
 NEXT_ID = "next id"
 PARTS = "parts"
 
@@ -59,7 +63,7 @@ def build_index(
     """Write a new index; `state` is its settings, still without a segment. Workers embed the documents that they share.
 
     The work is done in a folder beside the target. With a `resume_key`, which stands for the same documents in the
-    same order and the same settings, a build that was killed goes on from its last checkpoint, and one that was done is
+    same order, a build of the same settings that was killed goes on from its last checkpoint, and one that was done is
     left as it is. The recall of a `query_encoder`, the encoder's teacher or student, is measured at the end.
 
     Raises:
@@ -131,7 +135,8 @@ def write_segment(
     progress: Progress,
     resume_key: str,
 ) -> tuple[SegmentRecord, int]:
-    """Write a segment, from its last checkpoint if that has the same resume key, and return the id counter after it.
+    """Write a segment, from its last checkpoint if that has the same resume key and settings, and return the id counter
+    after it.
 
     `embedded_after` gives what comes after so many documents. Raises as `append_documents`.
     """
@@ -140,7 +145,7 @@ def write_segment(
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
-        writer.checkpoint({RESUME_KEY: resume_key, NEXT_ID: next_id})
+        writer.checkpoint({RESUME_KEY: resume_key, SETTINGS: _settings_of(state), NEXT_ID: next_id})
     try:
         embedded = embedded_after(writer.num_documents)
         next_id = append_documents(writer, embedded, next_id, total=total, progress=progress, resume_key=resume_key)
@@ -190,7 +195,8 @@ def _write_shared(
 ) -> tuple[SegmentRecord, int]:
     """Let workers write the parts of a segment, and one of them the segment."""
     parts = fresh.parent / PARTS
-    known = parts / (resume_key or "no key")
+    key = f"{resume_key}\n{_settings_of(state)}"
+    known = parts / (hashlib.sha256(key.encode()).hexdigest() if resume_key else "no key")
     if not (resume_key and known.is_dir()):
         shutil.rmtree(parts, ignore_errors=True)
         known.mkdir(parents=True)
@@ -211,12 +217,18 @@ def _write_shared(
 def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWriter, int] | None:
     if not resume_key or not fresh.is_dir():
         return None
-    writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
-    known = writer.state()
-    if known.get(RESUME_KEY) == resume_key and isinstance(next_id := known.get(NEXT_ID), int):
-        return writer, next_id
-    writer.close()
-    return None
+    with closing(DocumentWriter(fresh / ROWS, lexical=state.lexical)) as rows:
+        known = rows.state()
+    if known.get(RESUME_KEY) != resume_key or known.get(SETTINGS) != _settings_of(state):
+        return None
+    next_id = known[NEXT_ID]
+    assert isinstance(next_id, int)
+    return SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical), next_id
+
+
+def _settings_of(state: IndexState) -> str:
+    """What the rows of a segment depend on beside its documents."""
+    return f"{state.encoder} {state.precision} {state.dim} {state.window} {state.lexical}"
 
 
 def _is_built(folder: Path, state: IndexState, resume_key: str, query_encoder: Embedder | None) -> bool:

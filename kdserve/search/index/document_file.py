@@ -77,8 +77,8 @@ class DocumentWriter:
             self._database = sqlite3.connect(path, isolation_level=None)
             if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 self._create()
-        self._columns = {row[1] for row in self._database.execute("PRAGMA table_info(fields)")}
-        counts = self._database.execute("SELECT count(*), coalesce(sum(num_rows), 0) FROM documents").fetchone()
+            self._columns = {row[1] for row in self._database.execute("PRAGMA table_info(fields)")}
+            counts = self._database.execute("SELECT count(*), coalesce(sum(num_rows), 0) FROM documents").fetchone()
         self.num_documents: int = counts[0]
         self.num_rows: int = counts[1]
 
@@ -100,7 +100,8 @@ class DocumentWriter:
 
     def state(self) -> dict[str, Scalar]:
         """The named values of the last checkpoint."""
-        return dict(self._database.execute("SELECT name, value FROM state"))
+        with _as_os_error(self.path):
+            return dict(self._database.execute("SELECT name, value FROM state"))
 
     def close(self) -> None:
         """Close the file; what came after the last checkpoint is dropped."""
@@ -273,7 +274,7 @@ def _as_os_error(path: Path) -> Iterator[None]:
     """SQLite hides errno; callers of a writer expect the OSError that any other file gives."""
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:  # what cannot be written, and an unfinished file that is damaged
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
             raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
         raise OSError(str(error)) from error

@@ -1,6 +1,9 @@
 """Builds that are killed go on; builds that fail leave nothing."""
 
+from dataclasses import replace
+
 import pytest
+from trigrams import TrigramEmbedder
 
 from kdserve.errors import DataError, FolderError
 from kdserve.search import BuildOptions, Document, Retriever
@@ -67,6 +70,35 @@ def test_a_killed_build_of_something_else_is_not_gone_on_with(tmp_path, embedder
     second = Counting(embedder)
     assert len(Retriever.build(tmp_path / "index", documents(10), second, options=options)) == 10
     assert second.num_texts == 10
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(
+    ("other", "options"),
+    [
+        (TrigramEmbedder(seed=1), OPTIONS),
+        (TrigramEmbedder(dim=128), OPTIONS),
+        (TrigramEmbedder(), replace(OPTIONS, precision="int8")),
+        (TrigramEmbedder(), replace(OPTIONS, lexical=True)),
+    ],
+)
+def test_a_killed_build_of_other_settings_is_not_gone_on_with_whatever_its_key(tmp_path, embedder, other, options):
+    with pytest.raises(Killed):
+        Retriever.build(tmp_path / "index", documents(), Counting(embedder, dies_after=24), options=OPTIONS)
+    second = Counting(other)
+    built = Retriever.build(tmp_path / "index", documents(), second, options=options)
+    assert second.num_texts == 50
+    assert [built.search(f"text number {n}", 1, lexical=options.lexical)[0].id for n in (3, 30)] == [3, 30]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_killed_build_whose_file_is_damaged_since_says_so_and_begins_anew_the_next_time(tmp_path, embedder):
+    with pytest.raises(Killed):
+        Retriever.build(tmp_path / "index", documents(), Counting(embedder, dies_after=24), options=OPTIONS)
+    next(tmp_path.glob(".index.partial/*/rows.db")).write_bytes(b"no database " * 1000)
+    with pytest.raises(FolderError, match="file is not a database"):
+        Retriever.build(tmp_path / "index", documents(), embedder, options=OPTIONS)
+    assert len(Retriever.build(tmp_path / "index", documents(), embedder, options=OPTIONS)) == 50
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, embedder, file_size_limit):
