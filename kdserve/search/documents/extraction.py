@@ -22,6 +22,8 @@ from kdserve.lines import MAX_TEXT_BYTES
 MAX_FILE_BYTES = 200_000_000
 MAX_UNPACKED_BYTES = 200_000_000
 MAX_PAGES = 10_000
+MAX_MARKUP_BYTES, MAX_TAGS = 50_000_000, 3_000_000
+"""Of a page or part: its tree takes some 350 bytes a tag, so that an archive of kilobytes would fill gigabytes."""
 _DROPPED = ("script", "style", "template", "noscript", "svg", "nav", "head")
 _BLOCKS = frozenset(
     ("address", "article", "aside", "blockquote", "br", "caption", "dd", "div", "dl", "dt", "figcaption", "figure",
@@ -111,7 +113,9 @@ def _docx(path: Path) -> Extracted:
     import docx
     from docx.table import Table, _Cell
 
-    _open_zip(path).close()
+    with _open_zip(path) as archive:
+        for part in archive.infolist():
+            _parsable(archive.read(part), f"{path}, {part.filename}")
     document = docx.Document(str(path))
     parts = []
     for block in document.iter_inner_content():
@@ -128,9 +132,9 @@ def _epub(path: Path) -> Extracted:
 
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
     with _open_zip(path) as archive:
-        container = etree.fromstring(archive.read("META-INF/container.xml"), parser)
+        container = etree.fromstring(_parsable(archive.read("META-INF/container.xml"), str(path)), parser)
         name = container.xpath("string(//*[local-name()='rootfile']/@full-path)")
-        package = etree.fromstring(archive.read(name), parser)
+        package = etree.fromstring(_parsable(archive.read(name), str(path)), parser)
         places = {item.get("id"): item.get("href") for item in package.xpath("//*[local-name()='item']")}
         chapters = [
             posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(places[reference])))
@@ -148,6 +152,7 @@ def _from_html(data: bytes, where: str) -> Extracted:
     """The text of a page; what is UTF-8 is read so, else as the page says."""
     from lxml import etree, html
 
+    _parsable(data, where)
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -171,6 +176,19 @@ def _from_html(data: bytes, where: str) -> Extracted:
         parts.append((element.text if event == "start" else element.tail) or "")
     lines = (" ".join(line.split()) for line in re.split(r"\n\s*\n", "".join(parts)))
     return Extracted(text="\n\n".join(filter(None, lines)), title=title, language=language)
+
+
+def _parsable(data: bytes, where: str) -> bytes:
+    """The data, where a parser's tree of it stays small, or it is no markup, as a picture.
+
+    Raises:
+        DataError: it is too much.
+    """
+    is_markup = data[:64].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] in (b"<", b"")
+    if data.count(b"<") > MAX_TAGS or (is_markup and len(data) > MAX_MARKUP_BYTES):
+        limits = f"{MAX_MARKUP_BYTES // 1_000_000} MB of markup, or {MAX_TAGS // 1_000_000} million tags"
+        raise DataError(f"{where} has more than {limits}; divide it")
+    return data
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

@@ -213,6 +213,32 @@ def test_an_archive_that_unpacks_to_much_is_refused_before_it_is_unpacked(
         extract(tmp_path / name)
 
 
+@pytest.mark.parametrize("limit", ["MAX_TAGS", "MAX_MARKUP_BYTES"])
+@pytest.mark.parametrize("name", ["a.html", "b.docx", "c.epub", "d.epub", "e.epub"])
+def test_markup_whose_tree_would_fill_memory_is_refused_before_it_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: str
+) -> None:
+    many = b"<p>x" * 5000
+    book = {"META-INF/container.xml": CONTAINER, "in/b.opf": BOOK, "in/a b.xhtml": b"<p>Two", "c.xhtml": b"<p>One"}
+    word(tmp_path / "b.docx")
+    with zipfile.ZipFile(tmp_path / "b.docx", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/other.bin", many)
+    (tmp_path / "a.html").write_bytes(many)
+    for book_name, part in (("c.epub", "META-INF/container.xml"), ("d.epub", "in/b.opf"), ("e.epub", "c.xhtml")):
+        (tmp_path / book_name).write_bytes(zipped({**book, part: many}))
+    monkeypatch.setattr(extraction, limit, 4000)
+    with pytest.raises(DataError, match="of markup, or .* million tags; divide it"):
+        extract(tmp_path / name)
+
+
+def test_a_document_with_a_large_picture_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    word(tmp_path / "a.docx")
+    with zipfile.ZipFile(tmp_path / "a.docx", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/media/picture.png", b"\x89PNG" + b"x" * 300_000)
+    monkeypatch.setattr(extraction, "MAX_MARKUP_BYTES", 200_000)
+    assert "El pan." in extract(tmp_path / "a.docx").text
+
+
 def test_a_chapter_that_a_book_names_many_times_is_read_once(tmp_path: Path) -> None:
     again = BOOK.replace(b'<itemref idref="a"/>', b'<itemref idref="a"/>' * 10_000)
     parts = {
