@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,13 +104,19 @@ def describe_bundle(folder: Path, *, kind: Published) -> CatalogueEntry:
         labels=settings.labels if isinstance(settings, ClassifierSettings) else (),
         task=settings.task if isinstance(settings, TranslatorSettings) else "",
         targets=settings.targets if isinstance(settings, TranslatorSettings) else (),
-        quality=_quality(settings.fidelity),
+        quality=_quality(settings.fidelity, folder),
     )
 
 
-def _quality(fidelity: Mapping[str, Any]) -> dict[str, float]:
-    recorded = {
-        name: [row[figure] for row in fidelity.get(part, ()) if row.get(figure) is not None]
-        for name, part, figure in _MEASURES
-    }
-    return {name: round(fmean(figures), 2) for name, figures in recorded.items() if figures}
+def _quality(fidelity: Mapping[str, Any], folder: Path) -> dict[str, float]:
+    try:
+        recorded = {
+            name: [row[figure] for row in fidelity.get(part, ()) if row.get(figure) is not None]
+            for name, part, figure in _MEASURES
+        }
+        quality = {name: round(fmean(figures), 2) for name, figures in recorded.items() if figures}
+        if not all(map(math.isfinite, quality.values())):
+            raise ValueError("a figure is no finite number")
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise FolderError(f"{folder / MANIFEST_NAME} has no record of a gate ({error}); export again") from error
+    return quality

@@ -5,6 +5,7 @@ B batch, T tokens, D width of an embedding
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -96,7 +97,7 @@ def open_graph(
     options.add_session_config_entry("session.load_model_format", "ONNX")  # no other is walked for its weights
     source = model if isinstance(model, bytes) else graph_over_file(model, weights=weights)
     if isinstance(model, Path):
-        options.add_session_config_entry(_WEIGHTS_FOLDER, str(model.parent))
+        options.add_session_config_entry(_WEIGHTS_FOLDER, os.fsencode(model.parent))
     if _may_saturate(source):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.x64quantprecision", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def test_a_flipped_byte_in_the_manifest_never_changes_a_vector(copied_bundle: Pa
         except FolderError:
             continue
         assert np.array_equal(vectors, expected)
+
+
+def test_a_bundle_opens_below_a_folder_whose_name_is_no_utf_8(copied_bundle: Path) -> None:
+    expected = Encoder.load(copied_bundle).encode_query(["a house"])
+    odd = copied_bundle.rename(copied_bundle.with_name(os.fsdecode(b"b\xff")))
+    assert np.array_equal(Encoder.load(odd).encode_query(["a house"]), expected)
 
 
 @pytest.mark.parametrize("name", FILES[:2])

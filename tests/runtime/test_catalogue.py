@@ -36,6 +36,17 @@ def test_quality_is_the_mean_of_what_the_export_recorded(tmp_path):
     assert quality == {"sample translations": 85.0, "similarity": 71.0}
 
 
+@pytest.mark.parametrize("evaluated", [1, [1], [{"spearman_bundle": "high"}], [{"spearman_bundle": float("nan")}]])
+def test_a_record_of_the_gate_that_is_none_is_told(evaluated, tmp_path):
+    shutil.copytree(BUNDLES / "static", tmp_path / "bundle")
+    path = tmp_path / "bundle" / "kdserve.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["settings"]["fidelity"] = {"evaluated": evaluated}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(FolderError, match="has no record of a gate"):
+        describe_bundle(tmp_path / "bundle", kind="bundle")
+
+
 def test_published_students_say_how_well_they_search():
     found = {entry.name: entry.quality for entry in published_entries() if entry.kind == "bundle"}
     assert all(100 >= quality["search"] > quality["across"] > 0 for quality in found.values())
