@@ -140,10 +140,11 @@ def _read_head(student: StudentFolder) -> _Head:
         weight, bias = tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32)
     except (SafetensorError, OSError, KeyError) as error:
         raise FolderError(f"{path} cannot be read ({error}); distil the classifier again") from error
-    if weight.shape != (len(labels), student.dim):
-        found = " × ".join(map(str, weight.shape))
+    if weight.shape != (len(labels), student.dim) or bias.shape != (len(labels),):
+        found, more = (" × ".join(map(str, part.shape)) for part in (weight, bias))
         raise FolderError(
-            f"{path} has {found} weights for {len(labels)} labels and {student.dim} dimensions; distil again"
+            f"{path} has {found} weights and {more} biases for {len(labels)} labels and {student.dim} dimensions; "
+            "distil again"
         )
     return _Head(weight_DK=np.ascontiguousarray(weight.T), bias_K=bias, labels=labels)
 

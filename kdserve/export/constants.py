@@ -8,13 +8,16 @@ K input width, N output width, V vocabulary, H width
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
 
 from kdserve.errors import FolderError
@@ -40,6 +43,16 @@ class Constants:
     arrays: Mapping[str, npt.NDArray[Any]]
     steps: Mapping[str, npt.NDArray[Any]]
     widths: Mapping[str, int]
+
+
+@contextmanager
+def reading_back(model: Path) -> Iterator[None]:
+    """Turn what fails inside on a graph that is none, or that no export laid out so, into FolderError."""
+    try:
+        yield
+    except (DecodeError, LookupError, ValueError, TypeError, AttributeError, StopIteration, MemoryError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read back ({error})"
+        raise FolderError(f"{model} {what}; export the bundle again") from error
 
 
 def read_constants(model: onnx.ModelProto) -> Constants:

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import onnx
 from safetensors.numpy import save_file
 
-from kdserve.errors import FolderError
-from kdserve.export.constants import BIT_WIDTHS, body_tensors, read_constants, token_table
+from kdserve.export.constants import BIT_WIDTHS, body_tensors, read_constants, reading_back, token_table
 from kdserve.export.copies import staged_copy
 from kdserve.export.sequence.reopen import reopen_translator
 from kdserve.json_files import read_object
@@ -35,23 +34,19 @@ def reopen_bundle(bundle: Path, out: Path) -> None:
     classifies = kind_of(bundle) == "classifier"
     manifest = verify_folder(bundle, kind="classifier" if classifies else "bundle")
     settings = (ClassifierSettings if classifies else BundleSettings).from_manifest(manifest, bundle)
-    constants = read_constants(onnx.load(bundle / MODEL_NAME, load_external_data=False))
-    with staged_copy(bundle, out, without=(MODEL_NAME, "README.md")) as folder:
-        try:
-            table = token_table(constants)
-            if settings.family == "static":
-                tensors = {"embedding.weight": table}
-                _write_json(
-                    folder / "modules.json", [_module("StaticEmbedding", ""), _module("Normalize", "1_Normalize")]
-                )
-            else:
-                tensors = body_tensors(table, constants, read_object(folder / "config.json"))
-            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-            if classifies:
-                head = {"weight": constants.arrays["head_weight"][0], "bias": constants.arrays["head_bias"]}
-                save_file(head, folder / HEAD_NAME)
-        except KeyError as error:
-            raise FolderError(f"{bundle / MODEL_NAME} lacks {error}; export the bundle again") from error
+    with reading_back(bundle / MODEL_NAME):
+        constants = read_constants(onnx.load(bundle / MODEL_NAME, load_external_data=False))
+    with staged_copy(bundle, out, without=(MODEL_NAME, "README.md")) as folder, reading_back(bundle / MODEL_NAME):
+        table = token_table(constants)
+        if settings.family == "static":
+            tensors = {"embedding.weight": table}
+            _write_json(folder / "modules.json", [_module("StaticEmbedding", ""), _module("Normalize", "1_Normalize")])
+        else:
+            tensors = body_tensors(table, constants, read_object(folder / "config.json"))
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        if classifies:
+            head = {"weight": constants.arrays["head_weight"][0], "bias": constants.arrays["head_bias"]}
+            save_file(head, folder / HEAD_NAME)
         tokenizer = read_object(folder / TOKENIZER_NAME)
         _write_json(folder / TOKENIZER_NAME, {**tokenizer, "padding": None, "truncation": None})
         described = _describe(settings, table.shape[1], BIT_WIDTHS.get(constants.arrays["table"].dtype.name, 0))

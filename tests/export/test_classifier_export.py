@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny_classifiers import tiny_classifier
 from tiny_students import LANGUAGES
@@ -110,7 +110,13 @@ def test_a_damaged_head_and_settings_that_do_not_fit_are_refused(student: Path, 
     shutil.copytree(student, tmp_path / "student")
     settings = verify_folder(tmp_path / "student", kind="student").settings
     write_manifest(tmp_path / "student", kind="student", settings={**settings, "labels": ["a", "b", "c"]})
-    with pytest.raises(FolderError, match=r"has 4 × \d+ weights for 3 labels"):
+    with pytest.raises(FolderError, match=r"has 4 × \d+ weights and 4 biases for 3 labels"):
+        export_classifier(tmp_path / "student", tmp_path / "a", settings=ExportSettings())
+    write_manifest(tmp_path / "student", kind="student", settings=dict(settings))
+    head = load_file(tmp_path / "student" / "head.safetensors")
+    save_file({**head, "bias": head["bias"][:1]}, tmp_path / "student" / "head.safetensors")
+    write_manifest(tmp_path / "student", kind="student", settings=dict(settings))
+    with pytest.raises(FolderError, match=r"has 4 × \d+ weights and 1 biases for 4 labels"):
         export_classifier(tmp_path / "student", tmp_path / "a", settings=ExportSettings())
     (tmp_path / "student" / "head.safetensors").write_bytes(b"no")
     write_manifest(tmp_path / "student", kind="student", settings=dict(settings))

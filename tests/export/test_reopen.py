@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from kdserve import Classifier, Encoder
 from kdserve.cli import app
 from kdserve.errors import FolderError
 from kdserve.export import ExportSettings, GateTexts, export_bundle, export_classifier, reopen_bundle
-from kdserve.manifest import verify_folder
+from kdserve.manifest import read_manifest, verify_folder, write_manifest
 from kdserve.samples import parallel
 
 TEXTS = [text for code in LANGUAGES for text in parallel()[code][:20] if len(text) < 35]
@@ -79,6 +80,25 @@ def test_a_body_that_cannot_be_read_back_is_named(family: str, tmp_path: Path) -
     with pytest.raises(FolderError, match=f"a body of the family {family} cannot be read back"):
         reopen_bundle(bundle, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("make", [tiny_static, tiny_transformer])
+def test_damage_that_the_manifest_vouches_for_is_an_error_or_other_weights(make, tmp_path: Path) -> None:
+    bundle = export(make(tmp_path / "student"), tmp_path / "bundle", "int8")
+    model, manifest, rng = bundle / "model.onnx", read_manifest(bundle, kind="bundle"), random.Random(0)
+    content, num_refused = model.read_bytes(), 0
+    for number in range(60):
+        damaged = bytearray(content)
+        for _ in range(3):
+            damaged[rng.choice([rng.randrange(4000), rng.randrange(len(content))])] ^= 1 << rng.randrange(8)
+        model.write_bytes(damaged[: rng.choice([len(content), rng.randrange(len(content))])])
+        write_manifest(bundle, kind="bundle", parents=manifest.parents, settings=manifest.settings)
+        try:
+            reopen_bundle(bundle, tmp_path / f"again{number}")
+        except FolderError:
+            num_refused += 1
+            assert not (tmp_path / f"again{number}").exists()
+    assert 20 < num_refused < 60
 
 
 def test_a_published_classifier_opens_again_by_its_name(tmp_path: Path) -> None:

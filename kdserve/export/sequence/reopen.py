@@ -18,6 +18,7 @@ from kdserve.export.constants import (
     body_tensors,
     levels_of,
     read_constants,
+    reading_back,
     token_table,
     weight_of,
 )
@@ -61,21 +62,19 @@ def reopen_translator(bundle: Path, out: Path) -> None:
         FolderError: the bundle is damaged or of another family, or `out` exists.
     """
     opened = open_translator_bundle(bundle)
-    graphs = {name: onnx.load(bundle / name) for name in (ENCODER_NAME, DECODER_NAME)}
-    encoder, decoder = (read_constants(graph) for graph in graphs.values())
-    if not _is_bert_pair(graphs[ENCODER_NAME], encoder, decoder):
-        raise FolderError(f"{bundle} cannot be read back: its encoder and decoder are not both of BERT's kind")
-    table = token_table(encoder)
-    with staged_folder(out) as folder:
-        try:
-            tensors = _decoder_tensors(encoder, decoder)
-            sides = {name: _sizes(graph, bundle) for name, graph in graphs.items()}
-            sides[ENCODER_NAME] |= _shapes(table, encoder)
-            sides[DECODER_NAME] |= _shapes(tensors[_TABLE], decoder)
-            body = body_tensors(table, encoder, sides[ENCODER_NAME])
-            tensors |= {f"encoder.{name}": value for name, value in body.items() if not name.startswith("pooler.")}
-        except KeyError as error:
-            raise FolderError(f"{bundle} lacks {error}; export the bundle again") from error
+    with reading_back(bundle):
+        graphs = {name: onnx.load(bundle / name) for name in (ENCODER_NAME, DECODER_NAME)}
+        encoder, decoder = (read_constants(graph) for graph in graphs.values())
+        if not _is_bert_pair(graphs[ENCODER_NAME], encoder, decoder):
+            raise FolderError(f"{bundle} cannot be read back: its encoder and decoder are not both of BERT's kind")
+        table = token_table(encoder)
+    with staged_folder(out) as folder, reading_back(bundle):
+        tensors = _decoder_tensors(encoder, decoder)
+        sides = {name: _sizes(graph, bundle) for name, graph in graphs.items()}
+        sides[ENCODER_NAME] |= _shapes(table, encoder)
+        sides[DECODER_NAME] |= _shapes(tensors[_TABLE], decoder)
+        body = body_tensors(table, encoder, sides[ENCODER_NAME])
+        tensors |= {f"encoder.{name}": value for name, value in body.items() if not name.startswith("pooler.")}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         _write_config(opened, sides, decoder, folder)
         for side, name in (("source", SOURCE_NAME), ("target", TARGET_NAME)):

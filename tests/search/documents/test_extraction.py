@@ -227,15 +227,15 @@ def test_markup_whose_tree_would_fill_memory_is_refused_before_it_is_parsed(
     for book_name, part in (("c.epub", "META-INF/container.xml"), ("d.epub", "in/b.opf"), ("e.epub", "c.xhtml")):
         (tmp_path / book_name).write_bytes(zipped({**book, part: many}))
     monkeypatch.setattr(extraction, limit, 4000)
-    with pytest.raises(DataError, match="of markup, or .* million tags; divide it"):
+    with pytest.raises(DataError, match="million tags; divide it"):
         extract(tmp_path / name)
 
 
 def test_a_document_with_a_large_picture_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     word(tmp_path / "a.docx")
     with zipfile.ZipFile(tmp_path / "a.docx", "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("word/media/picture.png", b"\x89PNG" + b"x" * 300_000)
-    monkeypatch.setattr(extraction, "MAX_MARKUP_BYTES", 200_000)
+        archive.writestr("word/media/picture.png", b"\x89PNG" + b"x" * 1_100_000)
+    monkeypatch.setattr(extraction, "MAX_MARKUP_BYTES", 1_000_000)
     assert "El pan." in extract(tmp_path / "a.docx").text
 
 
