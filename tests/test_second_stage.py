@@ -46,6 +46,14 @@ def test_anchored_translations_share_a_target_and_what_has_no_anchor_keeps_its_o
     assert torch.equal(found[30:], targets[30:])
 
 
+def test_anchors_that_are_held_in_part_leave_the_rest_to_the_targets_of_all_translations():
+    texts = lessons.texts_of(rows_of(("de", "q", "a", "tatoeba"), ("fr", "q", "a", "tatoeba")), np.ones(20, np.int64))
+    targets, anchors = lessons.unit(torch.randn(2, 20, 24, generator=torch.Generator().manual_seed(0)))
+    whole, none, half = (lessons.anchor(texts, targets, anchors, held=held) for held in (1.0, 0.0, 0.5))
+    torch.testing.assert_close(none[:10], lessons.unit(targets[:10] + targets[10:]))
+    torch.testing.assert_close(half, lessons.unit(whole + none))
+
+
 def test_a_text_without_translations_stays_halfway_between_its_target_and_its_anchor():
     texts = lessons.texts_of(rows_of(("de", "q", "", "gnome-help")), np.ones(10, np.int64))
     targets, anchors = lessons.unit(torch.randn(2, 10, 24, generator=torch.Generator().manual_seed(0)))

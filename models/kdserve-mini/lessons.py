@@ -30,7 +30,7 @@ WARMUP, SCALE, CONTRAST = 0.05, 120.0, 0.3
 WIKI = {
     "pud", "jaquad", "drcd", "cmrc2018", "arcd", "piaf", "faquad", "iapp-wiki-qa", "indic-wiki", "tico19",
 }  # fmt: skip
-NEW = {*WIKI, "opentriviaqa", "qald", "joined"}
+NEW = {*WIKI, "opentriviaqa", "qald", "miracl", "mrtydi", "joined"}
 """What the first stage did not read, or of which its teacher knows more."""
 EVERYDAY = {
     "tatoeba", "tatoeba-pivot", "tatoeba-pivot2", "tanaka", "opensubs-xed", "korean-park", "scratch-ui", "element-ui",
@@ -131,11 +131,11 @@ def shifts(texts: Texts, vectors_ND: Tensor) -> Tensor:
     return (count_S1 * means_SD + FEW * crossed_SD) / (count_S1 + FEW)
 
 
-def anchor(texts: Texts, targets_ND: Tensor, anchors_ND: Tensor) -> Tensor:
+def anchor(texts: Texts, targets_ND: Tensor, anchors_ND: Tensor, *, held: float = 1.0) -> Tensor:
     """Return the targets, in place of which texts that have an anchor, the first stage's vector, not 0, get that.
 
-    Anchors are moved to where the targets of their role are, and are the mean over a text's languages in its role; a
-    text that has no translations gets the mean of both.
+    Anchors are moved to where the targets of their role are, and are the mean over a text's languages in its role,
+    `held` parts of it and the rest of the same mean of the targets; a text that has no translations gets half of both.
     """
     at_A = anchors_ND.any(dim=1).nonzero()[:, 0]
     places = at_A.cpu().numpy()
@@ -143,9 +143,10 @@ def anchor(texts: Texts, targets_ND: Tensor, anchors_ND: Tensor) -> Tensor:
     query_A = torch.from_numpy(texts.query[places]).to(at_A.device)
     for these_A in (query_A, ~query_A):
         anchors_AD[these_A] += targets_AD[these_A].mean(dim=0) - anchors_AD[these_A].mean(dim=0)
-    sums_GD, group_A = add_up(anchors_AD, texts.meanings[places])
-    found_AD, alone_A = unit(sums_GD)[group_A], torch.from_numpy(texts.group[places] < 0).to(at_A.device)
-    found_AD[alone_A] = unit(found_AD[alone_A] + targets_AD[alone_A])
+    summed = [add_up(one, texts.meanings[places]) for one in (anchors_AD, targets_AD)]
+    means_AD, theirs_AD = (unit(sums_GD)[group_A] for sums_GD, group_A in summed)
+    found_AD, alone_A = unit(theirs_AD.lerp(means_AD, held)), torch.from_numpy(texts.group[places] < 0).to(at_A.device)
+    found_AD[alone_A] = unit(means_AD[alone_A] + targets_AD[alone_A])
     return targets_ND.index_copy(0, at_A, found_AD)
 
 

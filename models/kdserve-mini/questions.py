@@ -101,6 +101,8 @@ def native(checkouts: Path, rng: random.Random, most: dict[str, int]) -> Iterato
     ]
     for text in rng.sample(trivia, min(len(trivia), TRIVIA)):
         yield "en", "q", "", "opentriviaqa", clean(text)
+    for language, tag, text in topics(checkouts):
+        yield language, "q", "", tag, clean(text)
     for repository, folder in (("KGQA/QALD_9_plus", "data/"), ("KGQA/QALD-10", "data/qald_10/qald_10.json")):
         for name in files(checkouts, repository, folder, ".json"):
             for item in json.loads(show(checkouts, repository, name))["questions"]:
@@ -112,9 +114,27 @@ def native(checkouts: Path, rng: random.Random, most: dict[str, int]) -> Iterato
         for path in files(checkouts, repository, "", ".conllu"):
             found = show(checkouts, repository, path).decode()
             ids = re.findall(r"^# sent_id = (\S+)", found, re.MULTILINE)
-            for number, text in zip(ids, re.findall(r"^# text = (.+)$", found, re.MULTILINE), strict=True):
-                yield language, "p", f"pud-{number}", "pud", clean(text)
-                yield language, "q", "", "pud", span(clean(text), language, rng)
+            said = [clean(text) for text in re.findall(r"^# text = (.+)$", found, re.MULTILINE)]
+            articles: dict[str, list[str]] = {}
+            for number, text in zip(ids, said, strict=True):
+                yield language, "p", f"pud-{number}", "pud", text
+                yield language, "q", "", "pud", span(text, language, rng)
+                articles.setdefault(number[:6], []).append(text)
+            for number, parts in articles.items():
+                if len(parts) > 1:
+                    yield language, "p", f"pud-{number}", "pud", ("" if language in UNSPACED else " ").join(parts)
+
+
+def topics(checkouts: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield language, data set and text of the questions that MIRACL and Mr. TyDi have for training."""
+    repository = "castorini/anserini-tools"
+    for tag, version, suffix in (("miracl", "v1.0", "-train.tsv"), ("mrtydi", "v1.1", ".train.txt.gz")):
+        for name in files(checkouts, repository, f"topics/topics.{tag}-{version}-", suffix):
+            language = name.removesuffix(suffix).rsplit("-", 1)[1]
+            if language in (*LANGUAGES, "en"):
+                raw = show(checkouts, repository, name)
+                lines = (gzip.decompress(raw) if name.endswith(".gz") else raw).decode().splitlines()
+                yield from ((language, tag, line.split("\t", 1)[1]) for line in lines if "\t" in line)
 
 
 def squad(checkouts: Path, repository: str, prefix: str) -> tuple[list[str], list[str]]:
@@ -158,7 +178,7 @@ def parallel(data: Path, rng: random.Random, most: dict[str, int], *, spans_only
             yield from (*pairs(said, language, "p"), *pairs(said, language, "q"))
             written = some(prose, most["documents"], rng)
             yield from (*pairs(written, language, "p"), *pairs([r for r in written if len(r[1]) < 160], language, "q"))
-            yield from pairs(some(passages, 24, rng), language, "p")
+            yield from pairs(some(passages, 90, rng), language, "p")
         for _, text, domain in some(
             [row for row in prose if len(row[1]) > 40], most["spans of ASKED" if many else "spans"], rng
         ):

@@ -90,6 +90,7 @@ def train(
     steps: int = 1_100,
     seconds: float = 1_980.0,
     anchors: Annotated[Path | None, typer.Option(help="The first stage's vectors, from `teach`.")] = None,
+    held: Annotated[float, typer.Option(help="Share of anchors in the targets of texts that have translations.")] = 1.0,
     rate: Annotated[float, typer.Option(help="Of learning, at its highest.")] = RATE,
     contrast: Annotated[float, typer.Option(help="Weight of finding translations, with anchors.")] = CONTRAST,
     go_on: Annotated[list[Path] | None, typer.Option(help="Begin with the mean of these runs, not with START.")] = None,
@@ -100,7 +101,9 @@ def train(
     if go_on:
         student.load_state_dict(mean_of(go_on), strict=False)
     kept, rng = np.load(anchors) if anchors else None, np.random.default_rng(seed)
-    lessons = read_lessons(read_texts(texts), np.load(vectors), start, anchors=kept, contrast=contrast, rng=rng)
+    lessons = read_lessons(
+        read_texts(texts), np.load(vectors), start, anchors=kept, held=held, contrast=contrast, rng=rng
+    )
 
     def say(step: int, losses: dict[str, float]) -> None:
         print(step, *(round(loss, 4) for loss in losses.values()), flush=True)
@@ -115,6 +118,7 @@ def read_lessons(
     start: Path,
     *,
     anchors: npt.NDArray[np.float16] | None,
+    held: float,
     contrast: float,
     rng: np.random.Generator,
 ) -> Lessons:
@@ -124,7 +128,7 @@ def read_lessons(
     texts = texts_of(rows, lengths)
     targets = make_targets(texts, torch.from_numpy(vectors).float())
     if anchors is not None:
-        targets = anchor(texts, targets, torch.from_numpy(anchors[: len(rows)]))
+        targets = anchor(texts, targets, torch.from_numpy(anchors[: len(rows)]), held=held)
 
     def read(numbers: Ints) -> tuple[Tensor, Tensor]:
         return tokens.padded(numbers, wrap=True, queries_B=texts.query[numbers])
