@@ -1,12 +1,13 @@
 """What a translator costs and keeps: output tokens a CPU second alone and at 32, first translation from process start,
 memory, bit-identity over batch sizes, loops and empties, beside CTranslate2 on the same weights where it reads them.
 
-    python benchmarks/translation.py BUNDLE LINES.txt [--pairs PAIRS.tsv] [--fp32 BUNDLE] [--student FOLDER]
-        [--outputs NAME=FILE.txt]
+    python benchmarks/translation.py BUNDLE [LINES.txt] [--pairs PAIRS.tsv] [--fp32 BUNDLE] [--student FOLDER]
+        [--outputs NAME=FILE.txt] [--rounds N]
 
 `LINES.txt` has a source a line. With `--pairs` quality is measured too, by domain and language, greedily and with two
 to four beams, and with `--fp32`, the same student's bundle in float32, what int8 lost; `--outputs` are what others
-wrote for the pairs, a line each. `--student` is the student's folder, for CTranslate2 (pip install ctranslate2) in int8
+wrote for the pairs, a line each; what is not given of these two stays as the record before has it. `--rounds 0`
+measures quality alone. `--student` is the student's folder, for CTranslate2 (pip install ctranslate2) in int8
 on the same source tokens, greedily and with four beams, and how many of its outputs are ours: an encoder and decoder of
 the BERT kind (`ctranslate2_model.py`; "bare" is without the layer that stands for the output's transform, and writes as
 many tokens as we do), or a transformers folder with one tokenizer.json (Marian, BART, M2M100 or T5; 4.8 wants the names
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ctranslate2_model import write_model
-from records import Table, write_record
+from records import Table, newest, write_record
 
 from kdserve import Translator
 from kdserve.bench.machine import describe_machine
@@ -58,8 +59,27 @@ print(peak.split()[1], file=sys.stderr)  # what a parent had counts in ru_maxrss
 
 def main() -> None:
     arguments = _arguments()
-    lines = [line for _, line in read_lines(arguments.lines) if line.strip()]
     translator = Translator.load(arguments.bundle, num_threads=1)
+    name, machine = translator.settings.name, describe_machine()
+    if arguments.rounds:
+        data = _costs(translator, arguments)
+        table = _table(data, arguments)
+        print(table.markdown())
+        write_record(f"translation-{name}", data, table=table, machine=machine)
+    if arguments.pairs:
+        quality = _quality(translator, arguments)
+        means, before = _means(quality), newest(f"translation-quality-{name}")
+        measured = {row[0] for row in means.rows}
+        kept = [row for row in before[1].rows if row[0] not in measured] if before else []
+        means = replace(means, rows=[*means.rows, *kept])
+        for theme, own in (("translation-quality", means), ("translation-languages", _rows(quality))):
+            print(own.markdown())
+            write_record(f"{theme}-{name}", {}, table=own, machine=machine)
+
+
+def _costs(translator: Translator, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Speed and memory, and what goes wrong with the lines."""
+    lines = [line for _, line in read_lines(arguments.lines) if line.strip()]
     ids = translator.tokenize(lines[:256])
     contenders: dict[str, Write] = {"kdserve": _own(translator)}
     contenders |= {f"kdserve, {count} beams": _own(translator, count) for count in BEAMS}
@@ -68,7 +88,7 @@ def main() -> None:
     speeds = _speeds(contenders, ids, arguments.rounds)
     first, peak = zip(*(_first_translation(arguments.bundle, lines[0]) for _ in range(arguments.rounds)), strict=True)
     outputs = translator.translate(lines)
-    data: dict[str, Any] = {
+    return {
         "tokens_per_cpu_second": speeds,
         "outputs_equal_to_ours": _equal(contenders, ids),
         "first_translation_s": statistics.median(first),
@@ -77,28 +97,22 @@ def main() -> None:
         "num_lines": len(lines),
         "empty": sum(not output.strip() for output in outputs),
         "circles": sum(is_circle(output) and not is_circle(line) for line, output in zip(lines, outputs, strict=True)),
-        "quality": _quality(arguments),
     }
-    table = _table(data, arguments)
-    print(table.markdown())
-    name = translator.settings.name
-    write_record(f"translation-{name}", data, table=table, machine=describe_machine())
-    if data["quality"]:
-        for theme, own in (("translation-quality", _means(data["quality"])), ("translation-languages", _rows(data))):
-            print(own.markdown())
-            write_record(f"{theme}-{name}", {}, table=own, machine=describe_machine())
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
-    parser.add_argument("lines", type=Path)
+    parser.add_argument("lines", type=Path, nargs="?")
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--fp32")
     parser.add_argument("--student", type=Path)
     parser.add_argument("--outputs", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--rounds", type=int, default=5)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.rounds and not arguments.lines:
+        parser.error("give LINES.txt, or --rounds 0")
+    return arguments
 
 
 def _own(translator: Translator, num_beams: int = 0) -> Write:
@@ -205,12 +219,9 @@ def _is_same_in_batches(translator: Translator, ids: Ids) -> bool:
     )
 
 
-def _quality(arguments: argparse.Namespace) -> dict[str, Any]:
+def _quality(own: Translator, arguments: argparse.Namespace) -> dict[str, Any]:
     """By contender, a row for each domain and language."""
-    if not arguments.pairs:
-        return {}
     pairs = read_pairs(arguments.pairs)
-    own = Translator.load(arguments.bundle, num_threads=1)
     writers: dict[str, Callable[[Sequence[str]], Sequence[str]]] = {
         "greedy": own.translate,
         **{f"{count} beams": partial(own.translate, num_beams=count) for count in BEAMS},
@@ -242,12 +253,12 @@ def _means(quality: dict[str, Any]) -> Table:
     return Table(columns=columns, rows=rows, note=f"Means over languages. {'; '.join(signatures)}.")
 
 
-def _rows(data: dict[str, Any]) -> Table:
+def _rows(quality: dict[str, Any]) -> Table:
     """Of the bundle, greedily, chrF and BLEU by language."""
     cells: dict[str, dict[str, str]] = {}
-    for row in data["quality"]["greedy"]:
+    for row in quality["greedy"]:
         cells.setdefault(row["language"], {})[row["domain"]] = f"{row['chrf']:.1f} / {row['bleu']:.1f}"
-    domains = list(dict.fromkeys(row["domain"] for row in data["quality"]["greedy"]))
+    domains = list(dict.fromkeys(row["domain"] for row in quality["greedy"]))
     rows = [[language, *(own.get(domain, "–") for domain in domains)] for language, own in cells.items()]
     return Table(columns=["", *domains], rows=rows, note="chrF / BLEU, greedily.")
 

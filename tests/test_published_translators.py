@@ -12,6 +12,7 @@ from kdserve.cli import app
 from kdserve.evaluate.writing import corpus_chrf
 from kdserve.runtime import published_names
 from kdserve.runtime.published import find_bundle
+from kdserve.runtime.sequence.numbers import numbers_of
 
 CARD = Path(__file__).parents[1] / "models" / "kdserve-gist" / "README.md"
 SURE = ("de", "fr", "es", "it", "pt", "nl", "ru")
@@ -55,3 +56,29 @@ def test_kdserve_gist_is_found_by_its_name_on_the_command_line(tmp_path: Path):
     (tmp_path / "lines.txt").write_text("Wo ist der Bahnhof?\n", encoding="utf-8")
     run = CliRunner().invoke(app, ["translate", "kdserve-gist", str(tmp_path / "lines.txt")], catch_exceptions=False)
     assert run.stdout.strip().lower().startswith("where")
+
+
+def test_lines_in_the_language_that_is_written_stay_as_they_are(tmp_path: Path):
+    lines = ["The invoice is due on Monday.", "Wo ist der Bahnhof?", "", "Please send us the contract."]
+    (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    asked = ["translate", "kdserve-gist", str(tmp_path / "lines.txt"), "--languages-by", "kdserve-langid"]
+    run = CliRunner().invoke(app, asked, catch_exceptions=False)
+    translated = Translator.load("kdserve-gist").translate(lines[1:2])
+    assert run.stdout.split("\n") == [lines[0], *translated, "", lines[3], ""]
+
+
+def test_kdserve_gist_writes_no_numbers_but_those_of_its_source():
+    translator = Translator.load("kdserve-gist", num_threads=2)
+    sources = [
+        "Es gibt 1000 Filme, die man gesehen haben muss.",
+        "当時110人が勤務していた。",
+        "दुनिया की लोकसंख्या १८०४ में एक अरब थी।",
+        "Окрім товару, у нас є більше 250 000 коміксів.",
+        "Die Sitzung beginnt um 14:30 Uhr im Raum 207.",
+    ]
+    for beams in (1, 4):
+        outputs = translator.translate(sources, num_beams=beams)
+        assert all(numbers_of(output) for output in outputs)
+        for source, output in zip(sources, outputs, strict=True):
+            assert set(numbers_of(output)) <= set(numbers_of(source)), output
+        assert [translator.translate([source], num_beams=beams)[0] for source in sources] == outputs

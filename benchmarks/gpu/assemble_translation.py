@@ -50,6 +50,7 @@ def main() -> None:
         table.weight = torch.nn.Parameter(table.weight[torch.from_numpy(rows)])
         model.config.encoder.vocab_size = model.encoder.config.vocab_size = len(rows)
     model.generation_config.no_repeat_ngram_size = NO_REPEAT
+    model.generation_config.keep_numbers = True
     languages = set(read_arrays(pack / "pairs.npz.xz")["languages"].tolist())
     languages -= {*arguments.without, *arguments.weak}
     settings = SequenceStudentSettings(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from unicodedata import category
 
 from kdserve.datatypes import Progress, no_progress
+from kdserve.digits import fold_digits
 from kdserve.errors import DataError, MissingExtraError
 from kdserve.evaluate.translation import TranslationPairs
 
@@ -86,8 +87,11 @@ def is_circle(text: str) -> bool:
 
 
 def lost_numbers(source: str, output: str) -> tuple[int, int]:
-    """Count the numbers of a source, and those of them that its output does not have; separators do not matter."""
-    wanted, found = (["".join(filter(str.isdigit, number)) for number in _NUMBER.findall(t)] for t in (source, output))
+    """Count a source's numbers and those that its output does not have; separators and scripts do not matter."""
+    wanted, found = (
+        ["".join(filter(str.isdigit, number)) for number in _NUMBER.findall(fold_digits(text))]
+        for text in (source, output)
+    )
     return len(wanted), sum(number not in found for number in wanted)
 
 

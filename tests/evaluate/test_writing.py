@@ -50,6 +50,7 @@ def test_circles_are_stretches_four_times_in_a_row(text: str, circles: bool) -> 
 def test_numbers_are_the_same_whatever_parts_their_digits() -> None:
     assert lost_numbers("1.200 und 3,5 %", "1,200 and 3.5%") == (2, 0)
     assert lost_numbers("1200", "12") == (1, 1)
+    assert lost_numbers("१२ और ٣٤", "12 and 34") == (2, 0)
 
 
 def test_chrf_falls_with_what_is_missing() -> None:

@@ -60,6 +60,7 @@ def start_writer(
     _require_positions(model, recipe)
     if sides.first is not None:
         model.generation_config.forced_bos_token_id = sides.first
+    model.generation_config.keep_numbers = recipe.task == "translate"
     set_dropout(model, settings.dropout)
     return EncoderDecoder(model), sides
 

@@ -83,6 +83,7 @@ def generation_of(settings: Mapping[str, Any], config: Mapping[str, Any], folder
         length_penalty=1.0 if settings.get("length_penalty") is None else float(settings["length_penalty"]),
         early_stopping=_EARLY[settings.get("early_stopping")],
         no_repeat_ngram=settings.get("no_repeat_ngram_size") or 0,
+        keep_numbers=bool(settings.get("keep_numbers")),
         min_tokens=max((settings.get("min_length") or 0) - 1, settings.get("min_new_tokens") or 0, 0),
     )
     return generation, sorted(set(never) - set(generation.end_ids))

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdserve.runtime.sequence.greedy import Written
-from kdserve.runtime.sequence.rules import Candidates, forbidden, num_candidates, without
+from kdserve.runtime.sequence.numbers import Kept
+from kdserve.runtime.sequence.rules import Candidates, bounds
 from kdserve.runtime.sequence.session import DecoderState, Floats, Ids, SequenceSession
 from kdserve.runtime.sequence.settings import Generation
 
@@ -44,7 +45,13 @@ class _Beams:
 
 
 def beam_search(
-    session: SequenceSession, state: DecoderState, limits_I: Ids, rules: Generation, *, vocabulary: int
+    session: SequenceSession,
+    state: DecoderState,
+    limits_I: Ids,
+    rules: Generation,
+    *,
+    vocabulary: int,
+    kept: Kept | None = None,
 ) -> Written:
     """Write the best outputs found with `rules.num_beams` beams. Items that are done leave the batch."""
     num_items, num_beams = len(limits_I), rules.num_beams
@@ -55,7 +62,7 @@ def beam_search(
     is_cut = [False] * num_items
     candidates_of: list[list[list[int]]] = [[] for _ in range(num_items)]
     for step in range(int(limits_I.max(initial=0))):
-        candidates, state = _candidates(session, tokens, state, beams, step, rules, vocabulary)
+        candidates, state = _candidates(session, tokens, state, beams, step, rules, vocabulary, kept)
         kept_from = _advance(beams, candidates, step, rules)
         done = _are_done(beams, step, rules)
         for item in np.flatnonzero(done).tolist():
@@ -100,13 +107,15 @@ def _candidates(
     step: int,
     rules: Generation,
     vocabulary: int,
+    kept: Kept | None,
 ) -> tuple[Candidates, DecoderState]:
     """The best next tokens of every beam, with log-probabilities: (I N, K)."""
     num_kept = 2 * rules.num_beams
-    names = forbidden(beams.running[:, :, : step + 1].reshape(len(tokens), -1), rules)
-    num_best = num_candidates(num_kept, names, vocabulary)
+    sources = np.repeat(beams.places, rules.num_beams)
+    rows = bounds(beams.running[:, :, : step + 1].reshape(len(tokens), -1), rules, kept and kept.of(sources))
+    num_best = rows.num_candidates(num_kept, vocabulary)
     ids, scores, state = session.step(tokens, state, num_best=num_best, likely=True)
-    found = without(Candidates(ids=ids, scores=scores), names)
+    found = rows.keep(Candidates(ids=ids, scores=scores))
     ids, scores = found.ids[:, :num_kept].copy(), found.scores[:, :num_kept].copy()
     forced = np.full(len(tokens), -1)
     if step == 0 and rules.forced_start_id is not None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kdserve.runtime.sequence.rules import Candidates, forbidden, num_candidates, without
+from kdserve.runtime.sequence.numbers import Kept
+from kdserve.runtime.sequence.rules import Candidates, bounds
 from kdserve.runtime.sequence.session import DecoderState, Ids, SequenceSession
 from kdserve.runtime.sequence.settings import Generation
 
@@ -30,7 +31,13 @@ class Written:
 
 
 def greedy(
-    session: SequenceSession, state: DecoderState, limits_B: Ids, rules: Generation, *, vocabulary: int
+    session: SequenceSession,
+    state: DecoderState,
+    limits_B: Ids,
+    rules: Generation,
+    *,
+    vocabulary: int,
+    kept: Kept | None = None,
 ) -> Written:
     """Write until an end, or `limits_B` tokens. Rows that have ended leave the batch, a few at once."""
     num_rows = len(limits_B)
@@ -41,7 +48,7 @@ def greedy(
     written = np.full((num_rows, 1 + int(limits.max(initial=0))), rules.start_id, np.int64)
     tokens = written[:, 0]
     for length in range(1, written.shape[1]):
-        tokens, state = _next(session, tokens, state, written[:, :length], rules, vocabulary)
+        tokens, state = _next(session, tokens, state, written[:, :length], rules, vocabulary, kept)
         at_limit = limits == length
         if rules.forced_end_id is not None:
             tokens = np.where(at_limit, rules.forced_end_id, tokens)
@@ -59,18 +66,22 @@ def greedy(
             break
         if (len(rows) - len(stay)) * _WAITING >= len(rows):
             rows, limits, is_running, written = rows[stay], limits[stay], is_running[stay], written[stay]
-            tokens, state = tokens[stay], state.take(stay)
+            tokens, state, kept = tokens[stay], state.take(stay), kept and kept.of(stay)
     return Written(ids=ids, is_cut=is_cut)
 
 
 def _next(
-    session: SequenceSession, tokens: Ids, state: DecoderState, written: Ids, rules: Generation, vocabulary: int
+    session: SequenceSession,
+    tokens: Ids,
+    state: DecoderState,
+    written: Ids,
+    rules: Generation,
+    vocabulary: int,
+    kept: Kept | None,
 ) -> tuple[Ids, DecoderState]:
-    names = forbidden(written, rules) if rules.no_repeat_ngram or rules.min_tokens else []
-    ids, scores, state = session.step(tokens, state, num_best=num_candidates(1, names, vocabulary))
-    if any(names):
-        ids = without(Candidates(ids=ids, scores=scores), names).ids
-    chosen: Ids = ids[:, 0]
+    found = bounds(written, rules, kept)
+    ids, scores, state = session.step(tokens, state, num_best=found.num_candidates(1, vocabulary))
+    chosen: Ids = found.keep(Candidates(ids=ids, scores=scores)).ids[:, 0]
     if written.shape[1] == 1 and rules.forced_start_id is not None:
         chosen = np.full_like(chosen, rules.forced_start_id)
     return chosen, state

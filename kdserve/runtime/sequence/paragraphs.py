@@ -27,11 +27,12 @@ class Output:
 
 @dataclass(slots=True)
 class Plan:
-    """The pieces of all texts as `ids`, in order, and how the outputs make texts again.
+    """The pieces of all texts and their `ids`, in order, and how the outputs make texts again.
 
     `layout` has, for each text, strings that stay and None where the next piece's output goes.
     """
 
+    pieces: list[str] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
     is_cut: list[bool] = field(default_factory=list)
     layout: list[list[str | None]] = field(default_factory=list)
@@ -54,7 +55,7 @@ def plan_texts(
 
     `target` is the language of the outputs, which says what stands between two sentences that had no space.
     """
-    plan, pieces = Plan(), []
+    plan = Plan()
     between = "" if target in _UNSPACED else " "
 
     def fits(text: str) -> bool:
@@ -71,13 +72,13 @@ def plan_texts(
             body = line.strip()
             before, _, after = line.partition(body)
             own = [Sentence(body, "")] if task == "summarise" else _readable(body, fits)
-            pieces += [sentence.text for sentence in own]
+            plan.pieces += [sentence.text for sentence in own]
             parts.append(before)
             for sentence in own:
                 parts += [None, sentence.space or between]
             parts[-1] = after
         plan.layout.append(parts)
-    tokenized = tokenizer.tokenize([prefix + piece for piece in pieces])
+    tokenized = tokenizer.tokenize([prefix + piece for piece in plan.pieces])
     plan.ids, plan.is_cut = tokenized.ids, tokenized.is_cut
     return plan
 

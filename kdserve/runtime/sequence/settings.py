@@ -27,7 +27,8 @@ class Generation:
     An output starts with `start_id`, which is not part of it, then with `forced_start_id` where there is one, and ends
     before one of `end_ids`; at its limit comes `forced_end_id`. With one beam the likeliest token is taken each time,
     with more, sums of log-probabilities divided by length ** `length_penalty` decide among outputs. No run of
-    `no_repeat_ngram` tokens comes twice, 0 for no such rule; an output has `min_tokens` at least.
+    `no_repeat_ngram` tokens comes twice, 0 for no such rule; an output has `min_tokens` at least. With `keep_numbers`,
+    which transformers has not, what has numbers is written without others (`kdserve.runtime.sequence.numbers`).
     """
 
     start_id: int
@@ -39,6 +40,7 @@ class Generation:
     early_stopping: Literal["false", "true", "never"] = "false"
     no_repeat_ngram: int = 0
     min_tokens: int = 0
+    keep_numbers: bool = False
 
     def __post_init__(self) -> None:
         require(self, start_id=_IDS, end_ids=_IDS, num_beams="[1, 64]", no_repeat_ngram=_IDS, min_tokens=_IDS)

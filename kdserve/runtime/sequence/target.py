@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime.library import open_tokenizer, read_spec
+from kdserve.runtime.sequence.numbers import Digits
 
 
 class TargetTokenizer:
@@ -26,6 +28,11 @@ class TargetTokenizer:
             self.size = int(self._library.get_vocab_size(with_added_tokens=True))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise FolderError(f"{path} is no tokenizer ({error}); export the translator again") from error
+
+    @cached_property
+    def digits(self) -> Digits:
+        """The tokens that write numbers."""
+        return Digits.of(self._library.get_vocab(with_added_tokens=False), self._library.decode_batch)
 
     def id_of(self, token: str) -> int | None:
         """The id of a token, None where there is none."""

@@ -17,6 +17,7 @@ from kdserve.errors import EncodeError, FolderError
 from kdserve.manifest import unchanged
 from kdserve.runtime.normalizer import is_blank
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
+from kdserve.runtime.sequence.numbers import Kept, numbers_of
 from kdserve.runtime.sequence.paragraphs import Output, plan_texts
 from kdserve.runtime.sequence.settings import (
     SOURCE_NAME,
@@ -114,6 +115,7 @@ class Translator:
         num_beams: int = 0,
         length_penalty: float | None = None,
         no_repeat_ngram: int | None = None,
+        keep_numbers: bool | None = None,
         max_output_tokens: int = 0,
         progress: Progress = no_progress,
     ) -> list[str]:
@@ -123,7 +125,8 @@ class Translator:
         sentence that is too long at once is cut behind a comma or at a space. A summariser reads a text from its
         beginning, as far as `settings.max_tokens`. `source` and `target` name languages, where a bundle knows several
         and is told by a token which. The others default to the bundle's: more than one beam searches wider, in as many
-        times the time; an output of a piece has `max_output_tokens` at most. How many pieces were cut at a limit, read
+        times the time; with `keep_numbers` a piece that has numbers gets none but those; an output of a piece has
+        `max_output_tokens` at most. How many pieces were cut at a limit, read
         or written, `num_cut` counts and a warning says.
 
         Raises:
@@ -137,6 +140,7 @@ class Translator:
             num_beams=num_beams,
             length_penalty=length_penalty,
             no_repeat_ngram=no_repeat_ngram,
+            keep_numbers=keep_numbers,
             max_output_tokens=max_output_tokens,
             progress=progress,
         )
@@ -153,11 +157,12 @@ class Translator:
         num_beams: int = 0,
         length_penalty: float | None = None,
         no_repeat_ngram: int | None = None,
+        keep_numbers: bool | None = None,
         max_output_tokens: int = 0,
         progress: Progress = no_progress,
     ) -> list[Output]:
         """Translate texts as `translate` does, and say of each how much was cut. Raises likewise."""
-        rules = self._rules(target, num_beams, length_penalty, no_repeat_ngram)
+        rules = self._rules(target, num_beams, length_penalty, no_repeat_ngram, keep_numbers)
         if not 0 <= max_output_tokens <= self.settings.max_output_tokens:
             allowed = self.settings.max_output_tokens
             raise EncodeError(f"max_output_tokens is {max_output_tokens}; this bundle writes 1 to {allowed}")
@@ -174,8 +179,9 @@ class Translator:
         is_cut: list[bool] = []
         for start in range(0, len(plan.ids), _WINDOW_PIECES):
             pieces = [[swap.get(token, token) for token in ids] for ids in plan.ids[start : start + _WINDOW_PIECES]]
+            kept = self._kept(rules, plan.pieces[start : start + _WINDOW_PIECES])
             written = self._writer.write(
-                pieces, rules, limit=limit, pad_id=self._source.pad_id, vocabulary=self._target.size
+                pieces, rules, limit=limit, pad_id=self._source.pad_id, vocabulary=self._target.size, kept=kept
             )
             outputs += self._target.read_back(written.ids)
             is_cut += written.is_cut
@@ -198,14 +204,14 @@ class Translator:
         A text is read as a whole, cut at `settings.max_tokens`, which `num_cut` counts; a blank one has none. Raises as
         `translate`.
         """
-        rules, swap = self._rules(target, num_beams, length_penalty, None), self._language_swap(source)
+        rules, swap = self._rules(target, num_beams, length_penalty), self._language_swap(source)
         given = require_texts(texts)
         read = self._source.tokenize([self.settings.prefix + text for text in given])
         with self._counting:
             self.num_cut += sum(read.is_cut)
         ids = [[swap.get(token, token) for token in own] for own in read.ids]
-        limit, pad_id = self.settings.max_output_tokens, self._source.pad_id
-        written = self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size)
+        limit, pad_id, kept = self.settings.max_output_tokens, self._source.pad_id, self._kept(rules, given)
+        written = self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size, kept=kept)
         likeliest = [[] if cut else [own] for own, cut in zip(written.ids, written.is_cut, strict=True)]
         outputs = zip(given, written.candidates or likeliest, strict=True)
         return [[] if is_blank(text) else self._target.read_back(own) for text, own in outputs]
@@ -217,14 +223,24 @@ class Translator:
     def generate(self, ids: Sequence[Sequence[int]], rules: Generation, *, max_output_tokens: int) -> list[list[int]]:
         """Return the target's token ids for the source's, without start and end: what `translate` stands on.
 
+        Numbers are not kept, as ids do not say which there are.
+
         Raises:
             EncodeError: a graph failed.
         """
         limit, pad_id = max_output_tokens, self._source.pad_id
         return self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size, grow=0).ids
 
+    def _kept(self, rules: Generation, texts: Sequence[str]) -> Kept | None:
+        return Kept(self._target.digits, list(map(numbers_of, texts))) if rules.keep_numbers else None
+
     def _rules(
-        self, target: str, num_beams: int, length_penalty: float | None, no_repeat_ngram: int | None
+        self,
+        target: str,
+        num_beams: int,
+        length_penalty: float | None,
+        no_repeat_ngram: int | None = None,
+        keep_numbers: bool | None = None,
     ) -> Generation:
         rules = self.settings.generation
         forced = rules.forced_start_id
@@ -239,6 +255,7 @@ class Translator:
                 num_beams=num_beams or rules.num_beams,
                 length_penalty=rules.length_penalty if length_penalty is None else length_penalty,
                 no_repeat_ngram=rules.no_repeat_ngram if no_repeat_ngram is None else no_repeat_ngram,
+                keep_numbers=rules.keep_numbers if keep_numbers is None else keep_numbers,
             )
         except ValueError as error:
             raise EncodeError(str(error)) from error

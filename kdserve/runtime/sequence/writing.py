@@ -14,6 +14,7 @@ import numpy as np
 from kdserve.runtime.batches import canonical_length, make_batches, pack_ids
 from kdserve.runtime.sequence.beams import beam_search
 from kdserve.runtime.sequence.greedy import Written, greedy
+from kdserve.runtime.sequence.numbers import Kept
 from kdserve.runtime.sequence.session import DecoderState, SequenceSession, source_length
 from kdserve.runtime.sequence.settings import Generation
 from kdserve.runtime.session import Device
@@ -45,15 +46,20 @@ class Writer:
         pad_id: int,
         vocabulary: int,
         grow: int = _GROWTH,
+        kept: Kept | None = None,
     ) -> Written:
-        """Return an output for each source, of at most `limit` tokens, and of `grow` for each of its own, 0 for any."""
+        """Return an output for each source, of at most `limit` tokens, and of `grow` for each of its own, 0 for any.
+
+        `kept` has the sources' numbers, where they are to be kept.
+        """
         batches = _batches(ids, max(1, _ROWS // rules.num_beams))
         search = beam_search if rules.num_beams > 1 else greedy
 
         def run(rows: Sequence[int]) -> Written:
             sources = [ids[row] for row in rows]
             limits = np.array([min(limit, grow * len(own) + _ROOM) if grow else limit for own in sources])
-            return search(self._session, self._read(sources, pad_id), limits, rules, vocabulary=vocabulary)
+            state, own = self._read(sources, pad_id), kept and kept.of(rows)
+            return search(self._session, state, limits, rules, vocabulary=vocabulary, kept=own)
 
         if self._num_threads == 1 or len(batches) <= 1:
             found = [run(rows) for rows in batches]

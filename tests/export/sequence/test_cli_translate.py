@@ -6,14 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_writers import tiny_writer
 from typer.testing import CliRunner
 
 from kdserve.cli.commands import app
+from kdserve.cli.translate import translate_mixed
 from kdserve.errors import FolderError
-from kdserve.runtime import Translator
+from kdserve.runtime import Prediction, Translator
 from kdserve.samples import parallel
 
 _PAIRS = (
@@ -37,6 +39,20 @@ def test_translate_writes_a_line_for_each_line(bundle: Path, tmp_path: Path) -> 
     assert _run("translate", str(bundle), str(texts)).splitlines() == [first, "", second]
     (record, *_) = map(json.loads, _run("translate", str(bundle), str(texts), "--json").splitlines())
     assert record == {"text": "Das Brot ist warm.", "output": translator.translate(["Das Brot ist warm."])[0]}
+
+
+def test_each_line_is_read_as_the_language_that_a_classifier_names() -> None:
+    texts = ["Brot", "pain", "bread", "12", "brood"]
+    labels = zip(["de", "fr", "en", "hu", "nl"], [0.9, 0.8, 0.7, 0.2, 0.9], strict=True)
+    found = [Prediction(label=label, probability=probability) for label, probability in labels]
+    classifier = SimpleNamespace(classify=lambda _: found)
+    settings = SimpleNamespace(source_tokens={"de": "de_DE", "fr": "fr_XX", "hu": "hu_HU"})
+    translator = SimpleNamespace(settings=settings, targets=("en",))
+    outputs = translate_mixed(
+        lambda texts, source: [f"{text} ({source})" for text in texts],
+        translator, classifier, texts, source="fr", target="",
+    )  # fmt: skip
+    assert outputs == ["Brot (de)", "pain (fr)", "bread", "12 (fr)", "brood (fr)"]
 
 
 def test_bundle_does_what_it_was_made_for(bundle: Path) -> None:
