@@ -1,6 +1,8 @@
 """Filters against plain Python over the documents, on data made to confuse them."""
 
 import operator
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -192,3 +194,12 @@ def test_the_types_of_fields_are_told(typed):
         "mixed": "text and number", "size": "number", "tags": "list", "x\u00b2": "number", "year": "text",
         "\u00e9t\u00e9": "number",
     }  # fmt: skip
+
+
+def test_python_says_nothing_of_a_filter_on_the_terminal():
+    code = (
+        "from kdserve.search.filters.expression import parse_filter\n"
+        "parse_filter(r'path == \"C:\\docs\" or year == 2000and x == 1')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

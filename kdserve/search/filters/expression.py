@@ -13,6 +13,7 @@ import ast
 import keyword
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +29,8 @@ MAX_VALUES = 900
 MAX_DEPTH = 25
 FIELD = "field"
 LANGUAGE, ID = "language", "id"
+_NAME = "<filter>"
+warnings.filterwarnings("ignore", category=SyntaxWarning, module=_NAME)  # of "C:\docs", or of 2000and: both are read
 SIGNS: Mapping[type[ast.cmpop], Sign] = {
     ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="
 }  # fmt: skip
@@ -97,7 +100,7 @@ def parse_filter(expression: str) -> Condition:
     if len(expression) > MAX_CHARACTERS:
         raise DataError(f"the filter {shown} has more than {MAX_CHARACTERS} characters; make it shorter")
     try:
-        condition = _condition(ast.parse(expression.strip(), mode="eval").body)
+        condition = _condition(ast.parse(expression.strip(), _NAME, mode="eval").body)
         leaves = list(leaves_of(condition))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
