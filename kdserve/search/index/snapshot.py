@@ -24,12 +24,14 @@ from kdserve.search.index.compatibility import require_compatible
 from kdserve.search.index.document_file import StoredDocument
 from kdserve.search.index.fields import require_fields
 from kdserve.search.index.generation import IndexState, read_state, verify_quick
-from kdserve.search.index.segment import APPROXIMATE, Segment
+from kdserve.search.index.segment import APPROXIMATE, PASSAGES, ROWS, VECTORS, Segment
 
 Passage = tuple[StoredDocument, int, int]
 MASKS_KEPT = 32
 """Filters whose rows are remembered; each takes a byte a row."""
 FILTERED_EXACT_ROWS = 50_000
+_STAY_OPEN = (VECTORS, PASSAGES, ROWS, APPROXIMATE)
+"""Files whose inode no other file is given meanwhile, as one that was read and closed may be."""
 OPEN_S = 30.0
 """How long the pointer may go on changing under a reader that is just opening."""
 Read = TypeVar("Read")
@@ -39,7 +41,8 @@ class Snapshot:
     """The segments of one generation with their searchers. Every file is verified, vectors when first touched."""
 
     def __init__(self, index: Path, manifest: Manifest, state: IndexState, *, exact: bool) -> None:
-        self._opened = {index / name: _state_of(index / name) for name in manifest.files}
+        stay_open = [name for name in manifest.files if Path(name).name in _STAY_OPEN]
+        self._opened = {index / name: _state_of(index / name) for name in stay_open}
         verify_quick(index, manifest)
         self.manifest, self.state = manifest, state
         self.segments = [Segment(index, record, dim=state.dim, precision=state.precision) for record in state.segments]

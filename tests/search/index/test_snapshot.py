@@ -113,6 +113,13 @@ def test_a_file_overwritten_in_its_place_is_noticed_at_the_next_search(retriever
         retriever.search("text")
 
 
+@pytest.mark.parametrize("name", ["index.json", "vectors.sums"])
+def test_a_file_that_was_read_whole_may_change(retriever, name):
+    before = retriever.search("apples", 3)
+    os.utime(retriever.folder / "gen-000001" / name, (0, 0))
+    assert retriever.search("apples", 3) == before
+
+
 def test_an_index_that_is_gone_is_searched_by_those_who_have_it_open(retriever):
     before = retriever.search("apples", 3)
     shutil.rmtree(retriever.folder)
