@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from kdserve.runtime import Classifier, Translator
 
 _CHUNK_LINES = 1024
-_LEAST_PROBABILITY = 0.5
-"""What a classifier is less sure of is in no language, as in an index."""
 
 Bundle = Annotated[str, typer.Argument(help="A bundle's folder, or a published name.")]
 Texts = Annotated[Path, typer.Argument(help="A file with a text a line, or - for stdin.")]
@@ -114,11 +112,13 @@ def translate_mixed(
     target: str,
 ) -> list[str]:
     """Outputs of texts in several languages; those in the language that is written stay as they are."""
+    from kdserve.runtime.classifier import LEAST_PROBABILITY
+
     outputs, known = list(texts), translator.settings.source_tokens
     written = target or next(iter(translator.targets), "")
     by_source: dict[str, list[int]] = {}
     for place, found in enumerate(classifier.classify(texts)):
-        named = found.label if found.probability >= _LEAST_PROBABILITY else ""
+        named = found.label if found.probability >= LEAST_PROBABILITY else ""
         if not named or named != written:
             by_source.setdefault(named if named in known else source, []).append(place)
     for one, places in by_source.items():

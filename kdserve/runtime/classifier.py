@@ -27,6 +27,8 @@ from kdserve.toml import require
 
 Probabilities = npt.NDArray[np.float32]
 """(N, K) float32, every row sums to 1."""
+LEAST_PROBABILITY = 0.5
+"""A text whose likeliest language is less so has none: a name or a number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

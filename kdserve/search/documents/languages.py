@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from kdserve.runtime import Classifier
+from kdserve.runtime.classifier import LEAST_PROBABILITY, Classifier
 from kdserve.search.documents.chunks import chunks
 from kdserve.search.documents.document import Document, NewMetadata
 
@@ -15,7 +15,7 @@ Some = TypeVar("Some", bound=Document | NewMetadata)
 
 
 def name_languages(
-    documents: Iterable[Some], classifier: Classifier, *, min_probability: float = 0.5
+    documents: Iterable[Some], classifier: Classifier, *, min_probability: float = LEAST_PROBABILITY
 ) -> Iterator[Some]:
     """Yield the documents in their order; those without a language get the likeliest one.
 
