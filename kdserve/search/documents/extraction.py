@@ -6,6 +6,7 @@ nothing is fetched. EPUB is read here, as the one well-kept library for it is un
 
 from __future__ import annotations
 
+import io
 import logging
 import posixpath
 import re
@@ -21,6 +22,8 @@ from kdserve.lines import MAX_TEXT_BYTES
 
 MAX_FILE_BYTES = 200_000_000
 MAX_UNPACKED_BYTES = 200_000_000
+MAX_DIRECTORY_BYTES = 5_000_000
+"""Of an archive's list of its parts: some 40,000. One of 50 MB took a minute and 240 MB before anything was unpacked."""
 MAX_PAGES = 10_000
 MAX_MARKUP_BYTES, MAX_TAGS = 50_000_000, 3_000_000
 """Of a page or part: its tree takes some 350 bytes a tag, so that an archive of kilobytes would fill gigabytes."""
@@ -191,8 +194,21 @@ def _parsable(data: bytes, where: str) -> bytes:
     return data
 
 
+class _Directory(io.FileIO):
+    """An archive whose directory alone is read, which zipfile does in one piece."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read some bytes. Raises DataError where they are too many for a directory."""
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise DataError(f"{self.name} has a list of parts of {size // 1_000_000:,} MB; divide it")
+        return super().read(size) or b""
+
+
 def _open_zip(path: Path) -> zipfile.ZipFile:
-    """Open an archive whose parts say that they unpack to a bounded size, and which can give no more than they say."""
+    """Open an archive of so many parts as fit the limit, which say that they unpack to a bounded size; they can give no
+    more than they say."""
+    with _Directory(path) as file:
+        zipfile.ZipFile(file).close()
     archive = zipfile.ZipFile(path)
     size = sum(part.file_size for part in archive.infolist())
     if size > MAX_UNPACKED_BYTES:

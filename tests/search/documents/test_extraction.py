@@ -213,6 +213,17 @@ def test_an_archive_that_unpacks_to_much_is_refused_before_it_is_unpacked(
         extract(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.docx", "a.epub"])
+def test_an_archive_of_very_many_parts_is_refused_before_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).write_bytes(zipped({f"{number}": b"" for number in range(1000)}))
+    monkeypatch.setattr(zipfile, "ZipInfo", None)
+    monkeypatch.setattr(extraction, "MAX_DIRECTORY_BYTES", 40_000)
+    with pytest.raises(DataError, match="a list of parts of"):
+        extract(tmp_path / name)
+
+
 @pytest.mark.parametrize("limit", ["MAX_TAGS", "MAX_MARKUP_BYTES"])
 @pytest.mark.parametrize("name", ["a.html", "b.docx", "c.epub", "d.epub", "e.epub"])
 def test_markup_whose_tree_would_fill_memory_is_refused_before_it_is_parsed(
