@@ -118,7 +118,7 @@ class Server(uvicorn.Server):
     async def _shut(self, door: socket.socket) -> None:
         """Stop listening, but not before everybody is let in who knocked: the kernel would reset their connections."""
         loop = asyncio.get_running_loop()
-        with door.dup() as last:
+        with contextlib.suppress(OSError), door.dup() as last:  # nobody is left, or no descriptor to let them in
             last.setblocking(False)
             if self._settings.processes == 1:  # several share one door
                 _deafen(last)
@@ -126,11 +126,10 @@ class Server(uvicorn.Server):
             for server in self.servers:
                 server.close()
             door.close()
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    guest, _ = last.accept()
-                    guest.setblocking(False)
-                    await loop.connect_accepted_socket(self._protocol, guest)
+            while True:
+                guest, _ = last.accept()
+                guest.setblocking(False)
+                await loop.connect_accepted_socket(self._protocol, guest)
 
     def _protocol(self) -> asyncio.Protocol:
         make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class

@@ -143,6 +143,13 @@ def attempt(work: Callable[[], Any]) -> Outcome:
     began = time.perf_counter()
     try:
         return Outcome(result=work(), seconds=time.perf_counter() - began)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
         traceback.clear_frames(error.__traceback__)  # or what was half done would wait for the garbage collector
-        return Outcome(error=error, seconds=time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        if isinstance(error, Exception):
+            return Outcome(error=error, seconds=seconds)
+        failed = RuntimeError(f"{type(error).__name__}: {error}")
+        failed.__cause__ = error
+        return Outcome(error=failed, seconds=seconds)

@@ -327,6 +327,24 @@ def test_lost_threads_are_replaced_counted_and_forgiven_when_they_come_back():
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+@pytest.mark.parametrize("kind", ["PanicException", "SystemExit"])
+def test_what_is_no_exception_fails_its_job_and_the_thread_goes_on(kind: str):
+    error = SystemExit if kind == "SystemExit" else type(kind, (BaseException,), {})
+
+    def fail() -> None:
+        raise error("index out of bounds")
+
+    async def main() -> None:
+        workers = Workers(1, patience_s=5)
+        workers.open()
+        with pytest.raises(RuntimeError, match=f"{kind}: index out of bounds"):
+            await workers.run(fail)
+        assert (await workers.run(lambda: 3), workers.num_lost) == (3, 0)
+        workers.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
 def test_more_tokens_than_a_request_may_have_are_refused():
     async def scene(ask, model, engine):
         with pytest.raises(Refusal, match="30 tokens, 20 are allowed"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -188,6 +190,18 @@ def test_sigterm_ends_in_bounded_time_whatever_is_open():
         with send(server, body), send(server, b"{", "Content-Length: 1000\r\n"):
             time.sleep(0.5)
             assert server.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits another process")
+def test_sigterm_ends_in_order_where_connections_have_all_descriptors():
+    with served(STATIC) as server, contextlib.ExitStack() as open_connections:
+        for _ in range(8):
+            open_connections.enter_context(send(server, b"{}")).recv(1000)
+        pid, taken = server.process.pid, os.listdir(f"/proc/{server.process.pid}/fd")
+        least_free = next(number for number in itertools.count() if str(number) not in taken)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (least_free, least_free))
+        assert server.stop() == 0
+        assert server.wait_for("stopped")["pid"] == pid
 
 
 def test_sighup_takes_a_new_generation_and_new_keys_and_keeps_what_cannot_be_replaced(notes: Path, tmp_path: Path):
