@@ -197,8 +197,9 @@ def test_sigterm_ends_in_order_where_connections_have_all_descriptors():
     with served(STATIC) as server, contextlib.ExitStack() as open_connections:
         for _ in range(8):
             open_connections.enter_context(send(server, b"{}")).recv(1000)
-        pid, taken = server.process.pid, os.listdir(f"/proc/{server.process.pid}/fd")
-        least_free = next(number for number in itertools.count() if str(number) not in taken)
+        pid = server.process.pid
+        taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        least_free = next(number for number in itertools.count() if number not in taken)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (least_free, least_free))
         assert server.stop() == 0
         assert server.wait_for("stopped")["pid"] == pid

@@ -23,7 +23,7 @@ from kdserve.lines import MAX_TEXT_BYTES
 MAX_FILE_BYTES = 200_000_000
 MAX_UNPACKED_BYTES = 200_000_000
 MAX_DIRECTORY_BYTES = 5_000_000
-"""Of an archive's list of its parts: some 40,000. One of 50 MB took a minute and 240 MB before anything was unpacked."""
+"""Of an archive's list of its parts: some 40,000. One of 50 MB took a minute and 240 MB before any was unpacked."""
 MAX_PAGES = 10_000
 MAX_MARKUP_BYTES, MAX_TAGS = 50_000_000, 3_000_000
 """Of a page or part: its tree takes some 350 bytes a tag, so that an archive of kilobytes would fill gigabytes."""
