@@ -112,9 +112,11 @@ def true_scores(queries: Embeddings, vectors: Vectors, rows: Rows) -> Scores:
     scores = np.empty(rows.shape, np.float32)
     step = max(1, GATHER_ROWS // rows.shape[1])
     for start in range(0, len(rows), step):
-        some = slice(start, start + step)
-        gathered = vectors.gather(np.maximum(rows[some], 0).ravel()).reshape(-1, rows.shape[1], queries.shape[1])
-        scores[some] = np.einsum("bkd,bd->bk", gathered, queries[some], dtype=np.float64)
+        asked = queries[start : start + step]
+        for first in range(0, rows.shape[1], GATHER_ROWS):
+            place = slice(start, start + step), slice(first, first + GATHER_ROWS)
+            gathered = vectors.gather(np.maximum(rows[place], 0).ravel()).reshape(*rows[place].shape, -1)
+            scores[place] = np.einsum("bkd,bd->bk", gathered, asked, dtype=np.float64)
     scores[rows < 0] = -np.inf
     return scores
 

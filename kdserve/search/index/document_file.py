@@ -24,6 +24,7 @@ from typing import Literal
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 
 from kdserve.datatypes import Cell, Scalar
 from kdserve.errors import DataError, FolderError
@@ -221,7 +222,19 @@ class DocumentFile:
     def ranked(self, query: str) -> Iterator[tuple[int, float]]:
         """Documents that share a word with the query and their BM25 score, best first."""
         with self._reading():
-            yield from lexical.ranked(self._database, query)
+            for doc, score in lexical.ranked(self._database, query):
+                if not 0 <= doc < self._num_documents:
+                    raise self._damaged("its words are of other documents")
+                yield doc, score
+
+    def language_codes(self, known: dict[str | None, int]) -> npt.NDArray[np.int32]:
+        """The number of each document's language in `known`, which grows by those that are not in it."""
+        with self._reading():
+            languages = self._database.execute("SELECT language FROM fields ORDER BY doc")
+            codes = np.fromiter((known.setdefault(language, len(known)) for (language,) in languages), np.int32)
+            if len(codes) != self._num_documents:
+                raise self._damaged("its fields are of other documents")
+            return codes
 
     def _select(self, where: str, parameters: Iterable[Id]) -> Iterator[StoredDocument]:
         statement = f"SELECT doc, id, text, language, metadata, first_row, num_rows FROM documents WHERE {where}"

@@ -133,20 +133,16 @@ class Segment:
         if not in_order or starts.min() < 0 or (starts > ends).any():
             raise FolderError(f"{path} is damaged: its passages are out of order; restore the index")
 
-    def first_by_words(self, text: str, k: int, allowed: Mask | None) -> list[tuple[float, StoredDocument]]:
+    def first_by_words(self, text: str, k: int, allowed: Mask | None) -> list[tuple[float, int]]:
         """The `k` documents that BM25 ranks first among the allowed ones, with their scores."""
-        found: list[tuple[float, StoredDocument]] = []
-        ranked = self.stored.ranked(text)
-        while len(found) < k and (some := list(islice(ranked, k))):
-            stored = self.stored.documents([doc for doc, _ in some])
-            found += [(score, stored[doc]) for doc, score in some if allowed is None or allowed[stored[doc].first_row]]
-        return found[:k]
+        ranked = ((score, doc) for doc, score in self.stored.ranked(text))
+        return list(islice((one for one in ranked if allowed is None or allowed[self._rows_of_one(one[1]).start]), k))
 
-    def best_rows(self, documents: Sequence[StoredDocument], vector: Embeddings) -> list[tuple[int, float]]:
+    def best_rows(self, docs: Sequence[int], vector: Embeddings) -> list[tuple[int, float]]:
         """The row of each document that is nearest to a query vector (D,), and its score."""
-        if not documents:
+        if not docs:
             return []
-        ranges = [np.arange(one.first_row, one.first_row + one.num_rows) for one in documents]
+        ranges = [np.arange(rows.start, rows.stop) for rows in map(self._rows_of_one, docs)]
         scores = true_scores(vector[None], self.vectors, np.concatenate(ranges)[None])[0]
         parts = np.split(scores, np.cumsum([len(rows) for rows in ranges])[:-1])
         return [(int(rows[part.argmax()]), float(part.max())) for rows, part in zip(ranges, parts, strict=True)]
@@ -154,6 +150,12 @@ class Segment:
     def first_row_of(self, row: int) -> int:
         """The first row of the document that a row belongs to."""
         return int(np.searchsorted(self.passages[:, 0], self.passages[row, 0])) if self.has_split_documents else row
+
+    def _rows_of_one(self, doc: int) -> range:
+        if not self.has_split_documents:
+            return range(doc, doc + 1)
+        start, stop = np.searchsorted(self.passages[:, 0], [doc, doc + 1]).tolist()
+        return range(start, stop)
 
     def is_live(self, document: StoredDocument) -> bool:
         """Whether a document is not deleted."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from kdserve.datatypes import Embedder, Embeddings, Hit
 from kdserve.errors import FolderError
@@ -95,7 +97,7 @@ class Snapshot:
         found = []
         for segment, first_row, mask in zip(self.segments, self._first_rows[:-1], allowed, strict=True):
             documents = segment.first_by_words(text, k, mask)
-            best = segment.best_rows([document for _, document in documents], vector)
+            best = segment.best_rows([doc for _, doc in documents], vector)
             found += [(bm25, *row, int(first_row)) for (bm25, _), row in zip(documents, best, strict=True)]
         found.sort(key=lambda entry: (-entry[0], entry[1] + entry[3]))
         return Neighbours(
@@ -111,6 +113,19 @@ class Snapshot:
             first_row = int(self._first_rows[number])
             owners.append(first_row + self.segments[number].first_row_of(row - first_row))
         return rows, owners
+
+    def languages(self, rows: Rows) -> npt.NDArray[np.int32]:
+        """A number for the language of each row's document, without reading its text."""
+        codes = np.empty(len(rows), np.int32)
+        for segment, first_row, own in zip(self.segments, self._first_rows[:-1], self._language_codes, strict=True):
+            inside = (rows >= first_row) & (rows < first_row + segment.num_rows)
+            codes[inside] = own[segment.passages[rows[inside] - first_row, 0]]
+        return codes
+
+    @cached_property
+    def _language_codes(self) -> list[npt.NDArray[np.int32]]:
+        known: dict[str | None, int] = {}
+        return [segment.stored.language_codes(known) for segment in self.segments]
 
     def hits(self, neighbours: Neighbours) -> list[list[Hit]]:
         """Turn rows into hits, with one read of the documents of each segment."""

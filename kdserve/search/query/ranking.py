@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,9 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, option
 
     def ranked(numbers: Sequence[int], depth: int) -> Iterable[tuple[list[Hit], int]]:
         some = [texts[number] for number in numbers]
-        return [(hits, len(hits)) for hits in _ranked(snapshot, some, vectors[numbers], depth, options)]
+        found = list(_ranked(snapshot, some, vectors[numbers], depth, options))
+        hits = snapshot.hits(_stacked([_chosen(snapshot, one, options) for one in found]))
+        return zip(hits, (int((one.rows >= 0).sum()) for one in found), strict=True)
 
     asked = asking(texts, vectors, lexical=options.lexical)
     return widen_until_enough(asked, options, ranked, first_depth=options.k, most=snapshot.num_rows)
@@ -107,14 +109,15 @@ def spread(hits: Sequence[Hit], options: SearchOptions) -> list[Hit]:
 
 def _ranked(
     snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, depth: int, options: SearchOptions
-) -> list[list[Hit]]:
-    """At least `depth` hits for each query, if there are so many."""
+) -> Iterator[Neighbours]:
+    """At least `depth` rows for each query, if there are so many."""
     if not options.lexical:
         found = snapshot.neighbours(vectors, depth, min_score=options.min_score, where=options.where)
-        return snapshot.hits(found)
+        for n in range(len(texts)):
+            yield Neighbours(scores=found.scores[n : n + 1], rows=found.rows[n : n + 1])
+        return
     depth = max(depth, FUSED_DEPTH)
     by_meaning = snapshot.neighbours(vectors, depth, min_score=-np.inf, where=options.where)
-    fused = []
     for number, text in enumerate(texts):
         by_words = snapshot.ranked_by_words(text, vectors[number], depth, where=options.where)
         rankings = [
@@ -129,8 +132,30 @@ def _ranked(
         best = {owner[row]: (row, score) for ranking in rankings for row, score in ranking}
         order = fuse([[owner[row] for row, _ in ranking] for ranking in rankings])
         kept = [best[key] for key in order if best[key][1] >= options.min_score]
-        fused.append(snapshot.hits(_neighbours(kept))[0])
-    return fused
+        yield _neighbours(kept)
+
+
+def _chosen(snapshot: Snapshot, found: Neighbours, options: SearchOptions) -> Neighbours:
+    """Leave of the rows of one query those that `spread` leaves, so that no text is read but of these."""
+    rows = found.rows[0]
+    chosen = np.flatnonzero(rows >= 0)
+    if options.per_language:
+        languages = snapshot.languages(rows[chosen])
+        order = np.argsort(languages, kind="stable")
+        rank = np.empty(len(order), np.int64)  # how many of its language come before
+        rank[order] = np.arange(len(order)) - np.searchsorted(languages[order], languages[order])
+        chosen = chosen[rank < options.per_language]
+    chosen = chosen[: options.k]
+    return Neighbours(scores=found.scores[:, chosen], rows=found.rows[:, chosen])
+
+
+def _stacked(each: Sequence[Neighbours]) -> Neighbours:
+    """The rows of several queries, each with -1 behind its own."""
+    width = max(one.rows.shape[1] for one in each)
+    scores, rows = np.full((len(each), width), -np.inf, np.float32), np.full((len(each), width), -1, np.int64)
+    for n, one in enumerate(each):
+        scores[n, : one.rows.shape[1]], rows[n, : one.rows.shape[1]] = one.scores[0], one.rows[0]
+    return Neighbours(scores=scores, rows=rows)
 
 
 def _neighbours(pairs: Sequence[tuple[int, float]]) -> Neighbours:

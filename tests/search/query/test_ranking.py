@@ -10,6 +10,9 @@ from test_passages import LONG, Counting
 from kdserve import samples
 from kdserve.errors import DataError
 from kdserve.search import BuildOptions, Document, Retriever, open_snapshot, verify_index
+from kdserve.search.backends import topk
+from kdserve.search.backends.topk import true_scores
+from kdserve.search.index.document_file import DocumentFile
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, fuse, words
 
 
@@ -109,6 +112,34 @@ def test_a_long_document_is_fused_once_by_its_best_passage(tmp_path):
     query = LONG[300:420]
     assert [hit.id for hit in retriever.search(query, 5, lexical=True)] == ["long", "short"]
     assert retriever.search(query, 1, lexical=True) == retriever.search(query, 1)
+
+
+@pytest.mark.parametrize("lexical", [False, True])
+def test_no_text_is_read_but_of_the_hits_however_deep_languages_lie(tmp_path, embedder, lexical, monkeypatch):
+    documents = [Document(text=f"apple {n}", id=n, language="en" if n < 190 else "de") for n in range(200)]
+    retriever = Retriever.build(tmp_path / "index", documents, embedder, options=BuildOptions(lexical=True))
+    retriever.add([Document(text="apple", id="fr", language="fr"), Document(text="an apple", id="none")])
+    read, documents_of = [], DocumentFile.documents
+    monkeypatch.setattr(DocumentFile, "documents", lambda self, docs: read.extend(docs) or documents_of(self, docs))
+    hits = retriever.search("apple", 10, per_language=1, lexical=lexical)
+    assert Counter(hit.language for hit in hits) == Counter(["en", "de", "fr", None])
+    assert len(read) <= 4 * 4  # of 10, 40, 160 and all rows
+
+
+def test_many_rows_are_scored_some_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    stored, queries = rng.normal(size=(50, 8)).astype(np.float32), rng.normal(size=(3, 8)).astype(np.float32)
+    rows, gathered = np.tile(np.arange(-1, 50), (3, 1)), []
+
+    class Vectors:
+        def gather(self, rows):
+            gathered.append(len(rows))
+            return stored[rows]
+
+    whole = true_scores(queries, Vectors(), rows)
+    monkeypatch.setattr(topk, "GATHER_ROWS", 7)
+    assert np.array_equal(true_scores(queries, Vectors(), rows), whole)
+    assert max(gathered[1:]) == 7
 
 
 @pytest.mark.parametrize("per_language", [1, 2, 5])
