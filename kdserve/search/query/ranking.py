@@ -11,7 +11,7 @@ import numpy as np
 from kdserve.datatypes import Embeddings, Hit
 from kdserve.errors import DataError
 from kdserve.runtime.normalizer import is_blank
-from kdserve.search.backends.topk import Neighbours
+from kdserve.search.backends.topk import PROPOSED_AT_ONCE, Neighbours
 from kdserve.search.index.lexical import fuse
 from kdserve.search.index.snapshot import Snapshot
 
@@ -52,11 +52,13 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, option
             "this index was built without words; build it again with --lexical (lexical=True) to search by them"
         )
 
-    def ranked(numbers: Sequence[int], depth: int) -> Iterable[tuple[list[Hit], int]]:
-        some = [texts[number] for number in numbers]
-        found = list(_ranked(snapshot, some, vectors[numbers], depth, options))
-        hits = snapshot.hits(_stacked([_chosen(snapshot, one, options) for one in found]))
-        return zip(hits, (int((one.rows >= 0).sum()) for one in found), strict=True)
+    def ranked(numbers: Sequence[int], depth: int) -> Iterator[tuple[list[Hit], int]]:
+        step = max(1, PROPOSED_AT_ONCE // max(1, depth))
+        for start in range(0, len(numbers), step):
+            some = numbers[start : start + step]
+            found = list(_ranked(snapshot, [texts[number] for number in some], vectors[some], depth, options))
+            hits = snapshot.hits(_stacked([_chosen(snapshot, one, options) for one in found]))
+            yield from zip(hits, (int((one.rows >= 0).sum()) for one in found), strict=True)
 
     asked = asking(texts, vectors, lexical=options.lexical)
     return widen_until_enough(asked, options, ranked, first_depth=options.k, most=snapshot.num_rows)

@@ -14,6 +14,8 @@ from kdserve.search.backends import topk
 from kdserve.search.backends.topk import true_scores
 from kdserve.search.index.document_file import DocumentFile
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, fuse, words
+from kdserve.search.index.snapshot import Snapshot
+from kdserve.search.query import ranking
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,21 @@ def test_spread_answers_are_the_best_of_each_language(retriever, per_language):
         if seen[hit.language] <= per_language:
             expected.append(hit)
     assert retriever.search("the weather in spring", 10, per_language=per_language) == expected[:10]
+
+
+def test_many_queries_are_spread_some_at_a_time(retriever, monkeypatch):
+    queries = [query.text for query in samples.queries()]
+    whole = retriever.search_batch(queries, 10, per_language=1)
+    held, neighbours = [], Snapshot.neighbours
+
+    def noted(snapshot, vectors, k, **more):
+        held.append(len(vectors) * k)
+        return neighbours(snapshot, vectors, k, **more)
+
+    monkeypatch.setattr(Snapshot, "neighbours", noted)
+    monkeypatch.setattr(ranking, "PROPOSED_AT_ONCE", 500)
+    assert retriever.search_batch(queries, 10, per_language=1) == whole
+    assert max(held) <= 500 < len(queries) * 40
 
 
 def test_threads_share_a_retriever(retriever):
