@@ -23,7 +23,10 @@ _TRAIN_RANGES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherRecipe:
-    """The teacher: "all-MiniLM-L6-v2", "multilingual-e5-small" (packages), a folder, a hub name with a revision."""
+    """The teacher: "all-MiniLM-L6-v2", "multilingual-e5-small" (packages), a folder, a hub name with a revision.
+
+    A folder is relative to `data_dir` or to the working folder.
+    """
 
     model: str = "all-MiniLM-L6-v2"
     revision: str = ""

@@ -39,6 +39,7 @@ class FilterRecipe:
 class WriterTeacherRecipe:
     """The teacher: a transformers encoder-decoder in a folder, or a hub name at a pinned revision; empty: none.
 
+    A folder is relative to `data_dir` or to the working folder.
     A translator's bundle, in a folder or published, teaches by its outputs alone, in its own precision.
     It writes with `num_beams` beams, ranked by log probability over length ** `length_penalty`; of `candidates` of them
     the one nearest to the reference by sentence BLEU is the target (Kim & Rush 2016, arXiv:1606.07947; 1 = the best

@@ -136,7 +136,9 @@ def open_label_teacher(recipe: Recipe, texts: Mapping[str, LabelledTexts]) -> tu
         teacher = SequenceTeacher(folder, batch_size=of_teacher.batch_size)
         return teacher, choose_labels(settings, teacher.labels, **texts)
     labels = choose_labels(settings, (), **texts)
-    embedder = load_teacher(of_teacher.model, revision=of_teacher.revision, batch_size=of_teacher.batch_size)
+    embedder = load_teacher(
+        of_teacher.model, revision=of_teacher.revision, data_dir=recipe.data_dir, batch_size=of_teacher.batch_size
+    )
     return HeadTeacher(embedder, _fit_teacher_head(embedder, texts, labels), labels), labels
 
 

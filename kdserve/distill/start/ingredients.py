@@ -65,7 +65,9 @@ class Ingredients:
 def gather(recipe: Recipe, work: Path, *, cache: Path | None = None, progress: Progress = no_progress) -> Ingredients:
     """Make everything below `work`, or open what stands there; `cache` keeps the teacher's vectors for other runs."""
     settings = recipe.teacher
-    teacher = load_teacher(settings.model, revision=settings.revision, batch_size=settings.batch_size)
+    teacher = load_teacher(
+        settings.model, revision=settings.revision, data_dir=recipe.data_dir, batch_size=settings.batch_size
+    )
     corpus, tokenizer, tokens = gather_texts(recipe, work, teacher=teacher, progress=progress)
     if recipe.targets.live:
         nothing = np.zeros((0, teacher.dim), dtype=np.float16)

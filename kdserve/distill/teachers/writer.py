@@ -95,13 +95,13 @@ def open_writer_teacher(recipe: SequenceRecipe) -> WriterTeacher | TranslatorTea
     """Open a recipe's teacher: a folder, below `data_dir` or not, a hub name at a pinned revision, or a bundle.
 
     Raises:
-        FolderError: no such model, or a hub name without a revision.
+        FolderError: no such model, two folders of the name, or a hub name without a revision.
         RecipeError: its tokenizer does not know a language that is named, or more than outputs is asked of a bundle.
     """
     if bundle := find_translator(recipe):
         return TranslatorTeacher(bundle, recipe.teacher)
-    settings, below = recipe.teacher, Path(recipe.data_dir) / recipe.teacher.model
-    folder = below if below.is_dir() else find_teacher(settings.model, revision=settings.revision)
+    settings = recipe.teacher
+    folder = find_teacher(settings.model, revision=settings.revision, data_dir=recipe.data_dir)
     limits = {"max_tokens": recipe.student.max_tokens, "max_output_tokens": recipe.student.max_output_tokens}
     return WriterTeacher(folder, settings, **limits)
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kdserve.distill.data.corpus import build_corpus
+from kdserve.distill.start.ingredients import gather
 from kdserve.distill.teachers.embedder import Teacher, VectorCache, find_teacher
-from kdserve.errors import DataError
+from kdserve.errors import DataError, FolderError
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,24 @@ def test_nan_from_the_teacher_is_refused_with_its_sentence(tmp_path: Path, tiny_
     with pytest.raises(DataError, match="no usable vector"):
         cache.fill(corpus)
     assert cache.keys_path.stat().st_size == 0
+
+
+def test_a_folder_is_found_below_the_data_and_in_the_working_folder(tmp_path: Path, monkeypatch):
+    data = tmp_path / "data"
+    (data / "below").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_teacher("below", data_dir=str(data)) == data / "below"
+    assert find_teacher("here", data_dir=str(data)) == Path("here")
+    assert find_teacher(str(tmp_path / "here"), data_dir=str(data)) == tmp_path / "here"
+    assert find_teacher("here", data_dir=".") == Path("here")
+    (data / "here").mkdir()
+    with pytest.raises(FolderError, match="name one by its whole path"):
+        find_teacher("here", data_dir=str(data))
+
+
+def test_an_embedders_recipe_names_a_teacher_below_its_data(tmp_path: Path, tiny_recipe, pairs_folder: Path):
+    data = shutil.copytree(pairs_folder, tmp_path / "data")
+    (data / "own").symlink_to(find_teacher("all-MiniLM-L6-v2"))
+    recipe = replace(tiny_recipe("static", overrides=["teacher.model=own"]), data_dir=str(data))
+    assert gather(recipe, tmp_path / "work").teacher.folder == data / "own"
