@@ -56,7 +56,7 @@ def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> Transfor
             )
         )
     return TransformerWeights(
-        table=tensors["shared.weight" if "shared.weight" in tensors else "encoder.embed_tokens.weight"],
+        table=shared_table(tensors),
         positions=None,
         embedding_norm=None,
         layers=tuple(layers),
@@ -67,3 +67,8 @@ def read_t5(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> Transfor
         score_scale=1.0,
         attention_positions=biases,
     )
+
+
+def shared_table(tensors: Mapping[str, Array]) -> Array:
+    """Return the token table of all parts, which checkpoints store under either of two names."""
+    return tensors["shared.weight" if "shared.weight" in tensors else "encoder.embed_tokens.weight"]

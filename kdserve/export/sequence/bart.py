@@ -46,7 +46,8 @@ def read_bart(tensors: Mapping[str, Array], config: Mapping[str, Any], *, start_
     tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
     linear, norm = linear_of(tensors), norm_of(tensors, _EPSILON)
     table = _table(tensors, "encoder")
-    own = table if family != "marian" or config["share_encoder_decoder_embeddings"] else _table(tensors, "decoder")
+    own = _table(tensors, "decoder")
+    own = table if np.array_equal(own, table) else own
     scale = float(np.sqrt(config["d_model"])) if config["scale_embedding"] else 1.0
 
     def optional_norm(name: str) -> NormWeights | None:
@@ -115,16 +116,17 @@ def read_bart(tensors: Mapping[str, Array], config: Mapping[str, Any], *, start_
 def _table(tensors: Mapping[str, Array], side: str) -> Array:
     """Checkpoints store a table that several parts share once, under any of its names."""
     names = (f"{side}.embed_tokens.weight", "shared.weight", "lm_head.weight")
-    return next(tensors[name] for name in (*names, "decoder.embed_tokens.weight") if name in tensors)
+    others = ("decoder.embed_tokens.weight", "encoder.embed_tokens.weight")
+    return tensors[next((name for name in (*names, *others) if name in tensors), "shared.weight")]
 
 
 def _positions(tensors: Mapping[str, Array], config: Mapping[str, Any], side: str) -> Array:
-    family, width = config["model_type"], config["d_model"]
-    if family == "marian":
-        return _marian_sinusoids(config["max_position_embeddings"], width)
+    family, width, name = config["model_type"], config["d_model"], f"{side}.embed_positions.weight"
+    if family == "marian":  # older checkpoints store them, and transformers takes them from there
+        return tensors[name] if name in tensors else _marian_sinusoids(config["max_position_embeddings"], width)
     if family == "m2m_100":
         return _m2m_sinusoids(config["max_position_embeddings"] + _OFFSET, width)[config["pad_token_id"] + 1 :]
-    return tensors[f"{side}.embed_positions.weight"][_OFFSET:]
+    return tensors[name][_OFFSET:]
 
 
 def _first_row_of_start(positions: Array, config: Mapping[str, Any], start_id: int) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from kdserve.datatypes import Progress, no_progress
@@ -12,7 +13,7 @@ from kdserve.export.attempts import Attempt, Export
 from kdserve.export.sequence.build import write_sequence, write_tokenizers
 from kdserve.export.sequence.card import translator_card
 from kdserve.export.sequence.gate import GatePairs, WritingFloors, WritingReport, measure_loss, sample_pairs
-from kdserve.export.sequence.reference import agreement_with_transformers
+from kdserve.export.sequence.reference import Reference
 from kdserve.export.sequence.student import SequenceStudent, read_sequence_student
 from kdserve.manifest import staged_folder, write_manifest
 from kdserve.model_settings import SequenceSettings
@@ -50,12 +51,13 @@ def export_translator(
     with staged_folder(out) as folder:
         student = read_sequence_student(student_folder, plain=plain)
         target = next(iter(student.settings.targets), "")
+        theirs = Reference(student)
         judged = pairs or sample_pairs((*student.settings.languages, *student.settings.weak_languages), target)
         aside = folder / "fp32"
         aside.mkdir()
-        reference = _write(student, PRECISIONS["fp32"], aside, progress)
-        same = _require_same_tokens(student, reference, judged)
-        before = _outputs("write with the student", reference, judged, progress)
+        exact = _write(student, PRECISIONS["fp32"], aside, progress)
+        same = _require_same_tokens(student, theirs, exact, judged)
+        before = _outputs("write with the student", exact, judged, progress)
         after = before
         if precision == "fp32":
             for path in aside.iterdir():
@@ -85,9 +87,10 @@ def _settings(student: SequenceStudent, precision: Precision) -> TranslatorSetti
     return TranslatorSettings(**shared, precision=precision.name, generation=student.generation)
 
 
-def _require_same_tokens(student: SequenceStudent, reference: Translator, pairs: GatePairs) -> float:
-    texts = [text for row in zip(*pairs.sources.values(), strict=False) for text in row][:_COMPARED_TEXTS]
-    same = agreement_with_transformers(student, reference, texts)
+def _require_same_tokens(student: SequenceStudent, theirs: Reference, exact: Translator, pairs: GatePairs) -> float:
+    mixed = (text for row in zip_longest(*pairs.sources.values()) for text in row if text is not None)
+    texts = list(islice(mixed, _COMPARED_TEXTS))
+    same = theirs.agreement(exact, texts)
     if same < _LEAST_AGREEMENT:  # rounding may part two tokens that are as likely as each other
         raise FidelityError(
             f"{student.folder} writes the same as transformers for {100 * same:.0f} % of {len(texts)} texts only; "

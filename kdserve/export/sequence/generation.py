@@ -24,6 +24,9 @@ _PLAIN: Mapping[str, Any] = {
     "force_words_ids": None,
     "exponential_decay_length_penalty": None,
     "begin_suppress_tokens": None,
+    "renormalize_logits": False,
+    "stop_strings": None,
+    "watermarking_config": None,
 }
 """Settings that change what comes out, at the values that a bundle has; others are refused by name."""
 _EARLY: Mapping[Any, Literal["false", "true", "never"]] = {
@@ -63,30 +66,44 @@ def generation_of(settings: Mapping[str, Any], config: Mapping[str, Any], folder
             raise FolderError(
                 f"{folder} generates with {name} = {value!r}, which no bundle follows; set it to {plain!r}"
             )
+    start, ends = _id(settings, config, "decoder_start_token_id"), _id(settings, config, "eos_token_id")
+    if start is None or ends is None:
+        lack = "decoder_start_token_id" if start is None else "eos_token_id"
+        raise FolderError(f"{folder} names no {lack}; set it in generation_config.json")
+    end_ids = tuple(ends) if isinstance(ends, list) else (ends,)
     never = [*(settings.get("suppress_tokens") or ())]
     for word in settings.get("bad_words_ids") or ():
         if len(word) != 1:
             raise FolderError(
                 f"{folder} generates with bad_words_ids of several tokens, which no bundle follows; drop them"
             )
-        never += word
-    start, ends = _id(settings, config, "decoder_start_token_id"), _id(settings, config, "eos_token_id")
-    if start is None or ends is None:
-        lack = "decoder_start_token_id" if start is None else "eos_token_id"
-        raise FolderError(f"{folder} names no {lack}; set it in generation_config.json")
+        never += () if word[0] in end_ids else word  # transformers lets an end pass there
     generation = Generation(
         start_id=start,
-        end_ids=tuple(ends) if isinstance(ends, list) else (ends,),
+        end_ids=end_ids,
         forced_start_id=settings.get("forced_bos_token_id"),
         forced_end_id=settings.get("forced_eos_token_id"),
-        num_beams=settings.get("num_beams") or 1,
+        num_beams=_count(settings, "num_beams") or 1,
         length_penalty=1.0 if settings.get("length_penalty") is None else float(settings["length_penalty"]),
         early_stopping=_EARLY[settings.get("early_stopping")],
-        no_repeat_ngram=settings.get("no_repeat_ngram_size") or 0,
+        no_repeat_ngram=_count(settings, "no_repeat_ngram_size") or 0,
         keep_numbers=bool(settings.get("keep_numbers")),
-        min_tokens=max((settings.get("min_length") or 0) - 1, settings.get("min_new_tokens") or 0, 0),
+        min_tokens=_min_tokens(settings),
     )
-    return generation, sorted(set(never) - set(generation.end_ids))
+    return generation, sorted(set(never))
+
+
+def _min_tokens(settings: Mapping[str, Any]) -> int:
+    """The older setting counts the start token, and does not count at all beside the newer one."""
+    tokens = _count(settings, "min_new_tokens")
+    return max((_count(settings, "min_length") or 0) - 1, 0) if tokens is None else tokens
+
+
+def _count(settings: Mapping[str, Any], name: str) -> int | None:
+    value = settings.get(name)
+    if value is not None and type(value) is not int:
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def _id(settings: Mapping[str, Any], config: Mapping[str, Any], name: str) -> Any:

@@ -16,18 +16,25 @@ def with_language_tokens(settings: SequenceSettings, tokenizers: PairTokenizers)
     """Find the tokens of the languages of an mBART, M2M100 or NLLB: `de_DE`, `__de__` or `deu_Latn` for its own code.
 
     Raises:
-        FolderError: a language has none.
+        FolderError: a language has none, or none is read.
     """
     names = [token["content"] for token in tokenizers.source["added_tokens"]]
+    source = settings.source_tokens or _tokens((*settings.languages, *settings.weak_languages), names)
+    if not source:
+        raise FolderError("a student that is told languages by tokens must say which it reads; give --languages")
     return replace(
         settings,
-        source_tokens=settings.source_tokens or _tokens(settings.languages, names),
+        source_tokens=source,
         target_tokens=settings.target_tokens or _tokens(settings.targets, names),
     )
 
 
 def begin_with(spec: Mapping[str, Any], token: str, others: Sequence[str]) -> dict[str, Any]:
-    """Put a language's token where a tokenizer puts another language's, as transformers does for `src_lang`."""
+    """Put a language's token where a tokenizer puts another language's, as transformers does for `src_lang`.
+
+    Raises:
+        FolderError: it puts none anywhere.
+    """
     processor = spec["post_processor"]
     ids = {added["content"]: added["id"] for added in spec["added_tokens"]}
     for old in set((processor or {}).get("special_tokens", ())) & set(others) - {token}:
@@ -39,6 +46,8 @@ def begin_with(spec: Mapping[str, Any], token: str, others: Sequence[str]) -> di
             for part in ("single", "pair")
         )
         processor = {**processor, "single": single, "pair": pair, "special_tokens": rest | own}
+    if token not in (processor or {}).get("special_tokens", ()):
+        raise FolderError(f"the tokenizer puts no token of a language, as {token}, beside a text; mend tokenizer.json")
     return {**spec, "post_processor": processor}
 
 

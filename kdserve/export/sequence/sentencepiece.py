@@ -1,7 +1,8 @@
 """From a SentencePiece model to a tokenizer.json, its fields read by the protobuf format's own rules.
 
-sentencepiece_model.proto: ModelProto.pieces = 1 (piece 1, score 2, type 3), trainer_spec = 2 (model_type 3),
-normalizer_spec = 3 (precompiled_charsmap 2, remove_extra_whitespaces 4).
+sentencepiece_model.proto: ModelProto.pieces = 1 (piece 1, score 2, type 3), trainer_spec = 2 (model_type 3,
+treat_whitespace_as_suffix 24, byte_fallback 35), normalizer_spec = 3 (precompiled_charsmap 2, add_dummy_prefix 3,
+remove_extra_whitespaces 4, escape_whitespaces 5).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from kdserve.errors import FolderError
 
 _UNIGRAM, _BPE = 1, 2
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
+_TRAINED_OTHERWISE = {24: "treat_whitespace_as_suffix", 35: "byte_fallback"}
+_NORMALISED_OTHERWISE = {3: "add_dummy_prefix", 5: "escape_whitespaces"}
+_LONGEST_VARINT = 10
 _UNKNOWN_PENALTY = 10.0  # SentencePiece: kUnkPenalty
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 """Words begin with ▁, the first one too: how SentencePiece splits, and reads back."""
@@ -36,22 +40,27 @@ def read_pieces(path: Path) -> Pieces:
     """Read a SentencePiece model.
 
     Raises:
-        FolderError: it is neither a Unigram nor a BPE model.
-        ValueError, IndexError, struct.error: it is damaged.
+        FolderError: it is neither a Unigram nor a BPE model, or has a setting that `tokenizer_of` does not know.
+        ValueError, LookupError, struct.error: it is damaged.
     """
-    pieces, kind, charsmap, squeezes = [], _UNIGRAM, b"", True
+    pieces, kind, charsmap, squeezes, others = [], _UNIGRAM, b"", True, list[str]()
     for number, content in _fields(path.read_bytes()):
         if number == 1 and isinstance(content, bytes):
             own = dict(_fields(content))
             score = struct.unpack("<f", bytes(own[2]))[0] if 2 in own else 0.0
             pieces.append((bytes(own[1]).decode(), score, int(own.get(3, _NORMAL))))
         elif number == 2 and isinstance(content, bytes):
-            kind = int(dict(_fields(content)).get(3, _UNIGRAM))
+            own = dict(_fields(content))
+            kind = int(own.get(3, _UNIGRAM))
+            others += [name for field, name in _TRAINED_OTHERWISE.items() if own.get(field, 0)]
         elif number == 3 and isinstance(content, bytes):
             own = dict(_fields(content))
             charsmap, squeezes = bytes(own.get(2, b"")), bool(own.get(4, 1))
+            others += [name for field, name in _NORMALISED_OTHERWISE.items() if not own.get(field, 1)]
     if kind not in (_UNIGRAM, _BPE) or not pieces:
         raise FolderError(f"{path} is no Unigram or BPE model of SentencePiece; download the folder again")
+    if others:
+        raise FolderError(f"{path} was made with another {others[0]}, which no bundle follows; add a tokenizer.json")
     return Pieces(pieces=tuple(pieces), kind=kind, charsmap=charsmap, squeezes_spaces=squeezes)
 
 
@@ -164,9 +173,9 @@ def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[place]
-        value, shift, place = value | (byte & 127) << shift, shift + 7, place + 1
+    value = 0
+    for number, byte in enumerate(data[place : place + _LONGEST_VARINT]):
+        value |= (byte & 127) << 7 * number
         if byte < 128:
-            return value, place
+            return value, place + number + 1
+    raise ValueError("it is no protobuf message")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from kdserve.export.read.tensors import read_tensors
 from kdserve.export.sequence.family import SEQUENCE_FAMILIES, read_sequence, sequence_without_graph
 from kdserve.export.sequence.generation import generation_of, read_generation
 from kdserve.export.sequence.plain import begin_with, with_language_tokens
-from kdserve.export.sequence.tokenizers import PairTokenizers, read_tokenizers
+from kdserve.export.sequence.tokenizers import PairTokenizers, read_tokenizers, with_rows
 from kdserve.export.sequence.weights import SequenceWeights
 from kdserve.json_files import read_object
 from kdserve.manifest import MANIFEST_NAME, Manifest, kind_of, record_files, verify_folder
@@ -49,7 +49,7 @@ def is_sequence(folder: Path) -> bool:
     path = folder / "config.json"
     if not path.is_file() or (folder / "modules.json").is_file():
         return False
-    return read_object(path).get("model_type") in SEQUENCE_FAMILIES
+    return str(read_object(path).get("model_type")) in SEQUENCE_FAMILIES
 
 
 def read_sequence_student(folder: Path, *, plain: SequenceSettings) -> SequenceStudent:
@@ -83,13 +83,16 @@ def _read(folder: Path, manifest: Manifest, settings: SequenceSettings) -> Seque
         )
     generation, never = generation_of(read_generation(folder), config, folder)
     weights = read_sequence(read_tensors(folder), config, start_id=generation.start_id)
+    if not weights.decoder.layers:
+        raise FolderError(f"{folder} has a decoder without layers; distil or download it again")
+    _require_tokens(generation, never, len(weights.decoder.output), folder)
     pad_id = config.get("pad_token_id")
     tokenizers = read_tokenizers(folder, pad_id=0 if pad_id is None else pad_id, end_id=generation.end_ids[0])
     if config["model_type"] in _TOLD_BY_TOKENS:
         settings = with_language_tokens(settings, tokenizers)
-        tokens = list(settings.source_tokens.values())
-        source = begin_with(tokenizers.source, tokens[0], tokenizers.languages) if tokens else tokenizers.source
-        tokenizers = replace(tokenizers, source=source)
+        token = next(iter(settings.source_tokens.values()))
+        tokenizers = replace(tokenizers, source=begin_with(tokenizers.source, token, tokenizers.languages))
+    tokenizers = with_rows(tokenizers, len(weights.encoder.table), folder)
     own, rows = settings, (weights.encoder.positions, weights.decoder.positions)
     limits = [_UNLIMITED if table is None else len(table) for table in rows]
     return SequenceStudent(
@@ -105,5 +108,17 @@ def _read(folder: Path, manifest: Manifest, settings: SequenceSettings) -> Seque
         weights=weights,
         tokenizers=tokenizers,
         generation=generation,
-        never=tuple(never),
+        never=tuple(sorted({*never, *tokenizers.unreadable(len(weights.decoder.output))})),
     )
+
+
+def _require_tokens(generation: Generation, never: Sequence[int], num_rows: int, folder: Path) -> None:
+    """Refuse settings that name a token which the decoder has no row for."""
+    forced = (generation.forced_start_id, generation.forced_end_id)
+    named = (generation.start_id, *generation.end_ids, *(token for token in forced if token is not None), *never)
+    for token in named:
+        if type(token) is not int or not 0 <= token < num_rows:
+            raise FolderError(
+                f"{folder} generates with token {token!r}, which its table of {num_rows} rows has not; mend "
+                "generation_config.json"
+            )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdserve.export.read.t5 import T5_ACTIVATIONS, read_t5
+from kdserve.export.read.t5 import T5_ACTIVATIONS, read_t5, shared_table
 from kdserve.export.read.weights import Array
 from kdserve.export.sequence.weights import (
     AttentionWeights,
@@ -22,7 +22,7 @@ from kdserve.export.sequence.weights import (
 
 def read_t5_pair(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> SequenceWeights:
     """Arrange the tensors of a checkpoint that `t5_without_graph` has nothing against. Raises KeyError for a lack."""
-    table = tensors["shared.weight"]
+    table = shared_table(tensors)
     linear, norm = linear_of(tensors), norm_of(tensors, config["layer_norm_epsilon"])
     gated = config["feed_forward_proj"] == "gated-gelu"
 

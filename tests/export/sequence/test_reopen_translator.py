@@ -68,6 +68,15 @@ def test_an_activation_that_berts_side_does_not_know_is_one_line(
 ) -> None:
     bundle = _export(tiny_writer(tmp_path / "student", "bert-bert"), tmp_path / "bundle", "fp32")
     monkeypatch.setattr(reopen, "_ACTIVATIONS", {"Elu": "elu"})
-    with pytest.raises(FolderError, match="cannot be read back: its activation is not among elu"):
+    with pytest.raises(FolderError, match="cannot be read back: its activation is not one of elu"):
         reopen_bundle(bundle, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_a_decoder_with_two_activations_is_refused_as_berts_has_one(tmp_path: Path) -> None:
+    student = tiny_writer(tmp_path / "student", "xlmr-xlmr")
+    path = student / "config.json"
+    path.write_text(path.read_text().replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+    bundle = _export(student, tmp_path / "bundle", "fp32")
+    with pytest.raises(FolderError, match="cannot be read back: its activation is not one of gelu"):
+        reopen_bundle(bundle, tmp_path / "again")
