@@ -23,6 +23,7 @@ from kdserve.export.classifier_card import Agreement, classifier_card
 from kdserve.export.gate import rounded_values
 from kdserve.export.layout import write_tokenizer
 from kdserve.export.read.student import StudentFolder, read_student
+from kdserve.export.read.tensors import as_finite
 from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
 from kdserve.export.texts import GateTexts, sample_gate_texts
@@ -137,7 +138,7 @@ def _read_head(student: StudentFolder) -> _Head:
         raise FolderError(f"{student.folder} has {len(labels)} labels; a classifier needs two or more, distil it again")
     try:
         tensors = load_file(path)
-        weight, bias = tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32)
+        weight, bias = (as_finite(name, tensors[name], path) for name in ("weight", "bias"))
     except (SafetensorError, OSError, KeyError) as error:
         raise FolderError(f"{path} cannot be read ({error}); distil the classifier again") from error
     if weight.shape != (len(labels), student.dim) or bias.shape != (len(labels),):

@@ -112,6 +112,7 @@ def body_tensors(table: Array, constants: Constants, config: Mapping[str, Any]) 
     positions = constants.arrays["positions"].astype(np.float32)
     if family in POSITIONS_AFTER_PADDING:
         positions = np.pad(positions, ((config["pad_token_id"] + 1, 0), (0, 0)))
+    positions = positions[: config.get("max_position_embeddings")]  # graphs repeat the last one for padding
     tensors = {"embeddings.word_embeddings.weight": table, "embeddings.position_embeddings.weight": positions}
     if segments := config.get("type_vocab_size"):
         tensors["embeddings.token_type_embeddings.weight"] = np.zeros((segments, table.shape[1]), dtype=np.float32)

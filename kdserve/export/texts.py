@@ -63,10 +63,9 @@ def read_gate_texts(path: Path) -> GateTexts:
     """
     tabbed, texts = False, dict[str, list[str]]()
     for number, line in read_lines(path):
-        if number == 1:
-            tabbed = "\t" in line
         if not line.strip():
             continue
+        tabbed = tabbed if texts else "\t" in line
         language, tab, text = line.partition("\t") if tabbed else ("all", "\t", line)
         if not tab or "\t" in text:
             raise DataError(f"{path}, line {number}: expected language<TAB>text; fix the line")

@@ -118,6 +118,10 @@ def test_a_damaged_head_and_settings_that_do_not_fit_are_refused(student: Path, 
     write_manifest(tmp_path / "student", kind="student", settings=dict(settings))
     with pytest.raises(FolderError, match=r"has 4 × \d+ weights and 1 biases for 4 labels"):
         export_classifier(tmp_path / "student", tmp_path / "a", settings=ExportSettings())
+    save_file({**head, "weight": head["weight"] * np.float32("nan")}, tmp_path / "student" / "head.safetensors")
+    write_manifest(tmp_path / "student", kind="student", settings=dict(settings))
+    with pytest.raises(FolderError, match=r"head\.safetensors holds NaN or infinity in weight"):
+        export_classifier(tmp_path / "student", tmp_path / "a", settings=ExportSettings())
     (tmp_path / "student" / "head.safetensors").write_bytes(b"no")
     write_manifest(tmp_path / "student", kind="student", settings=dict(settings))
     with pytest.raises(FolderError, match=r"head\.safetensors cannot be read"):

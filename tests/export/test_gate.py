@@ -86,7 +86,7 @@ def test_vectors_that_are_no_numbers_never_pass() -> None:
 
 def test_texts_come_by_language_or_all_together(tmp_path: Path) -> None:
     path = tmp_path / "texts"
-    path.write_text("de\tein Haus\nen\ta house\nde\tein See\n", encoding="utf-8")
+    path.write_text("\nde\tein Haus\nen\ta house\nde\tein See\n", encoding="utf-8")
     assert read_gate_texts(path).by_language == {"de": ["ein Haus", "ein See"], "en": ["a house"]}
     path.write_text("a house\n\na lake\n", encoding="utf-8")
     assert read_gate_texts(path).by_language == {"all": ["a house", "a lake"]}

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny_classifiers import tiny_classifier
 from tiny_students import LANGUAGES, tiny_plain, tiny_static, tiny_transformer
@@ -47,6 +48,19 @@ def test_a_bundle_opens_again_as_the_student_that_it_is(make, precision: str, tm
 @pytest.mark.parametrize("family", ["xlm-roberta", "distilbert"])
 def test_other_families_and_prompts_come_back(family: str, tmp_path: Path) -> None:
     bundle = export(tiny_plain(tmp_path / "student", family=family, dense=True), tmp_path / "bundle", "fp32")
+    reopen_bundle(bundle, tmp_path / "again")
+    assert cosines(tmp_path / "again", Encoder.load(bundle).encode_document(TEXTS)).min() > 0.999999
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "distilbert"])
+def test_a_body_with_any_number_of_positions_comes_back(family: str, tmp_path: Path) -> None:
+    student = tiny_plain(tmp_path / "student", family=family)
+    config = json.loads((student / "config.json").read_text(encoding="utf-8"))
+    (student / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 53}), encoding="utf-8")
+    tensors = load_file(student / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("position_embeddings.weight"))
+    save_file(tensors | {name: tensors[name][:53]}, student / "model.safetensors", metadata={"format": "pt"})
+    bundle = export(student, tmp_path / "bundle", "fp32")
     reopen_bundle(bundle, tmp_path / "again")
     assert cosines(tmp_path / "again", Encoder.load(bundle).encode_document(TEXTS)).min() > 0.999999
 

@@ -155,7 +155,10 @@ def _read_transformer(modules: list[Module], record: Mapping[str, Any]) -> _Pipe
     """Read the weights of a whole pipeline as far as it has a hand-written graph."""
     body = modules[0].folder
     if modules[0].kind != "Transformer":
-        raise FolderError(f"{body} is {modules[0].kind}; a pipeline starts with Transformer or StaticEmbedding here")
+        kinds = " + ".join(module.kind for module in modules)
+        raise FolderError(
+            f"{body} is a pipeline of {kinds}; StaticEmbedding alone and Transformer + Pooling have a graph"
+        )
     told = read_transformer_settings(body)
     config = read_config(body)
     tokenizer = open_tokenizer(body, lowercase=told.lowercase, arguments=told.tokenizer_arguments)

@@ -61,13 +61,14 @@ def read_tensors(folder: Path) -> dict[str, Array]:
     floats: dict[str, Array] = {}
     for name, value in read_stored(folder).items():
         if value.dtype in _FLOATS:
-            floats[name] = _finite(name, value, folder)
-        elif name.endswith((".weight", ".bias")):
+            floats[name] = as_finite(name, value, folder)
+        elif name.endswith((".weight", ".bias")) or name == "embeddings":  # model2vec's table
             raise FolderError(f"{folder} stores {name} as {value.dtype}; name the folder with its weights unquantised")
     return floats
 
 
-def _finite(name: str, value: npt.NDArray[Any], folder: Path) -> Array:
+def as_finite(name: str, value: npt.NDArray[Any], folder: Path) -> Array:
+    """Return a tensor as float32. Raises FolderError where a number in it is none."""
     with np.errstate(over="ignore"):
         array: Array = value.astype(np.float32)
     if not np.isfinite(array).all():

@@ -211,8 +211,8 @@ def test_settings_of_the_transformer_that_no_graph_follows_are_named(
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("sentence_transformers.models.Asym", "starts with Transformer or StaticEmbedding"),
-        ("sentence_transformers.models.WordEmbeddings", "starts with Transformer or StaticEmbedding"),
+        ("sentence_transformers.models.Asym", "is a pipeline of Asym"),
+        ("sentence_transformers.models.WordEmbeddings", "is a pipeline of WordEmbeddings"),
         ("custom.Transformer", "names code of its own"),
     ],
 )

@@ -168,6 +168,25 @@ def test_the_table_of_model2vec_is_read(shared: bool, tmp_path: Path) -> None:
     agree(source, max_tokens=8192)
 
 
+def test_a_table_of_model2vec_in_whole_numbers_is_named(tmp_path: Path) -> None:
+    source = tiny_static(tmp_path / "source")
+    (source / "kdserve.json").unlink()
+    save_file({"embeddings": np.ones((1200, 64), np.int8)}, source / "model.safetensors")
+    with pytest.raises(FolderError, match="stores embeddings as int8"):
+        export(source)
+
+
+def test_a_table_with_layers_behind_it_is_named_with_them(tmp_path: Path) -> None:
+    source = tiny_static(tmp_path / "source")
+    (source / "kdserve.json").unlink()
+    records = json.loads((source / "modules.json").read_text(encoding="utf-8"))
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (source / "2_Dense").mkdir()
+    (source / "modules.json").write_text(json.dumps([*records, dense]), encoding="utf-8")
+    with pytest.raises(FolderError, match=r"pipeline of StaticEmbedding \+ Normalize \+ Dense; StaticEmbedding alone"):
+        export(source)
+
+
 def test_a_folder_saved_again_by_sentence_transformers_gives_the_same_vectors(source: Path) -> None:
     again = source.with_name("again")
     SentenceTransformer(str(source), device="cpu").save_pretrained(str(again), create_model_card=False)
