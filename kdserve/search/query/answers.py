@@ -10,7 +10,9 @@ from operator import itemgetter
 from kdserve.datatypes import Embedder, Hit
 from kdserve.search.documents.passages import Span
 
-SENTENCE_END = re.compile(r"""[.!?…؟]["'»”’)\]]*\s+|[。！？।]+["'»”’)\]」』】）]*\s*|\n\s*\n""")
+STOP = r"""[.!?…؟]["'»”’)\]]*\s+|[。！？।]+["'»”’)\]」』】）]*\s*"""
+"""What ends a sentence on its line, and the white space behind it."""
+SENTENCE_END = re.compile(rf"{STOP}|\n\s*\n")
 MAX_CHARACTERS = 300
 """Longer sentences, as in scripts and lists without full stops, are cut at a space before."""
 MAX_SENTENCES = 64

@@ -12,11 +12,12 @@ from itertools import pairwise
 
 from kdserve.search.documents.passages import Span
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, UNSPACED, WORD
+from kdserve.search.query.answers import STOP
 
 MAX_CHARACTERS = 240
 MAX_TEXT_CHARACTERS = 20_000
 """How much of a text is looked at for words."""
-SENTENCE = re.compile(r"""(?<=[.!?…])["'»”’)\]]*\s+|(?<=[。！？।])\s*|\n+""")
+SENTENCE_END = re.compile(rf"{STOP}|\n+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +99,7 @@ def _beginning(text: str, first: int, last: int, max_characters: int) -> int:
     earliest = max(0, last - max_characters)
     if earliest == 0:
         return 0
-    sentences = [match.end() for match in SENTENCE.finditer(text, earliest, first)]
+    sentences = [match.end() for match in SENTENCE_END.finditer(text, earliest - 1, first)]
     if sentences:
         return sentences[0] if first - sentences[0] <= max_characters // 2 else sentences[-1]
     earliest = max(earliest, first - max_characters // 3)

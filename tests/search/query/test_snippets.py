@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,13 @@ def test_the_window_is_where_the_words_stand_and_begins_with_their_sentence():
     assert "The bread is still warm." in snippet.text
     assert text[snippet.start : snippet.end] == snippet.text
     assert snippet.text[0].isupper()
+
+
+@pytest.mark.parametrize(
+    ("sentence", "word"), [("هل القطار متأخر؟ الخبز ما زال ساخنا.", "الخبز"), ("「電車が遅れている。」パンはまだ温かい。", "パン")]
+)
+def test_a_window_begins_with_its_sentence_whatever_ended_the_one_before(sentence: str, word: str):
+    assert make_snippet(f"{'a ' * 150}{sentence} {FILLER}", word).text.startswith(word)
 
 
 def test_two_words_together_count_more_than_one_word_often():
