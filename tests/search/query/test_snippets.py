@@ -32,7 +32,11 @@ def test_the_window_is_where_the_words_stand_and_begins_with_their_sentence():
 
 
 @pytest.mark.parametrize(
-    ("sentence", "word"), [("هل القطار متأخر؟ الخبز ما زال ساخنا.", "الخبز"), ("「電車が遅れている。」パンはまだ温かい。", "パン")]
+    ("sentence", "word"),
+    [
+        ("هل القطار متأخر؟ الخبز ما زال ساخنا.", "الخبز"),
+        ("「電車が遅れている。」パンはまだ温かい。", "パン"),
+    ],
 )
 def test_a_window_begins_with_its_sentence_whatever_ended_the_one_before(sentence: str, word: str):
     assert make_snippet(f"{'a ' * 150}{sentence} {FILLER}", word).text.startswith(word)
