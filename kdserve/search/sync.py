@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 from kdserve.datatypes import Progress, no_progress
@@ -50,17 +51,25 @@ def sync_folder(
     source.skipped.clear()
     source.blank.clear()
     following = replace(source, follow=True)
-    written = list(prepare(document for name in stale for document in following.read_file(there[name])))
-    if not written and len(stale) == len(there):
+    fresh = iter(prepare(document for name in stale for document in following.read_file(there[name])))
+    first, num_written = list(islice(fresh, 1)), 0
+    if not first and len(stale) == len(there):
         raise DataError(f"{source.path} holds no file with a text that can be read; nothing was changed")
-    if written:
-        retriever.update(written, total=len(written), progress=progress)
+
+    def written() -> Iterator[Document]:
+        nonlocal num_written
+        for document in chain(first, fresh):
+            num_written += 1
+            yield document
+
+    if first:
+        retriever.update(written(), total=len(stale), progress=progress)
     gone = [
         name for name, digest in known.items() if digest is not None and (name not in there or name in source.blank)
     ]
     if gone:
         retriever.delete(gone)
-    return Synced(written=len(written), deleted=len(gone), unchanged=len(there) - len(stale))
+    return Synced(written=num_written, deleted=len(gone), unchanged=len(there) - len(stale))
 
 
 def contents(index: Path) -> dict[Id, str | None]:

@@ -12,6 +12,7 @@ from trigrams import TrigramEmbedder
 from kdserve.cli.sync import _changes
 from kdserve.errors import DataError
 from kdserve.search import Document, Retriever, Source, Synced, sync_folder
+from kdserve.search.documents import embedding
 
 
 @pytest.fixture
@@ -47,6 +48,22 @@ def test_an_index_that_was_built_from_the_folder_follows_it_from_there(
     (folder / "a.md").unlink()
     assert sync_folder(retriever, source) == Synced(written=0, deleted=1, unchanged=1)
     assert [hit.id for hit in retriever.search("bread", 9)] == ["deep/b.txt"]
+
+
+def test_files_are_embedded_as_they_are_read(
+    retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(6):
+        (tmp_path / "many").mkdir(exist_ok=True)
+        (tmp_path / "many" / f"{n}.txt").write_text(f"text {n}")
+    done, read, embed = [], Source.read_file, retriever.encoder.encode_document
+    monkeypatch.setattr(embedding, "CHUNK_DOCUMENTS", 2)
+    monkeypatch.setattr(Source, "read_file", lambda self, file: done.append("read") or read(self, file))
+    monkeypatch.setattr(
+        retriever.encoder, "encode_document", lambda texts: done.append(f"embed {len(texts)}") or embed(texts)
+    )
+    assert sync_folder(retriever, Source(path=tmp_path / "many", format="folder")).written == 6
+    assert done == ["read", "read", "embed 2"] * 3
 
 
 def test_a_document_with_a_digest_of_its_own_came_another_way(retriever: Retriever, folder: Path) -> None:

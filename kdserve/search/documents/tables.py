@@ -47,10 +47,22 @@ def read_tsv(path: Path) -> Iterator[tuple[int, Record]]:
 def read_csv(path: Path) -> Iterator[tuple[int, Record]]:
     """The rows of a table in quotes and commas, below a header line, with their line numbers."""
     csv.field_size_limit(MAX_TEXT_BYTES)  # else 131,072 characters
-    rows = csv.reader((line for _, line in read_lines(path, keep_ends=True)), strict=True)
+    size = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        for number, line in read_lines(path, keep_ends=True):
+            size += len(line)
+            if size > MAX_TEXT_BYTES:  # cells in quotes go over lines: a row would be as long as the file
+                most = f"{MAX_TEXT_BYTES // 1_000_000} million"
+                raise DataError(f"{show(path)} line {number} goes on with a row of more than {most} characters; cut it")
+            yield line
+
+    rows = csv.reader(lines(), strict=True)
     header: list[str] | None = None
     try:
         for cells in rows:
+            size = 0
             if header is None:
                 header = _names(path, cells)
             elif cells:

@@ -9,6 +9,7 @@ from document_files import read, written
 
 from kdserve.errors import DataError
 from kdserve.search import Document, Source, resume_key
+from kdserve.search.documents import tables
 
 
 def test_a_text_file_gives_one_document_a_line(tmp_path):
@@ -114,6 +115,14 @@ def test_a_cell_that_is_no_number_is_an_error(tmp_path):
 def test_csv_keeps_quoted_commas_and_line_breaks(tmp_path):
     path = written(tmp_path, "a.csv", 'id,text\n1,"Brot, Butter\nund Käse"\n2,Salz\n')
     assert [(d.id, d.text) for d in read(path)] == [("1", "Brot, Butter\nund Käse"), ("2", "Salz")]
+
+
+def test_a_row_of_csv_over_many_lines_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_TEXT_BYTES", 10_000)
+    whole = "text\n" + '"two\nlines"\n' * 2000
+    assert len(read(written(tmp_path, "a.csv", whole))) == 2000
+    with pytest.raises(DataError, match=r"b\.csv line 2002 goes on with a row of more than"):
+        read(written(tmp_path, "b.csv", "text\n" + '"a\n",' * 100_000))
 
 
 def test_broken_csv_is_named_with_its_line(tmp_path):
