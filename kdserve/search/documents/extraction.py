@@ -27,12 +27,15 @@ MAX_DIRECTORY_BYTES = 5_000_000
 MAX_PAGES = 10_000
 MAX_MARKUP_BYTES, MAX_TAGS = 50_000_000, 3_000_000
 """Of a page or part: its tree takes some 350 bytes a tag, so that an archive of kilobytes would fill gigabytes."""
-_DROPPED = ("script", "style", "template", "noscript", "svg", "nav", "head")
+_DROPPED = ("script", "style", "template", "noscript", "svg", "nav", "head", "rt", "rp")
+"""What is no text of the page; so are readings beside kanji (ruby), which would stand inside its words."""
 _BLOCKS = frozenset(
-    ("address", "article", "aside", "blockquote", "br", "caption", "dd", "div", "dl", "dt", "figcaption", "figure",
-     "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "ol", "p", "pre", "section",
-     "table", "tr", "ul")
+    ("address", "article", "aside", "blockquote", "br", "caption", "center", "dd", "details", "dialog", "div", "dl",
+     "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hgroup",
+     "hr", "legend", "li", "main", "menu", "ol", "p", "pre", "search", "section", "summary", "table", "tr", "ul")
 )  # fmt: skip
+_CELLS = frozenset(("button", "option", "select", "td", "textarea", "th"))
+"""What stands apart from its neighbours in a line, though no space be written there."""
 _CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?=[-_]|$)")
 _XML = "{http://www.w3.org/XML/1998/namespace}"
@@ -175,7 +178,7 @@ def _from_html(data: bytes, where: str) -> Extracted:
     etree.strip_tags(tree, etree.Comment, etree.ProcessingInstruction)
     parts: list[str] = []
     for event, element in etree.iterwalk(tree, events=("start", "end")):
-        parts.append("\n\n" if element.tag in _BLOCKS else "")
+        parts.append("\n\n" if element.tag in _BLOCKS else " " * (element.tag in _CELLS))
         parts.append((element.text if event == "start" else element.tail) or "")
     lines = (" ".join(line.split()) for line in re.split(r"\n\s*\n", "".join(parts)))
     return Extracted(text="\n\n".join(filter(None, lines)), title=title, language=language)

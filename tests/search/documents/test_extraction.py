@@ -278,3 +278,18 @@ def test_a_page_that_a_pdf_names_many_times_comes_to_an_end(tmp_path: Path, monk
     (tmp_path / "a.pdf").write_bytes(many)
     with pytest.raises(DataError, match="more than 1 million characters"):
         extract(tmp_path / "a.pdf")
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<table><tr><th>Tag<th>Ort</tr><tr><td>Mo</td><td>Museo</td></tr></table>", "Tag Ort\n\nMo Museo"),
+        ("<details><summary>Mehr</summary>Inhalt</details>", "Mehr\n\nInhalt"),
+        ("<p>Farbe<select><option>rot<option>blau</select><button>Los</button>!", "Farbe rot blau Los !"),
+        ("<p>a<b>b</b><span>c</span>", "abc"),
+        ("<p><ruby>\u6f22<rp>(</rp><rt>\u304b\u3093</rt><rp>)</rp></ruby>\u5b57", "\u6f22\u5b57"),
+    ],
+)
+def test_what_stands_apart_on_a_page_is_parted_and_readings_part_no_word(tmp_path: Path, page: str, text: str):
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    assert extract(tmp_path / "a.html").text == text
