@@ -15,13 +15,15 @@ from kdserve.cli.console import needs_extra, progress_bars, say
 from kdserve.cli.documents import open_source, report_skipped, with_languages
 from kdserve.cli.options import Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
-from kdserve.errors import KdserveError
+from kdserve.errors import FolderError, KdserveError
 
 if TYPE_CHECKING:
     from kdserve.search import Retriever, Source
 
 LOOK_MS = 2000
 """Between looks at whether the folder is still the one that is followed."""
+RETRY_S = 5.0
+"""Between tries to write an index that another process is writing, or whose disk is full."""
 
 
 def register(index: typer.Typer) -> None:
@@ -53,7 +55,7 @@ def sync(
     say(f"following {texts}; Ctrl-C ends")
     for _ in _changes(texts, watchfiles.watch):
         try:
-            _sync(retriever, source, languages_by, threads)
+            _until_written(partial(_sync, retriever, source, languages_by, threads))
         except KdserveError as error:  # the next change may mend it
             say(f"kdserve: {error}")
 
@@ -72,6 +74,19 @@ def _changes(folder: Path, watch: Callable[..., Iterator[set[Any]]]) -> Iterator
                     break
         while _inode(folder) is None:
             time.sleep(LOOK_MS / 1000)
+
+
+def _until_written(write: Callable[[], None]) -> None:
+    """Write, again and again where the index refuses it: no change in the folder will tell when it does no more."""
+    told = ""
+    while True:
+        try:
+            return write()
+        except FolderError as error:
+            if str(error) != told:
+                say(f"kdserve: {error}")
+            told = str(error)
+        time.sleep(RETRY_S)
 
 
 def _inode(folder: Path) -> tuple[int, int] | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from trigrams import TrigramEmbedder
 
-from kdserve.cli.sync import _changes
+from kdserve.cli import sync
+from kdserve.cli.sync import _changes, _until_written
 from kdserve.errors import DataError
+from kdserve.locks import folder_lock
 from kdserve.search import Document, Retriever, Source, Synced, sync_folder
 from kdserve.search.documents import embedding
 
@@ -86,6 +89,19 @@ def test_a_folder_that_another_one_replaces_is_followed(tmp_path: Path, folder: 
     assert [path.name for path in folder.iterdir()] == ["newer.txt"]
     (folder / "newest.txt").write_text("z")
     next(seen)
+
+
+def test_a_change_while_another_process_writes_is_written_when_it_is_done(
+    retriever: Retriever, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, tries = Source(path=folder, format="folder"), []
+    with ExitStack() as other:
+        other.enter_context(folder_lock(retriever.folder))
+        monkeypatch.setattr(sync.time, "sleep", lambda _: tries.append(1) or (len(tries) == 2 and other.close()))
+        _until_written(lambda: sync_folder(retriever, source) and None)
+    assert len(tries) == 2
+    assert len(retriever) == 3
+    assert capsys.readouterr().err.count("another process is writing") == 1
 
 
 def test_a_file_of_the_same_size_and_time_but_another_content_is_written(retriever: Retriever, folder: Path) -> None:
