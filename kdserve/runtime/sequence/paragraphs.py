@@ -15,6 +15,8 @@ from kdserve.runtime.tokens import TextTokenizer
 _LINE_END = re.compile(r"(\r\n?|\n)")
 _UNSPACED = frozenset(("zh", "ja", "th", "lo", "km", "my", "yue"))
 """Languages that put no space between sentences."""
+_LINK = re.compile(r"[a-z]{2,12}://[!-~]+|[\w.+-]{1,64}@[\w.-]+", re.ASCII | re.IGNORECASE)
+"""An address of the web or of mail; bounded, so that a line of megabytes takes no square of its length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +55,8 @@ def plan_texts(
 ) -> Plan:
     """Cut texts into pieces: to translate, sentences no longer than the tokenizer's limit; to summarise, whole texts.
 
-    `target` is the language of the outputs, which says what stands between two sentences that had no space.
+    What has no words (numbers, signs, links) stays as it is. `target` is the language of the outputs, which says what
+    stands between two sentences that had no space.
     """
     plan = Plan()
     between = "" if target in _UNSPACED else " "
@@ -72,15 +75,21 @@ def plan_texts(
             body = line.strip()
             before, _, after = line.partition(body)
             own = [Sentence(body, "")] if task == "summarise" else _readable(body, fits)
-            plan.pieces += [sentence.text for sentence in own]
             parts.append(before)
             for sentence in own:
-                parts += [None, sentence.space or between]
+                if has_words := _has_words(sentence.text):
+                    plan.pieces.append(sentence.text)
+                parts += [None if has_words else sentence.text, sentence.space or between]
             parts[-1] = after
         plan.layout.append(parts)
     tokenized = tokenizer.tokenize([prefix + piece for piece in plan.pieces])
     plan.ids, plan.is_cut = tokenized.ids, tokenized.is_cut
     return plan
+
+
+def _has_words(piece: str) -> bool:
+    """Whether letters stand in it outside of links, or digits of another script than ours."""
+    return any(one.isalpha() or (one.isdecimal() and not one.isascii()) for one in _LINK.sub("", piece))
 
 
 def _readable(line: str, fits: Callable[[str], bool]) -> list[Sentence]:

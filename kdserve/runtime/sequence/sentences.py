@@ -1,7 +1,8 @@
 """Where sentences end, by small rules that ask no model: what a translator reads at once.
 
 Signs of a script without spaces (。！？) end a sentence wherever they stand, others (. ! ? …) before a space and
-what can begin one. A full stop behind a title, a single letter or a small number (Dr. J. Smith, 3. Mai) ends none.
+what can begin one. A full stop behind a title, a single letter or a small number (Dr. J. Smith, 3. Mai) ends none, nor
+does one before a number behind what counts (No. 7, Art. 3), which may be a word as well: creo que no.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ _END = re.compile(  # a run of stops is tried from its first alone, so that a li
 )
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“„«]*$")
 _TITLES = re.compile(
-    "al|approx|art|bzw|ca|cf|co|corp|dept|dr|etc|fig|gen|gov|hr|hon|inc|jr|ltd|mm?|mme|mlle|mrs?|ms|mt|no|nr|pp?|prof|rev|"
-    "sen|sig|sra?|st|str|u|usw|v|vgl|vol|vs|z",
+    "al|approx|bzw|ca|cf|co|corp|dept|dr|etc|fig|gen|gov|hr|hon|inc|jr|ltd|mm?|mme|mlle|mrs?|ms|mt|nr|pp?|prof|rev|sen|"
+    "sig|sra?|st|str|u|usw|v|vgl|vs|z",
     re.IGNORECASE,
 )
+_BEFORE_NUMBERS = re.compile("art|no|vol", re.IGNORECASE)
 _LOOKED_BACK = 16
 """Characters before a full stop that tell a title from a word: more than any title has."""
 _CLAUSE = re.compile(r"(?<=[,;:，；：、–—])\s*|\s+")
@@ -71,6 +73,8 @@ def _ends_here(before: str, stop: str, after: str) -> bool:
         return True
     found = _WORD_BEFORE.search(before)
     word = found[0] if found else ""
+    if after.isdecimal() and _BEFORE_NUMBERS.fullmatch(word):
+        return False
     if _TITLES.fullmatch(word) or (len(word) == 1 and word.isalpha() and word.isupper()):
         return False
     return not (word.isdigit() and len(word) <= 2) and "." not in word[-2:]

@@ -27,6 +27,17 @@ def test_text_comes_back_in_its_own_form(bundle: Path) -> None:
     assert translator.translate([]) == []
 
 
+def test_what_has_no_words_stays_as_it_is(bundle: Path) -> None:
+    translator = Translator.load(bundle, num_threads=1)
+    signs = ["🎉🎉 :-)", "---", "| 1.234,56 € | 24.12. |", "https://a.example/b?c=d", "- max@example.com", "```", "?"]
+    assert translator.translate(signs) == signs
+    assert translator.translate(["٢٤"]) != ["٢٤"]
+    assert translator.translate(["请看https://a.example"]) != ["请看https://a.example"]
+    first = parallel()["de"][0]
+    (one,) = translator.translate([first])
+    assert translator.translate([f"***\n{first} ?!"]) == [f"***\n{one} ?!"]
+
+
 def test_long_sentence_is_read_in_parts_and_none_is_lost(bundle: Path) -> None:
     translator = Translator.load(bundle, num_threads=1)
     long = " ".join(parallel()["de"][:8]).replace(".", ",").replace("?", ",")

@@ -17,6 +17,8 @@ from kdserve.runtime.sequence.sentences import Sentence, split_long, split_sente
         ("Version 2.5 is out. Was es z.B. kann …", ["Version 2.5 is out.", "Was es z.B. kann …"]),
         ("He waits... and waits.", ["He waits... and waits."]),
         ("Он ушёл. Она осталась.", ["Он ушёл.", "Она осталась."]),
+        ("Creo que no. Tengo trabajo.", ["Creo que no.", "Tengo trabajo."]),
+        ("Siehe Nr. 7 in Vol. 2. Dieser Art. Ja.", ["Siehe Nr. 7 in Vol. 2. Dieser Art.", "Ja."]),
         ("no end", ["no end"]),
         ("Contents " + "." * 300_000 + " 5 Begin.", ["Contents " + "." * 300_000, "5 Begin."]),
         ("." * 300_000 + "x", ["." * 300_000 + "x"]),
