@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 from kdserve import Encoder
 from kdserve.cli import app
+from kdserve.cli.files import whole_file
 from kdserve.cli.vectors import written
-from kdserve.errors import DataError
+from kdserve.errors import DataError, FolderError
 from kdserve.search import Document
 
 BUNDLE = str(Path(__file__).parent / "runtime" / "bundles" / "static")
@@ -93,3 +95,16 @@ def test_two_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
             late.close()
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), vectors)
     assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_no_file_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    told = pytest.raises(FolderError, match=r"v\.npy cannot be written \(Read-only file system\)")
+    with told, whole_file(tmp_path / "v.npy"):
+        pass

@@ -129,3 +129,28 @@ def test_streams_that_are_closed_are_those_of_a_daemon(tmp_path: Path, shell: st
     command = f"{sys.executable} -m kdserve {shell}"
     ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (ran.stdout, ran.stderr, ran.returncode) == ("", output, 1 if output else 0)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"{number} T\u00fcren\n" for number in range(3000)), encoding="utf-8")
+    return texts
+
+
+def test_a_reader_that_has_had_enough_is_no_error(texts: Path):
+    command = f"{sys.executable} -m kdserve embed {texts} 2>said | head -n 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(["bash", "-c", command], cwd=texts.parent, env=environment, capture_output=True, text=True)
+    assert ran.stdout == "0\n"
+    assert "kdserve:" not in (texts.parent / "said").read_text()
+
+
+def test_an_output_that_is_no_utf_8_is_told(texts: Path):
+    command = [sys.executable, "-m", "kdserve", "embed", texts]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == (
+        "kdserve: standard output is ascii, without '\\xfc'; set PYTHONIOENCODING=utf-8"
+    )

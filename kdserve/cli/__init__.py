@@ -77,15 +77,18 @@ def _run() -> None:
         app()
     except KdserveError as error:
         sys.exit(f"kdserve: {plain(str(error))}")
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        sys.exit(0)  # who reads has had enough, as `head`, which click ends with 1 and without a word
     except OSError as error:  # no path of the user's is worth a traceback, wherever it was first touched
         name = plain(str(error.filename or "standard output, or a file,"))
         advice = "make room" if error.errno == errno.ENOSPC else "check the path"
         sys.exit(f"kdserve: {name} cannot be used ({error.strerror or error}); {advice}")
     except UnicodeEncodeError as error:
         part = error.object[error.start : error.end]
+        if error.encoding != "utf-8":
+            sys.exit(f"kdserve: standard output is {error.encoding}, without {part!r}; set PYTHONIOENCODING=utf-8")
         sys.exit(f"kdserve: a name or text holds {part!r}, which is no valid Unicode; rename the file or fix the text")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -32,4 +32,5 @@ def whole_file(out: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise write_error(out, error) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # as it is where nothing can be written, which is told above
+            aside.unlink(missing_ok=True)
