@@ -72,10 +72,10 @@ def _document(given: Record, columns: Columns, *, update: bool) -> Document | Ne
             if name in place:
                 place[name] = _number(name, place[name])
     if columns.id != ID and columns.id not in record:
-        raise DataError(f"there is no {columns.id!r} among {_names(record)}")
+        raise DataError(f"there is no {columns.id!r} among {_names(record, 'id')}")
     only_metadata = update and record.get(columns.text) is None
     if not only_metadata and columns.text not in record:
-        raise DataError(f"there is no {columns.text!r} among {_names(record)}")
+        raise DataError(f"there is no {columns.text!r} among {_names(record, 'text')}")
     text, id_ = record.pop(columns.text, None), record.pop(columns.id, None)
     languages = [record.pop(name, None) or None for name in LANGUAGE_NAMES]
     if None not in languages and languages[0] != languages[1]:
@@ -86,10 +86,11 @@ def _document(given: Record, columns: Columns, *, update: bool) -> Document | Ne
     return Document(text=text, id=id_, language=language, metadata=metadata)
 
 
-def _names(record: Record) -> str:
+def _names(record: Record, what: str) -> str:
     told = ", ".join(map(repr, record)) or "no fields"
     is_one_cell = len(record) == 1 and {";", ",", "\t", "|"} & set(*record)
-    return f"{told}; cells have commas between them in a .csv, tabs in a .tsv" if is_one_cell else told
+    mend = "cells have commas between them in a .csv, tabs in a .tsv" if is_one_cell else f"name one: --{what}-column"
+    return f"{told}; {mend}"
 
 
 def _number(name: str, cell: object) -> int | float | None:

@@ -51,7 +51,11 @@ def test_a_gzipped_file_reads_like_the_plain_one(tmp_path):
         ("a.txt", "", "a.txt is empty; give texts"),
         ("a.txt", b"ok\n\xff\xfe\n", "a.txt line 2 is not UTF-8"),
         ("a.tsv", "id\ttext\n1\ta\n2\n", "a.tsv line 3 has 1 columns, its header has 2"),
-        ("a.tsv", "id\tsentence\n1\ta\n", "a.tsv line 2: there is no 'text' among 'id', 'sentence'"),
+        (
+            "a.tsv",
+            "id\tsentence\n1\ta\n",
+            "a.tsv line 2: there is no 'text' among 'id', 'sentence'; name one: --text-column",
+        ),
         ("a.csv", "id;text\n1;a\n", "a.csv line 2: there is no 'text' among 'id;text'; cells have commas between them"),
         ("a.tsv", "id\ttext\n1\t \n", "a.tsv line 2: document '1' has an empty text"),
         ("a.jsonl", '{"text": "a"}\n{"text": ', "a.jsonl line 2 is no JSON"),
