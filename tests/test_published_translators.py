@@ -67,6 +67,19 @@ def test_lines_in_the_language_that_is_written_stay_as_they_are(tmp_path: Path):
     assert run.stdout.split("\n") == [lines[0], *translated, "", lines[3], ""]
 
 
+def test_kdserve_gist_says_no_word_four_times_in_a_row_but_digits():
+    translator = Translator.load("kdserve-gist", num_threads=2)
+    sources = [
+        "Converteert de geselecteerde Chinese tekst van de ene Chinese schrijfwijze naar de andere.",
+        "V LibreOffice lahko izvedete osnovne preizkuse za prilagojeni filter XML.",
+        "Er zahlte 10000 Euro.",
+    ]
+    for beams in (1, 4):
+        outputs = translator.translate(sources, num_beams=beams)
+        assert not any(re.search(r"\b(\w+)(?: \1){3}\b", output) for output in outputs)
+        assert "10000" in outputs[2]
+
+
 def test_kdserve_gist_writes_no_numbers_but_those_of_its_source():
     translator = Translator.load("kdserve-gist", num_threads=2)
     sources = [

@@ -25,6 +25,7 @@ from kdserve.recipe import SequenceRecipe
 
 _LOOKED_AT = 256
 """So many texts say what an encoder's states are like."""
+_MAX_RUN = 3
 
 
 def start_writer(
@@ -61,6 +62,8 @@ def start_writer(
     if sides.first is not None:
         model.generation_config.forced_bos_token_id = sides.first
     model.generation_config.keep_numbers = recipe.task == "translate"
+    model.generation_config.max_run = _MAX_RUN
+    model.generation_config._from_model_config = False  # else it is made anew from the model's, without these
     set_dropout(model, settings.dropout)
     return EncoderDecoder(model), sides
 

@@ -1,4 +1,5 @@
-"""Which tokens may not come next: those that would repeat an n-gram or begin another number, the end before its time.
+"""Which tokens may not come next: those that would repeat an n-gram, stand in a row too often or begin another number,
+and the end before its time.
 
 B rows, T tokens written, the start token among them, K candidates
 """
@@ -54,8 +55,11 @@ class Bounds:
 
 
 def bounds(written_BT: Ids, rules: Generation, kept: Kept | None) -> Bounds:
-    """Say what may come next in each row; `kept` has a source for each, None where numbers are not kept."""
+    """Say what may come next in each row; `kept` has a source for each, None where numbers and runs are free."""
     never = _repeats(written_BT, rules)
+    if kept and rules.max_run:
+        runs = _runs(written_BT, rules.max_run)
+        never = [own | (run - kept.digits.written.keys()) for own, run in zip(never, runs, strict=True)]
     must: list[tuple[int, ...]] = [()] * len(written_BT)
     if kept and any(kept.numbers):
         found = [kept.digits.rule(row[1:].tolist(), own) for row, own in zip(written_BT, kept.numbers, strict=True)]
@@ -78,3 +82,13 @@ def _repeats(written_BT: Ids, rules: Generation) -> list[frozenset[int]]:
             return [always] * num_rows
     nexts_BT = written_BT[:, size - 1 :]
     return [always | set(own[again].tolist()) for own, again in zip(nexts_BT, repeats_BT, strict=True)]
+
+
+def _runs(written_BT: Ids, most: int) -> list[frozenset[int]]:
+    """The token that stands `most` times in a row at a row's end, if one does."""
+    nothing: frozenset[int] = frozenset()
+    if written_BT.shape[1] <= most:
+        return [nothing] * len(written_BT)
+    last = written_BT[:, -1]
+    is_run_B = (written_BT[:, -most:] == last[:, None]).all(axis=1)
+    return [frozenset((int(token),)) if is_run else nothing for token, is_run in zip(last, is_run_B, strict=True)]

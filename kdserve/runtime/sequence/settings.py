@@ -28,7 +28,8 @@ class Generation:
     before one of `end_ids`; at its limit comes `forced_end_id`. With one beam the likeliest token is taken each time,
     with more, sums of log-probabilities divided by length ** `length_penalty` decide among outputs. No run of
     `no_repeat_ngram` tokens comes twice, 0 for no such rule; an output has `min_tokens` at least. With `keep_numbers`,
-    which transformers has not, what has numbers is written without others (`kdserve.runtime.sequence.numbers`).
+    which transformers has not, what has numbers is written without others (`kdserve.runtime.sequence.numbers`); nor has
+    it `max_run`, the most times that a token which is no digit stands in a row, 0 for any.
     """
 
     start_id: int
@@ -41,9 +42,12 @@ class Generation:
     no_repeat_ngram: int = 0
     min_tokens: int = 0
     keep_numbers: bool = False
+    max_run: int = 0
 
     def __post_init__(self) -> None:
-        require(self, start_id=_IDS, end_ids=_IDS, num_beams="[1, 64]", no_repeat_ngram=_IDS, min_tokens=_IDS)
+        require(
+            self, start_id=_IDS, end_ids=_IDS, num_beams="[1, 64]", no_repeat_ngram=_IDS, min_tokens=_IDS, max_run=_IDS
+        )
         require(self, length_penalty="[-10, 10]")
         for name in ("forced_start_id", "forced_end_id"):
             if getattr(self, name) is not None:

@@ -223,7 +223,7 @@ class Translator:
     def generate(self, ids: Sequence[Sequence[int]], rules: Generation, *, max_output_tokens: int) -> list[list[int]]:
         """Return the target's token ids for the source's, without start and end: what `translate` stands on.
 
-        Numbers are not kept, as ids do not say which there are.
+        Numbers are not kept, as ids do not say which there are, nor are runs of a token cut short.
 
         Raises:
             EncodeError: a graph failed.
@@ -232,7 +232,9 @@ class Translator:
         return self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size, grow=0).ids
 
     def _kept(self, rules: Generation, texts: Sequence[str]) -> Kept | None:
-        return Kept(self._target.digits, list(map(numbers_of, texts))) if rules.keep_numbers else None
+        if not (rules.keep_numbers or rules.max_run):
+            return None
+        return Kept(self._target.digits, [numbers_of(text) if rules.keep_numbers else () for text in texts])
 
     def _rules(
         self,

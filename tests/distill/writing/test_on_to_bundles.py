@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,14 @@ def test_a_distilled_student_goes_on_to_a_bundle_that_writes_the_same(
     _export(tmp_path / "student", tmp_path / "bundle")
     translator, model = Translator.load(tmp_path / "bundle", num_threads=1), open_writer(tmp_path / "student").eval()
     sides = open_sides(tmp_path / "student", paddings=paddings_of(model.config))
+    rules = translator.settings.generation
+    assert (rules.keep_numbers, rules.max_run) == (True, 3)
+    greedily = replace(rules, num_beams=1)
     for text in TEXTS:
         source = torch.tensor(sides.read([text], language="de", most=24))
         written = model.generate(input_ids=source, num_beams=1, max_new_tokens=16)
-        assert translator.translate([text], num_beams=1) == sides.texts(written.tolist())
+        found = translator.generate(translator.tokenize([text]), greedily, max_output_tokens=16)
+        assert sides.texts(found) == sides.texts(written.tolist())
 
 
 def test_a_bundle_opens_again_and_goes_on_to_another_task(writing_recipe, tmp_path):

@@ -83,3 +83,13 @@ def test_what_must_come_takes_the_best_candidates_place_where_it_is_none() -> No
     chosen = found.keep(candidates)
     assert chosen.ids[:, 0].tolist() == ids("7", "8", "7")
     assert chosen.scores[:, 0].tolist() == [-1.0, -1.0, -2.0]
+
+
+def test_a_token_that_is_no_digit_ends_its_run_where_that_is_as_long_as_it_may_be() -> None:
+    digits = Digits.of(TOKENS, decode)
+    rules = Generation(start_id=0, end_ids=(0,), max_run=3)
+    kept = Kept(digits, [()] * 4)
+    rows = [ids("▁at", "▁at", "▁at"), ids("▁1", "▁at", "▁at"), ids("0", "0", "0"), ids("▁at", "▁at", "▁1")]
+    found = bounds(np.array([[0, *row] for row in rows]), rules, kept)
+    assert found.never == [frozenset(ids("▁at")), frozenset(), frozenset(), frozenset()]
+    assert bounds(np.array([[0, *rows[0][:2]]]), rules, kept.of([0])).never == [frozenset()]
