@@ -6,6 +6,7 @@ B rows, T tokens written, the start token among them, K candidates
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,8 +59,9 @@ def bounds(written_BT: Ids, rules: Generation, kept: Kept | None) -> Bounds:
     """Say what may come next in each row; `kept` has a source for each, None where numbers and runs are free."""
     never = _repeats(written_BT, rules)
     if kept and rules.max_run:
-        runs = _runs(written_BT, rules.max_run)
-        never = [own | (run - kept.digits.written.keys()) for own, run in zip(never, runs, strict=True)]
+        for row, token in _runs(written_BT, rules.max_run):
+            if token not in kept.digits.written:
+                never[row] |= {token}
     must: list[tuple[int, ...]] = [()] * len(written_BT)
     if kept and any(kept.numbers):
         found = [kept.digits.rule(row[1:].tolist(), own) for row, own in zip(written_BT, kept.numbers, strict=True)]
@@ -84,11 +86,9 @@ def _repeats(written_BT: Ids, rules: Generation) -> list[frozenset[int]]:
     return [always | set(own[again].tolist()) for own, again in zip(nexts_BT, repeats_BT, strict=True)]
 
 
-def _runs(written_BT: Ids, most: int) -> list[frozenset[int]]:
-    """The token that stands `most` times in a row at a row's end, if one does."""
-    nothing: frozenset[int] = frozenset()
-    if written_BT.shape[1] <= most:
-        return [nothing] * len(written_BT)
-    last = written_BT[:, -1]
-    is_run_B = (written_BT[:, -most:] == last[:, None]).all(axis=1)
-    return [frozenset((int(token),)) if is_run else nothing for token, is_run in zip(last, is_run_B, strict=True)]
+def _runs(written_BT: Ids, most: int) -> Iterator[tuple[int, int]]:
+    """Yield the rows that end in one token `most` times, with that token."""
+    if written_BT.shape[1] > most:
+        last = written_BT[:, -1]
+        for row in np.flatnonzero((written_BT[:, -most:] == last[:, None]).all(axis=1)).tolist():
+            yield row, int(last[row])
