@@ -67,6 +67,12 @@ def test_lines_that_show_nothing_get_no_label(tmp_path: Path):
     assert [line.split("\t")[0] for line in run.stdout.splitlines()] == ["de"]
 
 
+def test_a_blank_text_has_no_label_and_keeps_its_place():
+    found = Classifier.load("kdserve-langid", num_threads=1).classify(["", "Guten Morgen allerseits", "\u200b\n"])
+    assert [one.label for one in found] == [None, "de", None]
+    assert (found[0].probability, found[1].probability > 0.5) == (0.0, True)
+
+
 def test_classify_says_once_how_many_texts_it_read_a_beginning_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "texts.txt").write_text("Ein kurzer Satz.\n" + "Der Zug kommt spät. " * 200 + "\n", encoding="utf-8")
     run = CliRunner().invoke(app, ["classify", "kdserve-langid", str(tmp_path / "texts.txt")], catch_exceptions=False)

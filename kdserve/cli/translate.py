@@ -118,7 +118,7 @@ def translate_mixed(
     written = target or next(iter(translator.targets), "")
     by_source: dict[str, list[int]] = {}
     for place, found in enumerate(classifier.classify(texts)):
-        named = found.label if found.probability >= LEAST_PROBABILITY else ""
+        named = (found.label or "") if found.probability >= LEAST_PROBABILITY else ""
         if not named or named != written:
             by_source.setdefault(named if named in known else source, []).append(place)
     for one, places in by_source.items():

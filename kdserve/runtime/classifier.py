@@ -18,6 +18,7 @@ from kdserve.errors import EncodeError, FolderError
 from kdserve.manifest import unchanged, verify_folder
 from kdserve.model_settings import SIZES, ModelSettings
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
+from kdserve.runtime.normalizer import is_blank
 from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
 from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
@@ -47,9 +48,9 @@ class ClassifierSettings(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """The likeliest label of a text and its probability."""
+    """The likeliest label of a text and its probability; a blank text has no label, and probability 0."""
 
-    label: str
+    label: str | None
     probability: float
 
 
@@ -145,12 +146,15 @@ class Classifier:
         return self._runner.run_tokens(ids)
 
     def classify(self, texts: Iterable[str], *, progress: Progress = no_progress) -> list[Prediction]:
-        """Return the likeliest label of each text. Raises as `probabilities`."""
-        rows = self.probabilities(texts, progress=progress)
+        """Return the likeliest label of each text, none for a blank one. Raises as `probabilities`."""
+        given = require_texts(texts)
+        rows = self.probabilities(given, progress=progress)
         best = rows.argmax(axis=1) if len(rows) else ()
         return [
-            Prediction(label=self.labels[place], probability=float(row[place]))
-            for row, place in zip(rows, best, strict=True)
+            Prediction(label=None, probability=0.0)
+            if is_blank(text)
+            else Prediction(label=self.labels[place], probability=float(row[place]))
+            for text, row, place in zip(given, rows, best, strict=True)
         ]
 
 

@@ -88,9 +88,9 @@ class ClassifyRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Classified(msgspec.Struct):
-    """The likeliest label of a text, and the next ones."""
+    """The likeliest label of a text, and the next ones; a blank text has none, and probability 0."""
 
-    label: str
+    label: str | None
     probability: float
     labels: list[Prediction]
     truncated: bool
@@ -163,8 +163,13 @@ class Searching:
         require_number(len(texts), self._limits.texts)
         answer = await model.classify(texts, truncate=request.truncate, on_wait=call.wait)
         results = [
-            Classified(label=labels[0].label, probability=labels[0].score, labels=labels[: request.top], truncated=cut)
-            for labels, cut in zip(predictions(model, answer.rows), answer.is_cut, strict=True)
+            Classified(
+                label=labels[0].label if labels else None,
+                probability=labels[0].score if labels else 0.0,
+                labels=labels[: request.top],
+                truncated=cut,
+            )
+            for labels, cut in zip(predictions(model, texts, answer.rows), answer.is_cut, strict=True)
         ]
         return Reply(body=ClassifyReply(model=model.name, results=results), headers=cut_headers(answer.is_cut))
 

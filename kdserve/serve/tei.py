@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 
 import kdserve
+from kdserve.runtime.classifier import Probabilities
 from kdserve.runtime.encoder import Role
+from kdserve.runtime.normalizer import is_blank
 from kdserve.serve.endpoint import TEXT, Call, Endpoint, Reply, cut_headers
 from kdserve.serve.models import Models, ServedClassifier
 from kdserve.serve.openai import ROWS_A_TURN, Given, Width, read_texts, require_number
@@ -160,7 +161,7 @@ class TextEmbeddingsInference:
         texts, is_one = _single_texts(request.inputs)
         require_number(len(texts), self._limits.texts)
         answer = await model.classify(texts, truncate=request.truncate is not False, on_wait=call.wait)
-        found = predictions(model, answer.rows)
+        found = predictions(model, texts, answer.rows)
         return Reply(body=found[0] if is_one else found, headers=cut_headers(answer.is_cut))
 
     async def info(self, call: Call, request: None) -> Reply:
@@ -188,12 +189,14 @@ class TextEmbeddingsInference:
         return Reply(body=b"", content_type=TEXT)
 
 
-def predictions(model: ServedClassifier, rows: np.ndarray[Any, np.dtype[np.float32]]) -> list[list[Prediction]]:
-    """List all labels of each text with their probabilities, the likeliest first."""
+def predictions(model: ServedClassifier, texts: Sequence[str], rows: Probabilities) -> list[list[Prediction]]:
+    """List all labels of each text with their probabilities, the likeliest first; a blank text has none."""
     labels = model.classifier.labels
     return [
-        [Prediction(score=float(row[place]), label=labels[place]) for place in (-row).argsort(kind="stable")]
-        for row in rows
+        []
+        if is_blank(text)
+        else [Prediction(score=float(row[place]), label=labels[place]) for place in (-row).argsort(kind="stable")]
+        for text, row in zip(texts, rows, strict=True)
     ]
 
 

@@ -145,6 +145,12 @@ def test_texts_are_classified(server: ServerProcess):
     assert server.post("/classify", {"texts": "a", "model": "tiny-static"}).status == 404
 
 
+def test_a_blank_text_keeps_its_place_and_has_no_label(server: ServerProcess):
+    results = server.post("/classify", {"texts": ["", "Wo ist der Bahnhof?", "\u200b \n"]}).json["results"]
+    assert [one["label"] for one in results] == [None, "de", None]
+    assert results[2] == {"label": None, "probability": 0.0, "labels": [], "truncated": False}
+
+
 def test_without_keys_nobody_may_write(server: ServerProcess):
     answer = server.post("/documents", {"documents": [{"text": "new"}]})
     assert (answer.status, answer.json["error"]["type"]) == (403, "permission_error")

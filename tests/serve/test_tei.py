@@ -48,6 +48,7 @@ def test_predict_gives_all_labels_the_likeliest_first(server: ServerProcess):
     assert alone[0]["score"] == pytest.approx(expected[1].probability)
     several = server.post("/predict", {"inputs": [[text] for text in TEXTS]}).json
     assert [labels[0]["label"] for labels in several] == [one.label for one in expected]
+    assert server.post("/predict", {"inputs": [[""], [TEXTS[1]]]}).json == [[], several[1]]
 
 
 def test_tokenize_tells_pieces_and_their_places(server: ServerProcess):
