@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import gc
 import logging
 import multiprocessing
@@ -40,6 +41,11 @@ GARBAGE_OBJECTS = 10_000
 """Requests leave little that counting references does not free; to look for it oftener takes a few percent."""
 GUESTS_A_TURN = 16
 """The event loop lets one guest in a turn at each door: at a single one they would wait while turns are long."""
+GUEST_IS_LOST = {
+    errno.ECONNABORTED, errno.ECONNRESET, errno.ENOTCONN, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
+    errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EPERM, errno.ETIMEDOUT,
+}  # fmt: skip
+"""What one connection alone may meet as it is let in (Linux, accept(2)): those behind it are let in all the same."""
 SO_ATTACH_FILTER = 26
 # flags = tcp[13] & (SYN | ACK); if flags == SYN: return 0 bytes; return all
 DROP_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
@@ -127,9 +133,13 @@ class Server(uvicorn.Server):
                 server.close()
             door.close()
             while True:
-                guest, _ = last.accept()
-                guest.setblocking(False)
-                await loop.connect_accepted_socket(self._protocol, guest)
+                try:
+                    guest, _ = last.accept()
+                    guest.setblocking(False)
+                    await loop.connect_accepted_socket(self._protocol, guest)
+                except OSError as error:
+                    if error.errno not in GUEST_IS_LOST:
+                        raise
 
     def _protocol(self) -> asyncio.Protocol:
         make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class

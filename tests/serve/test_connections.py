@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import http.client
 import json
+import os
 import resource
 import socket
 import time
@@ -191,6 +193,40 @@ def test_a_connection_that_never_says_anything_is_closed(application: Applicatio
         door.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [errno.ECONNABORTED, errno.EPROTO, errno.ENETUNREACH, errno.ECONNRESET])
+def test_a_server_that_stops_lets_in_those_behind_one_whose_connection_is_lost(application: Application, error: int):
+    class Door(socket.socket):
+        def accept(self) -> tuple[socket.socket, object]:
+            guest, address = super().accept()
+            if guest.recv(1, socket.MSG_PEEK) == b"!":
+                guest.close()
+                raise OSError(error, os.strerror(error))
+            return guest, address
+
+    async def main() -> list[bytes]:
+        server = Server(application)
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        server.servers = []
+        with Door(socket.AF_INET, socket.SOCK_STREAM) as door, contextlib.ExitStack() as guests:
+            door.bind(("127.0.0.1", 0))
+            door.listen()
+            readers = []
+            for word in (b"!", b"GET ", b"!", b"GET "):
+                reader, writer = await asyncio.open_connection(*door.getsockname())
+                guests.callback(writer.close)
+                writer.write(word)
+                readers.append((reader, writer))
+            await server._shut(door)
+            told = []
+            for reader, writer in readers[1::2]:
+                writer.write(b"/livez HTTP/1.1\r\nhost: x\r\n\r\n")
+                told.append(await asyncio.wait_for(reader.readline(), 30))
+        return told
+
+    assert asyncio.run(main()) == [b"HTTP/1.1 200 OK\r\n"] * 2
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit")
