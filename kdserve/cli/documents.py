@@ -122,9 +122,14 @@ def refuse_repeats(index: RetrieverProtocol, name: str, source: Source) -> Itera
 
 def report_skipped(source: Source) -> None:
     """Say how many files of a folder were no documents, and of which kinds."""
-    if source.skipped:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in source.skipped.most_common())
-        say(f"{source.path}: skipped {kinds}")
+    if skipped := skipped_in(source):
+        say(skipped)
+
+
+def skipped_in(source: Source) -> str:
+    """What `report_skipped` says; "" where all were documents."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in source.skipped.most_common())
+    return f"{source.path}: skipped {kinds}" if kinds else ""
 
 
 def known_ids(folder: Path, given: list[str]) -> list[Id]:

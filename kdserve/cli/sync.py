@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdserve.cli.console import needs_extra, progress_bars, say
-from kdserve.cli.documents import open_source, report_skipped, with_languages
+from kdserve.cli.documents import open_source, skipped_in, with_languages
 from kdserve.cli.options import Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
 from kdserve.errors import FolderError, KdserveError
 
 if TYPE_CHECKING:
-    from kdserve.search import Retriever, Source
+    from kdserve.search import KnownFiles, Retriever, Source
 
 LOOK_MS = 2000
 """Between looks at whether the folder is still the one that is followed."""
@@ -45,9 +46,12 @@ def sync(
 
     Documents that came another way stay. Files that cannot be read are told, and keep the document that they had.
     """
+    from kdserve.search import KnownFiles
+
     retriever = open_retriever(folder, bundle, device=device, threads=threads)
     source = open_source(texts, "folder", "text", "id", "", fields)
-    _sync(retriever, source, languages_by, threads)
+    synchronise = partial(_sync, retriever, source, KnownFiles(), _News(), languages_by, threads)
+    synchronise()
     if not watch:
         return
     with needs_extra("documents"):
@@ -55,7 +59,7 @@ def sync(
     say(f"following {texts}; Ctrl-C ends")
     for _ in _changes(texts, watchfiles.watch):
         try:
-            _until_written(partial(_sync, retriever, source, languages_by, threads))
+            _until_written(synchronise)
         except KdserveError as error:  # the next change may mend it
             say(f"kdserve: {error}")
 
@@ -97,11 +101,44 @@ def _inode(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def _sync(retriever: Retriever, source: Source, languages_by: str, threads: int | None) -> None:
+class _News(logging.Filter):
+    """What is said in one round and was not said in the round before, of the log and beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: set[str] = set()
+        self._now: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is news."""
+        return self.is_new(record.getMessage())
+
+    def is_new(self, line: str) -> bool:
+        """Whether a line is news; it is not in the next round."""
+        self._now.add(line)
+        return line not in self._before
+
+    @contextlib.contextmanager
+    def round(self) -> Iterator[None]:
+        """A round, in which the log holds news alone."""
+        logger = logging.getLogger("kdserve")
+        self._before, self._now = self._now, set()
+        logger.addFilter(self)
+        try:
+            yield
+        finally:
+            logger.removeFilter(self)
+
+
+def _sync(
+    retriever: Retriever, source: Source, known: KnownFiles, news: _News, languages_by: str, threads: int | None
+) -> None:
     from kdserve.search import sync_folder
 
     prepare = partial(with_languages, languages_by=languages_by, threads=threads)
-    with progress_bars() as progress:
-        done = sync_folder(retriever, source, prepare=prepare, progress=progress)
-    report_skipped(source)
+    with news.round():
+        with progress_bars() as progress:
+            done = sync_folder(retriever, source, files_known=known, prepare=prepare, progress=progress)
+        if (skipped := skipped_in(source)) and news.is_new(skipped):
+            say(skipped)
     say(f"{retriever.folder}: {done.written} written, {done.deleted} deleted, {done.unchanged} unchanged")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kdserve.search.query.ranking import SearchOptions
     from kdserve.search.query.snippets import make_snippet
     from kdserve.search.retriever import BuildOptions, Retriever
-    from kdserve.search.sync import Synced, sync_folder
+    from kdserve.search.sync import KnownFiles, Synced, sync_folder
 
 __all__ = [
     "Answer",
@@ -32,6 +32,7 @@ __all__ = [
     "Format",
     "Id",
     "IndexInfo",
+    "KnownFiles",
     "MinedPair",
     "NewMetadata",
     "Requirements",
@@ -70,7 +71,7 @@ _MODULES = {
     "query.ranking": "SearchOptions",
     "query.snippets": "make_snippet",
     "retriever": "BuildOptions Retriever",
-    "sync": "Synced sync_folder",
+    "sync": "KnownFiles Synced sync_folder",
     "index.snapshot": "open_snapshot",
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from kdserve.search.documents.document import Document, Id
 from kdserve.search.documents.readers import CONTENT, OF_FILE, Source, content_of
 from kdserve.search.index.snapshot import open_snapshot
 from kdserve.search.retriever import Retriever
+
+REST_NS = 2_000_000_000
+"""A file that changed so lately may change again without another time: some file systems count in two seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,34 +28,83 @@ class Synced:
     unchanged: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownFiles:
+    """What is known of files from one synchronisation to the next, so that those alone are read that changed since.
+
+    `contents` has the size and times of each that was at rest, and the digest that it had with them; `blank` those of
+    them that have no text.
+    """
+
+    contents: dict[Path, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+    blank: set[Path] = field(default_factory=set)
+
+    def content_of(self, file: Path) -> str:
+        """As `readers.content_of`."""
+        marks, digest = self.contents.get(file, ((), ""))
+        if marks != (found := _marks(file)):
+            self.contents.pop(file, None)
+            self.blank.discard(file)
+            is_at_rest = max(found[-2:], default=0) < time.time_ns() - REST_NS
+            digest = content_of(file)
+            if digest and is_at_rest:
+                self.contents[file] = found, digest
+        return digest
+
+    def keep_blank(self, file: Path) -> None:
+        """Keep that a file has no text, if it is still the one whose content is known."""
+        if file in self.contents and self.contents[file][0] == _marks(file):
+            self.blank.add(file)
+
+
+def _marks(file: Path) -> tuple[int, ...]:
+    """What changes with a file, its times last."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def sync_folder(
     retriever: Retriever,
     source: Source,
     *,
+    files_known: KnownFiles | None = None,
     prepare: Callable[[Iterator[Document]], Iterator[Document]] = iter,
     progress: Progress = no_progress,
 ) -> Synced:
     """Make an index hold what a folder holds: one commit for new and changed files, one for those that are gone.
 
     Documents that came another way (no synchronisation, no source with `follow`) stay, but where a file has their id. A
-    file that cannot be read any more keeps the document that it had, one without a text has none. `prepare` sees the
-    documents before they are embedded.
+    file that cannot be read any more keeps the document that it had, one without a text has none. Who synchronises ever
+    again gives the same `files_known` to all calls; without it every file is read. `prepare` sees the documents before
+    they are embedded.
 
     Raises:
         DataError: no folder, or none with a file that can be read: an index is not emptied by a disk that is not there.
         FolderError: another writer, or a damaged index.
     """
-    format, files = source.files()
+    files_known = files_known or KnownFiles()
+    format, files = source.begin()
     if format != "folder":
         raise DataError(f"{source.path} is no folder of texts; use add and update for tables")
     known = contents(retriever.folder)
     there = {file.relative_to(source.path).as_posix(): file for file in files}
-    digests = {name: content_of(file) for name, file in there.items()}
+    digests = {name: files_known.content_of(file) for name, file in there.items()}
     stale = [name for name, digest in digests.items() if known.get(name) != digest]
-    source.skipped.clear()
-    source.blank.clear()
     following = replace(source, follow=True)
-    fresh = iter(prepare(document for name in stale for document in following.read_file(there[name])))
+
+    def read() -> Iterator[Document]:
+        for name in stale:
+            if there[name] in files_known.blank:
+                source.pass_blank(there[name])
+                continue
+            yield from following.read_file(there[name])
+            if name in source.blank:
+                files_known.keep_blank(there[name])
+
+    fresh = iter(prepare(read()))
     first, num_written = list(islice(fresh, 1)), 0
     if not first and len(stale) == len(there):
         raise DataError(f"{source.path} holds no file with a text that can be read; nothing was changed")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from trigrams import TrigramEmbedder
 
+import kdserve.search.sync
 from kdserve.cli import sync
-from kdserve.cli.sync import _changes, _until_written
-from kdserve.errors import DataError
+from kdserve.cli.sync import _changes, _News, _until_written
+from kdserve.errors import DataError, FolderError
 from kdserve.locks import folder_lock
-from kdserve.search import Document, Retriever, Source, Synced, sync_folder
-from kdserve.search.documents import embedding
+from kdserve.search import Document, KnownFiles, Retriever, Source, Synced, sync_folder
+from kdserve.search.documents import embedding, readers
 
 
 @pytest.fixture
@@ -179,3 +180,75 @@ def test_a_folder_of_which_nothing_can_be_read_empties_no_index(
     with pytest.raises(DataError, match="nothing was changed"):
         sync_folder(retriever, Source(path=tmp_path / "others", format="folder"))
     assert len(retriever) == 3
+
+
+def test_what_a_folder_holds_beside_texts_is_counted(retriever: Retriever, folder: Path) -> None:
+    source = Source(path=folder, format="folder")
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    (folder / "deep" / "round").symlink_to(folder)
+    for _ in range(2):
+        sync_folder(retriever, source)
+        assert source.skipped == {".png": 1, "link to a folder, which is not followed": 1}
+
+
+@pytest.fixture
+def files_read(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of the files whose content was read, until it is cleared."""
+    read, hash_file = set(), readers.hash_file
+    monkeypatch.setattr(readers, "hash_file", lambda path: read.add(path.name) or hash_file(path))
+    return read
+
+
+def test_who_synchronises_again_reads_only_what_has_changed(
+    retriever: Retriever, folder: Path, monkeypatch: pytest.MonkeyPatch, files_read: set[str]
+) -> None:
+    source, known = Source(path=folder, format="folder"), KnownFiles()
+    (folder / "blank.md").write_text(" \n")
+    rounds = []
+
+    def synchronise() -> None:
+        files_read.clear()
+        with suppress(FolderError):
+            sync_folder(retriever, source, files_known=known)
+        rounds.append(sorted(files_read))
+
+    synchronise()
+    synchronise()  # files so young that another change may leave no trace
+    monkeypatch.setattr(kdserve.search.sync, "REST_NS", 0)
+    synchronise()
+    synchronise()
+    (folder / "a.md").write_text("# Bread\n\nCold by now.")
+    with folder_lock(retriever.folder):
+        synchronise()
+    synchronise()
+    every = ["a.md", "b.txt", "blank.md"]
+    assert rounds == [every, every, every, [], ["a.md"], ["a.md"]]
+    assert source.skipped == {".md without a text": 1}
+    assert len(retriever) == 3
+    (folder / "blank.md").write_text("Cold by now too.")
+    assert sync_folder(retriever, source, files_known=known) == Synced(written=1, deleted=0, unchanged=2)
+
+
+def test_a_folder_of_which_nothing_has_a_text_empties_no_index_the_second_time(
+    retriever: Retriever, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kdserve.search.sync, "REST_NS", 0)
+    source, known = Source(path=folder, format="folder"), KnownFiles()
+    sync_folder(retriever, source, files_known=known)
+    for path in (folder / "a.md", folder / "deep" / "b.txt"):
+        path.write_text("")
+    for _ in range(2):
+        with pytest.raises(DataError, match="nothing was changed"):
+            sync_folder(retriever, source, files_known=known)
+    assert len(retriever) == 3
+
+
+def test_a_round_tells_what_the_round_before_did_not(caplog: pytest.LogCaptureFixture) -> None:
+    news, told = _News(), []
+    for lines in (["a", "b"], ["b", "c"], [], ["b"]):
+        caplog.clear()
+        with news.round():
+            for line in lines:
+                logging.getLogger("kdserve").warning(line)
+            told.append((caplog.messages[:], news.is_new("skipped 1 .png")))
+    assert told == [(["a", "b"], True), (["c"], False), ([], False), (["b"], False)]

@@ -171,13 +171,19 @@ class Source:
         return read_markup("\n".join(lines), ending=_ending(file))
 
     def _documents(self, file: Path, found: Extracted) -> list[Document]:
-        name = file.name if file == self.path else file.relative_to(self.path).as_posix()
         if is_blank(found.text):
-            self.skipped["blank" if found.text else "empty"] += 1
-            self.blank.add(name)
+            self.pass_blank(file)
             return []
         metadata = self.columns.kept({TITLE: found.title} if found.title else {})
-        return [Document(text=found.text, id=name, language=found.language, metadata=metadata)]
+        return [Document(text=found.text, id=self._name_of(file), language=found.language, metadata=metadata)]
+
+    def pass_blank(self, file: Path) -> None:
+        """Count one of the files that has no text."""
+        self.skipped[f"{_ending(file)} without a text"] += 1
+        self.blank.add(self._name_of(file))
+
+    def _name_of(self, file: Path) -> str:
+        return file.name if file == self.path else file.relative_to(self.path).as_posix()
 
     def files(self) -> tuple[Format, list[Path]]:
         """The format, and the files that are in it: the one that was named, or those of a folder."""

@@ -192,7 +192,7 @@ def test_empty_and_foreign_files_of_a_folder_are_skipped_and_counted(tmp_path):
         written(tmp_path, name, b"\x89")
     source = Source(path=tmp_path, format="folder")
     assert [document.text for document in source.read()] == ["bread", "rye"]
-    assert source.skipped == {".png": 2, "without an ending": 1, "empty": 1, "blank": 1}
+    assert source.skipped == {".png": 2, "without an ending": 1, ".txt without a text": 1, ".md without a text": 1}
 
 
 def test_a_folder_of_tables_is_read_as_one_table(tmp_path):
