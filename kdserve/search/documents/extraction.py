@@ -27,8 +27,13 @@ MAX_DIRECTORY_BYTES = 5_000_000
 MAX_PAGES = 10_000
 MAX_MARKUP_BYTES, MAX_TAGS = 50_000_000, 3_000_000
 """Of a page or part: its tree takes some 350 bytes a tag, so that an archive of kilobytes would fill gigabytes."""
-_DROPPED = ("script", "style", "template", "noscript", "svg", "nav", "head", "rt", "rp")
-"""What is no text of the page; so are readings beside kanji (ruby), which would stand inside its words."""
+_HIDDEN = "hidden"
+_DROPPED = (
+    "script", "style", "template", "noscript", "svg", "nav", "head", "rt", "rp", "audio", "video", "canvas", "iframe",
+    "annotation", "annotation-xml", _HIDDEN,
+)  # fmt: skip
+"""What is no text of the page; so are readings beside kanji (ruby), which would stand inside its words, and formulas in
+TeX beside MathML."""
 _BLOCKS = frozenset(
     ("address", "article", "aside", "blockquote", "br", "caption", "center", "dd", "details", "dialog", "div", "dl",
      "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hgroup",
@@ -36,6 +41,7 @@ _BLOCKS = frozenset(
 )  # fmt: skip
 _CELLS = frozenset(("button", "option", "select", "td", "textarea", "th"))
 """What stands apart from its neighbours in a line, though no space be written there."""
+_UNSEEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?=[-_]|$)")
 _XML = "{http://www.w3.org/XML/1998/namespace}"
@@ -172,16 +178,36 @@ def _from_html(data: bytes, where: str) -> Extracted:
     tree = html.document_fromstring(text.encode(), parser=parser)
     if any("depth" in entry.message for entry in parser.error_log):  # libxml2 leaves out what lies deeper
         raise DataError(f"{where} nests its elements too deeply; simplify it")
-    title = tree.xpath("string(//head/title)") or tree.xpath("string(//h1)")
+    title = tree.xpath("string(//head/title)")
     language = language_of(tree.get("lang") or tree.get(f"{_XML}lang") or tree.get("xml:lang"))
+    _mark_hidden(tree)
     etree.strip_elements(tree, *_DROPPED, with_tail=False)
     etree.strip_tags(tree, etree.Comment, etree.ProcessingInstruction)
+    title = title or tree.xpath("string(//h1)")
     parts: list[str] = []
     for event, element in etree.iterwalk(tree, events=("start", "end")):
         parts.append("\n\n" if element.tag in _BLOCKS else " " * (element.tag in _CELLS))
         parts.append((element.text if event == "start" else element.tail) or "")
     lines = (" ".join(line.split()) for line in re.split(r"\n\s*\n", "".join(parts)))
     return Extracted(text="\n\n".join(filter(None, lines)), title=title, language=language)
+
+
+def _mark_hidden(tree: Any) -> None:
+    """Give what a page does not show a name that is dropped.
+
+    What a button or a tab may open stays, as do formulas, which are often hidden beside a picture of them. To hide from
+    screen readers (`aria-hidden`) is no more than a hint: of decorations, or a formula drawn again, but also of a whole
+    page behind a dialog, so that only what has no blocks goes.
+    """
+    opened = {id_ for ids in tree.xpath("//@aria-controls") for id_ in ids.split()}
+    for element in tree.xpath("//body//*[@hidden or @style or @aria-hidden]"):
+        is_unseen = element.get("hidden", "until-found") != "until-found" or _UNSEEN.search(element.get("style", ""))
+        if is_unseen:
+            stays = element.get("role") == "tabpanel" or element.get("id") in opened or element.find("math") is not None
+        else:
+            stays = element.get("aria-hidden") != "true" or any(True for _ in element.iter(*_BLOCKS))
+        if not stays:
+            element.tag = _HIDDEN
 
 
 def _parsable(data: bytes, where: str) -> bytes:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 from kdserve.search.documents.extraction import Extracted, language_of
 
 _HEADING = re.compile(r"\s*(?:#+\s+(?P<title>.+)|(?:[=~*-]{3,}\n)?(?P<rst>\S.*)\n[=~*-]{3,}\s*(?:\n|$))")
 """The first line of Markdown or reStructuredText, where it is one."""
-_FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<fields>[\w-]+:(?:.*\n)*?)(?:---|\.\.\.)[ \t]*(?:\n|$)")
-"""What stands above the text of Markdown: fields of YAML between two lines."""
+_FIELD = r"""["']?\w[\w .-]{0,99}["']?[ \t]?:.*\n"""
+_FRONT_MATTER = re.compile(
+    rf"---[ \t]*\n(?P<yaml>\s*(?:{_FIELD}(?:{_FIELD}|[ \t\#\]}}-].*\n|\n)*?)?)(?:---|\.\.\.)[ \t]*(?:\n|$)"
+    r"|\+\+\+[ \t]*\n(?P<toml>(?:.*\n)*?)\+\+\+[ \t]*(?:\n|$)"
+)
+"""What stands above the text of Markdown: fields of YAML between two lines, or of TOML."""
 
 
 def read_markup(text: str, *, ending: str) -> Extracted:
@@ -17,9 +22,7 @@ def read_markup(text: str, *, ending: str) -> Extracted:
 
     Front matter is no part of the text, but for a title that stands nowhere else, and is looked for.
     """
-    front = _FRONT_MATTER.match(text) if ending == ".md" else None
-    told = _fields(front["fields"]) if front else {}
-    body = text[front.end() :].lstrip("\n") if front else text
+    told, body = _take_front_matter(text) if ending == ".md" else ({}, text)
     heading = _HEADING.match(body) if ending != ".txt" else None
     first = (heading["title"] or heading["rst"]).strip() if heading else ""
     title = told.get("title", "").strip() or first
@@ -28,8 +31,22 @@ def read_markup(text: str, *, ending: str) -> Extracted:
     return Extracted(text=body, title=title, language=language_of(told.get("lang") or told.get("language")))
 
 
-def _fields(front_matter: str) -> dict[str, str]:
-    """The plain fields of a text's front matter, without quotes; those of several lines are passed over."""
+def _take_front_matter(text: str) -> tuple[dict[str, str], str]:
+    """The plain fields of a text's front matter, and what stands below it."""
+    front = _FRONT_MATTER.match(text)
+    if front is None:
+        return {}, text
+    below = text[front.end() :].lstrip("\n")
+    if front["toml"] is None:
+        return _yaml(front["yaml"]), below
+    try:
+        return {name: value for name, value in tomllib.loads(front["toml"]).items() if isinstance(value, str)}, below
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return {}, text
+
+
+def _yaml(front_matter: str) -> dict[str, str]:
+    """Fields without their quotes; those of several lines are passed over."""
     fields = {}
     for name, colon, value in (line.partition(":") for line in front_matter.split("\n")):
         value = value.strip()

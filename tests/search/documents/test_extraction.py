@@ -104,6 +104,13 @@ def test_every_kind_gives_its_text_title_and_language(folder: Path) -> None:
         ("---\ntags: [a]\n...\n\n# Heading\n\nText.", "# Heading\n\nText.", "Heading", None),
         ("---\ntitle: >\n  long\n---\nHeading\n=======\n", "Heading\n=======", "Heading", None),
         ("---\nHeading\n---\n", "---\nHeading\n---", "Heading", None),
+        ("---\n---\n# Heading\n", "# Heading", "Heading", None),
+        ('---\n"my key": 1\ntags:\n- a\n\n# why\ntitle: One\n---\nText.', "One\n\nText.", "One", None),
+        ("---\n\n# Heading\n\n---\nText.", "---\n\n# Heading\n\n---\nText.", None, None),
+        ("---\nnote: one\nTwo three.\n---\nText.", "---\nnote: one\nTwo three.\n---\nText.", None, None),
+        ("+++\ntitle = \"Mine\"\ndate = 2026-11-27\nlang = 'de-AT'\n+++\n\nText.", "Mine\n\nText.", "Mine", "de"),
+        ("+++\n[build]\ntitle = 1\n+++\n# Heading\n", "# Heading", "Heading", None),
+        ("+++\nno field\n+++\nText.", "+++\nno field\n+++\nText.", None, None),
         ("---\ntitle: never closed\n\n# Heading", "---\ntitle: never closed\n\n# Heading", None, None),
     ],
 )
@@ -291,5 +298,29 @@ def test_a_page_that_a_pdf_names_many_times_comes_to_an_end(tmp_path: Path, monk
     ],
 )
 def test_what_stands_apart_on_a_page_is_parted_and_readings_part_no_word(tmp_path: Path, page: str, text: str):
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    assert extract(tmp_path / "a.html").text == text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p hidden>No</p><p hidden='until-found'>Yes</p> and<span hidden>no</span> so", "Yes\n\nand so"),
+        ("<div style='color: red; DISPLAY : none'>No<p>no</div><p style='visibility:hidden'>no<p style='x'>Yes", "Yes"),
+        ("<template><p>No</template><noscript>no</noscript><video src=x>no</video><p>Yes", "Yes"),
+        ("<button aria-controls='a b'>More</button><p id=b hidden>Yes", "More\n\nYes"),
+        ("<div role=tabpanel hidden>Yes</div><div role=tabpanel style='display:none'>Yes", "Yes\n\nYes"),
+        ("<h2>Bread<a aria-hidden=true href='#a'>#</a></h2><i aria-hidden='true'>menu</i><p>Yes", "Bread\n\nYes"),
+        ("<div aria-hidden=true><p>Yes</div><p aria-hidden=false>too", "Yes\n\ntoo"),
+        ("<body style='display:none'><p>Yes", "Yes"),
+        ("<span aria-hidden=true>No<i>no</i><span aria-hidden=true>no</span></span>Yes", "Yes"),
+        (
+            "<p>So <span style='display:none'><math><semantics><mi>E</mi><annotation>{E}</annotation></semantics>"
+            "</math></span><img alt='E'> and <math><mi>m</mi></math><span aria-hidden=true><span>m</span></span>.",
+            "So E and m.",
+        ),
+    ],
+)
+def test_what_a_page_does_not_show_is_no_text_but_what_may_be_opened_is(tmp_path: Path, page: str, text: str):
     (tmp_path / "a.html").write_text(page, encoding="utf-8")
     assert extract(tmp_path / "a.html").text == text
