@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_CLOSERS = r"[\"'“”’»›)\]」』】）]*"
-_STOP = r"[.!?…؟۔।॥]"
+from kdserve.runtime.stops import CLOSERS, STOP, WIDE_STOP
+
 _END = re.compile(  # a run of stops is tried from its first alone, so that a line of dots takes no square of its length
-    rf"(?P<wide>[。！？｡]+{_CLOSERS}\s*)|(?<!{_STOP})(?P<stop>{_STOP}+){_CLOSERS}\s+(?=(?P<next>\S))"
+    rf"(?P<wide>{WIDE_STOP}\s*)|(?<!{STOP})(?P<stop>{STOP}+){CLOSERS}\s+(?=(?P<next>\S))"
 )
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“„«]*$")
 _TITLES = re.compile(

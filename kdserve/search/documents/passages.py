@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from kdserve.datatypes import Embedder
 from kdserve.errors import DataError
+from kdserve.runtime.stops import CLOSERS, STOP, WIDE_STOPS
 
 Span = tuple[int, int]
 """The characters [start, end) of a document's text."""
@@ -22,10 +23,10 @@ MOST_WORD_TOKENS = 12
 PIECE_CHARACTERS = 16
 CHARACTERS_A_TOKEN = 6
 """A text of more for each token of the window is split without trying whether it fits."""
-_STOPS = "。、，！？；：।"
-WORD = re.compile(rf"[^\s{_STOPS}]{{1,64}}[{_STOPS}]*\s*|[{_STOPS}]+\s*|\s+")
+_ENDS = f"、，；：{WIDE_STOPS}"
+WORD = re.compile(rf"[^\s{_ENDS}]{{1,64}}[{_ENDS}]*\s*|[{_ENDS}]+\s*|\s+")
 PIECE = re.compile(rf"\S{{1,{PIECE_CHARACTERS}}}\s*")
-SENTENCE_END = re.compile(r"""[.!?…。！？।؟]["'»”’)\]]*\s*$|[。！？]|\n""")
+SENTENCE_END = re.compile(rf"{STOP}{CLOSERS}\s*$|[{WIDE_STOPS}]|\n")
 
 
 @runtime_checkable

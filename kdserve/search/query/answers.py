@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from kdserve.datatypes import Embedder, Hit
+from kdserve.runtime.stops import CLOSERS, STOP, WIDE_STOP
 from kdserve.search.documents.passages import Span
 
-STOP = r"""[.!?…؟]["'»”’)\]]*\s+|[。！？।]+["'»”’)\]」』】）]*\s*"""
+END = rf"{STOP}{CLOSERS}\s+|{WIDE_STOP}\s*"
 """What ends a sentence on its line, and the white space behind it."""
-SENTENCE_END = re.compile(rf"{STOP}|\n\s*\n")
+SENTENCE_END = re.compile(rf"{END}|\n\s*\n")
 MAX_CHARACTERS = 300
 """Longer sentences, as in scripts and lists without full stops, are cut at a space before."""
 MAX_SENTENCES = 64

@@ -12,12 +12,12 @@ from itertools import pairwise
 
 from kdserve.search.documents.passages import Span
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, UNSPACED, WORD
-from kdserve.search.query.answers import STOP
+from kdserve.search.query.answers import END
 
 MAX_CHARACTERS = 240
 MAX_TEXT_CHARACTERS = 20_000
 """How much of a text is looked at for words."""
-SENTENCE_END = re.compile(rf"{STOP}|\n+")
+SENTENCE_END = re.compile(rf"{END}|\n+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,9 +56,11 @@ def test_the_first_passage_of_a_text_may_be_blank():
     assert count_tokens([long])[0] <= 40
 
 
-def test_most_passages_end_with_a_sentence():
-    ends = [LONG[end - 1] for _, end in split_text(LONG, count_tokens, 60)]
-    assert sum(end in ".!?" for end in ends) > 0.6 * len(ends)
+@pytest.mark.parametrize("stop", [".", "۔", "॥", "።", ".“"])
+def test_most_passages_end_with_a_sentence(stop):
+    text = LONG.replace(".", stop)
+    ends = [text[end - len(stop) : end] for _, end in split_text(text, count_tokens, 60)]
+    assert sum(end in (stop, "!", "?") for end in ends) > 0.6 * len(ends)
 
 
 def test_text_without_spaces_is_split_too():

@@ -23,6 +23,11 @@ def sentences(text: str) -> list[str]:
         ("他说：“下雨了！！”我没听见。", ["他说：“下雨了！！”", "我没听见。"]),
         ("a line\nthat goes on\n\nanother", ["a line\nthat goes on", "another"]),
         ("यह सच है। वह आया।", ["यह सच है।", "वह आया।"]),
+        ("下雨了。“我们走吧。”好", ["下雨了。", "“我们走吧。”", "好"]),
+        ("یہ سچ ہے۔ وہ آیا۔", ["یہ سچ ہے۔", "وہ آیا۔"]),
+        ("धर्मक्षेत्रे कुरुक्षेत्रे॥१॥ दृष्ट्वा तु॥", ["धर्मक्षेत्रे कुरुक्षेत्रे॥१॥", "दृष्ट्वा तु॥"]),
+        ("ဒါမှန်တယ်။သူလာတယ်။", ["ဒါမှန်တယ်။", "သူလာတယ်။"]),
+        ("„Das Brot ist warm.“ Dann gingen wir.", ["„Das Brot ist warm.“", "Dann gingen wir."]),
     ],
 )
 def test_sentences_end_as_they_are_written(text: str, parts: list[str]) -> None:

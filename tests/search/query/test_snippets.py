@@ -36,6 +36,7 @@ def test_the_window_is_where_the_words_stand_and_begins_with_their_sentence():
     [
         ("هل القطار متأخر؟ الخبز ما زال ساخنا.", "الخبز"),
         ("「電車が遅れている。」パンはまだ温かい。", "パン"),
+        ("ٹرین لیٹ ہے۔ روٹی ابھی گرم ہے۔", "روٹی"),
     ],
 )
 def test_a_window_begins_with_its_sentence_whatever_ended_the_one_before(sentence: str, word: str):

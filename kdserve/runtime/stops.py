@@ -1,0 +1,12 @@
+"""The signs that end sentences: one list for passages, answers, snippets and translators."""
+
+_STOPS = r".!?…؟۔॥։።។"
+WIDE_STOPS = r"。！？｡।။"
+"""In brackets of a regular expression: signs of scripts that write no space behind them, or not always."""
+_CLOSERS = r"\"'”’»›)\]」』】）"
+STOP = rf"[{_STOPS}]"
+"""Ends a sentence before a space: inside words it ends none (2.5), nor before the number of a verse."""
+CLOSERS = rf"[{_CLOSERS}“«‹]*"
+"""What may stand between such a sign and the space: German's “ and «, which open elsewhere, too."""
+WIDE_STOP = rf"[{WIDE_STOPS}]+[{_CLOSERS}]*"
+"""Ends a sentence wherever it stands."""
