@@ -154,3 +154,12 @@ def test_an_output_that_is_no_utf_8_is_told(texts: Path):
     assert ran.stderr.splitlines()[-1] == (
         "kdserve: standard output is ascii, without '\\xfc'; set PYTHONIOENCODING=utf-8"
     )
+
+
+def test_an_argument_in_another_encoding_than_the_one_set_is_told(tmp_path: Path):
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **ascii}
+    command = [sys.executable, "-m", "kdserve", "search", "index", "Brötchen".encode()]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert ran.stderr == "kdserve: 'Br\\xf6tchen' cannot be read as ascii, the encoding set here; set PYTHONUTF8=1\n"

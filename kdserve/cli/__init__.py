@@ -68,6 +68,7 @@ def _run() -> None:
     from kdserve.cli.commands import app
     from kdserve.cli.console import OneLine, plain
 
+    _refuse_undecoded_arguments()
     log = logging.StreamHandler()
     log.setFormatter(OneLine())
     logging.basicConfig(handlers=[log])
@@ -90,6 +91,16 @@ def _run() -> None:
         if error.encoding != "utf-8":
             sys.exit(f"kdserve: standard output is {error.encoding}, without {part!r}; set PYTHONIOENCODING=utf-8")
         sys.exit(f"kdserve: a name or text holds {part!r}, which is no valid Unicode; rename the file or fix the text")
+
+
+def _refuse_undecoded_arguments() -> None:
+    """End where Python was told to read the command line in an encoding that has not all of its letters. Where that is
+    UTF-8, what is none may still name a file."""
+    encoding = sys.getfilesystemencoding()
+    for argument in sys.argv[1:] if encoding != "utf-8" else []:
+        if any("\udc80" <= character <= "\udcff" for character in argument):
+            shown = os.fsencode(argument).decode(errors="replace")
+            sys.exit(f"kdserve: {shown!r} cannot be read as {encoding}, the encoding set here; set PYTHONUTF8=1")
 
 
 def _open_closed_streams() -> None:

@@ -146,6 +146,7 @@ def test_files_that_cannot_be_read_are_told_and_the_others_followed(
         assert sync_folder(retriever, source) == Synced(written=1, deleted=0, unchanged=1)
     assert dict(source.skipped) == {".md that cannot be read": 1, ".txt that cannot be read": 1}
     assert "a.md line 1 is not UTF-8" in caplog.text
+    assert "odd\udcff.txt has a name that is no UTF-8; rename it" in caplog.text
     assert "# Bread\n\nStill warm." in {hit.text for hit in retriever.search("bread", 9)}
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -183,7 +184,14 @@ class Source:
         self.blank.add(self._name_of(file))
 
     def _name_of(self, file: Path) -> str:
-        return file.name if file == self.path else file.relative_to(self.path).as_posix()
+        name = file.name if file == self.path else file.relative_to(self.path).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            encoding = sys.getfilesystemencoding()
+            advice = "rename it" if encoding == "utf-8" else "set PYTHONUTF8=1, or rename it"
+            raise DataError(f"{file} has a name that is no {encoding.upper()}; {advice}") from error
+        return name
 
     def files(self) -> tuple[Format, list[Path]]:
         """The format, and the files that are in it: the one that was named, or those of a folder."""
