@@ -3,6 +3,9 @@
 import { Tokenizer } from "@huggingface/tokenizers";
 
 const STEPS = [[32, 4], [64, 8], [128, 16], [512, 32]];
+// Of a long text no more is looked at: half of what kdserve/runtime/tokens.py does, as the library here overflows the
+// stack on a word of some 120,000 characters.
+const CHARACTERS_PER_TOKEN = 128;
 
 // The padded length of a text: the next step of a fixed ladder, as in kdserve/runtime/batches.py.
 export function canonicalLength(numTokens) {
@@ -27,7 +30,8 @@ export class Encoder {
     this.numAfter = single.length - 1 - single.findIndex((step) => "Sequence" in step);
     this.unknownId = tokenizer.model.unk_id;
     this.byteIds = byteFallback(tokenizer.model);
-    this.tokenizer = new Tokenizer({ ...tokenizer, pre_tokenizer: isolateMarks(tokenizer.pre_tokenizer) }, {});
+    const normalizer = lowerEachLetter(tokenizer.normalizer);
+    this.tokenizer = new Tokenizer({ ...tokenizer, normalizer, pre_tokenizer: isolateMarks(tokenizer.pre_tokenizer) }, {});
   }
 
   encodeQuery(texts) {
@@ -41,8 +45,9 @@ export class Encoder {
   // One Float32Array of unit length for each text.
   async #encode(texts, prompt) {
     const vectors = [];
-    for (const text of texts) {
-      vectors.push(await this.#embed(this.#cut(this.#tokenize(prompt + text))));
+    for (const text of requireTexts(texts)) {
+      const read = firstCharacters(prompt + text, this.maxTokens * CHARACTERS_PER_TOKEN);
+      vectors.push(await this.#embed(this.#cut(this.#tokenize(read))));
     }
     return vectors;
   }
@@ -73,6 +78,29 @@ export class Encoder {
     const { sentence_embedding } = await this.session.run(feeds, ["sentence_embedding"]);
     return Float32Array.from(sentence_embedding.data);
   }
+}
+
+// What Python refuses: anything else would be embedded as the word that it is written with, or as another character.
+function requireTexts(texts) {
+  if (typeof texts === "string") throw new TypeError("expected a list of texts, got one string; put it into a list");
+  const listed = Array.from(texts);
+  for (const [n, text] of listed.entries()) {
+    if (typeof text !== "string") throw new TypeError(`text ${n} is ${typeof text}, not string`);
+    if (/\p{Surrogate}/u.test(text)) throw new TypeError(`text ${n} holds half a surrogate pair; cut it between characters`);
+  }
+  return listed;
+}
+
+function firstCharacters(text, most) {
+  return text.length <= most ? text : Array.from(text.slice(0, 2 * most)).slice(0, most).join("");
+}
+
+// JavaScript writes a capital sigma at the end of a word as ς, the original every one as σ.
+function lowerEachLetter(step) {
+  if (step?.type === "Sequence") return { ...step, normalizers: step.normalizers.map(lowerEachLetter) };
+  const lowers = step?.type === "Lowercase" || (step?.type === "BertNormalizer" && step.lowercase);
+  const sigma = { type: "Replace", pattern: { String: "Σ" }, content: "σ" };
+  return lowers ? { type: "Sequence", normalizers: [sigma, step] } : step;
 }
 
 // The library for JavaScript keeps runs of punctuation together, where the original isolates each mark, and knows only

@@ -36,8 +36,12 @@ class Bundle:
 
 def main(folder: str, query: str) -> None:
     """Print the lines of stdin, those nearest to the query first."""
+    if not (Path(folder) / "model.onnx").is_file():
+        sys.exit(f"{folder} holds no model.onnx; name the folder of a bundle")
     bundle = Bundle(Path(folder))
     texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not texts:
+        sys.exit("standard input holds no text; give a text a line")
     scores = bundle.embed(texts, "document") @ bundle.embed([query], "query")[0]
     for position in scores.argsort()[::-1]:
         print(f"{scores[position]:.3f}  {texts[position]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from kdserve.errors import KdserveError
 from kdserve.runtime import Encoder
 from kdserve.samples import documents
 
@@ -21,4 +22,7 @@ def main(bundle: str, query: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit('usage: python python_search.py BUNDLE "query"')
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except KdserveError as error:
+        sys.exit(str(error))

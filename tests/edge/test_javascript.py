@@ -68,6 +68,8 @@ def test_node_gives_pythons_vectors(name: str, node_modules: Path, tmp_path: Pat
         "می\u200cخواهم\u200c شَدّ",
         "שָׁלוֹם",
         "👩\u200d👧 ❤\ufe0f क्\u200dष w\u200dx",
+        "ΟΔΥΣΣΕΥΣ ΚΑΙ ΣΙΣΥΦΟΣ",
+        "列车晚点了" * 100_000,
     ]
     bundle = shutil.copytree(BUNDLES / name, tmp_path / "bundle")
     spec = with_present_normalizer(json.loads((bundle / "tokenizer.json").read_text(encoding="utf-8")))
@@ -78,6 +80,28 @@ def test_node_gives_pythons_vectors(name: str, node_modules: Path, tmp_path: Pat
     vectors = np.array([json.loads(line) for line in run.stdout.splitlines()])
     expected = Encoder.load(BUNDLES / name).encode_document(texts)
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
+
+
+def test_javascript_refuses_what_is_no_list_of_texts(node_modules: Path, tmp_path: Path) -> None:
+    shutil.copy(EDGE / "encoder.mjs", tmp_path)
+    (tmp_path / "node_modules").symlink_to(node_modules)
+    script = """
+import { readFile } from "node:fs/promises";
+import * as ort from "onnxruntime-node";
+import { Encoder } from "./encoder.mjs";
+const encoder = await Encoder.load(ort, (name) => readFile(`${process.argv[2]}/${name}`));
+for (const given of ["one string", ["a", 3], ["a", undefined], ["🙂 bread".slice(1)]])
+  console.log(await encoder.encodeDocument(given).then(() => "embedded", String));
+"""
+    (tmp_path / "script.mjs").write_text(script, encoding="utf-8")
+    command = ["node", "script.mjs", str(BUNDLES / "static")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert run.stdout.splitlines() == [
+        "TypeError: expected a list of texts, got one string; put it into a list",
+        "TypeError: text 1 is number, not string",
+        "TypeError: text 1 is undefined, not string",
+        "TypeError: text 0 holds half a surrogate pair; cut it between characters",
+    ]
 
 
 def test_the_page_gives_pythons_vectors_in_a_browser(bundles: Path, node_modules: Path, tmp_path: Path) -> None:
@@ -106,7 +130,7 @@ def assemble_page(bundle: Path, node_modules: Path, out: Path) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.assemble(bundle, node_modules, out)
+    module.assemble(str(bundle), node_modules, out)
 
 
 class Report(threading.Event):

@@ -46,3 +46,26 @@ def test_the_example_without_kdserve_imports_no_kdserve(tmp_path: Path) -> None:
         [*command, "列车晚点了"], input=texts, capture_output=True, encoding="utf-8", check=True, env=environment
     )
     assert done.stdout.splitlines()[0].endswith("  Der Zug hat Verspätung.")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("plain.py", ("BUNDLE", "q"), "standard input holds no text; give a text a line"),
+        ("plain.py", ("nowhere", "q"), "nowhere holds no model.onnx; name the folder of a bundle"),
+        ("python_search.py", ("nowhere", "q"), "there is no folder nowhere, nor a published student of that name"),
+        ("web/assemble.py", ("BUNDLE", "nowhere", "site"), "nowhere holds no onnxruntime-web; run npm install in"),
+        ("web/assemble.py", ("BUNDLE", "modules", "modules"), "modules is there already; delete it, or name another"),
+        ("web/assemble.py", ("nowhere", "modules", "site"), "there is no folder nowhere, nor a published student"),
+    ],
+)
+def test_the_examples_say_in_one_line_what_is_missing(
+    script: str, arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "modules" / "onnxruntime-web").mkdir(parents=True)
+    given = [str(find_bundle("kdserve-static")) if one == "BUNDLE" else one for one in arguments]
+    command = [sys.executable, str(ROOT / "examples" / "edge" / script), *given]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, input="", capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(said)
