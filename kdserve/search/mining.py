@@ -10,7 +10,6 @@ Texts and vectors wait on disk, beside each other in a temporary folder; memory 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from kdserve.search.backends.kinds import KINDS, num_lists
 from kdserve.search.backends.topk import Scores, SearchedSegment, Searcher, nearest
 from kdserve.search.backends.vectors import Rows, VectorFile, encode_rows, require_unit_rows, row_dtype, write_sums
 from kdserve.search.documents.chunks import chunks
+from kdserve.temporary import into, temporary_folder
 
 EMBEDDED_AT_ONCE = 2048
 QUERIES_AT_ONCE = 1024
@@ -59,6 +59,7 @@ def mine(
         TypeError: a side is a bare str, or holds what is no str.
         DataError: a side without sentences, or a `k` below 1 or beyond 1,024 on sides that have so many, or a
             `min_score` that is NaN.
+        FolderError: the temporary folder cannot be written, as its disk is full.
     """
     if k < 1:
         raise DataError(f"k is {k}; margins need 1 neighbour or more")
@@ -66,9 +67,9 @@ def mine(
         raise DataError("min_score is NaN, which no margin reaches; give a number")
     if isinstance(sources, str) or isinstance(targets, str):
         raise TypeError("expected two sequences of sentences, got a str; put it into a list")
-    with tempfile.TemporaryDirectory(prefix="kdserve-mine-") as name, ExitStack() as files:
-        a = files.enter_context(closing(_Side(Path(name) / "a", sources, encoder, "embed sources", progress)))
-        b = files.enter_context(closing(_Side(Path(name) / "b", targets, encoder, "embed targets", progress)))
+    with temporary_folder("mine") as folder, ExitStack() as files:
+        a = files.enter_context(closing(_Side(folder, "sources", sources, encoder, progress)))
+        b = files.enter_context(closing(_Side(folder, "targets", targets, encoder, progress)))
         scores, rows_a, rows_b = _margins(a, b, k, progress)
         used_a, used_b = np.zeros(a.num_rows, bool), np.zeros(b.num_rows, bool)
         for place in np.argsort(-scores, kind="stable"):
@@ -98,23 +99,24 @@ def _margins(a: _Side, b: _Side, k: int, progress: Progress) -> tuple[Scores, Ro
 class _Side:
     """The different sentences of one side and their vectors, on disk."""
 
-    def __init__(self, folder: Path, texts: Iterable[str], encoder: Embedder, what: str, progress: Progress) -> None:
-        folder.mkdir()
-        self.folder = folder
-        vectors, sums = folder / "vectors", folder / "sums"
+    def __init__(self, folder: Path, name: str, texts: Iterable[str], encoder: Embedder, progress: Progress) -> None:
+        self.folder, self.name = folder, name
+        vectors, sums, lines = (folder / f"{name}.{what}" for what in ("vectors", "sums", "texts"))
         ends = [0]
-        with vectors.open("wb") as file, (folder / "texts").open("wb") as lines:
-            for chunk in chunks(_different(texts), EMBEDDED_AT_ONCE):
-                file.write(encode_rows(_embed(chunk, encoder), "float32").tobytes())
+        for chunk in chunks(_different(texts), EMBEDDED_AT_ONCE):
+            embedded = encode_rows(_embed(chunk, encoder), "float32").tobytes()
+            with into(folder), vectors.open("ab") as vector_file, lines.open("ab") as line_file:
+                vector_file.write(embedded)
                 for text in chunk:
-                    ends.append(ends[-1] + lines.write(text.encode()))
-                progress(what, len(ends) - 1, 0)
+                    ends.append(ends[-1] + line_file.write(text.encode()))
+            progress(f"embed {name}", len(ends) - 1, 0)
         self.num_rows = len(ends) - 1
         if not self.num_rows:
             raise DataError("one of the two texts has no sentences; give both")
-        self._texts = (folder / "texts").open("rb")
+        self._texts = lines.open("rb")
         self._ends = np.array(ends, np.int64)
-        write_sums(vectors, sums, row_dtype("float32", encoder.dim).itemsize)
+        with into(folder):
+            write_sums(vectors, sums, row_dtype("float32", encoder.dim).itemsize)
         self.vectors = VectorFile(vectors, sums, precision="float32", dim=encoder.dim, num_rows=self.num_rows)
 
     def close(self) -> None:
@@ -169,8 +171,9 @@ def _searcher(side: _Side, progress: Progress) -> Searcher:
 
     if side.num_rows <= EXACT_ROWS:
         return FlatSearcher(side.vectors)
-    path = side.folder / "vectors.faiss"
-    write_approximate(path, side.vectors, KINDS["ivf-sq8"], progress=progress)
+    path = side.folder / f"{side.name}.faiss"
+    with into(side.folder):
+        write_approximate(path, side.vectors, KINDS["ivf-sq8"], progress=progress)
     effort = max(1, num_lists(side.num_rows) // READ_SHARE)
     return ApproximateSearcher(path, side.vectors, kind=KINDS["ivf-sq8"], effort=effort, candidates=2)
 

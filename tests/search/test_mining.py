@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdserve import samples
-from kdserve.errors import DataError
+from kdserve.errors import DataError, FolderError
 from kdserve.search import mine, mining
 
 
@@ -91,3 +91,15 @@ def test_an_empty_side_and_no_neighbours_are_errors():
         list(mine([1], ["b"], Translating()))
     with pytest.raises(TypeError, match="got a str; put it into a list"):
         list(mine("a sentence", ["b"], Translating()))
+
+
+def test_a_full_temporary_folder_is_told_by_its_own_name(sides, tmp_path, monkeypatch, file_size_limit):
+    a, b, _ = sides
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    told = rf"temporary files cannot be written to {tmp_path} \(File too large\).*set TMPDIR"
+    with file_size_limit(20_000), pytest.raises(FolderError, match=told):
+        list(mine(a, b, Translating()))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(FolderError, match=r"no folder for temporary files can be written \(No such file.*set TMPDIR"):
+        list(mine(a, b, Translating()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -20,6 +19,7 @@ from kdserve.export.graphs.head import sentence_embedding
 from kdserve.export.read.student import StudentFolder
 from kdserve.export.read.tensors import INDEX_NAME, weight_files
 from kdserve.json_files import read_object
+from kdserve.temporary import into, temporary_folder
 
 _SCRIPT = Path(__file__).with_name("optimum_body.py")
 _STATES = "last_hidden_state"
@@ -41,13 +41,14 @@ def optimum_graph(student: StudentFolder, python: Path) -> onnx.ModelProto:
     body = student.body
     if "auto_map" in read_object(body / "config.json"):
         raise FolderError(f"{body / 'config.json'} names code of its own, which is never run")
-    with tempfile.TemporaryDirectory() as scratch:
-        given, made = Path(scratch) / "body", Path(scratch) / "onnx"
-        given.mkdir()
-        for path in (body / "config.json", *weight_files(body)):  # nothing else: no pickle, no code
-            shutil.copyfile(path, given / path.name)
-        if (body / INDEX_NAME).is_file():
-            shutil.copyfile(body / INDEX_NAME, given / INDEX_NAME)
+    with temporary_folder("optimum") as scratch:
+        given, made = scratch / "body", scratch / "onnx"
+        with into(scratch):
+            given.mkdir()
+            for path in (body / "config.json", *weight_files(body)):  # nothing else: no pickle, no code
+                shutil.copyfile(path, given / path.name)
+            if (body / INDEX_NAME).is_file():
+                shutil.copyfile(body / INDEX_NAME, given / INDEX_NAME)
         _run(python, given, made)
         return _finish(onnx.load(_fuse(made / "model.onnx")), student)
 
