@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from rich.console import Console
@@ -77,6 +82,17 @@ def test_no_line_is_wider_than_the_terminal(text: str) -> None:
     assert max(map(cell_len, lines)) <= 40
 
 
+def test_a_narrow_terminal_has_all_words_of_both_lines() -> None:
+    _, *lines = shown("Warmed by the sun, water rises.", "Warmed by the sun, water rises.", "", width=20).splitlines()
+    assert [line.split() for line in lines] == [["Warmed", "by", "the"], ["sun,", "water", "…"]]
+
+
+def test_what_goes_before_a_text_without_spaces_stands_in_its_line() -> None:
+    text = "列车晚点了十分钟。" * 20 + "面包还热着，请您尽快把它吃完吧。" + "列车晚点了十分钟。" * 20
+    _, first, _ = shown(text, "面包还热着，请您尽快把它吃完吧。", "", width=40).splitlines()
+    assert first.startswith("    …列车")
+
+
 def test_nothing_in_a_text_drives_the_terminal() -> None:
     assert "\x1b" not in shown("Warm \x1b[31mbread\x07 \u202ehere.", "bread", "")
 
@@ -116,6 +132,67 @@ def test_an_answer_is_the_sentence_that_is_nearest(folder: Path) -> None:
     assert done.stdout.split("\t")[1:] == ["bread", "-", "The bread is still warm.\n"]
     (answer,) = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["answers"]
     assert answer["hit"]["text"][answer["start"] : answer["end"]] == answer["text"] == "The bread is still warm."
+
+
+class Terminal:
+    """A pseudo-terminal with `kdserve` in it, at its prompt; hits go to `out`, where there is one."""
+
+    def __init__(self, *arguments: object, out: IO[bytes] | None = None, term: str = "xterm") -> None:
+        self._leader, follower = pty.openpty()
+        command = [sys.executable, "-m", "kdserve", *map(str, arguments)]
+        given = os.environ | {"TERM": term, "PYTHONIOENCODING": "utf-8:strict"}
+        stdout = follower if out is None else out
+        self._process = subprocess.Popen(command, stdin=follower, stdout=stdout, stderr=follower, env=given)
+        os.close(follower)
+        self.welcome = self._until_the_prompt()
+
+    def ask(self, typed: bytes) -> str:
+        """Type something, and return what is told until the next prompt."""
+        os.write(self._leader, typed)
+        return self._until_the_prompt()
+
+    def end(self) -> int:
+        """Press Ctrl-D."""
+        os.write(self._leader, b"\x04")
+        status = self._process.wait(30)
+        os.close(self._leader)
+        return status
+
+    def _until_the_prompt(self) -> str:
+        told = b""
+        while not told.endswith(b"? "):
+            told += os.read(self._leader, 65536)
+        return told.decode(errors="replace")
+
+
+def test_lines_that_are_pasted_together_are_one_question_and_an_empty_line_is_none(folder: Path) -> None:
+    terminal = Terminal("search", folder, "--json")
+    assert '"query": "warm\\n\\nbread"' in terminal.ask(b"\x1b[200~warm\n\nbread\x1b[201~\r")
+    assert "query" not in terminal.ask(b"\r")
+    assert '"query": "train"' in terminal.ask(b"train\r")
+    assert terminal.end() == 0
+
+
+def test_a_dumb_terminal_gets_no_codes(folder: Path) -> None:
+    terminal = Terminal("search", folder, term="dumb")
+    assert "\x1b" not in terminal.welcome + terminal.ask(b"bread\r")
+    assert terminal.end() == 0
+
+
+def test_hits_that_go_to_a_file_have_no_prompt_between_them(folder: Path, tmp_path: Path) -> None:
+    with (tmp_path / "hits.txt").open("wb") as file:
+        terminal = Terminal("search", folder, "-k", "1", out=file)
+        assert "kdserve: that line is no utf-8" in terminal.ask(b"caf\xe9\r")
+        terminal.ask(b"bread\r")
+        assert terminal.end() == 0
+    assert (tmp_path / "hits.txt").read_text().split("\t")[1:3] == ["bread", "-"]
+    assert "? " not in (tmp_path / "hits.txt").read_text()
+
+
+def test_what_is_wrong_with_a_question_is_told_under_quiet_too(folder: Path) -> None:
+    terminal = Terminal("--quiet", "search", folder, "--where", "year ==")
+    assert "kdserve: the filter year == cannot be read" in terminal.ask(b"bread\r")
+    assert terminal.end() == 0
 
 
 def test_without_a_question_and_without_a_terminal_it_says_what_is_missing(folder: Path) -> None:

@@ -121,6 +121,11 @@ def say(message: str) -> None:
         sys.stderr.write(plain(message) + "\n")
 
 
+def say_error(error: Exception) -> None:
+    """Write one line about what is wrong to stderr, where the command goes on all the same; under `--quiet` too."""
+    sys.stderr.write(f"kdserve: {plain(str(error))}\n")
+
+
 def be_quiet(quiet: bool) -> None:
     """Write what `say` says and progress, or do not."""
     global _quiet

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INDENT = 4
 LINES = 2
-LEAST_WIDTH = 20
+LEAST_WIDTH = 8
 
 
 def hit_record(question: str, hit: Hit) -> dict[str, Any]:
@@ -89,13 +89,15 @@ def _show(console: Console, rank: int, hit: Hit, score: float, texts: list[Text]
 def _passage(question: str, best: Answer, room: int | None) -> Text:
     """The passage, or a window of `room` characters around its best sentence."""
     from kdserve.search import make_snippet
+    from kdserve.search.index.lexical import UNSPACED
 
     text = best.hit.text
     if room is None:
         return _marked(text, question, best.start, best.end)
     snippet = make_snippet(text, question, around=(best.start, best.end), max_characters=room)
     shown = _marked(snippet.text, question, best.start - snippet.start, best.end - snippet.start)
-    before, after = "… " * (snippet.start > 0), " …" * (snippet.end < len(text.rstrip()))
+    mark = "…" if UNSPACED.match(snippet.text) else "… "  # which a line that is one word would leave alone
+    before, after = mark * (snippet.start > 0), " …" * (snippet.end < len(text.rstrip()))
     return Text(before).append_text(shown).append(after)
 
 

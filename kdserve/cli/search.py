@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdserve.cli import hits as shown
-from kdserve.cli.console import flush, print_json, print_row, say
+from kdserve.cli.console import flush, print_json, print_row, say, say_error
 from kdserve.cli.documents import batches_of_stdin
 from kdserve.cli.milvus import Milvus, open_collection, refuse_in_milvus
 from kdserve.cli.options import Device, Threads
-from kdserve.errors import FolderError, KdserveError
+from kdserve.errors import DataError, FolderError, KdserveError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,7 @@ ANSWER_PASSAGES = 20
 """Answers are looked for in so many passages, at least."""
 _BESIDE_LANGUAGE = re.compile("[-_]")
 """What parts a language from its region or script: en-US, zh_Hant."""
-FOLLOW_UP = "+"
+FOLLOW_UP, PROMPT = "+", "? "
 OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where it is not found by the index's record.")]
 
 
@@ -196,14 +197,17 @@ def open_retriever(folder: Path, bundle: str, *, device: Device, threads: int | 
 def _converse(asking: Asking) -> None:
     """Ask again and again, with a history to go back in; what is wrong with one question does not end it."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401
-    say(f"Ask in any language. A line that begins with {FOLLOW_UP} goes on from the question before it: both are")
-    say("searched for together. An empty line ends.")
+        import readline
+
+        if os.environ.get("TERM", "dumb") != "dumb":  # which would show the codes
+            readline.parse_and_bind("set enable-bracketed-paste on")  # lines that are pasted together are one question
+    say(f"Ask in any language; Ctrl-D ends. A line that begins with {FOLLOW_UP} goes on from the")
+    say("question before it: both are searched for together.")
     for question in questions_from(_typed()):
         try:
             asking.ask([question])
         except KdserveError as error:
-            say(f"kdserve: {error}")
+            say_error(error)
 
 
 def questions_from(lines: Iterator[str]) -> Iterator[str]:
@@ -219,14 +223,22 @@ def questions_from(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _typed() -> Iterator[str]:
+    """The lines that are typed, blank ones aside: an empty one in the middle of what is pasted is no end, or a shell
+    would run the rest."""
+    prompt = PROMPT if sys.stdout.isatty() else ""
     while True:
+        if not prompt:  # the hits go to a file
+            sys.stderr.write(PROMPT)
+            sys.stderr.flush()
         try:
-            line = input("? ").strip()
+            line = input(prompt).strip()
         except EOFError:
             return
-        if not line:
-            return
-        yield line
+        except UnicodeDecodeError as error:
+            say_error(DataError(f"that line is no {error.encoding} ({error.reason}); type it again"))
+            continue
+        if line:
+            yield line
 
 
 def _terminal() -> Console | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdserve.cli.console import needs_extra, progress_bars, say
+from kdserve.cli.console import needs_extra, progress_bars, say, say_error
 from kdserve.cli.documents import open_source, skipped_in, with_languages
 from kdserve.cli.options import Device, Fields, Threads
 from kdserve.cli.search import OtherBundle, open_retriever
@@ -61,7 +61,7 @@ def sync(
         try:
             _until_written(synchronise)
         except KdserveError as error:  # the next change may mend it
-            say(f"kdserve: {error}")
+            say_error(error)
 
 
 def _changes(folder: Path, watch: Callable[..., Iterator[set[Any]]]) -> Iterator[None]:
@@ -88,7 +88,7 @@ def _until_written(write: Callable[[], None]) -> None:
             return write()
         except FolderError as error:
             if str(error) != told:
-                say(f"kdserve: {error}")
+                say_error(error)
             told = str(error)
         time.sleep(RETRY_S)
 
