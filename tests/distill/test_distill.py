@@ -20,8 +20,10 @@ from typer.testing import CliRunner
 
 from kdserve.cli import app
 from kdserve.distill import distill, load_teacher, prepare
+from kdserve.distill.data.batches import Batch
 from kdserve.distill.data.corpus import build_corpus
 from kdserve.distill.data.sampling import make_sampler
+from kdserve.distill.training.trainer import Trainer
 from kdserve.errors import DataError, FolderError, RecipeError, TrainingError
 from kdserve.manifest import verify_folder
 
@@ -78,6 +80,27 @@ def test_a_killed_run_resumes_to_the_same_student(phase: str, tmp_path: Path, ti
     first, second = (verify_folder(tmp_path / name, kind="student") for name in ("whole", "killed"))
     assert {name for name in first.files if first.files[name] != second.files.get(name)} == set()
     assert first.fingerprint == second.fingerprint
+
+
+def test_a_stopped_run_over_a_body_of_its_own_goes_on_to_the_same_student(
+    tmp_path: Path, tiny_recipe, teacher_cache: Path, monkeypatch
+):
+    recipe = tiny_recipe("transformer", steps=6, overrides=["student.body={width=32,layers=1,feed_forward=64}"])
+    distill(recipe, tmp_path / "whole", cache=teacher_cache)
+    train_on = Trainer._train_on
+
+    def stop(self: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return train_on(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_on", stop)
+    with pytest.raises(KeyboardInterrupt):
+        distill(recipe, tmp_path / "stopped", cache=teacher_cache)
+    monkeypatch.undo()
+    distill(recipe, tmp_path / "stopped", cache=teacher_cache)
+    whole, resumed = (verify_folder(tmp_path / name, kind="student") for name in ("whole", "stopped"))
+    assert whole.files == resumed.files
 
 
 @pytest.mark.parametrize("starts", [False, True])

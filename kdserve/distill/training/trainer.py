@@ -45,6 +45,9 @@ class Trainer:
         self.accelerator = Accelerator(cpu=best_device() == "cpu", mixed_precision=precision)
         task.to(self.accelerator.device)
         self.student = task.student
+        for module in (self.student, *task.beside.values()):
+            for parameter in module.parameters():  # as checkpoints give the optimizer's state back
+                parameter.data = parameter.data.contiguous()
         groups: list[Any] = list(task.parameter_groups())
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         self.model, self.optimizer = self.accelerator.prepare(self.student, self.optimizer)
