@@ -93,14 +93,26 @@ def with_rows(tokenizers: PairTokenizers, num_rows: int, folder: Path) -> PairTo
 
 
 def as_words(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tokenizer whose model is a plain list of its tokens, which opens at once: enough to read ids back."""
-    opened = library.open_tokenizer(json.dumps(spec))
-    return _words(opened.get_vocab(with_added_tokens=False), spec["added_tokens"], spec["decoder"] or {"type": "Fuse"})
+    """Return a tokenizer whose model is a plain list of its tokens, which opens at once: enough to read ids back.
+
+    Raises:
+        FolderError: two tokens have one id.
+    """
+    vocabulary = library.open_tokenizer(json.dumps(spec)).get_vocab(with_added_tokens=False)
+    tokens = {number: token for token, number in vocabulary.items()}
+    for added in spec["added_tokens"]:  # whose ids are counted, not read, where the vocabulary's have holes
+        if (other := tokens.get(added["id"], added["content"])) != added["content"]:
+            raise FolderError(
+                f"the target's tokens {other!r} and {added['content']!r} have one id, {added['id']}, as the ids of its "
+                "vocabulary have holes; number them without"
+            )
+    return _words(vocabulary, spec["added_tokens"], spec["decoder"] or {"type": "Fuse"})
 
 
 def _words(vocabulary: Mapping[str, int], added: list[dict[str, Any]], decoder: dict[str, Any]) -> dict[str, Any]:
+    every = {**vocabulary, **{token["content"]: token["id"] for token in added}}  # else added ones are counted anew
     nothing = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor"))
-    in_order = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
+    in_order = dict(sorted(every.items(), key=lambda item: item[1]))
     model = {"type": "WordLevel", "vocab": in_order, "unk_token": ""}
     return {"version": "1.0", **nothing, "added_tokens": added, "decoder": decoder, "model": model}
 

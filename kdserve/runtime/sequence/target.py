@@ -13,7 +13,7 @@ from kdserve.runtime.sequence.numbers import Digits
 
 
 class TargetTokenizer:
-    """Reads ids back; `size` is the number of tokens. Special tokens are left out of texts."""
+    """Reads ids back, which are below `size`. Special tokens are left out of texts."""
 
     def __init__(self, path: Path) -> None:
         """Open a bundle's file.
@@ -25,7 +25,8 @@ class TargetTokenizer:
         try:
             spec = read_spec(path)
             self._library = open_tokenizer(json.dumps(spec))
-            self.size = int(self._library.get_vocab_size(with_added_tokens=True))
+            added = (token["id"] for token in spec["added_tokens"])
+            self.size = 1 + max(*spec["model"]["vocab"].values(), *added)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise FolderError(f"{path} is no tokenizer ({error}); export the translator again") from error
 

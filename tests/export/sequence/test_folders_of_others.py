@@ -17,12 +17,13 @@ from safetensors.numpy import load_file, save_file
 from tiny_writers import END, tiny_writer
 from transformers import BartConfig, BartForConditionalGeneration
 
-from kdserve.errors import FolderError
+from kdserve.errors import EncodeError, FolderError
 from kdserve.export import GatePairs, WritingFloors, export_translator, is_sequence
 from kdserve.export.sequence.student import SequenceStudent, read_sequence_student
 from kdserve.export.sequence.tokenizers import with_rows
 from kdserve.model_settings import SequenceSettings
 from kdserve.runtime import library
+from kdserve.runtime.sequence.target import TargetTokenizer
 from kdserve.samples import parallel
 
 _PLAIN = SequenceSettings(
@@ -150,6 +151,29 @@ def test_rows_without_a_token_are_never_written(made: Mapping[str, Path], tmp_pa
     _store(student, **{"shared.weight": np.concatenate([table, table[:40]])})
     _say(student / "config.json", vocab_size=640)
     assert _read(student).never == tuple(range(600, 640))
+
+
+def test_tokens_behind_holes_among_the_ids_are_read_back_as_what_they_are(bart: Path, tmp_path: Path) -> None:
+    spec = json.loads((bart / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = [row[0] for row in spec["model"]["vocab"]]
+    words = {token: number for number, token in enumerate(vocabulary) if number not in (7, 590, 591, 599)}
+    more = {**spec["added_tokens"][0], "id": 599, "content": "<more>"}
+    model = {"type": "WordLevel", "vocab": {**words, "<more>": 599}, "unk_token": "<unk>"}
+    _say(bart / "tokenizer.json", model=model, added_tokens=[*spec["added_tokens"], more])
+    student = _read(bart)
+    assert student.never == (7, 590, 591)
+    (tmp_path / "target.json").write_text(json.dumps(student.tokenizers.target))
+    target = TargetTokenizer(tmp_path / "target.json")
+    assert (target.size, target.id_of("<more>"), target.id_of(vocabulary[598])) == (600, 599, 598)
+    alone = [vocabulary[number].strip("\u2581") for number in (8, 589, 592, 598)]
+    assert target.read_back([[8], [589], [592], [598], [599]]) == [*alone, ""]
+    with pytest.raises(EncodeError, match="has no token 600"):
+        target.read_back([[600]])
+    _say(bart / "tokenizer.json", model={**model, "vocab": words})
+    with pytest.raises(
+        FolderError, match=r"tokens .* and '<more>' have one id, 59\d, as .* holes; number them without"
+    ):
+        _read(bart)
 
 
 def test_a_source_token_without_a_row_is_named(made: Mapping[str, Path], tmp_path: Path) -> None:
