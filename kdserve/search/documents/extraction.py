@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from kdserve.errors import DataError, MissingExtraError
 from kdserve.lines import MAX_TEXT_BYTES
+from kdserve.search.documents.word import text_of_word
 
 MAX_FILE_BYTES = 200_000_000
 MAX_UNPACKED_BYTES = 200_000_000
@@ -123,30 +124,25 @@ def _pdf(path: Path) -> Extracted:
 
 def _docx(path: Path) -> Extracted:
     import docx
-    from docx.table import Table, _Cell
 
     with _open_zip(path) as archive:
         for part in archive.infolist():
             _parsable(archive.read(part), f"{path}, {part.filename}")
     document = docx.Document(str(path))
-    parts = []
-    for block in document.iter_inner_content():
-        if isinstance(block, Table):  # row.cells would give a cell as many times as the columns that it says it spans
-            parts += ["\t".join(_Cell(cell, block).text for cell in row._tr.tc_lst) for row in block.rows]
-        else:
-            parts.append(block.text)
+    parts = [text_of_word(document.element.body)]
+    for relation in document.part.rels.values():
+        if relation.reltype.endswith(("/footnotes", "/endnotes")) and not relation.is_external:
+            parts.append(text_of_word(_xml(relation.target_part.blob)))
     properties = document.core_properties
-    return Extracted(text="\n\n".join(parts), title=properties.title, language=language_of(properties.language))
+    text = "\n\n".join(filter(None, parts))
+    return Extracted(text=text, title=properties.title, language=language_of(properties.language))
 
 
 def _epub(path: Path) -> Extracted:
-    from lxml import etree
-
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
     with _open_zip(path) as archive:
-        container = etree.fromstring(_parsable(archive.read("META-INF/container.xml"), str(path)), parser)
+        container = _xml(_parsable(archive.read("META-INF/container.xml"), str(path)))
         name = container.xpath("string(//*[local-name()='rootfile']/@full-path)")
-        package = etree.fromstring(_parsable(archive.read(name), str(path)), parser)
+        package = _xml(_parsable(archive.read(name), str(path)))
         places = {item.get("id"): item.get("href") for item in package.xpath("//*[local-name()='item']")}
         chapters = [
             posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(places[reference])))
@@ -158,6 +154,12 @@ def _epub(path: Path) -> Extracted:
         ]
         title, language = (package.xpath(f"string(//*[local-name()='{what}'])") for what in ("title", "language"))
     return Extracted(text="\n\n".join(texts), title=title, language=language_of(language))
+
+
+def _xml(data: bytes) -> Any:
+    from lxml import etree
+
+    return etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False))
 
 
 def _from_html(data: bytes, where: str) -> Extracted:
