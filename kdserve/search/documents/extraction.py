@@ -6,6 +6,7 @@ nothing is fetched. EPUB is read here, as the one well-kept library for it is un
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
 import posixpath
@@ -43,7 +44,14 @@ _BLOCKS = frozenset(
 _CELLS = frozenset(("button", "option", "select", "td", "textarea", "th"))
 """What stands apart from its neighbours in a line, though no space be written there."""
 _UNSEEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-_CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+_CHARSET = re.compile(
+    rb"""charset\s*=\s*["']?\s*([\w.:-]+)|^\s*<\?xml[^>]*\sencoding\s*=\s*["']([\w.:-]+)""", re.IGNORECASE
+)
+_AS_BROWSERS = {
+    "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874",
+    "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949",
+}  # fmt: skip
+"""What pages hold that name an encoding, by https://encoding.spec.whatwg.org: more signs than it has."""
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?=[-_]|$)")
 _XML = "{http://www.w3.org/XML/1998/namespace}"
 
@@ -143,17 +151,28 @@ def _epub(path: Path) -> Extracted:
         container = _xml(_parsable(archive.read("META-INF/container.xml"), str(path)))
         name = container.xpath("string(//*[local-name()='rootfile']/@full-path)")
         package = _xml(_parsable(archive.read(name), str(path)))
-        places = {item.get("id"): item.get("href") for item in package.xpath("//*[local-name()='item']")}
+        there = {unquote(part).casefold(): part for part in archive.namelist()}
+        places = {item.get("id"): item.get("href", "") for item in package.xpath("//*[local-name()='item']")}
+        pictures = set(package.xpath("//*[local-name()='item'][starts-with(@media-type, 'image/')]/@id"))
         chapters = [
-            posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(places[reference])))
+            there.get(posixpath.normpath(posixpath.join(posixpath.dirname(name), _place(places[reference]))).casefold())
             for reference in package.xpath("//*[local-name()='itemref']/@idref")
-            if reference in places  # as readers of books pass over what is not there
+            if reference in places and reference not in pictures
         ]
+        if chapters and not any(chapters):
+            raise DataError(f"{path} has none of the chapters that it names; download it again")
         texts = [  # each once, or a small archive would give any length of text
-            _from_html(archive.read(chapter), f"{path}, {chapter}").text for chapter in dict.fromkeys(chapters)
+            _from_html(archive.read(chapter), f"{path}, {chapter}").text
+            for chapter in dict.fromkeys(chapters)
+            if chapter  # as readers of books pass over what is not there
         ]
         title, language = (package.xpath(f"string(//*[local-name()='{what}'])") for what in ("title", "language"))
     return Extracted(text="\n\n".join(texts), title=title, language=language_of(language))
+
+
+def _place(href: str) -> str:
+    """The path of a chapter, without the place in it."""
+    return unquote(href.partition("#")[0])
 
 
 def _xml(data: bytes) -> Any:
@@ -173,7 +192,8 @@ def _from_html(data: bytes, where: str) -> Extracted:
         declared = _CHARSET.search(data[:4096])
         if declared is None:
             raise DataError(f"{where} is not UTF-8 and declares no other encoding; convert it") from error
-        text = data.decode(declared[1].decode("ascii"))
+        name = codecs.lookup((declared[1] or declared[2]).decode("ascii").lower().removeprefix("x-")).name
+        text = data.decode(_AS_BROWSERS.get(name, name))
     if not text.strip():
         return Extracted(text="")
     parser = html.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)

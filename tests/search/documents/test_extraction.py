@@ -130,6 +130,29 @@ def test_a_book_that_names_a_chapter_without_a_place_has_the_others(tmp_path: Pa
     assert one_of(tmp_path / "a.epub").text == "One\n\nTwo"
 
 
+@pytest.mark.parametrize(
+    ("chapter", "place"),
+    [
+        ("in/a b.xhtml", "lost.xhtml"),
+        ("in/a b.xhtml", "a%20b.xhtml#part"),
+        ("in/a%20b.xhtml", "a%20b.xhtml"),
+        ("in/A b.XHTML", "a%20b.xhtml"),
+    ],
+)
+def test_chapters_are_found_by_what_is_meant_and_others_passed_over(tmp_path: Path, chapter: str, place: str) -> None:
+    book = BOOK.replace(b"a%20b.xhtml", place.encode())
+    pages = {chapter: b"<p>Two</p>", "c.xhtml": b"<p>One</p>"}
+    (tmp_path / "a.epub").write_bytes(zipped({"META-INF/container.xml": CONTAINER, "in/b.opf": book, **pages}))
+    assert one_of(tmp_path / "a.epub").text == ("One" if place == "lost.xhtml" else "One\n\nTwo")
+
+
+def test_a_picture_among_the_chapters_of_a_book_is_passed_over(tmp_path: Path) -> None:
+    book = BOOK.replace(b'<item id="a" href="a%20b.xhtml"/>', b'<item id="a" href="a.jpg" media-type="image/jpeg"/>')
+    parts = {"in/a.jpg": b"\xff\xd8", "c.xhtml": b"<p>One</p>"}
+    (tmp_path / "a.epub").write_bytes(zipped({"META-INF/container.xml": CONTAINER, "in/b.opf": book, **parts}))
+    assert one_of(tmp_path / "a.epub").text == "One"
+
+
 def test_a_file_named_by_itself_is_the_document_that_its_folder_gives(folder: Path) -> None:
     assert {name: one_of(folder / name) for name in read(folder)} == read(folder)
 
@@ -163,6 +186,11 @@ def test_a_single_file_that_cannot_be_read_is_an_error(
         ("<p>Grüße</p>".encode(), "Grüße"),
         ('<meta charset="iso-8859-1"><p>Grüße</p>'.encode("latin1"), "Grüße"),
         ("<p>Grüße</p>".encode("utf-16"), "Grüße"),
+        ('<?xml version="1.0" encoding="iso-8859-1"?><p>Grüße</p>'.encode("latin1"), "Grüße"),
+        ('<meta charset="ISO-8859-1"><p>“5 €” – so</p>'.encode("cp1252"), "“5 €” – so"),
+        ('<meta charset="x-sjis"><p>電車①</p>'.encode("cp932"), "電車①"),
+        ("<meta charset=gb2312><p>朱镕基</p>".encode("gb18030"), "朱镕基"),
+        ("<meta charset=euc-kr><p>똠방각하</p>".encode("cp949"), "똠방각하"),
         (b"<p>one<p>two<br>three", "one\n\ntwo\n\nthree"),
         (b"plain", "plain"),
         (b"<div>" * 200 + b"deep", "deep"),
