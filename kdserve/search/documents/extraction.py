@@ -53,6 +53,8 @@ _AS_BROWSERS = {
 }  # fmt: skip
 """What pages hold that name an encoding, by https://encoding.spec.whatwg.org: more signs than it has."""
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?=[-_]|$)")
+_LIGATURES = {0xFB00 + n: letters for n, letters in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}
+_LONGEST_HALF = 32
 _XML = "{http://www.w3.org/XML/1998/namespace}"
 
 
@@ -126,8 +128,33 @@ def _pdf(path: Path) -> Extracted:
             raise DataError(f"{path} has more than {MAX_TEXT_BYTES // 1_000_000} million characters; divide it")
     title = reader.metadata.title if reader.metadata else None
     return Extracted(
-        text="\n\n".join(pages), title=str(title or ""), language=language_of(reader.root_object.get("/Lang"))
+        text=_unbroken("\n\n".join(pages)),
+        title=str(title or ""),
+        language=language_of(reader.root_object.get("/Lang")),
     )
+
+
+def _unbroken(text: str) -> str:
+    """A text as it was before it was set: words that were divided at the end of a line are whole, ligatures letters.
+
+    A hyphen stays where the text has that word with one elsewhere, or a capital or digit beside it.
+    """
+    text = text.translate(_LIGATURES)
+    compounds = {_halves(match) for match in re.finditer(r"(?<=\w)-(?=\w)", text)}
+
+    def join(match: re.Match[str]) -> str:
+        before, after = _halves(match)
+        is_divided = before[-1].islower() and after[0].islower() and (before, after) not in compounds
+        return "" if is_divided or match[1] == "\xad" else match[0]
+
+    return re.sub(r"(?<=\w)([-\u2010\xad]) ?\n(?=\w)", join, text)
+
+
+def _halves(match: re.Match[str]) -> tuple[str, str]:
+    """The word before a match, and the one behind it."""
+    before = match.string[max(0, match.start() - _LONGEST_HALF) : match.start()]
+    after = match.string[match.end() : match.end() + _LONGEST_HALF]
+    return re.split(r"\W", before)[-1], re.split(r"\W", after, maxsplit=1)[0]
 
 
 def _docx(path: Path) -> Extracted:
@@ -269,8 +296,9 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def _valid(text: str) -> str:
-    """The text without lone surrogates, which some PDFs give for letters that have no meaning."""
-    return text.encode("utf-8", "replace").decode()
+    """The text without lone surrogates, which some PDFs give for letters that have no meaning, and soft hyphens, which
+    nobody sees."""
+    return text.replace("\xad", "").encode("utf-8", "replace").decode()
 
 
 EXTRACTORS: Mapping[str, Callable[[Path], Extracted]] = {

@@ -307,6 +307,24 @@ def test_a_cell_is_read_once_however_many_columns_and_rows_it_spans(tmp_path: Pa
     assert extract(tmp_path / "a.docx").text.split() == ["wide", "one", "two"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ("An iden-\ntifier of a do\xad\nMAIN", "An identifier of a doMAIN"),
+        ("A well-\nknown fact, as well-known as AES-\nkeys and 2-\nfold", None),
+        ("über-\nraschend, deux-\nfois- \nmille", "überraschend, deuxfoismille"),
+        ("a - b -\nc", None),
+        ("e\ufb03cient \ufb01re", "efficient fire"),
+    ],
+)
+def test_words_that_a_line_divides_are_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: str, text: str | None
+):
+    (tmp_path / "a.pdf").write_bytes(pdf("x"))
+    monkeypatch.setattr("pypdf.PageObject.extract_text", lambda _: lines)
+    assert extract(tmp_path / "a.pdf").text == (text or lines)
+
+
 def test_a_page_that_a_pdf_names_many_times_comes_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "MAX_TEXT_BYTES", 1_000_000)
     many = pdf("word " * 1000).replace(b"/Kids[3 0 R]", b"/Kids[" + b"3 0 R " * 300 + b"]")
@@ -321,7 +339,7 @@ def test_a_page_that_a_pdf_names_many_times_comes_to_an_end(tmp_path: Path, monk
         ("<table><tr><th>Tag<th>Ort</tr><tr><td>Mo</td><td>Museo</td></tr></table>", "Tag Ort\n\nMo Museo"),
         ("<details><summary>Mehr</summary>Inhalt</details>", "Mehr\n\nInhalt"),
         ("<p>Farbe<select><option>rot<option>blau</select><button>Los</button>!", "Farbe rot blau Los !"),
-        ("<p>a<b>b</b><span>c</span>", "abc"),
+        ("<p>a<b>b</b><span>c</span>&shy;d", "abcd"),
         ("<p><ruby>\u6f22<rp>(</rp><rt>\u304b\u3093</rt><rp>)</rp></ruby>\u5b57", "\u6f22\u5b57"),
     ],
 )
