@@ -200,7 +200,8 @@ class Source:
                 what = "is a file, not a folder" if self.path.exists() else "is not there"
                 raise DataError(f"{show(self.path)} {what}; check the path and --format")
             return self.format, [self.path]
-        there = _files_below(self.path)
+        below = _files_below(self.path)
+        there = [file for file in below if not _is_hidden(file)]
         if self.format == "document":
             raise DataError(f"{self.path} is a folder; leave out --format, or name a file in it")
         format = self.format if self.format != "folder" else _format_in(self.path, there)
@@ -211,7 +212,7 @@ class Source:
         )
         wanted = [file for file in there if _ending(file) in endings and file.is_file()]
         if not wanted:
-            raise DataError(f"{self.path} holds no {_listed(endings)} file; {_told(there)}")
+            raise DataError(f"{self.path} holds no {_listed(endings)} file; {_told(below)}")
         return format, wanted
 
 
@@ -255,7 +256,7 @@ def _format_in(folder: Path, files: list[Path]) -> Format:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Everything below a folder that is no folder, in order; links to folders, which are not followed, too."""
+    """Everything below a folder that is no folder, in order, and what is not entered: links to folders, hidden ones."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
@@ -263,8 +264,14 @@ def _files_below(folder: Path) -> list[Path]:
     found = []
     for where, folders, names in os.walk(folder, onerror=refuse):
         found += [Path(where) / name for name in names]
-        found += [path for name in folders if (path := Path(where) / name).is_symlink()]
+        found += [path for name in folders if _is_hidden(path := Path(where) / name) or path.is_symlink()]
+        folders[:] = [name for name in folders if not _is_hidden(Path(name))]
     return sorted(found)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether no list of a folder shows this: settings, bins, version control, and what programs keep of open files."""
+    return path.name.startswith((".", "~$")) or path.name == "__MACOSX"
 
 
 def _ending(path: Path) -> str:
@@ -274,6 +281,8 @@ def _ending(path: Path) -> str:
 
 def _kind_of(path: Path) -> str:
     """What is told of something in a folder that is no document."""
+    if _is_hidden(path):
+        return "hidden"
     if path.is_dir():
         return "link to a folder, which is not followed"
     ending = _ending(path) or "without an ending"

@@ -195,6 +195,21 @@ def test_empty_and_foreign_files_of_a_folder_are_skipped_and_counted(tmp_path):
     assert source.skipped == {".png": 2, "without an ending": 1, ".txt without a text": 1, ".md without a text": 1}
 
 
+def test_what_is_hidden_in_a_folder_is_not_entered_but_counted(tmp_path):
+    for name in (".git", ".trash", "notes", "__MACOSX"):
+        (tmp_path / ".kept" / name).mkdir(parents=True)
+        written(tmp_path / ".kept" / name, "a.md", "bread")
+    for name in ("._a.md", "~$b.docx", ".cache.parquet"):
+        written(tmp_path / ".kept", name, b"\0")
+    (tmp_path / ".kept" / ".git").chmod(0)
+    source = Source(path=tmp_path / ".kept", format="folder")
+    assert [document.id for document in source.read()] == ["notes/a.md"]
+    assert source.skipped == {"hidden": 6}
+    (tmp_path / ".kept" / "notes" / "a.md").unlink()
+    with pytest.raises(DataError, match="there are 6 hidden"):
+        source.files()
+
+
 def test_a_folder_of_tables_is_read_as_one_table(tmp_path):
     (tmp_path / "data").mkdir()
     for n in range(3):
