@@ -106,12 +106,12 @@ def test_every_kind_gives_its_text_title_and_language(folder: Path) -> None:
         ("---\nHeading\n---\n", "---\nHeading\n---", "Heading", None),
         ("---\n---\n# Heading\n", "# Heading", "Heading", None),
         ('---\n"my key": 1\ntags:\n- a\n\n# why\ntitle: One\n---\nText.', "One\n\nText.", "One", None),
-        ("---\n\n# Heading\n\n---\nText.", "---\n\n# Heading\n\n---\nText.", None, None),
+        ("---\n\n# Heading\n\n---\nText.", "---\n\n# Heading\n\n---\nText.", "Heading", None),
         ("---\nnote: one\nTwo three.\n---\nText.", "---\nnote: one\nTwo three.\n---\nText.", None, None),
         ("+++\ntitle = \"Mine\"\ndate = 2026-11-27\nlang = 'de-AT'\n+++\n\nText.", "Mine\n\nText.", "Mine", "de"),
         ("+++\n[build]\ntitle = 1\n+++\n# Heading\n", "# Heading", "Heading", None),
         ("+++\nno field\n+++\nText.", "+++\nno field\n+++\nText.", None, None),
-        ("---\ntitle: never closed\n\n# Heading", "---\ntitle: never closed\n\n# Heading", None, None),
+        ("---\ntitle: never closed\n\n# Heading", "---\ntitle: never closed\n\n# Heading", "Heading", None),
     ],
 )
 def test_front_matter_of_markdown_tells_title_and_language_and_is_no_text(
