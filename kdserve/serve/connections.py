@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's, with a bound on the head of a request, and refusals that cost next to nothing.
+"""A client's connection: uvicorn's, with bounds on what is no body, and refusals that cost next to nothing.
 
 At ten times what a server can bear nine requests of ten are refused, and what that costs is lost to the tenth. While
 all models have more waiting than they may, a request for one of them is refused before anything of it is parsed, a
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from kdserve.serve.batching import Batcher
 from kdserve.serve.endpoint import CONNECTION, Endpoint
-from kdserve.serve.guard import GIVEN_ID, TOO_MANY, Guard
+from kdserve.serve.guard import GIVEN_ID, OTHER, TOLD, TOO_MANY, Guard
 from kdserve.serve.refusals import Dialect, Kind, Refusal, as_openai
 from kdserve.serve.settings import Limits
 from kdserve.serve.tickets import Engine
@@ -27,6 +28,9 @@ from kdserve.serve.tickets import Engine
 HEAD_END = b"\r\n\r\n"
 BYTES_A_TOKEN = 8
 """Of a request: rather too many, so that nobody is refused here who would not be refused later."""
+MOST_PIPELINED = 100
+"""Requests that may wait on one connection for the replies to those before them. It closes after the last of these; a
+client sends again what had no reply (RFC 9112, 9.3.2)."""
 FRESH_S = 0.01
 """How long a written refusal is sent again: it tells how much waits."""
 _LINE = re.compile(rb"POST (/[a-z0-9/_-]*) HTTP/1\.1\r\n")
@@ -50,8 +54,9 @@ class Connection(HttpToolsProtocol):
         super().__init__(**given)
         self._door: Door = self.config.app.door  # type: ignore[union-attr]
         self.is_between, self._is_in_head, self._head_bytes = True, False, 0
-        self._held, self._refused_at = b"", 0.0
+        self._held, self._refused_at, self._is_fed, self._is_over = b"", 0.0, False, False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._unanswered: deque[RequestResponseCycle] = deque()
         self.is_lost = False
         self.on_lost: Callable[[], None] | None = None
 
@@ -62,6 +67,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came: refuse it here, or pass it on."""
+        if self._is_over:
+            return
         data, self._held = self._held + data, b""
         if self.is_between and (self.cycle is None or self.cycle.response_complete):
             reply = self._door.refusal_of(data)
@@ -75,9 +82,10 @@ class Connection(HttpToolsProtocol):
                 return
         if self.is_between or self._is_in_head:
             data = self._without_offer(data)
+        self._is_fed = False
         if data:
             super().data_received(data)
-        if self._is_in_head:
+        if not self.is_between and not self._is_fed:  # all of it was head, or beside the chunks of a body
             self._head_bytes += len(data)
             if self._head_bytes > self._door.head_bytes:
                 self._refuse_long_head()
@@ -99,6 +107,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Note that a request begins."""
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise OverflowError  # which ends the parser
         super().on_message_begin()
         self.scope["state"][CONNECTION] = self
         self.is_between, self._is_in_head = False, True
@@ -108,6 +118,18 @@ class Connection(HttpToolsProtocol):
         self._is_in_head = False
         self._forget_head()
         super().on_headers_complete()
+        self.headers = []  # for what comes behind the body: trailers are left out, as a server may (RFC 9110, 6.5.1)
+        self._unanswered.append(self.cycle)
+
+    def on_response_complete(self) -> None:
+        """Note that the first of those who wait has its reply."""
+        self._unanswered.popleft()
+        super().on_response_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._is_fed, self._head_bytes = True, 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that it is whole: what comes next is another."""
@@ -115,8 +137,11 @@ class Connection(HttpToolsProtocol):
         self.is_between = True
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell whoever waits for the answer to a request."""
+        """Tell whoever waits for the answer to a request; uvicorn tells the last of several alone."""
         super().connection_lost(error)
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         self._forget_head()
         self.is_lost = True
         if self.on_lost is not None:
@@ -133,6 +158,10 @@ class Connection(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     @property
+    def _is_in_body(self) -> bool:
+        return not self.is_between and not self._is_in_head
+
+    @property
     def _is_expected(self) -> bool:
         """Say whether something came, and yet no whole head."""
         is_free = self.is_between and (self.cycle is None or self.cycle.response_complete)
@@ -144,16 +173,26 @@ class Connection(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse_long_head(self) -> None:
-        self._refuse_head("long_head", f"the head of a request may have {self._door.head_bytes} bytes; send less")
+        what = "what stands between and behind chunks" if self._is_in_body else "the head of a request"
+        self._refuse_head("long_head", f"{what} may have {self._door.head_bytes} bytes; send less")
 
     def _refuse_slow_head(self) -> None:
         self._refuse_head("slow_head", f"the head of a request did not arrive within {self._door.timeout_s:g} s")
 
     def _refuse_head(self, kind: Kind, message: str) -> None:
-        self._is_in_head = False
-        if not self.transport.is_closing():
-            self.transport.write(written(Refusal(kind, message, headers=[(b"connection", b"close")]), as_openai))
-            self.transport.close()
+        if self._is_over or self.transport.is_closing():
+            return
+        self._is_over = True
+        if not self._is_in_body and self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False  # the replies to those before come first, and then nothing
+            return
+        refusal = Refusal(kind, message, headers=[(b"connection", b"close")])
+        if self._is_in_body:  # its request is under way
+            self.scope["state"].update({TOLD: refusal.status, "outcome": kind})
+        else:
+            self._door.refused(refusal.status)
+        self.transport.write(written(refusal, as_openai))
+        self.transport.close()
 
 
 class Door:
@@ -189,6 +228,10 @@ class Door:
         head, end, body = self._written[endpoint.path].partition(HEAD_END)
         request_id = given_id if GIVEN_ID.fullmatch(given_id) else self._guard.next_id()
         return b"%s\r\nx-request-id: %s%s%s" % (head, request_id, end, body)
+
+    def refused(self, status: int) -> None:
+        """Count a refusal of what is no request, or not yet."""
+        self._guard.metrics.replied(OTHER, status, 0.0)
 
     def _is_full(self, engines: Sequence[Engine]) -> bool:
         if len(engines) == 1:  # else nobody knows which one those in this turn are for

@@ -58,17 +58,19 @@ class Call:
         parts, size = [], 0
         is_here = self._connection is not None and self._connection.is_between  # most are, and a timer costs 5 µs
         async with _no_limit if is_here else asyncio.timeout(self._timeout_s):
-            while True:
+            while size <= limit_bytes:
                 message = await self._receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
-                if size > limit_bytes:
-                    raise body_too_large(limit_bytes)
-                self._hold(size)
-                if not message.get("more_body"):
-                    return b"".join(parts)
+                if size <= limit_bytes:
+                    self._hold(size)
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        parts.clear()
+        await self._hear_out()
+        raise body_too_large(limit_bytes)
 
     def hold_reply(self, num_bytes: int) -> None:
         """Let go of the body, and take room for a large reply. Raises Refusal where there is none."""
@@ -94,10 +96,8 @@ class Call:
             self._held_bytes = num_bytes
 
     async def _told_bytes(self, limit_bytes: int) -> int:
-        """Return how large the body is as its head tells, else 0; refuse one that is compressed or too large.
-
-        Whoever sends too much all the same would not see the refusal of a connection that closes, and is listened to
-        until it pauses; whoever asks first (Expect) is told at once.
+        """Return how large the body is as its head tells, else 0; refuse one that is compressed or too large. Whoever
+        asks first (Expect) is told at once.
         """
         told = dict(self.scope["headers"])
         if (encoding := told.get(b"content-encoding", b"")).lower() not in (b"", b"identity"):
@@ -107,11 +107,15 @@ class Call:
         if num_bytes <= limit_bytes:
             return num_bytes
         if b"expect" not in told:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._timeout_s):
-                    while (await asyncio.wait_for(self._receive(), LINGER_S)).get("more_body"):
-                        pass
+            await self._hear_out()
         raise body_too_large(limit_bytes)
+
+    async def _hear_out(self) -> None:
+        """Listen until the client pauses: while it sends, it would not see the refusal of a connection that closes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                while (await asyncio.wait_for(self._receive(), LINGER_S)).get("more_body"):
+                    pass
 
     def wait(self, future: asyncio.Future[Any]) -> None:
         """End `future` when the client hangs up or the time is over."""
@@ -221,7 +225,7 @@ class EndpointApp:
             call.hold_reply(len(body := _written(reply)))
             await _send(reply, body, call, send)
         except ClientGone:
-            state["outcome"] = "gone"
+            state.setdefault("outcome", "gone")
         except Refusal as refusal:
             state["outcome"] = refusal.kind
             reply = Reply(body=self.endpoint.dialect(refusal), status=refusal.status, headers=refusal.headers)

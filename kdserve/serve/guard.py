@@ -18,6 +18,10 @@ GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _NOTES = ("key", "outcome", "body")
 TOO_MANY = 429
 """Not logged one by one: to tell would cost more than to refuse. The metrics count them."""
+OTHER = "other"
+"""The path, in the metrics, of what meets no endpoint."""
+TOLD = "told"
+"""Where a request's state has the status that its connection told the client, in the place of an endpoint."""
 GONE = 499
 """nginx's status for a client that hung up; no reply has it."""
 
@@ -39,7 +43,7 @@ class Guard:
             return
         began = time.perf_counter()
         request_id = self._id(scope["headers"])
-        scope.setdefault("state", {})
+        state = scope.setdefault("state", {})
         status, seconds = GONE, 0.0
 
         async def send_on(message: Message) -> None:
@@ -56,7 +60,8 @@ class Guard:
             await self._app(scope, receive, send_on)
         finally:
             seconds = seconds or time.perf_counter() - began
-            self.metrics.replied(scope["state"].get(PATH, "other"), status, seconds)
+            status = state.get(TOLD, status)
+            self.metrics.replied(state.get(PATH, OTHER), status, seconds)
             if (status >= 400 and status != TOO_MANY) or self._log_requests:
                 self._log(scope, request_id, status, seconds)
 

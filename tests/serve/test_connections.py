@@ -9,6 +9,7 @@ import gzip
 import http.client
 import json
 import os
+import re
 import resource
 import socket
 import time
@@ -61,6 +62,72 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(server: S
 
 def test_a_client_that_sends_it_all_the_same_sees_why_it_was_refused(server: ServerProcess):
     assert server.post("/v1/embeddings", b" " * 10_000_000).status == 413
+
+
+def test_a_client_that_sends_too_much_in_chunks_sees_why_it_was_refused(server: ServerProcess):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    with contextlib.closing(connection):
+        chunks = (b"a" * 100_000 for _ in range(300))
+        connection.request("POST", "/v1/embeddings", chunks, {"transfer-encoding": "chunked"}, encode_chunked=True)
+        assert connection.getresponse().status == 413
+
+
+@pytest.mark.parametrize(
+    "beside", [b"0\r\n" + b"x: y\r\n" * 100_000, b"0\r\nx: " + b"y" * 600_000, b"5;" + b"a" * 600_000]
+)
+def test_what_a_body_has_beside_its_chunks_is_bounded_as_a_head_is(server: ServerProcess, beside: bytes):
+    with sending(server, EMBEDDINGS + CHUNKED + b"\r\n1\r\n \r\n", beside) as connection:
+        status, told = reply_of(connection)
+    assert (status, json.loads(told)["error"]["code"]) == (431, "long_head")
+
+
+def test_many_small_chunks_are_no_long_head(server: ServerProcess):
+    with sending(server, EMBEDDINGS + CHUNKED + b"\r\n") as connection:
+        for _ in range(200):
+            connection.sendall(b"1;" + b"a" * 1000 + b"\r\n")
+            connection.sendall(b" \r\n")
+        connection.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY))
+        assert reply_of(connection)[0] == 200
+
+
+def test_trailers_are_no_headers(server: ServerProcess):
+    body = b"%x\r\n%s\r\n0\r\nx-request-id: trailer\r\n\r\n" % (len(BODY), BODY)
+    with sending(server, EMBEDDINGS + CHUNKED + b"\r\n" + body) as connection:
+        head = connection.recv(300)
+    assert (head[9:12], b"x-request-id: trailer" in head) == (b"200", False)
+
+
+@pytest.mark.parametrize(("number", "answered"), [(100, 100), (300, 101)])
+def test_of_requests_that_wait_on_one_connection_a_hundred_are_answered_in_turn(
+    server: ServerProcess, number: int, answered: int
+):
+    asked = [b"GET /livez HTTP/1.1\r\nx-request-id: r%d\r\n\r\n" % n for n in range(number)]
+    with sending(server, b"".join([*asked, b"no HTTP\r\n\r\n"])) as connection:
+        told = connection.makefile("rb").read()
+    assert re.findall(rb"x-request-id: r(\d+)", told) == [b"%d" % n for n in range(answered)]
+    assert told.count(b"HTTP/1.1 ") == answered
+
+
+def test_what_is_no_request_is_counted_with_the_status_that_it_was_told():
+    with served(BUNDLES / "static") as server:
+        for data in (b"no HTTP\r\n\r\n", EMBEDDINGS + CHUNKED + b"\r\nno chunk\r\n"):
+            with sending(server, data) as connection:
+                assert reply_of(connection)[0] == 400
+        counted = server.get("/metrics").body.decode()
+        for path in ("other", "/v1/embeddings"):
+            assert f'kdserve_requests_total{{path="{path}",status="400"}} 1.0' in counted
+        assert 'status="499"' not in counted
+
+
+def test_a_client_that_hangs_up_on_several_requests_is_no_fault_of_the_server():
+    many = request(b'{"input": ["%s"], %s}' % (b'a", "b' * 1000, MODEL))
+    with served(BUNDLES / "static") as server:
+        for _ in range(5):
+            with sending(server, many + many + b"GET /livez HTTP/1.1\r\n\r\n" * 50):
+                pass
+        until(lambda: server.get("/readyz").status == 200)
+        assert server.stop() == 0
+        assert [line for line in server.log if line["level"] == "error"] == []
 
 
 def test_offers_of_another_protocol_are_overlooked_and_the_body_is_read(server: ServerProcess):
