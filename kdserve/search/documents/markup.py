@@ -7,6 +7,8 @@ import tomllib
 
 from kdserve.search.documents.extraction import Extracted, language_of
 
+_DATA = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=]+")
+"""A picture inside the text, which would be passages of letters without a sense."""
 _HEADING = re.compile(r"\s*(?:#+\s+(?P<title>.+)|(?:[=~*-]{3,}\n)?(?P<rst>\S.*)\n[=~*-]{3,}\s*(?:\n|$))")
 """The first line of Markdown or reStructuredText, where it is one."""
 _BELOW_DIRECTIVES = re.compile(
@@ -31,7 +33,7 @@ def read_markup(text: str, *, ending: str) -> Extracted:
 
     Front matter is no part of the text, but for a title that stands nowhere else, and is looked for.
     """
-    told, body = _take_front_matter(text) if ending == ".md" else ({}, text)
+    told, body = _take_front_matter(_DATA.sub("data:", text)) if ending == ".md" else ({}, text)
     first = _heading(body, ending)
     title = told.get("title", "").strip() or first
     if title != first:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from kdserve.errors import DataError, MissingExtraError
-from kdserve.lines import MAX_TEXT_BYTES, STDIN, is_folder, opened, read_lines, show
+from kdserve.lines import STDIN, is_folder, opened, read_lines, show
 from kdserve.manifest import MANIFEST_NAME, hash_file
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.documents.document import Document, NewMetadata
@@ -41,6 +41,7 @@ from kdserve.search.documents.tables import (
     read_parquet,
     read_tsv,
 )
+from kdserve.search.documents.whole_texts import read_whole_text
 
 Format = Literal["txt", "tsv", "csv", "jsonl", "parquet", "document", "folder"]
 SUFFIXES: Mapping[str, Format] = {
@@ -160,16 +161,9 @@ class Source:
             yield from (replace(document, metadata={**document.metadata, **content}) for document in documents)
 
     def _extracted(self, file: Path) -> Extracted:
-        return extract(file) if _ending(file) in EXTRACTORS else self._whole_text(file)
-
-    def _whole_text(self, file: Path) -> Extracted:
-        lines, size = [], 0
-        for _, line in read_lines(file):
-            lines.append(line)
-            size += len(line.encode()) + 1
-            if size > MAX_TEXT_BYTES:
-                raise DataError(f"{file} is longer than {MAX_TEXT_BYTES // 1_000_000} MB, the limit of a text; cut it")
-        return read_markup("\n".join(lines), ending=_ending(file))
+        if _ending(file) in EXTRACTORS:
+            return extract(file)
+        return read_markup(read_whole_text(file), ending=_ending(file))
 
     def _documents(self, file: Path, found: Extracted) -> list[Document]:
         if is_blank(found.text):

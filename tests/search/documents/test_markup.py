@@ -37,3 +37,8 @@ def test_markdowns_title_is_its_first_heading_as_it_is_read(text: str, title: st
 )
 def test_a_title_of_restructuredtext_stands_below_its_directives(text: str, title: str) -> None:
     assert read_markup(text, ending=".rst").title == title
+
+
+def test_pictures_inside_markdown_are_no_text() -> None:
+    text = f"![bread](data:image/png;base64,{'Ab1+/' * 9999}==) is warm"
+    assert read_markup(text, ending=".md").text == "![bread](data:) is warm"

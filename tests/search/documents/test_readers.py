@@ -9,7 +9,7 @@ from document_files import read, written
 
 from kdserve.errors import DataError
 from kdserve.search import Document, Source, resume_key
-from kdserve.search.documents import tables
+from kdserve.search.documents import tables, whole_texts
 
 
 def test_a_text_file_gives_one_document_a_line(tmp_path):
@@ -195,6 +195,21 @@ def test_empty_and_foreign_files_of_a_folder_are_skipped_and_counted(tmp_path):
     assert source.skipped == {".png": 2, "without an ending": 1, ".txt without a text": 1, ".md without a text": 1}
 
 
+def test_a_whole_text_may_be_utf_16_and_hold_a_stray_nul(tmp_path, monkeypatch):
+    for encoding in ("utf-16", "utf-16-be"):
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        written(tmp_path, f"{encoding}.md", f"{mark}# Br\u00f6tchen\r\n\r\nWarm.".encode(encoding))
+    written(tmp_path, "c.txt", "a stray \0 in a text")
+    assert [(one.text, one.metadata.get("title")) for one in read(tmp_path)] == [
+        ("a stray \0 in a text", None),
+        ("# Br\u00f6tchen\n\nWarm.", "Br\u00f6tchen"),
+        ("# Br\u00f6tchen\n\nWarm.", "Br\u00f6tchen"),
+    ]
+    monkeypatch.setattr(whole_texts, "MAX_TEXT_BYTES", 10)
+    with pytest.raises(DataError, match="the limit of a text; cut it"):
+        read(tmp_path / "utf-16.md")
+
+
 def test_what_is_hidden_in_a_folder_is_not_entered_but_counted(tmp_path):
     for name in (".git", ".trash", "notes", "__MACOSX"):
         (tmp_path / ".kept" / name).mkdir(parents=True)
@@ -240,4 +255,12 @@ def test_a_pipe_is_read_once(tmp_path):
     writer = threading.Thread(target=pipe.write_bytes, args=(b"one\ntwo\n",))
     writer.start()
     assert [document.text for document in source.read()] == ["one", "two"]
+    writer.join()
+
+
+def test_a_pipe_may_be_one_text(tmp_path):
+    os.mkfifo(tmp_path / "pipe.md")
+    writer = threading.Thread(target=(tmp_path / "pipe.md").write_bytes, args=(b"# one\n\ntwo\n",))
+    writer.start()
+    assert [document.text for document in read(tmp_path / "pipe.md")] == ["# one\n\ntwo"]
     writer.join()
