@@ -30,7 +30,7 @@ from records import Table, write_record
 from tokenizers import Tokenizer
 
 from kdserve.bench.machine import describe_machine
-from kdserve.cli.distill import published_students
+from kdserve.cli.distill import open_published
 from kdserve.datatypes import Embeddings
 from kdserve.distill import prepare
 from kdserve.distill.students.embedder import Student
@@ -97,8 +97,8 @@ def main() -> None:
         name = variant["name"]
         if rows.get(name, {}).get("set") != variant["set"] and name in (arguments.only or [name]):
             recipe = load_recipe(arguments.recipe, overrides=[*arguments.overrides, *variant["set"]])
-            with published_students(recipe, arguments.work / "variant") as opened:
-                figures = train(opened, arguments.work, cache=arguments.cache, data=arguments.data)
+            opened = open_published(recipe, arguments.work / "published")
+            figures = train(opened, arguments.work, cache=arguments.cache, data=arguments.data)
             rows[name] = {"variant": name, "set": variant["set"], "overrides": arguments.overrides, **figures}
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[name]) + "\n")

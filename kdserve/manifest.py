@@ -79,8 +79,8 @@ def staged_folder(target: Path) -> Iterator[Path]:
         raise FolderError(f"{target} exists already; choose another name or remove it first")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
-        staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+        remove_abandoned(target)
+        staging = _aside(target)
         staging.mkdir()
     except OSError as error:
         raise write_error(target, error) from error
@@ -100,7 +100,19 @@ def staged_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _remove_abandoned(target: Path) -> None:
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that a kill meanwhile leaves whole, or under a name that `remove_abandoned` knows."""
+    aside = _aside(folder)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _aside(target: Path) -> Path:
+    return target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+
+
+def remove_abandoned(target: Path) -> None:
+    """Remove what a process that was killed left of a folder that it wrote or removed."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         with suppress(OSError), folder_in_use(left) as is_free:
             if is_free:

@@ -27,7 +27,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise RecipeError(f"there is no {what} {path}; check the path") from error
     except OSError as error:
         raise RecipeError(f"{path} cannot be read ({error.strerror}); name a {what} in TOML") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or a number of thousands of digits
         raise RecipeError(f"{path} is no readable TOML: {error}") from error
 
 
@@ -40,8 +40,8 @@ def apply_override(record: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    except RecursionError as error:
-        raise RecipeError(f"--set {dotted} is nested too deep; write a plain value") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or a deep nest
+        raise RecipeError(f"--set {dotted} is too long or nested too deep; write a plain value") from error
     *parents, last = dotted.split(".")
     table = record
     for parent in parents:
@@ -144,7 +144,10 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
             raise RecipeError(f"{where}: {key} must be a table")
         return {name: _convert(arguments[1], item, where=where, key=f"{key}.{name}") for name, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError as error:
+            raise RecipeError(f"{where}: {key} is too large; write a number below 1e308") from error
     if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{where}: {key} is {value}; it must be a finite number")
     if isinstance(value, str) and "\0" in value:

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from kdserve.errors import FolderError
-from kdserve.manifest import Kind, kind_of, read_manifest, staged_folder, verify_folder, write_manifest
+from kdserve.manifest import (
+    Kind,
+    kind_of,
+    read_manifest,
+    remove_abandoned,
+    remove_folder,
+    staged_folder,
+    verify_folder,
+    write_manifest,
+)
 
 
 def make(target: Path) -> Path:
@@ -53,6 +62,21 @@ def test_a_failed_or_unmanifested_block_leaves_nothing(tmp_path: Path):
         raise ValueError("half way")
     with pytest.raises(AssertionError), staged_folder(tmp_path / "s"):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removal_that_is_stopped_leaves_no_half_under_the_name(tmp_path: Path, monkeypatch):
+    make(tmp_path / "folder")
+
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdserve.manifest.shutil.rmtree", stop)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(tmp_path / "folder")
+    monkeypatch.undo()
+    assert not (tmp_path / "folder").exists()
+    remove_abandoned(tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
 
 

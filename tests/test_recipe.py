@@ -114,7 +114,12 @@ def test_every_number_has_a_range_and_says_it(tmp_path: Path, key: str, kind: st
         ("data=[{path='sample', weights={web=-1}}]", r"data\[0\]\.weights is -1\.0; it must lie in \[0, inf\)"),
         ("data=[{path='sample', weights={web=nan}}]", r"data\[0\]\.weights\.web is nan"),
         ("train.cycles=7", r"train\.cycles is 7; it must divide steps, 1000"),
-        ("name=" + "[" * 20_000, "is nested too deep"),
+        ("name=" + "[" * 20_000, "is too long or nested too deep"),
+        ("seed=" + "1" * 5_000, "seed is too long or nested too deep"),
+        ("train.table_rate=1" + "0" * 400, r"train\.table_rate is too large"),
+        ('name="two\\nlines"', r"name is .*; it must be one line of text"),
+        ("name=' '", "name is ' '; it must be one line of text"),
+        ("data_dir='~nobody-of-that-name/x'", "there is no home folder of that user"),
         ('student.start="a\\u0000b"', "it must hold no NUL"),
     ],
 )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -44,10 +41,11 @@ def distill(
     from kdserve.distill import distill as run
 
     try:
-        with published_students(loaded, out) as opened, progress_bars() as progress:
-            outcome = run(opened, out, cache=cache, progress=progress)
+        with progress_bars() as progress:
+            outcome = run(loaded, out, cache=cache, open_bundles=open_published, progress=progress)
     except KeyboardInterrupt:
-        say(f"{out}.work keeps what was made so far; the same command goes on from there")
+        if (work := out.with_name(f"{out.name}.work")).exists() and not out.exists():
+            say(f"{work} keeps what was made so far; the same command goes on from there")
         raise
     accuracy = outcome.accuracy
     worst, lowest = accuracy.worst
@@ -80,9 +78,8 @@ def kept_weights(recipe: Recipe | SequenceRecipe, best_step: int) -> str:
     return kept
 
 
-@contextmanager
-def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[Recipe | SequenceRecipe]:
-    """Open the bundles that a recipe names as teacher, start or encoder, beside `out`, as long as its work is there.
+def open_published(recipe: Recipe | SequenceRecipe, beside: Path) -> Recipe | SequenceRecipe:
+    """Open the bundles that a recipe names as teacher, start or encoder below `beside`, and return it with those named.
 
     They are published ones, or folders that lie where the recipe's data do. Of several processes the first opens them.
 
@@ -92,8 +89,6 @@ def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[R
     from kdserve.distill.hardware import processes
     from kdserve.manifest import kind_of, read_manifest
     from kdserve.runtime.published import find_bundle, published_names
-
-    beside = out.with_name(f"{out.name}.published").resolve()
 
     def opened(key: str, name: str, *kinds: Literal["bundle", "translator"]) -> str:
         folder = Path(recipe.data_dir) / name
@@ -105,7 +100,7 @@ def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[R
             return name
         for kind in kinds:
             if found == kind:
-                student = beside / read_manifest(folder, kind=kind).fingerprint[:12] / again
+                student = beside.resolve() / read_manifest(folder, kind=kind).fingerprint[:12] / again
                 if not student.is_dir():
                     from kdserve.export import reopen_bundle
 
@@ -113,21 +108,15 @@ def published_students(recipe: Recipe | SequenceRecipe, out: Path) -> Iterator[R
                 return str(student)
         raise FolderError(f"{key} is {name}, {_BUNDLES[found]}; name {' or '.join(_BUNDLES[kind] for kind in kinds)}")
 
-    try:
-        with processes().main_process_first():
-            if isinstance(recipe, SequenceRecipe):
-                own = recipe.student
-                encoder = opened("student.encoder", own.encoder, "bundle", "translator")
-                begun = replace(own, encoder=encoder, start=opened("student.start", own.start, "translator"))
-                changed: Recipe | SequenceRecipe = replace(recipe, student=begun)
-            else:
-                student, teacher = recipe.student, recipe.teacher
-                changed = replace(
-                    recipe,
-                    student=replace(student, start=opened("student.start", student.start, "bundle")),
-                    teacher=replace(teacher, model=opened("teacher.model", teacher.model, "bundle")),
-                )
-        yield changed
-    finally:
-        if processes().is_main_process and not out.with_name(f"{out.name}.work").exists():
-            shutil.rmtree(beside, ignore_errors=True)
+    with processes().main_process_first():
+        if isinstance(recipe, SequenceRecipe):
+            own = recipe.student
+            encoder = opened("student.encoder", own.encoder, "bundle", "translator")
+            begun = replace(own, encoder=encoder, start=opened("student.start", own.start, "translator"))
+            return replace(recipe, student=begun)
+        student, teacher = recipe.student, recipe.teacher
+        return replace(
+            recipe,
+            student=replace(student, start=opened("student.start", student.start, "bundle")),
+            teacher=replace(teacher, model=opened("teacher.model", teacher.model, "bundle")),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from kdserve.distill.data.corpus import Corpus
 from kdserve.distill.data.vocabulary import Coverage
 from kdserve.distill.training.validation import Accuracy
-from kdserve.recipe import Recipe
+from kdserve.recipe import Recipe, teacher_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +37,8 @@ def write_card(outcome: Outcome, recipe: Recipe, coverage: Mapping[str, Coverage
     lines = [
         f"# {recipe.name}",
         "",
-        f"A {recipe.family} student of {recipe.teacher.model}, made by kdserve from the recipe in `kdserve.json`.",
+        f"A {recipe.family} student of {teacher_name(recipe.teacher.model)}, made by kdserve from the recipe in "
+        "`kdserve.json`.",
         "",
         f"{measured} Weights of step {outcome.best_step} of {recipe.train.steps}.",
         "",
@@ -73,13 +75,16 @@ def draw_curve(log: Path, path: Path, *, title: str, measure: str) -> None:
     steps = [row["step"] for row in rows]
     left.plot(steps, [row["accuracy"] for row in rows], color="tab:blue", marker=".", label="mean")
     left.plot(steps, [row["worst_accuracy"] for row in rows], color="tab:cyan", marker=".", label="worst language")
-    left.set(xlabel="step", ylabel=measure, ylim=(0, 1), title=title)
+    left.set(xlabel="step", ylabel=measure, ylim=(0, 1))
+    left.set_title(title, parse_math=False)
     right = left.twinx()
     trained = [row for row in rows if "loss" in row]
     right.plot([r["step"] for r in trained], [r["loss"] for r in trained], color="tab:orange", label="loss")
     right.set_ylabel("loss")
     handles = [line for axis in (left, right) for line in axis.get_lines()]
     left.legend(handles, [str(line.get_label()) for line in handles], loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a title in a script that the font lacks
+        figure.tight_layout()
+        figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)

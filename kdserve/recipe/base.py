@@ -27,6 +27,8 @@ class PairsRecipe:
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
 
     def require_data(self) -> None:
-        """Refuse a seed out of range, and a recipe without data."""
+        """Refuse a name that is no line of text, a seed out of range, and a recipe without data."""
         require(self, seed="[0, 4294967295]")
+        is_line = self.name.isprintable() and bool(self.name.strip())
+        require_rules(("name", is_line, f"is {self.name!r}; it must be one line of text"))
         require_rules(("data", bool(self.data), "must name at least one source of pairs"))

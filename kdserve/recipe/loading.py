@@ -28,8 +28,20 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe | Sequen
         apply_override(record, override)
     _leave_out(record)
     recipe: Recipe | SequenceRecipe = build(SequenceRecipe if "task" in record else Recipe, record, where=str(path))
-    data_dir = path.parent / Path(recipe.data_dir).expanduser()
+    data_dir = path.parent / expand_home(recipe.data_dir, key="data_dir")
     return dataclasses.replace(recipe, data_dir=str(data_dir))
+
+
+def expand_home(name: str, *, key: str) -> Path:
+    """Return a recipe's path, `~` and `~user` as folders.
+
+    Raises:
+        RecipeError: there is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(f"{key} is {name}, but there is no home folder of that user; write the whole path") from error
 
 
 def _read(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from kdserve.recipe.base import PairsRecipe
@@ -73,10 +74,25 @@ class Recipe(PairsRecipe):
 
 
 def recipe_record(recipe: PairsRecipe) -> dict[str, Any]:
-    """Return the recipe as JSON: what a student's manifest keeps of it."""
+    """Return the recipe as JSON: what a student's manifest keeps of it.
+
+    Where folders lay says nothing of the student: those of students are named alone, of a teacher where its path is a
+    whole one.
+    """
     record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    del record["data_dir"]  # where the data lay says nothing of the student
+    del record["data_dir"]
+    for section, key in (("student", "start"), ("student", "encoder"), ("guide", "student")):
+        if name := record.get(section, {}).get(key):
+            record[section][key] = Path(name).name
+    record["teacher"]["model"] = teacher_name(record["teacher"]["model"])
+    if classifier := record.get("classifier"):
+        classifier["teacher"] = teacher_name(classifier["teacher"])
     return record
+
+
+def teacher_name(model: str) -> str:
+    """Return what a teacher is called: the name of its folder where the recipe has a whole path."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _live_rules(recipe: Recipe) -> list[Rule]:

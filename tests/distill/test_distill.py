@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from kdserve.cli import app
 from kdserve.distill import distill, load_teacher, prepare
+from kdserve.distill.card import draw_curve
 from kdserve.distill.data.batches import Batch
 from kdserve.distill.data.corpus import build_corpus
 from kdserve.distill.data.sampling import make_sampler
@@ -127,6 +128,40 @@ def test_a_missing_student_to_start_from_is_named_before_anything_is_read(tmp_pa
     with pytest.raises(FolderError, match="absent"):
         distill(recipe, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_is_there_is_refused_before_anything_is_made(tmp_path: Path, tiny_recipe, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("nowhere")
+    for name in (".", "/", "..", "link"):
+        with pytest.raises(FolderError, match="exists already; choose another name or remove it first"):
+            distill(tiny_recipe("static"), Path(name))
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_work_folder_beside_a_finished_student_is_told(tmp_path: Path, tiny_recipe):
+    for name in ("student", "student.work", ".student.work.0badcafe.partial"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(FolderError, match=r"remove it \(and .*student\.work, which its run left\) first"):
+        distill(tiny_recipe("static"), tmp_path / "student")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["student", "student.work"]
+
+
+def test_a_fault_that_shows_late_keeps_what_the_teacher_gave(tmp_path: Path, tiny_recipe):
+    late = ["layers.map=[[0, 1]]", "layers.relations=1.0", "layers.relation_heads=7"]
+    with pytest.raises(RecipeError, match=r"does not divide width 384; lower it"):
+        distill(tiny_recipe("transformer", overrides=late), tmp_path / "student")
+    (keys,) = tmp_path.glob("student.work/teacher/*/keys.u64")
+    assert keys.stat().st_size > 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_curve_has_any_name_for_its_title(tmp_path: Path):
+    row = {"step": 0, "accuracy": 0.5, "worst_accuracy": 0.25}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    for name in ("a$b_{c$d", "模型"):
+        draw_curve(tmp_path / "log.jsonl", tmp_path / "curve.png", title=name, measure="accuracy")
+        (tmp_path / "curve.png").unlink()
 
 
 def test_the_command_says_when_training_gave_nothing(tmp_path: Path, tiny_recipe, teacher_cache: Path):

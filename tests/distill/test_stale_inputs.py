@@ -108,6 +108,12 @@ def test_a_shorter_cut_solves_another_table(tmp_path: Path, folder: Path, teache
     assert after == made_in(folder, tmp_path / "fresh", teacher_cache, "student.max_tokens=6")
 
 
+def test_batches_of_another_kind_fit_another_body(tmp_path: Path, folder: Path, teacher_cache: Path):
+    by_texts = made_in(folder, tmp_path / "kept", teacher_cache)
+    by_tokens = made_in(folder, tmp_path / "kept", teacher_cache, "train.batch_by=tokens")
+    assert by_texts["body"] != by_tokens["body"]
+
+
 def test_another_teacher_in_the_same_folder_gives_other_vectors(tmp_path: Path, folder: Path):
     teacher = tmp_path / "teacher"
     shutil.copytree(find_teacher("all-MiniLM-L6-v2"), teacher)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdserve.distill import distill
+from kdserve.distill.data.corpus import Corpus, build_corpus
+from kdserve.distill.teachers.writer import OutputCache
 from kdserve.errors import FolderError
 from kdserve.locks import folder_lock
+from kdserve.recipe import load_recipe
 
 RUN = """
 import sys, time, hashlib
@@ -69,6 +74,64 @@ def test_the_second_run_waits_and_both_have_their_own_vectors(tmp_path: Path):
         out, err = process.communicate(timeout=120)
         assert (out, err) == ("50 True\n", "")
     assert (next((tmp_path / "cache").iterdir()) / "keys.u64").stat().st_size == 80 * 8
+
+
+class Writes:
+    """A teacher that writes each text twice."""
+
+    outputs_key = "e" * 64
+
+    def write(self, texts: list[str], *, language: str) -> list[list[str]]:
+        return [[text, f"{language} {text}"] for text in texts]
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> tuple[OutputCache, Corpus]:
+    (tmp_path / "one.tsv").write_text("".join(f"line {n}\tZeile {n}\n" for n in range(50)), encoding="utf-8")
+    (tmp_path / "one.toml").write_text(RECIPE.replace("FILE", "one.tsv"), encoding="utf-8")
+    corpus = build_corpus(load_recipe(tmp_path / "one.toml"), tmp_path / "corpus")
+    return OutputCache(tmp_path / "cache", Writes()), corpus
+
+
+def test_a_line_that_another_run_is_writing_is_neither_read_nor_cut(outputs: tuple[OutputCache, Corpus]):
+    cache, corpus = outputs
+    cache.fill(corpus, np.arange(20))
+    with cache.path.open("ab") as other:
+        other.write(b'["0123')
+    before = cache.path.read_bytes()
+    cache.fill(corpus, np.arange(20))
+    assert len(cache.read()) == 20
+    assert cache.path.read_bytes() == before
+    cache.fill(corpus, np.arange(50))  # it is nobody's now
+    assert len(cache.read()) == 50
+    assert b'["0123[' not in cache.path.read_bytes()
+
+
+def test_outputs_that_another_run_writes_are_waited_for(outputs: tuple[OutputCache, Corpus], monkeypatch, caplog):
+    cache, corpus = outputs
+    held = ExitStack()
+    held.enter_context(folder_lock(cache.folder))
+    monkeypatch.setattr("kdserve.locks.time.sleep", lambda _: held.close())
+    cache.fill(corpus, np.arange(50))
+    assert "another run is filling" in caplog.text
+    assert len(cache.read()) == 50
+
+
+def test_outputs_that_are_there_need_no_lock(outputs: tuple[OutputCache, Corpus]):
+    cache, corpus = outputs
+    cache.fill(corpus, np.arange(50))
+    with folder_lock(cache.folder):
+        cache.fill(corpus, np.arange(30))
+
+
+@pytest.mark.parametrize("line", [b"\xff", b"[]", b"1", b'["a"]', b'["a", "b"]', b'["a", [1]]', b"[[" * 9_000])
+def test_a_damaged_line_of_outputs_is_named(outputs: tuple[OutputCache, Corpus], line: bytes):
+    cache, corpus = outputs
+    cache.fill(corpus, np.arange(2))
+    with cache.path.open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(FolderError, match=r"outputs\.jsonl line 3 is damaged .*; remove the line"):
+        cache.fill(corpus, np.arange(2))
 
 
 def test_one_work_folder_serves_one_run(tmp_path: Path, tiny_recipe, teacher_cache: Path):

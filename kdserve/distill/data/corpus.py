@@ -10,15 +10,17 @@ import hashlib
 import json
 import shutil
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.pairs import Pair, digest_files, hash_text, read_pairs
+from kdserve.distill.kept import keep, kept
 from kdserve.errors import DataError
 from kdserve.recipe import PairsRecipe, ValidationRecipe
 
@@ -26,6 +28,7 @@ SOURCE = "en"
 """The code under which source sentences are counted as a language of their own."""
 _MOST_NAMES = 2**15 - 1
 """Languages and domains are numbered in 16 bits."""
+_RECORD = "corpus.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +91,14 @@ def build_corpus(recipe: PairsRecipe, folder: Path, *, progress: Progress = no_p
     What came from the hub stands for the data set as long as the folder does.
     """
     key = _corpus_key(recipe)
-    done = folder / "corpus.json"
-    if not done.is_file() or json.loads(done.read_text(encoding="utf-8"))["key"] != key:
+    record = kept(folder / _RECORD, key)
+    if record is None:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         _write(recipe, folder, key, progress)
-    return _open(folder)
+        record = kept(folder / _RECORD, key)
+    assert record is not None
+    return _open(folder, record)
 
 
 def digest_of(*parts: object) -> str:
@@ -192,14 +197,11 @@ class _Writer:
         for name, values in arrays.items():
             np.save(self.folder / f"{name}.npy", values)
             self.digest.update(values.data)
-        partial = self.folder / "corpus.json.partial"
-        record = {"key": key, "digest": self.digest.hexdigest(), **names}
-        partial.write_text(json.dumps(record), encoding="utf-8")
-        partial.replace(self.folder / "corpus.json")
+        files = sorted(path for path in self.folder.iterdir() if path.suffix in (".txt", ".npy"))
+        keep(self.folder / _RECORD, key, files=files, digest=self.digest.hexdigest(), **names)
 
 
-def _open(folder: Path) -> Corpus:
-    names = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+def _open(folder: Path, record: Mapping[str, Any]) -> Corpus:
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
 
     def store(name: str) -> TextStore:
@@ -210,9 +212,9 @@ def _open(folder: Path) -> Corpus:
     corpus = Corpus(
         translations=store("translation"),
         sources=store("source"),
-        languages=tuple(names["languages"]),
-        domains=tuple(names["domains"]),
-        digest=names["digest"],
+        languages=tuple(record["languages"]),
+        domains=tuple(record["domains"]),
+        digest=record["digest"],
         **arrays,
     )
     if len(corpus.source_of) == 0:

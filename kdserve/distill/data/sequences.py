@@ -5,7 +5,6 @@ Letters: P pairs, B batch, T and L tokens read and written, K tokens kept of a v
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +19,7 @@ from kdserve.distill.data.batches import Batch
 from kdserve.distill.data.corpus import Corpus
 from kdserve.distill.data.sampling import TextSampler, language_shares
 from kdserve.distill.data.splitting import gather_runs
+from kdserve.distill.kept import keep, kept
 from kdserve.recipe import WriterTrainRecipe
 
 
@@ -46,19 +46,19 @@ class Runs:
 
 def keep_runs(folder: Path, *, key: str, rows: Iterable[list[list[int]]]) -> Runs:
     """Write token rows, given in chunks, into `folder`, or open what was written there under the same key."""
-    done = folder / "runs.json"
-    if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != key:
+    record, ids_path, offsets_path = folder / "runs.json", folder / "ids.i32", folder / "offsets.npy"
+    if kept(record, key) is None:
         folder.mkdir(parents=True, exist_ok=True)
-        done.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
         lengths: list[int] = []
-        with (folder / "ids.i32").open("wb") as file:
+        with ids_path.open("wb") as file:
             for part in rows:
                 lengths += map(len, part)
                 file.write(np.fromiter(chain.from_iterable(part), dtype=np.int32).tobytes())
-        np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-        done.write_text(json.dumps(key), encoding="utf-8")
-    ids = np.memmap(folder / "ids.i32", dtype=np.int32, mode="r")
-    return Runs(ids=ids, offsets=np.load(folder / "offsets.npy"))
+        np.save(offsets_path, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        keep(record, key, files=[ids_path, offsets_path])
+    ids = np.memmap(ids_path, dtype=np.int32, mode="r")
+    return Runs(ids=ids, offsets=np.load(offsets_path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,6 +17,7 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.corpus import Corpus, digest_of, iter_texts
 from kdserve.distill.data.splitting import TokenSplitter, gather_runs, make_splitter
 from kdserve.distill.data.vocabulary import CLS, PAD, SEP
+from kdserve.distill.kept import keep, kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,21 +111,21 @@ def tokenize_corpus(
     max_tokens -= max(len(document), len(query))
     splitter = make_splitter(tokenizer, share=split, most=max_tokens) if split else None
     key = digest_of(tokenizer.to_str(), max_tokens, corpus.digest, document, query)
-    done = folder / "tokens.json"
-    if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != key:
+    record, ids_path, offsets_path = folder / "tokens.json", folder / "ids.i32", folder / "offsets.npy"
+    if kept(record, key) is None:
         folder.mkdir(parents=True, exist_ok=True)
-        done.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
         lengths: list[int] = []
         total = len(corpus.translations) + len(corpus.sources)
-        with (folder / "ids.i32").open("wb") as file:
+        with ids_path.open("wb") as file:
             for texts in chain(iter_texts(corpus.translations), iter_texts(corpus.sources)):
                 encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
                 rows = [encoding.ids[:max_tokens] for encoding in encodings]
                 lengths += map(len, rows)
                 file.write(np.fromiter(chain.from_iterable(rows), dtype=np.int32).tobytes())
                 progress("tokenising", len(lengths), total)
-        np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-        done.write_text(json.dumps(key), encoding="utf-8")
-    ids = np.memmap(folder / "ids.i32", dtype=np.int32, mode="r")
-    offsets = np.load(folder / "offsets.npy")
+        np.save(offsets_path, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        keep(record, key, files=[ids_path, offsets_path])
+    ids = np.memmap(ids_path, dtype=np.int32, mode="r")
+    offsets = np.load(offsets_path)
     return TokenStore(ids=ids, offsets=offsets, splitter=splitter, key=key, prompts=(document, query))

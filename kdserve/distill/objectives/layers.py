@@ -234,7 +234,9 @@ def _check_relation_heads(recipe: LayerRecipe, *bodies: Any) -> None:
     for body in bodies if recipe.relations else ():
         width = body.config.hidden_size
         if width % recipe.relation_heads:
-            raise RecipeError(f"layers.relation_heads is {recipe.relation_heads}, which does not divide width {width}")
+            raise RecipeError(
+                f"layers.relation_heads is {recipe.relation_heads}, which does not divide width {width}; lower it"
+            )
 
 
 class _Recorder:

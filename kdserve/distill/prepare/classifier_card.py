@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdserve.distill.card import Outcome
-from kdserve.recipe import Recipe
+from kdserve.recipe import Recipe, teacher_name
 
 _EXPECTED = {
     "language": "the language that the corpus says it is in",
@@ -25,7 +25,11 @@ def write_classifier_card(outcome: Outcome, recipe: Recipe, labels: Sequence[str
         else "too few were held out to measure it by language"
     )
     expected = _EXPECTED.get(settings.mode, _EXPECTED[""])
-    teacher = "" if settings.mode == "language" else f" Its teacher is {settings.teacher or recipe.teacher.model}."
+    teacher = (
+        ""
+        if settings.mode == "language"
+        else f" Its teacher is {teacher_name(settings.teacher or recipe.teacher.model)}."
+    )
     lines = [
         f"# {recipe.name}",
         "",

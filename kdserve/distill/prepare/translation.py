@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome, draw_curve
@@ -25,7 +25,7 @@ from kdserve.errors import FolderError, RecipeError
 from kdserve.manifest import MANIFEST_NAME, kind_of, read_manifest, staged_folder, write_manifest
 from kdserve.model_settings import SequenceStudentSettings, StudentSettings
 from kdserve.quiet import quiet_transformers
-from kdserve.recipe import SequenceRecipe, recipe_record
+from kdserve.recipe import SequenceRecipe, recipe_record, teacher_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class WritingRun(Run):
                     source_tokens=sources,
                     target_tokens=targets,
                     table_bits=self.table_bits,
-                    recipe=_record(recipe),
+                    recipe=recipe_record(recipe),
                     accuracy={"languages": accuracy.by_language, "domains": accuracy.by_domain},
                 ).to_json(),
             )
@@ -90,29 +90,23 @@ def prepare_writer(
         teacher = open_writer_teacher(recipe) if recipe.teacher.model else None
         taught_by = teacher if isinstance(teacher, WriterTeacher) else None  # a bundle only writes
         student, sides = start_writer(recipe, corpus, taught_by, work)
+        _require_same_tokens(recipe, sides, taught_by)
         data, learned = gather_writing(recipe, corpus, sides, teacher, work, cache=cache, progress=progress)
     if teacher:
         parents["teacher"] = teacher.fingerprint
-    record = _record(recipe)
+    record = recipe_record(recipe)
     for label in ("name", "languages", "weak_languages", "refuse_overlap"):
         del record[label]  # the corpus stands for the languages; the rest changes no weight
     return WritingRun(
         recipe=recipe,
         work=work,
         key=digest_of(record, *parents.values(), learned),
-        task=WritingTask(recipe, data, student, sides, inside=_inside(recipe, student, sides, taught_by)),
+        task=WritingTask(recipe, data, student, sides, inside=_inside(recipe, student, taught_by)),
         data=data,
         sides=sides,
         parents=parents,
         table_bits=_table_bits(recipe),
     )
-
-
-def _record(recipe: SequenceRecipe) -> dict[str, Any]:
-    """Return the recipe as JSON, encoder and start by their names alone: their fingerprints are among the parents."""
-    record = recipe_record(recipe)
-    record["student"] |= {"encoder": Path(recipe.student.encoder).name, "start": Path(recipe.student.start).name}
-    return record
 
 
 def parent_folders(recipe: SequenceRecipe) -> dict[str, str]:
@@ -135,17 +129,23 @@ def parent_folders(recipe: SequenceRecipe) -> dict[str, str]:
     return found
 
 
+def _require_same_tokens(recipe: SequenceRecipe, sides: Sides, teacher: WriterTeacher | None) -> None:
+    """Refuse, before the teacher writes for hours, objectives that compare other tokens than the teacher's."""
+    aims = recipe.objective
+    if teacher and teacher.sides.digest != sides.digest and (aims.alpha or aims.needs_states):
+        named = "objective.alpha compares" if aims.alpha else "objective.hidden and attention compare"
+        raise RecipeError(
+            f"{named} tokens, and the student has another vocabulary than its teacher; set them to 0, or begin with "
+            "layers of the teacher"
+        )
+
+
 def _inside(
-    recipe: SequenceRecipe, student: EncoderDecoder, sides: Sides, teacher: WriterTeacher | None
+    recipe: SequenceRecipe, student: EncoderDecoder, teacher: WriterTeacher | None
 ) -> InsideDistillation | None:
     if not recipe.objective.needs_states:
         return None
     assert teacher is not None
-    if teacher.sides.digest != sides.digest:
-        raise RecipeError(
-            "objective.hidden and attention compare tokens, and the student has another vocabulary than its teacher; "
-            "set them to 0, or begin with layers of the teacher"
-        )
     return InsideDistillation(recipe.objective, teacher.writer, student, seed=recipe.seed)
 
 
@@ -173,7 +173,7 @@ def _write_card(outcome: Outcome, recipe: SequenceRecipe, data: WritingData, pat
         f"# {recipe.name}",
         "",
         f"A student that {verb}, made by kdserve from the recipe in `kdserve.json`; "
-        + (f"its teacher is {recipe.teacher.model}." if recipe.teacher.model else "it had no teacher."),
+        + (f"its teacher is {teacher_name(recipe.teacher.model)}." if recipe.teacher.model else "it had no teacher."),
         "",
         f"{measured} Weights of step {outcome.best_step} of {recipe.train.steps}. "
         f"{len(data.trained):,} pairs were trained on, {data.num_filtered:,} did not pass the filters.",

@@ -5,7 +5,6 @@ Letters: P pairs, K tokens kept of a vocabulary.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,11 +18,12 @@ from kdserve.distill.data.families import hold_out_names
 from kdserve.distill.data.filters import keep_pairs, says_again
 from kdserve.distill.data.sequences import SoftLabels, WritingData, keep_runs
 from kdserve.distill.data.sides import Sides
+from kdserve.distill.kept import keep, kept
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.teachers.translator import TranslatorTeacher
 from kdserve.distill.teachers.writer import OutputCache, WriterTeacher, output_key
 from kdserve.distill.training.validation import draw_pairs
-from kdserve.errors import DataError, RecipeError
+from kdserve.errors import DataError
 from kdserve.recipe import SequenceRecipe
 
 _CHUNK = 10_000
@@ -46,7 +46,6 @@ def gather_writing(
 
     Raises:
         DataError: no pair passes.
-        RecipeError: soft labels are asked for in another vocabulary than the teacher's.
     """
     trained, held, num_filtered = _choose(recipe, corpus, work, progress)
     held = draw_pairs(corpus, held, recipe.validation, seed=recipe.seed)
@@ -75,11 +74,6 @@ def gather_writing(
         num_filtered=num_filtered,
     )
     if recipe.objective.alpha and isinstance(teacher, WriterTeacher):
-        if teacher.sides.digest != sides.digest:
-            raise RecipeError(
-                "objective.alpha compares tokens, and the student has another vocabulary than its teacher; set it to "
-                "0, or begin with layers of the teacher"
-            )
         key = digest_of(key, teacher.fingerprint, recipe.objective.top_k)
         data = replace(data, soft=_keep_soft(data, teacher, recipe.objective.top_k, work / "soft", key, progress))
     return data, digest_of(key, trained.tolist(), held.tolist())
@@ -93,11 +87,11 @@ def _reference(corpus: Corpus) -> Callable[[int], str]:
 def _choose(recipe: SequenceRecipe, corpus: Corpus, work: Path, progress: Progress) -> tuple[Numbers, Numbers, int]:
     """Return the pairs to train on, those held out, and how many were filtered."""
     key = digest_of(corpus.digest, asdict(recipe.filter), recipe.task, recipe.hold_out, recipe.validation.permille)
-    path, stored = work / "pairs.npz", None
-    if path.is_file():
+    named, path = work / "pairs.json", work / "pairs.npz"
+    if record := kept(named, key):
         with np.load(path) as found:
-            stored = (found["trained"], found["held"], int(found["filtered"])) if str(found["key"]) == key else None
-    if stored is None:
+            stored = found["trained"], found["held"], int(record["filtered"])
+    else:
         passed = keep_pairs(corpus, recipe.filter, translates=recipe.task == "translate", progress=progress)
         if recipe.hold_out == "names":
             may_train, held = hold_out_names(corpus, recipe.validation.permille, progress=progress)
@@ -105,9 +99,9 @@ def _choose(recipe: SequenceRecipe, corpus: Corpus, work: Path, progress: Progre
             held = corpus.held_out[corpus.source_of]
             may_train = ~held
         stored = np.flatnonzero(may_train & passed), np.flatnonzero(held & passed), int((~passed).sum())
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, trained=stored[0], held=stored[1], filtered=stored[2], key=np.array(key))
-        partial.replace(path)
+        named.unlink(missing_ok=True)
+        np.savez(path, trained=stored[0], held=stored[1])
+        keep(named, key, files=[path], filtered=stored[2])
     if not len(stored[0]):
         raise DataError("no pair is left to train on; loosen [filter] or give more data")
     return stored
@@ -177,14 +171,15 @@ def _keep_soft(
     """Ask the teacher for its likeliest tokens along every target; goes on where a run before was stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     named, tokens_path, scores_path = folder / "soft.json", folder / "tokens.i32", folder / "scores.f16"
-    if not named.is_file() or json.loads(named.read_text(encoding="utf-8")) != key:
-        for path in (tokens_path, scores_path):
+    if kept(named, key) is None:
+        for path in (named, tokens_path, scores_path):
             path.unlink(missing_ok=True)
-        named.write_text(json.dumps(key), encoding="utf-8")
+        keep(named, key)
     with tokens_path.open("ab") as tokens_file, scores_path.open("ab") as scores_file:
         whole = min(tokens_file.tell() // (4 * top), scores_file.tell() // (2 * top))
         offsets, size = data.written.offsets, teacher.settings.batch_size
         first = int(np.searchsorted(offsets, whole, side="right")) - 1
+        first -= first % size  # the batches that a run without a stop has
         for file, width in ((tokens_file, 4), (scores_file, 2)):
             file.truncate(int(offsets[first]) * top * width)
         trained, total = frozenset(data.trained.tolist()), len(offsets) - 1

@@ -49,14 +49,15 @@ def keep_folded(
     progress: Progress = no_progress,
 ) -> None:
     """Fold the student's layers on `align.fold_texts` texts of the corpus, or as it was done before in `work`."""
-    shares = [recipe.train.temperature, recipe.train.source_share, recipe.targets.queries]
-    body = [recipe.student.layers, recipe.student.max_tokens, recipe.layers.map, recipe.align.fold_texts, recipe.seed]
-    key = digest_of(shares, body, ingredients.teacher.fingerprint, ingredients.data.tokens.key)
+    shares = [recipe.train.batch_by, recipe.train.temperature, recipe.train.source_share, recipe.targets.queries]
+    own = recipe.student
+    body = [own.layers, own.max_tokens, own.table_bits, own.table_rank, recipe.layers.map, recipe.align.fold_texts]
+    key = digest_of(shares, body, recipe.seed, ingredients.teacher.fingerprint, ingredients.data.tokens.key)
     path = work / f"folded-{key[:16]}.safetensors"
     with processes().main_process_first():  # the first solves what the others then open
         if not path.is_file():
             device = torch.device(best_device())
-            student.to(device)
+            student.to(device).eval()
             live.to(device)
             fold_layers(student, live, _draw_batches(recipe, ingredients, device), progress=progress)
             partial = path.with_suffix(".partial")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from kdserve.distill.data.corpus import Corpus, build_corpus, digest_of
 from kdserve.distill.data.overlap import refuse_overlap
 from kdserve.distill.data.tokens import TokenStore, tokenize_corpus
 from kdserve.distill.data.vocabulary import draw_sentences, make_vocabulary
+from kdserve.distill.kept import keep, kept
 from kdserve.distill.students.adopt import adopt_vocabulary
 from kdserve.distill.students.folder import parent_students, read_prompts
 from kdserve.distill.teachers.embedder import Teacher, VectorCache, load_teacher
@@ -49,7 +49,7 @@ class Ingredients:
     def body_key(self, recipe: Recipe) -> str:
         """SHA-256 of what the fitted body depends on."""
         run = recipe.train
-        train = [run.batch_size, run.precision, run.average, run.clip, run.weight_decay]
+        train = [run.batch_size, run.batch_by, run.precision, run.average, run.clip, run.weight_decay]
         student = [recipe.student.layers, recipe.student.max_tokens, recipe.student.dropout]
         parts = [recipe.align.body_steps, recipe.align.body_rate, run.warmup, train, student, recipe.seed]
         return digest_of(parts, self.teacher.fingerprint, self.corpus.digest)
@@ -123,16 +123,12 @@ def _keep_vocabulary(
     words = teacher.words() if teacher and settings.teacher_words else []
     adopted = teacher.fingerprint if teacher and settings.of_teacher else ""
     key = digest_of(asdict(settings), recipe.seed, corpus.digest, adopted, *words)
-    if path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["key"] == key:
-            return Tokenizer.from_str(record["tokenizer"])
+    if record := kept(path, key):
+        return Tokenizer.from_str(record["tokenizer"])
     if teacher and adopted:
         drawn = draw_sentences(corpus, settings, seed=recipe.seed)
         tokenizer = adopt_vocabulary(teacher.body_tokenizer, drawn, settings.size, progress=progress)
     else:
         tokenizer = make_vocabulary(corpus, recipe, words=words, progress=progress)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"key": key, "tokenizer": tokenizer.to_str()}), encoding="utf-8")
-    partial.replace(path)
+    keep(path, key, tokenizer=tokenizer.to_str())
     return tokenizer

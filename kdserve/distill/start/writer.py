@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from kdserve.distill.data.corpus import Corpus, TextStore, digest_of
 from kdserve.distill.data.sides import Sides, TokenizerPair, open_sides, read_source
 from kdserve.distill.data.target_vocabulary import train_target_vocabulary
 from kdserve.distill.data.vocabulary import train_unigram
+from kdserve.distill.kept import keep, kept
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.students import writer
 from kdserve.distill.teachers.encoder_decoder import EncoderDecoder, open_writer
@@ -125,12 +125,8 @@ def _drawn(recipe: SequenceRecipe, store: TextStore, numbers: Any, *, most: int)
 def _kept(path: Path, recipe: SequenceRecipe, corpus: Corpus, make: Callable[[], Tokenizer]) -> Tokenizer:
     """Make a vocabulary once for this corpus and these settings."""
     key = digest_of(asdict(recipe.vocabulary), recipe.seed, corpus.digest)
-    if path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["key"] == key:
-            return Tokenizer.from_str(record["tokenizer"])
+    if record := kept(path, key):
+        return Tokenizer.from_str(record["tokenizer"])
     tokenizer = make()
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"key": key, "tokenizer": tokenizer.to_str()}), encoding="utf-8")
-    partial.replace(path)
+    keep(path, key, tokenizer=tokenizer.to_str())
     return tokenizer

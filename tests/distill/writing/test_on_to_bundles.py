@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdserve.cli.distill import published_students
+from kdserve.cli.distill import open_published
 from kdserve.distill import distill
 from kdserve.distill.data.sides import open_sides
 from kdserve.distill.students.writer import ENCODER_TABLE
@@ -81,9 +81,7 @@ def test_a_translators_encoder_gets_a_decoder_for_another_task_and_goes_on_to_a_
     recipe = writing_recipe(f"student.encoder={tmp_path / 'bundle'}", *fixed)
     with pytest.raises(FolderError, match=r"bundle is a bundle.*kdserve reopen for student\.encoder"):
         distill(recipe, tmp_path / "brief")
-    with published_students(recipe, tmp_path / "brief") as opened:
-        distill(opened, tmp_path / "brief")
-    assert not (tmp_path / "brief.published").exists()
+    distill(recipe, tmp_path / "brief", open_bundles=open_published)
     settings = verify_folder(tmp_path / "brief", kind="sequence-student").settings
     assert (settings["task"], settings["recipe"]["student"]["encoder"]) == ("summarise", "bundle")
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("student", "brief"))
