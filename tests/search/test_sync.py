@@ -155,10 +155,10 @@ def test_a_file_that_is_gone_before_it_is_opened_keeps_its_document_until_the_ne
 ) -> None:
     source = Source(path=folder, format="folder")
     sync_folder(retriever, source)
-    listed = source.files()
+    listed = source.begin()
     (folder / "a.md").unlink()
     with monkeypatch.context() as before:
-        before.setattr(Source, "files", lambda _: listed)
+        before.setattr(Source, "begin", lambda _: listed)
         assert sync_folder(retriever, source) == Synced(written=0, deleted=0, unchanged=1)
     assert sync_folder(retriever, source) == Synced(written=0, deleted=1, unchanged=1)
 

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Literal, cast, get_args
 
 from kdserve.errors import DataError, MissingExtraError
@@ -122,11 +123,10 @@ class Source:
 
     def begin(self) -> tuple[Format, list[Path]]:
         """As `files`, and begin to count what is skipped with what a folder holds beside them."""
-        format, files = self.files()
+        format, files, others = self._listed()
         self.skipped.clear()
         self.blank.clear()
-        others = set(_files_below(self.path)) - set(files) if is_folder(self.path) else set()
-        self.skipped.update(_kind_of(file) for file in sorted(others))
+        self.skipped.update(map(_kind_of, others))
         return format, files
 
     def read_part(
@@ -189,11 +189,15 @@ class Source:
 
     def files(self) -> tuple[Format, list[Path]]:
         """The format, and the files that are in it: the one that was named, or those of a folder."""
+        return self._listed()[:2]
+
+    def _listed(self) -> tuple[Format, list[Path], list[Path]]:
+        """As `files`, and what a folder holds beside them."""
         if not is_folder(self.path):
             if self.format == "folder":
                 what = "is a file, not a folder" if self.path.exists() else "is not there"
                 raise DataError(f"{show(self.path)} {what}; check the path and --format")
-            return self.format, [self.path]
+            return self.format, [self.path], []
         below = _files_below(self.path)
         there = [file for file in below if not _is_hidden(file)]
         if self.format == "document":
@@ -207,7 +211,7 @@ class Source:
         wanted = [file for file in there if _ending(file) in endings and file.is_file()]
         if not wanted:
             raise DataError(f"{self.path} holds no {_listed(endings)} file; {_told(below)}")
-        return format, wanted
+        return format, wanted, sorted({*below} - {*wanted})
 
 
 def content_of(file: Path) -> str:
@@ -225,9 +229,15 @@ def resume_key(source: Source, *settings: str) -> str:
     files, as their paths below it are ids.
     """
     format, files = source.files()
-    if not all(file.is_file() for file in files):
-        return ""
-    known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    known = []
+    for file in files:
+        try:
+            found = file.stat()
+        except FileNotFoundError:  # gone by now, or never there: who reads it says so
+            return ""
+        if not S_ISREG(found.st_mode):
+            return ""
+        known.append((str(file.resolve()), found.st_size, found.st_mtime_ns))
     chosen = source.columns
     fields = [] if chosen.fields is None else [sorted(chosen.fields)]
     columns = (chosen.text, chosen.id, sorted(chosen.numbers), *fields)

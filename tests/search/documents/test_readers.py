@@ -9,7 +9,7 @@ from document_files import read, written
 
 from kdserve.errors import DataError
 from kdserve.search import Document, Source, resume_key
-from kdserve.search.documents import tables, whole_texts
+from kdserve.search.documents import readers, tables, whole_texts
 
 
 def test_a_text_file_gives_one_document_a_line(tmp_path):
@@ -256,6 +256,25 @@ def test_a_pipe_is_read_once(tmp_path):
     writer.start()
     assert [document.text for document in source.read()] == ["one", "two"]
     writer.join()
+
+
+def test_a_file_that_is_gone_before_a_build_keys_it_makes_no_key(tmp_path, monkeypatch):
+    source = Source(path=written(tmp_path, "a.txt", "eins\n").parent, format="folder")
+    listed = source.files()
+    (tmp_path / "a.txt").unlink()
+    monkeypatch.setattr(Source, "files", lambda _: listed)
+    assert resume_key(source) == ""
+
+
+def test_a_file_that_comes_while_a_folder_is_listed_is_of_no_other_kind(tmp_path, monkeypatch):
+    written(tmp_path, "a.txt", "eins\n")
+    format_in = readers._format_in
+    monkeypatch.setattr(
+        readers, "_format_in", lambda *listed: written(tmp_path, "b.txt", "zwei") and format_in(*listed)
+    )
+    source = Source(path=tmp_path, format="folder")
+    assert [document.id for document in source.read()] == ["a.txt"]
+    assert not source.skipped
 
 
 def test_a_pipe_may_be_one_text(tmp_path):
