@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -115,6 +117,19 @@ def test_outputs_that_another_run_writes_are_waited_for(outputs: tuple[OutputCac
     cache.fill(corpus, np.arange(50))
     assert "another run is filling" in caplog.text
     assert len(cache.read()) == 50
+
+
+def test_a_cache_that_cannot_be_written_is_named(outputs: tuple[OutputCache, Corpus], monkeypatch):
+    cache, corpus = outputs
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Writes, "write", full)
+    with pytest.raises(
+        FolderError, match=r"cache/e{16} cannot be written \(No space left on device\); fix that and run"
+    ):
+        cache.fill(corpus, np.arange(2))
 
 
 def test_outputs_that_are_there_need_no_lock(outputs: tuple[OutputCache, Corpus]):

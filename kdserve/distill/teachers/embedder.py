@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -195,7 +195,7 @@ class VectorCache:
         if not len(self._missing(corpus)):
             progress("teacher vectors", len(corpus.sources), len(corpus.sources))
             return
-        with folder_lock(self.folder, waiting=said_once(self.folder)), self._append() as (vectors_file, keys_file):
+        with filling(self.folder), self._append() as (vectors_file, keys_file):
             missing = self._missing(corpus)
             total, done = len(corpus.sources), len(corpus.sources) - len(missing)
             progress("teacher vectors", done, total)
@@ -245,14 +245,25 @@ class VectorCache:
             yield vectors_file, keys_file
 
 
-def said_once(folder: Path) -> Callable[[], None]:
-    """Return what says, when it is first called, that another run's answers of a teacher are waited for."""
+@contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Be the one run that adds to a teacher's answers, once no other does.
+
+    Raises:
+        FolderError: the folder cannot be written.
+    """
 
     @cache
-    def say() -> None:
+    def say_once() -> None:
         _logger.warning("another run is filling %s; waiting until it is done", folder)
 
-    return say
+    try:
+        with folder_lock(folder, waiting=say_once):
+            yield
+    except OSError as error:
+        raise FolderError(
+            f"{folder} cannot be written ({error.strerror or error}); fix that and run the same again, it goes on"
+        ) from error
 
 
 def _chunks(numbers: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -21,11 +21,10 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.corpus import Corpus, digest_of
 from kdserve.distill.data.sides import Sides, open_sides
 from kdserve.distill.hardware import best_device, supports_bf16
-from kdserve.distill.teachers.embedder import find_teacher, fingerprint_folder, said_once
+from kdserve.distill.teachers.embedder import filling, find_teacher, fingerprint_folder
 from kdserve.distill.teachers.encoder_decoder import EncoderDecoder, open_writer
 from kdserve.distill.teachers.translator import TranslatorTeacher, find_translator
 from kdserve.errors import FolderError
-from kdserve.locks import folder_lock
 from kdserve.quiet import quiet_transformers
 from kdserve.recipe import SequenceRecipe, WriterTeacherRecipe
 
@@ -127,7 +126,7 @@ class OutputCache:
         if not self._missing(corpus, pairs):
             progress("teacher's outputs", len(pairs), len(pairs))
             return
-        with folder_lock(self.folder, waiting=said_once(self.folder)), self.path.open("ab") as file:
+        with filling(self.folder), self.path.open("ab") as file:
             file.truncate(len(self._whole_lines()))
             missing = self._missing(corpus, pairs)
             done = len(pairs) - len(missing)
