@@ -136,7 +136,7 @@ def train(recipe: Recipe, work: Path, *, cache: Path | None, data: Path | None) 
         similar = read_sts(data / "eval" / "stsb-multi-mt", split="dev", languages=["en", "de"])
         figures["sts"] = {language: sts_spearman(embedder, own) for language, own in similar.items()}
         if (questions := data / "eval" / "xquad-r-dev").is_dir():
-            to_paragraphs, _ = measure_answers(embedder, read_questions(questions))
+            to_paragraphs, *_ = measure_answers(embedder, read_questions(questions))
             means = {"own": to_paragraphs.within, "across": to_paragraphs.asked}
             figures["search"] = {name: fmean(row.values()) for name, row in means.items()}
     return figures

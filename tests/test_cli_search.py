@@ -134,6 +134,18 @@ def test_an_answer_is_the_sentence_that_is_nearest(folder: Path) -> None:
     assert answer["hit"]["text"][answer["start"] : answer["end"]] == answer["text"] == "The bread is still warm."
 
 
+def test_hits_are_ordered_anew_by_their_sentences_where_that_is_asked_for(folder: Path) -> None:
+    asked = ["search", str(folder), "warm bread", "-k", "1", "--json"]
+    plain, anew = (
+        json.loads(CliRunner().invoke(app, [*asked, *more]).stdout)["hits"][0] for more in ([], ["--rerank", "2"])
+    )
+    assert (plain["id"], anew["id"]) == ("bread", "bread")
+    assert anew["score"] > plain["score"]  # the sentence is nearer than all that stands around it
+    done = CliRunner().invoke(app, [*asked, "--rerank", "2", "--answer"])
+    assert done.exit_code == 2
+    assert "--answer is ordered by sentences already" in " ".join(done.stderr.split())
+
+
 class Terminal:
     """A pseudo-terminal with `kdserve` in it, at its prompt; hits go to `out`, where there is one."""
 

@@ -56,6 +56,9 @@ def search(
     min_score: Annotated[float, typer.Option(help="Leave out hits below this score.")] = -1.0,
     lexical: Annotated[bool, typer.Option("--lexical", help="Search by words too, for names and codes.")] = False,
     per_language: Annotated[int, typer.Option(min=0, help="Most hits of one language; 0: any number.")] = 0,
+    rerank: Annotated[
+        int, typer.Option(min=0, help="Order so many hits anew, by their best sentences too; 0: none.")
+    ] = 0,
     answer: Annotated[bool, typer.Option("--answer", help="Show the sentences that answer, not the passages.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Show passages whole in a terminal.")] = False,
     gist: Annotated[
@@ -76,7 +79,13 @@ def search(
 
     if not query and not sys.stdin.isatty():
         raise typer.BadParameter("give a question, or - to read questions from standard input", param_hint="QUERY")
-    options = SearchOptions(k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language)
+    if answer and rerank:
+        raise typer.BadParameter(
+            "--answer is ordered by sentences already; leave out one of the two", param_hint="--rerank"
+        )
+    options = SearchOptions(
+        k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language, rerank=rerank
+    )
     if milvus:
         refuse_in_milvus(lexical=lexical)
         retriever: RetrieverProtocol = open_collection(milvus, str(folder), bundle, device=device, threads=threads)
@@ -84,7 +93,7 @@ def search(
     else:
         retriever = opened = open_retriever(folder, bundle, device=device, threads=threads)
         search_batch = partial(opened.search_batch, lexical=lexical)
-    find = partial(search_batch, where=where, min_score=min_score, per_language=per_language)
+    find = partial(search_batch, where=where, min_score=min_score, per_language=per_language, rerank=rerank)
     translator = _open_translator(gist, device, threads) if gist else None
     many = query == "-"
     asking = Asking(

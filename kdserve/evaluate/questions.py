@@ -1,12 +1,12 @@
 """Question answering by retrieval: does a question find the sentence, and the paragraph, that answers it?
 
 The layout and the pooled measure are those of LAReQA (Roy et al. 2020, arXiv:2004.05484): the same questions and
-paragraphs in several languages. Axes: Q questions, N candidates, D width.
+paragraphs in several languages. Axes: Q questions, N candidates, S sentences, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from kdserve.evaluate.files import files_of, lines_of, require_found
 from kdserve.evaluate.retrieval import answer_ranks, average_precision
 from kdserve.json_files import parse_json
 
-UNITS = ("paragraph", "sentence")
 Matrix = Mapping[str, Mapping[str, float]]
+Numbers = npt.NDArray[np.int64]
+Score = Callable[[Embeddings, str], Embeddings]
+"""Of questions' vectors and a language: the score (Q, N) of each of its candidates."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,11 +37,14 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionSet:
-    """One language: questions by an id that all languages share, paragraphs, and the sentences of them all."""
+    """One language: questions by an id that all languages share, paragraphs, the sentences of them all, and the number
+    of the paragraph of each sentence.
+    """
 
     questions: Mapping[str, Question]
     paragraphs: Sequence[str]
     sentences: Sequence[str]
+    owners: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,60 +103,76 @@ def read_questions(folder: Path, *, languages: Collection[str] | None = None) ->
 def measure_answers(
     embedder: Embedder, sets: Mapping[str, QuestionSet], *, progress: Progress = no_progress
 ) -> list[AnswerFigures]:
-    """Measure questions against paragraphs, then against sentences, in every ordered pair of languages."""
+    """Measure questions against paragraphs, against sentences, and against paragraphs by the mean of their own score
+    and their best sentence's, as a search with `rerank` orders them: in every ordered pair of languages.
+    """
     ids = list(next(iter(sets.values())).questions)
     asked = {language: embedder.encode_query([one.questions[i].text for i in ids]) for language, one in sets.items()}
-    figures = []
-    for done, unit in enumerate(UNITS, start=1):
-        candidates = {
-            language: embedder.encode_document(one.paragraphs if unit == "paragraph" else one.sentences)
-            for language, one in sets.items()
-        }
-        answers = {language: np.array([getattr(one.questions[i], unit) for i in ids]) for language, one in sets.items()}
-        figures.append(
-            AnswerFigures(
-                unit=unit,
-                num_questions=len(ids),
-                num_candidates={language: len(vectors) for language, vectors in candidates.items()},
-                recall_at_1={
-                    one: {other: _recall(asked[one], candidates[other], answers[other]) for other in sets}
-                    for one in sets
-                },
-                pooled=_pooled(asked, candidates, answers),
-            )
-        )
-        progress("questions", done, len(UNITS))
-    return figures
+    progress("questions", 1, 3)
+    paragraphs = {language: embedder.encode_document(one.paragraphs) for language, one in sets.items()}
+    progress("questions", 2, 3)
+    sentences = {language: embedder.encode_document(one.sentences) for language, one in sets.items()}
+    progress("questions", 3, 3)
+    right = {
+        unit: {language: np.array([getattr(one.questions[i], unit) for i in ids]) for language, one in sets.items()}
+        for unit in ("paragraph", "sentence")
+    }
+
+    def reranked(asked_QD: Embeddings, language: str) -> Embeddings:
+        found_QS, best_QN = asked_QD @ sentences[language].T, asked_QD @ paragraphs[language].T
+        for number in range(len(paragraphs[language])):
+            best_QN[:, number] += found_QS[:, np.equal(sets[language].owners, number)].max(axis=1)
+        best_QN *= 0.5
+        return best_QN
+
+    return [
+        _figures("paragraph", asked, lambda asked_QD, one: asked_QD @ paragraphs[one].T, right["paragraph"]),
+        _figures("sentence", asked, lambda asked_QD, one: asked_QD @ sentences[one].T, right["sentence"]),
+        _figures("reranked paragraph", asked, reranked, right["paragraph"]),
+    ]
 
 
-def _recall(asked_QD: Embeddings, candidates_ND: Embeddings, answer_Q: npt.NDArray[np.int64]) -> float:
+def _figures(unit: str, asked: Mapping[str, Embeddings], score: Score, right: Mapping[str, Numbers]) -> AnswerFigures:
+    recall: dict[str, dict[str, float]] = {}
+    precisions: list[float] = []
+    for one, asked_QD in asked.items():
+        scores = {other: score(asked_QD, other) for other in right}
+        recall[one] = {other: _recall(scores_QN, right[other]) for other, scores_QN in scores.items()}
+        precisions += _pooled(scores, right)
+    return AnswerFigures(
+        unit=unit,
+        num_questions=len(next(iter(asked.values()))),
+        num_candidates={language: scores_QN.shape[1] for language, scores_QN in scores.items()},
+        recall_at_1=recall,
+        pooled=_mean(precisions),
+    )
+
+
+def _recall(scores_QN: Embeddings, right_Q: Numbers) -> float:
     """Share of questions whose answer is nearer than every other candidate."""
-    scores_QN = asked_QD @ candidates_ND.T
-    rows = np.arange(len(answer_Q))
-    right_Q = scores_QN[rows, answer_Q].copy()
-    scores_QN[rows, answer_Q] = -np.inf
-    return float((right_Q > scores_QN.max(axis=1, initial=-np.inf)).mean())
+    rows, others_QN = np.arange(len(right_Q)), scores_QN.copy()
+    others_QN[rows, right_Q] = -np.inf
+    return float((scores_QN[rows, right_Q] > others_QN.max(axis=1, initial=-np.inf)).mean())
 
 
-def _pooled(
-    asked: Mapping[str, Embeddings], candidates: Mapping[str, Embeddings], answers: Mapping[str, npt.NDArray[np.int64]]
-) -> float:
-    pool_ND = np.concatenate(list(candidates.values()))
-    starts = np.cumsum([0, *map(len, candidates.values())])[:-1]
-    right_QL = np.stack([answers[language] + start for language, start in zip(candidates, starts, strict=True)], axis=1)
+def _pooled(scores: Mapping[str, Embeddings], right: Mapping[str, Numbers]) -> list[float]:
+    """Average precision of each question where the candidates of all languages lie in one pool."""
+    pool_QN = np.concatenate(list(scores.values()), axis=1)
+    starts = np.cumsum([0, *(scores_QN.shape[1] for scores_QN in scores.values())])[:-1]
+    right_QL = np.stack([right[language] + start for language, start in zip(scores, starts, strict=True)], axis=1)
     found = []
-    for asked_QD in asked.values():
-        for scores_N, right_L in zip(asked_QD @ pool_ND.T, right_QL, strict=True):
-            is_right = np.zeros(len(scores_N), dtype=bool)
-            is_right[right_L] = True
-            found.append(average_precision(answer_ranks(scores_N[is_right], scores_N[~is_right])))
-    return _mean(found)
+    for scores_N, right_L in zip(pool_QN, right_QL, strict=True):
+        is_right = np.zeros(len(scores_N), dtype=bool)
+        is_right[right_L] = True
+        found.append(average_precision(answer_ranks(scores_N[is_right], scores_N[~is_right])))
+    return found
 
 
 def _read(path: Path) -> QuestionSet:
     questions: dict[str, Question] = {}
     paragraphs: list[str] = []
     sentences: list[str] = []
+    owners: list[int] = []
     for number, line in enumerate(lines_of(path), start=1):
         try:
             own, asked = _parse(parse_json(line))
@@ -163,11 +184,12 @@ def _read(path: Path) -> QuestionSet:
             if name in questions:
                 raise DataError(f"{path}, line {number}: question {name} occurs twice; ids must be unique")
             questions[name] = Question(text=text, paragraph=len(paragraphs), sentence=len(sentences) + sentence)
+        owners += [len(paragraphs)] * len(own)
         paragraphs.append(" ".join(own))
         sentences += own
     if not questions:
         raise DataError(f"{path} has no question; nothing can be measured")
-    return QuestionSet(questions=questions, paragraphs=paragraphs, sentences=sentences)
+    return QuestionSet(questions=questions, paragraphs=paragraphs, sentences=sentences, owners=owners)
 
 
 def _parse(row: Any) -> tuple[list[str], list[tuple[str, str, int]]]:

@@ -20,7 +20,14 @@ class RetrieverProtocol(Protocol):
         """The number of documents."""
 
     def search(
-        self, query: str, k: int = 10, *, where: str = "", min_score: float = -np.inf, per_language: int = 0
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        where: str = "",
+        min_score: float = -np.inf,
+        per_language: int = 0,
+        rerank: int = 0,
     ) -> list[Hit]:
         """The `k` best documents for one query, best first; a blank query has none."""
 
@@ -32,6 +39,7 @@ class RetrieverProtocol(Protocol):
         where: str = "",
         min_score: float = -np.inf,
         per_language: int = 0,
+        rerank: int = 0,
     ) -> list[list[Hit]]:
         """The `k` best documents for each query."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
 
-from kdserve.datatypes import Cell, Hit
+from kdserve.datatypes import Cell, Embeddings, Hit
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS
+from kdserve.search.query.answers import Answer, Sentences, rerank
 from kdserve.search.query.ranking import SearchOptions
 from kdserve.search.query.snippets import make_snippet
 from kdserve.serve.endpoint import Call, Endpoint, Reply, cut_headers
@@ -33,6 +34,7 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     min_score: float = -1.0
     lexical: bool = False
     per_language: Annotated[int, msgspec.Meta(ge=0)] = 0
+    rerank: Annotated[int, msgspec.Meta(ge=0)] = 0
     snippets: bool = True
 
 
@@ -130,24 +132,35 @@ class Searching:
         """Answer POST /search."""
         began = time.perf_counter()
         index = find_index(self._indexes, request.index)
-        if request.k > self._limits.hits:
-            raise Refusal("invalid", f"k is {request.k}, {self._limits.hits} are allowed; ask for fewer", param="k")
+        for name, wanted in (("k", request.k), ("rerank", request.rerank)):
+            if wanted > self._limits.hits:
+                raise Refusal(
+                    "invalid", f"{name} is {wanted}, {self._limits.hits} are allowed; ask for fewer", param=name
+                )
         options = SearchOptions(
             k=request.k,
             where=request.where,
             min_score=request.min_score,
             lexical=request.lexical,
             per_language=request.per_language,
+            rerank=request.rerank,
         )
         asked = await index.encoder.embed([request.query], role="query", truncate=True, on_wait=call.wait)
         words = request.query.lstrip()[:MAX_QUERY_CHARACTERS]
         is_cut = [asked.is_cut[0] or len(request.query.lstrip()) > len(words)]
 
-        def find() -> tuple[int, list[HitBody]]:
-            found = search(index, words, asked.rows, options)
-            return found.generation, [_hit(hit, words if request.snippets else None) for hit in found.hits]
+        def show(hits: Sequence[Hit]) -> list[HitBody]:
+            return [_hit(hit, words if request.snippets else None) for hit in hits[: options.k]]
+
+        def find() -> tuple[int, list[HitBody] | Sentences]:
+            found = search(index, words, asked.rows, options.first)
+            is_final = not (options.rerank and found.hits)
+            return found.generation, show(found.hits) if is_final else Sentences(found.hits)
 
         generation, hits = await index.encoder.batcher.aside(find, call.wait)
+        if isinstance(hits, Sentences):
+            best = await _nearest(index, hits, asked.rows[0], call)
+            hits = await index.encoder.batcher.aside(lambda: show(rerank(best)), call.wait)
         took_ms = round((time.perf_counter() - began) * 1000, 3)
         body = SearchReply(index=index.name, generation=generation, hits=hits, truncated=is_cut[0], took_ms=took_ms)
         return Reply(body=body, headers=[*cut_headers(is_cut), (b"x-index-generation", b"%d" % generation)])
@@ -172,6 +185,16 @@ class Searching:
             for labels, cut in zip(predictions(model, texts, answer.rows), answer.is_cut, strict=True)
         ]
         return Reply(body=ClassifyReply(model=model.name, results=results), headers=cut_headers(answer.is_cut))
+
+
+async def _nearest(index: ServedIndex, sentences: Sentences, question_D: Embeddings, call: Call) -> list[Answer]:
+    try:
+        read = await index.encoder.embed(sentences.texts, role="document", truncate=True, on_wait=call.wait)
+    except Refusal as refusal:
+        if refusal.kind == "too_large":
+            refusal.param = "rerank"
+        raise
+    return sentences.nearest(read.rows, question_D)
 
 
 def _hit(hit: Hit, query: str | None) -> HitBody:

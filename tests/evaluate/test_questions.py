@@ -45,7 +45,7 @@ def vectors(**others: Sequence[float]) -> KnownVectors:
 
 def test_every_ordered_pair_of_languages_has_its_figure(folder: Path) -> None:
     asked = read_questions(folder)
-    paragraph, sentence = measure_answers(vectors(**{"A?": [0, 0, 1]}), asked)
+    paragraph, sentence, _ = measure_answers(vectors(**{"A?": [0, 0, 1]}), asked)
     assert paragraph.num_candidates == {"de": 2, "en": 2}
     assert sentence.num_candidates == {"de": 3, "en": 3}
     assert sentence.recall_at_1["en"] == {"de": 1.0, "en": 1.0}
@@ -55,24 +55,35 @@ def test_every_ordered_pair_of_languages_has_its_figure(folder: Path) -> None:
 
 
 def test_in_one_pool_the_answer_in_each_language_is_right(folder: Path) -> None:
-    _, sentence = measure_answers(vectors(), read_questions(folder))
+    _, sentence, _ = measure_answers(vectors(), read_questions(folder))
     assert sentence.pooled == 1.0
     # every German sentence leans to one side: a German question meets all of them before the English answer
     biased = vectors(**{name: [*np.eye(3)[i], 0.0] for i, x in enumerate("abc") for name in (x, x + "?")})
     lean = {name: [*np.eye(3)[i], 9.0] for i, x in enumerate("ABC") for name in (x, x + "?")}
     biased = KnownVectors({**biased.table, **lean, "a b": [1, 1, 0, 0], "A B": [1, 1, 0, 9]})
-    _, sentence = measure_answers(biased, read_questions(folder))
+    _, sentence, _ = measure_answers(biased, read_questions(folder))
     german, english = (1 + 2 / 4) / 2, (1 + 2 / 2) / 2
     assert sentence.pooled == pytest.approx((german + english) / 2)
 
 
+def test_a_paragraph_is_ranked_by_its_best_sentence_too(folder: Path) -> None:
+    asked = read_questions(folder, languages=["en"])
+    apart = vectors(
+        **{"a b": [-0.2, 1, 0.5]}
+    )  # a? is nearer to the paragraph c than to its own, but lies on its sentence
+    paragraph, _, reranked = measure_answers(apart, asked)
+    assert paragraph.recall_at_1["en"]["en"] == pytest.approx(2 / 3)
+    assert reranked.recall_at_1["en"]["en"] == 1.0
+    assert (reranked.unit, reranked.num_candidates) == ("reranked paragraph", {"en": 2})
+
+
 def test_a_candidate_tied_with_the_answer_is_not_found(folder: Path) -> None:
-    _, sentence = measure_answers(vectors(b=[1, 0, 0]), read_questions(folder, languages=["en"]))
+    _, sentence, _ = measure_answers(vectors(b=[1, 0, 0]), read_questions(folder, languages=["en"]))
     assert sentence.recall_at_1["en"]["en"] == pytest.approx(1 / 3)
 
 
 def test_the_sections_say_what_a_language_asks_and_answers(folder: Path) -> None:
-    _, sentence = measure_answers(vectors(**{"A?": [0, 0, 1]}), read_questions(folder))
+    _, sentence, _ = measure_answers(vectors(**{"A?": [0, 0, 1]}), read_questions(folder))
     within, across = answer_sections(sentence)
     assert within.figures == pytest.approx({"de": 2 / 3, "en": 1.0})
     assert across.columns["asked in it"] == pytest.approx({"de": 2 / 3, "en": 1.0})
@@ -110,6 +121,6 @@ def test_the_command_prints_tables_and_the_pool(folder: Path) -> None:
     assert "question to paragraph, across" in done.stdout
     assert "6 sentences of 2 languages in one pool" in " ".join(done.stdout.split())
     done = CliRunner().invoke(app, ["evaluate", BUNDLE, "--qa", str(folder), "--json"], catch_exceptions=False)
-    paragraph, sentence = json.loads(done.stdout)["answers"]
+    paragraph, sentence, _ = json.loads(done.stdout)["answers"]
     assert (paragraph["unit"], sentence["unit"]) == ("paragraph", "sentence")
     assert set(sentence["recall_at_1"]["de"]) == {"de", "en"}

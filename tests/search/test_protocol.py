@@ -4,7 +4,8 @@ import pytest
 from test_passages import LONG, Counting
 
 from kdserve.errors import DataError
-from kdserve.search import Document, NewMetadata, Retriever
+from kdserve.search import Document, NewMetadata, Retriever, best_sentences
+from kdserve.search.query.answers import rerank
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Milvus Lite's own
 
@@ -59,6 +60,17 @@ def test_what_was_asked_for_limits_the_hits(retriever):
     assert set(ids(retriever.search("apple", where="n < 2"))) == {"t0", "t1"}
     assert sorted(hit.language or "" for hit in retriever.search("apple", per_language=1)) == ["", "de", "en", "fr"]
     assert ids(retriever.search("a red apple", min_score=0.999)) == ["t0"]
+
+
+def test_hits_ordered_anew_are_those_of_more_passages(retriever):
+    query = LONG[300:420]
+    plain, anew = retriever.search(query, 5), retriever.search(query, 2, rerank=5)
+    assert ids(anew) == ids(rerank(best_sentences(query, plain, retriever.encoder)))[:2]
+    assert [hit.score for hit in anew] != [hit.score for hit in plain[:2]]
+    assert retriever.search_batch([" ", query], 2, rerank=1)[0] == []
+    assert len(retriever.search(query, 3, rerank=1)) == 3
+    with pytest.raises(DataError, match="rerank is -1"):
+        retriever.search(query, rerank=-1)
 
 
 def test_documents_come_change_and_go(retriever):

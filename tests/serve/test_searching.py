@@ -47,7 +47,14 @@ def writable(own_index: Path) -> Iterator[ServerProcess]:
 
 def test_hits_are_those_of_the_retriever_and_name_the_generation(server: ServerProcess, notes: Path):
     retriever = Retriever.open(notes, Encoder.load(BUNDLES / "static"))
-    for more in ({}, {"lexical": True}, {"where": 'lang == "de"'}, {"per_language": 1}, {"min_score": 0.3}):
+    for more in (
+        {},
+        {"lexical": True},
+        {"where": 'lang == "de"'},
+        {"per_language": 1},
+        {"min_score": 0.3},
+        {"rerank": 20},
+    ):
         answer = server.post("/search", {"query": "warm bread from the oven", "k": 5, **more})
         hits = retriever.search("warm bread from the oven", 5, **more)
         assert [(hit["id"], hit["language"], hit["text"]) for hit in answer.json["hits"]] == [
@@ -80,6 +87,8 @@ def test_indexes_are_listed(server: ServerProcess):
         ({"query": "a", "where": "nobody == 1"}, 400, "nobody"),
         ({"query": "a", "index": "letters"}, 404, "letters"),
         ({"query": "a", "per_language": -1}, 400, "per_language"),
+        ({"query": "a", "rerank": -1}, 400, "rerank"),
+        ({"query": "a", "rerank": 1001}, 400, "rerank is 1001, 1000 are allowed"),
         ({"query": ["a"]}, 400, "query"),
         ({}, 400, "query"),
     ],

@@ -25,7 +25,7 @@ from kdserve.search.milvus.collection import FIELDS, Collection, State
 from kdserve.search.milvus.filter import as_milvus, document_key
 from kdserve.search.milvus.shared import insert_shared
 from kdserve.search.protocol import RetrieverProtocol
-from kdserve.search.query.ranking import SearchOptions, asking, widen_until_enough
+from kdserve.search.query.ranking import SearchOptions, asking, search_and_rerank, widen_until_enough
 
 MAX_HITS = 16_384
 
@@ -101,10 +101,19 @@ class MilvusRetriever(RetrieverProtocol):
         return len(self._kept)
 
     def search(
-        self, query: str, k: int = 10, *, where: str = "", min_score: float = -np.inf, per_language: int = 0
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        where: str = "",
+        min_score: float = -np.inf,
+        per_language: int = 0,
+        rerank: int = 0,
     ) -> list[Hit]:
         """As `Retriever.search`; names that no document has are missing in all."""
-        return self.search_batch([query], k, where=where, min_score=min_score, per_language=per_language)[0]
+        return self.search_batch(
+            [query], k, where=where, min_score=min_score, per_language=per_language, rerank=rerank
+        )[0]
 
     def search_batch(
         self,
@@ -114,9 +123,10 @@ class MilvusRetriever(RetrieverProtocol):
         where: str = "",
         min_score: float = -np.inf,
         per_language: int = 0,
+        rerank: int = 0,
     ) -> list[list[Hit]]:
         """As `Retriever.search_batch`."""
-        options = SearchOptions(k=k, where=where, min_score=min_score, per_language=per_language)
+        options = SearchOptions(k=k, where=where, min_score=min_score, per_language=per_language, rerank=rerank)
         condition = as_milvus(parse_filter(where)) if where else ""
         texts = require_texts(queries)
         vectors = require_unit_rows(self.encoder.encode_query(texts), len(texts), self.encoder.dim)
@@ -127,7 +137,10 @@ class MilvusRetriever(RetrieverProtocol):
             )
             return ((_hits(entities, min_score), len(entities)) for entities in found)
 
-        return widen_until_enough(asking(texts, vectors), options, ranked, first_depth=k + 1, most=MAX_HITS)
+        def find(first: SearchOptions) -> list[list[Hit]]:
+            return widen_until_enough(asking(texts, vectors), first, ranked, first_depth=first.k + 1, most=MAX_HITS)
+
+        return search_and_rerank(texts, options, self.encoder, find)
 
     def texts_among(self, texts: Iterable[str]) -> set[str]:
         """As `Retriever.texts_among`, where a text is known by its first passage."""

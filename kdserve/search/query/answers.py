@@ -1,13 +1,17 @@
-"""The sentences of found passages that are nearest to the question: answers, whatever language either is in."""
+"""The sentences of found passages that are nearest to the question: they answer it, whatever language either is in, and
+passages are ordered anew by them.
+
+N sentences of all hits, D width.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
+from dataclasses import dataclass, replace
+from operator import attrgetter, itemgetter
 
-from kdserve.datatypes import Embedder, Hit
+from kdserve.datatypes import Embedder, Embeddings, Hit
 from kdserve.runtime.stops import CLOSERS, STOP, WIDE_STOP
 from kdserve.search.documents.passages import Span
 
@@ -36,19 +40,36 @@ class Answer:
         return self.score + 0.5 * self.hit.score
 
 
+class Sentences:
+    """The sentences of some hits: `texts`, one hit's behind the other's."""
+
+    def __init__(self, hits: Sequence[Hit]) -> None:
+        self._hits = hits
+        self._spans = [split_sentences(hit.text) or [(0, len(hit.text))] for hit in hits]
+        self.texts = [hit.text[start:end] for hit, some in zip(hits, self._spans, strict=True) for start, end in some]
+
+    def nearest(self, vectors_ND: Embeddings, question_D: Embeddings) -> list[Answer]:
+        """The sentence of each hit that is nearest to a question, in the order of the hits."""
+        scores, best, first = (vectors_ND @ question_D).tolist(), [], 0
+        for hit, some in zip(self._hits, self._spans, strict=True):
+            score, (start, end) = max(zip(scores[first : first + len(some)], some, strict=True), key=itemgetter(0))
+            best.append(Answer(text=hit.text[start:end], score=score, start=start, end=end, hit=hit))
+            first += len(some)
+        return best
+
+
 def best_sentences(question: str, hits: Sequence[Hit], encoder: Embedder) -> list[Answer]:
     """The sentence of each hit that is nearest to the question, in the order of the hits."""
-    spans = [split_sentences(hit.text) or [(0, len(hit.text))] for hit in hits]
-    texts = [hit.text[start:end] for hit, some in zip(hits, spans, strict=True) for start, end in some]
-    if not texts:
+    sentences = Sentences(hits)
+    if not hits:
         return []
-    scores = (encoder.encode_document(texts) @ encoder.encode_query([question])[0]).tolist()
-    best, first = [], 0
-    for hit, some in zip(hits, spans, strict=True):
-        score, (start, end) = max(zip(scores[first : first + len(some)], some, strict=True), key=itemgetter(0))
-        best.append(Answer(text=hit.text[start:end], score=score, start=start, end=end, hit=hit))
-        first += len(some)
-    return best
+    return sentences.nearest(encoder.encode_document(sentences.texts), encoder.encode_query([question])[0])
+
+
+def rerank(best: Sequence[Answer]) -> list[Hit]:
+    """Order hits anew by the mean of their own score and their best sentence's, which is their score then."""
+    scored = [replace(one.hit, score=(one.hit.score + one.score) / 2) for one in best]
+    return sorted(scored, key=attrgetter("score"), reverse=True)
 
 
 def answer_question(question: str, hits: Sequence[Hit], encoder: Embedder) -> list[Answer]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kdserve.datatypes import Embeddings, Hit
+from kdserve.datatypes import Embedder, Embeddings, Hit
 from kdserve.errors import DataError
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.backends.topk import PROPOSED_AT_ONCE, Neighbours
 from kdserve.search.index.lexical import fuse
 from kdserve.search.index.snapshot import Snapshot
+from kdserve.search.query.answers import best_sentences, rerank
 
 FUSED_DEPTH = 100
 """How many documents of each ranking are fused, at least."""
@@ -23,7 +24,8 @@ FUSED_DEPTH = 100
 class SearchOptions:
     """Options of a search, beside the texts.
 
-    `k` hits, a filter, a least score, whether to rank by words too, at most so many of a language.
+    `k` hits, a filter, a least score, whether to rank by words too, at most so many of a language, and how many hits
+    are ordered anew by their best sentences, 0 for none.
     """
 
     k: int
@@ -31,6 +33,7 @@ class SearchOptions:
     min_score: float = -np.inf
     lexical: bool = False
     per_language: int = 0
+    rerank: int = 0
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -39,6 +42,26 @@ class SearchOptions:
             raise DataError("min_score is NaN, which no score reaches; give a number")
         if self.per_language < 0:
             raise DataError(f"per_language is {self.per_language}; ask for 1 hit of a language or more, or 0 for any")
+        if self.rerank < 0:
+            raise DataError(f"rerank is {self.rerank}; order 1 hit or more anew, or 0 for none")
+
+    @property
+    def first(self) -> SearchOptions:
+        """What is looked for first, where hits are ordered anew: as many as that."""
+        return replace(self, k=max(self.k, self.rerank), rerank=0)
+
+
+def search_and_rerank(
+    texts: Sequence[str],
+    options: SearchOptions,
+    encoder: Embedder,
+    find: Callable[[SearchOptions], list[list[Hit]]],
+) -> list[list[Hit]]:
+    """Find hits for each query and, where that is asked for, order them anew by their best sentences."""
+    found = find(options.first)
+    if not options.rerank:
+        return found
+    return [rerank(best_sentences(text, hits, encoder))[: options.k] for text, hits in zip(texts, found, strict=True)]
 
 
 def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, options: SearchOptions) -> list[list[Hit]]:

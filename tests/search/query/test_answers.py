@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from trigrams import TrigramEmbedder
 
 from kdserve.datatypes import Hit
-from kdserve.search.query.answers import MAX_CHARACTERS, answer_question, best_sentences, split_sentences
+from kdserve.search.query.answers import MAX_CHARACTERS, answer_question, best_sentences, rerank, split_sentences
 
 
 def sentences(text: str) -> list[str]:
@@ -50,3 +50,15 @@ def test_every_hit_has_its_nearest_sentence(embedder: TrigramEmbedder) -> None:
 def test_the_passage_tells_of_its_sentence_too(embedder: TrigramEmbedder) -> None:
     near, far = (Hit(id=score, score=score, text="The bread is warm.") for score in (0.9, 0.1))
     assert [answer.hit.id for answer in answer_question("warm bread", [far, near], embedder)] == [0.9, 0.1]
+
+
+def test_hits_are_ordered_anew_by_the_mean_of_passage_and_best_sentence(embedder: TrigramEmbedder) -> None:
+    texts = ["Trains run late. Nobody knows why.", "It rained all day. The bread is warm.", "Nothing."]
+    hits = [
+        Hit(id=n, score=score, text=text) for n, (text, score) in enumerate(zip(texts, (0.6, 0.5, 0.1), strict=True))
+    ]
+    best = best_sentences("The bread is warm.", hits, embedder)
+    ordered = rerank(best)
+    assert ordered[0].id == 1
+    assert [hit.score for hit in ordered] == sorted(((one.hit.score + one.score) / 2 for one in best), reverse=True)
+    assert rerank([]) == []
