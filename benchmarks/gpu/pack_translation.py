@@ -46,9 +46,10 @@ CAPS = {
     **dict.fromkeys(("tatoeba", "tanaka", "opensubs-xed", "tatoeba-pivot", "tico19", "stsb-train"), 200_000),
     **dict.fromkeys(("korean-park", "indic-wiki", "pratham-books", "wesnoth"), 200_000),
     **dict.fromkeys(("bitcoin-org", "monero-site", "mozilla-mails", "ms-docs"), 1_500),
-    **dict.fromkeys(("element-ui", "scratch-ui", "mozilla-www", "tldr", "debian-descriptions", "python-docs"), 750),
+    **dict.fromkeys(("mozilla-www", "debian-descriptions", "python-docs"), 1_500),
+    **dict.fromkeys(("element-ui", "scratch-ui", "tldr"), 750),
 }
-CAP = 500
+CAP = 1_200
 TEST_LINES, NEWS_LINES = 250, 150
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--source-tokens", type=int, default=80_000)
-    parser.add_argument("--target-tokens", type=int, default=16_000)
+    parser.add_argument("--target-tokens", type=int, default=8_000)
     parser.add_argument("--languages", nargs="+", default=list(ISO3))
     parser.add_argument("--share", type=float, default=1.0, help="of the pairs, for a trial")
     arguments = parser.parse_args()

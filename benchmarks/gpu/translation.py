@@ -1,7 +1,7 @@
 """From many languages into English in minutes on a GPU: a teacher, its beams, a student of them, the same one without.
 
     python benchmarks/gpu/translation.py PACK OUT [--seconds 165] [--beam-seconds 75] [--student-seconds 200]
-        [--plain-seconds 200] [--student-steps 0] [--plain-steps 0] [--device cuda] [--compile]
+        [--plain-seconds 200] [--student-steps 0] [--plain-steps 0] [--device cuda] [--graphs]
 
 PACK is what `pack_translation.py` wrote. The teacher is its twelve-layer encoder, whose token table stays as it is,
 under a decoder of four layers made of encoder layers; it trains on the references for `--seconds`. Then it translates
@@ -25,7 +25,6 @@ import lzma
 import os
 import time
 from collections.abc import Iterator
-from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from pieces import save_pieces
 from torch import nn
 from torch.nn import functional
 from translation_data import PAD, Pairs, Ragged, rates, tokenise
-from translation_learning import Optimiser, learn, read, soften, write
+from translation_learning import Learner, Optimiser, choose_attention, read, soften, write
 from translation_model import ENCODER_KEPT, build_model, read_arrays, read_tokenizer, read_xz, shrink
 from translation_search import Found, search
 
@@ -43,7 +42,7 @@ MOST_SOURCE, MOST_TARGET, MOST_BEAMED = 96, 80, 48
 BATCH_TOKENS = 16_384
 SEARCH_ROWS, SEARCH_TOKENS = 16_384, 98_304
 RATE_OF_REST = 1 / 3
-CHECKS, HELD_BATCHES = 10, 16
+CHECKS, HELD_BATCHES, NOTED = 10, 16, 100
 
 
 def main() -> None:
@@ -64,7 +63,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="of the decoder; the encoder's is a quarter")
     parser.add_argument("--least-gap", type=float, default=0.3, help="nats a token that a source must give")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--graphs", action="store_true", help="record what steps launch, and play it back")
     parser.add_argument("--processes", type=int, default=16)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -102,7 +101,11 @@ class Run:
                 )
             ]
         self.device = torch.device(arguments.device)
+        if arguments.graphs:
+            torch.cuda.set_stream(torch.cuda.Stream())  # nothing can be recorded on the stream of before
         torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, which took most of a first run
+        if self.device.type == "cuda":
+            self.note(what="attention", **choose_attention(self.device))
         self.source, self.target, self.tests = (Ragged.of(side, self.device) for side in sides)
         self.writer = read_tokenizer(pack / "target.json.xz")
         self.rate = rates(languages, sizes)
@@ -218,13 +221,14 @@ class Run:
         """Train until time or steps are over, the encoder not for a share; the rate rises for a tenth, then falls."""
         arguments, rng = self.arguments, np.random.default_rng(1)
         optimiser = Optimiser(model)
+        learner = Learner(model, self.source, soft_share=arguments.soft_share, records=arguments.graphs)
         self.set_up(model, dropout)
-        began, step, tokens, total = time.perf_counter(), 0, 0, torch.zeros((), device=self.device)
+        began, step, tokens = time.perf_counter(), 0, 0
         seconds = max(1.0, min(seconds, arguments.end_seconds - (began - self.began)))
         checks = iter(np.arange(1, CHECKS + 1) / CHECKS)
         next_check = next(checks)
-        for epoch in count():
-            for batch in pairs.batches(tokens=arguments.batch_tokens, rng=rng):
+        for epoch, batches in enumerate(pairs.epochs(tokens=arguments.batch_tokens, rng=rng)):
+            for batch in batches:
                 passed_s = time.perf_counter() - began
                 passed = max(passed_s / seconds, step / steps if steps else 0)
                 if passed >= next_check or passed >= 1:
@@ -233,21 +237,19 @@ class Run:
                 if passed >= 1:
                     self.note(what=f"{name} trained", steps=step, epochs=epoch, tokens=tokens, took_s=passed_s)
                     return
-                loss = learn(model, self.source, batch, whole=passed >= frozen, soft_share=arguments.soft_share)
-                optimiser.step(arguments.rate * min(passed / 0.1 + 0.01, (1 - passed) / 0.9))
-                step, tokens, total = step + 1, tokens + batch.tokens, total + loss
-                if step % 50 == 0:
+                learner(batch, whole=passed >= frozen)
+                optimiser.step(arguments.rate * min(passed / 0.1 + 0.01, (1 - passed) / 0.9), whole=passed >= frozen)
+                step, tokens = step + 1, tokens + batch.tokens
+                if step % NOTED == 0:
+                    facts = {"loss": float(learner.loss) / NOTED, "recorded": len(learner.recorded)}
                     passed_s = time.perf_counter() - began
-                    self.note(what=name, step=step, epoch=epoch, loss=float(total) / 50, tokens_s=tokens / passed_s)
-                    total.zero_()
+                    self.note(what=name, step=step, epoch=epoch, **facts, tokens_s=tokens / passed_s)
+                    learner.loss.zero_()
 
     def set_up(self, model: nn.Module, dropout: float) -> None:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
-        if self.arguments.compile:
-            for layer in (*model.encoder.encoder.layer, *model.decoder.bert.encoder.layer):
-                layer.compile(dynamic=True)
         model.train()
 
     def check(self, model: nn.Module, name: str, passed: float, **facts: object) -> None:

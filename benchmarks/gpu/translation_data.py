@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,12 +93,28 @@ class Pairs:
     rate: np.ndarray
     soft: Soft | None = None
 
+    def epochs(self, *, tokens: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
+        """Yield the batches of one epoch after another; the next are chosen while these are learnt."""
+        beside = ThreadPoolExecutor(1)
+        try:
+            coming = beside.submit(self._choose, tokens, rng)
+            while True:
+                chosen = coming.result()
+                coming = beside.submit(self._choose, tokens, rng)
+                yield self._place(*chosen)
+        finally:
+            beside.shutdown(wait=False)
+
     def batches(self, *, tokens: int, rng: np.random.Generator) -> list[Batch]:
         """Return the batches of an epoch: each of one source length, of targets of about one length.
 
         Where there are enough pairs of a length, a batch has as many rows as its lengths allow, and no other number: a
         GPU is quick at what has a shape that it saw before. All go to the device at once, as each copy waits for it.
         """
+        return self._place(*self._choose(tokens, rng))
+
+    def _choose(self, tokens: int, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
+        """Return pairs in order, and of each batch from where to where it goes, its source length and its width."""
         pairs = np.repeat(np.arange(len(self.rate)), np.floor(self.rate + rng.random(len(self.rate))).astype(int))
         sources = self.source.sizes[pairs]
         targets = self.target.sizes[self.target_of[pairs]] + rng.random(len(pairs))
@@ -113,14 +130,16 @@ class Pairs:
                 low = max(first, min(low, high - size))
                 batches.append((low, min(high, low + size), length, width))
                 low += size
-        device = self.source.flat.device
-        sources_d, targets_d = (
-            torch.from_numpy(part.astype(np.int64)).to(device) for part in (pairs, self.target_of[pairs])
+        return pairs, [batches[i] for i in rng.permutation(len(batches)) if batches[i][1] - batches[i][0] >= 8]
+
+    def _place(self, pairs: np.ndarray, batches: Sequence[tuple[int, int, int, int]]) -> list[Batch]:
+        sources, targets = (
+            torch.from_numpy(part.astype(np.int64)).to(self.source.flat.device)
+            for part in (pairs, self.target_of[pairs])
         )
         return [
-            Batch(sources_d[low:high], targets_d[low:high], self.target, length, width, self.soft)
-            for low, high, length, width in (batches[i] for i in rng.permutation(len(batches)))
-            if high - low >= 8
+            Batch(sources[low:high], targets[low:high], self.target, length, width, self.soft)
+            for low, high, length, width in batches
         ]
 
 

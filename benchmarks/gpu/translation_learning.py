@@ -6,12 +6,14 @@ B pairs, T target tokens of a batch, padding among them, K tokens that a teacher
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 from translation_data import PAD, Batch, Pairs, Ragged, Soft
 from translation_search import likeliest
 
@@ -19,38 +21,113 @@ LOGIT_ROWS = 16_384
 ENCODER_SHARE = 0.25
 SMOOTHING = 0.1
 NUM_SOFT = 16
+PLAIN_STEPS = 2  # of a shape, before what it launches is recorded
+
+
+def choose_attention(device: torch.device, *, rows: int = 16_384, heads: int = 12, size: int = 32) -> dict[str, float]:
+    """Leave one way of attention switched on, the quickest at short sentences; returns the milliseconds of each.
+
+    Flash attention works on 128 tokens at a time, whatever of them there is: half of a step's time at sentences of
+    twelve.
+    """
+    ways = {
+        "flash": torch.backends.cuda.enable_flash_sdp,
+        "efficient": torch.backends.cuda.enable_mem_efficient_sdp,
+        "math": torch.backends.cuda.enable_math_sdp,
+    }
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    took_ms = {}
+    for way in ways:
+        for name, switch in ways.items():
+            switch(name == way)
+        for _ in range(2):
+            began = time.perf_counter()
+            for length in (8, 12, 16, 24, 40):
+                shape = (rows // length, length, heads, size)
+                parts = torch.randn(3, *shape, device=device, dtype=torch.bfloat16, requires_grad=True)
+                seen = scaled_dot_product_attention(*parts.transpose(2, 3).unbind(), is_causal=True)
+                seen.backward(torch.ones_like(seen))
+            torch.cuda.synchronize()
+            took_ms[way] = 1000 * (time.perf_counter() - began)  # the second round's, in the end
+    quickest = min(took_ms, key=took_ms.get)
+    for name, switch in ways.items():
+        switch(name == quickest)
+    return took_ms
 
 
 class Optimiser:
-    """AdamW over float32 masters of weights in bfloat16; the encoder's rate is a quarter of the decoder's."""
+    """AdamW over float32 masters of weights in bfloat16; the encoder's rate is a quarter of the decoder's.
+
+    Weights and gradients of a side lie in one row each, so that a step is a handful of launches and nothing moves.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.masters = [weight.detach().float().clone().requires_grad_() for weight in self.weights]
         encoder = {id(weight) for weight in model.encoder.parameters()}
-        inside = [id(weight) in encoder for weight in self.weights]
-        groups = [
-            {"params": [m for m, is_in in zip(self.masters, inside, strict=True) if is_in == side], "share": share}
-            for side, share in ((True, ENCODER_SHARE), (False, 1.0))
-        ]
-        on_gpu = self.weights[0].device.type == "cuda"
+        learnt = [weight for weight in model.parameters() if weight.requires_grad]
+        self.sides = [_flat([weight for weight in learnt if (id(weight) in encoder) == side]) for side in (True, False)]
+        self.masters = [flat.float().requires_grad_() for flat, _ in self.sides]
+        groups = [{"params": [m], "share": s} for m, s in zip(self.masters, (ENCODER_SHARE, 1.0), strict=True)]
+        on_gpu = self.masters[0].device.type == "cuda"
         self.adam = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), weight_decay=0.01, fused=on_gpu)
 
-    def step(self, rate: float) -> None:
-        """Move the weights by their gradients, which are gone then."""
-        for group in self.adam.param_groups:
+    def step(self, rate: float, *, whole: bool) -> None:
+        """Move the weights, the encoder's where `whole`, by their gradients, which are zero then."""
+        for group, master, (_, gradient) in zip(self.adam.param_groups, self.masters, self.sides, strict=True):
             group["lr"] = rate * group["share"]
-        learnt = [(m, w) for m, w in zip(self.masters, self.weights, strict=True) if w.grad is not None]
-        for master, _ in learnt:
-            if master.grad is None:
-                master.grad = torch.empty_like(master)
-        torch._foreach_copy_([master.grad for master, _ in learnt], [weight.grad for _, weight in learnt])
-        for weight in self.weights:
-            weight.grad = None
-        nn.utils.clip_grad_norm_([master for master, _ in learnt], 1.0)
+            master.grad = gradient.float() if whole or group["share"] == 1.0 else None
+        nn.utils.clip_grad_norm_(self.masters, 1.0)
         self.adam.step()
         with torch.no_grad():
-            torch._foreach_copy_([weight for _, weight in learnt], [master for master, _ in learnt])
+            for master, (flat, gradient) in zip(self.masters, self.sides, strict=True):
+                flat.copy_(master)
+                gradient.zero_()
+
+
+@torch.no_grad()
+def _flat(weights: Sequence[nn.Parameter]) -> tuple[Tensor, Tensor]:
+    """Lay weights into one row and give them gradients in another; returns both rows."""
+    flat = torch.cat([weight.flatten() for weight in weights])
+    gradient, start = torch.zeros_like(flat), 0
+    for weight in weights:
+        end = start + weight.numel()
+        weight.data, weight.grad = flat[start:end].view_as(weight), gradient[start:end].view_as(weight)
+        start = end
+    return flat, gradient
+
+
+class Learner:
+    """Leaves the gradients of batches in the weights and adds up their losses.
+
+    On a GPU half of a step's time goes into launching it. What a batch of one shape launches is recorded when that
+    shape comes up again, and played back from then on (CUDA graphs).
+    """
+
+    def __init__(self, model: nn.Module, source: Ragged, *, soft_share: float, records: bool) -> None:
+        self.model, self.source, self.soft_share, self.records = model, source, soft_share, records
+        self.loss = torch.zeros((), device=source.flat.device)
+        self.met: Counter[tuple[object, ...]] = Counter()
+        self.recorded: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Batch]] = {}
+        self.pool = torch.cuda.graph_pool_handle() if records else None
+
+    def __call__(self, batch: Batch, *, whole: bool) -> None:
+        shape = (len(batch.sources), batch.length, batch.width, whole)
+        self.met[shape] += 1
+        if not self.records or self.met[shape] <= PLAIN_STEPS:
+            self.loss += learn(self.model, self.source, batch, whole=whole, soft_share=self.soft_share)
+            return
+        if shape not in self.recorded:
+            self.recorded[shape] = self._record(batch, whole=whole)
+        graph, still = self.recorded[shape]
+        still.sources.copy_(batch.sources)
+        still.targets.copy_(batch.targets)
+        graph.replay()
+
+    def _record(self, batch: Batch, *, whole: bool) -> tuple[torch.cuda.CUDAGraph, Batch]:
+        still = replace(batch, sources=batch.sources.clone(), targets=batch.targets.clone())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
+            self.loss += learn(self.model, self.source, still, whole=whole, soft_share=self.soft_share)
+        return graph, still
 
 
 def learn(model: nn.Module, source: Ragged, batch: Batch, *, whole: bool, soft_share: float) -> Tensor:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, scaled_dot_product_attention
+from torch.nn.functional import log_softmax
 
 PAD, END = 0, 1
 MOST_GOING = 0.75
+ROOM = 8  # steps that keys and values have room for, at first and more each time
 
 
 @dataclass
@@ -56,39 +57,51 @@ class _Steps:
             [self._split(part(states)) for part in (layer.crossattention.self.key, layer.crossattention.self.value)]
             for layer in self.layers
         ]
-        shape = (len(self.layers), 2, rows, self.heads, most, states.shape[-1] // self.heads)
-        self.kept = states.new_zeros(shape)
+        shape = (rows, len(self.layers), 2, self.heads, min(most, ROOM), states.shape[-1] // self.heads)
+        self.kept = states.new_zeros(shape)  # rows first: what moves lies together
 
     def __call__(self, tokens_R: Tensor, step: int) -> Tensor:
         """Return logits (R, V)."""
-        position = torch.tensor([[step]], device=tokens_R.device)
+        position = torch.full((1, 1), step, device=tokens_R.device)
+        if step == self.kept.shape[-2]:
+            self.kept = torch.cat([self.kept, torch.zeros_like(self.kept[..., :ROOM, :])], dim=-2)
         hidden = self.decoder.bert.embeddings(input_ids=tokens_R[:, None], position_ids=position)
         for number, layer in enumerate(self.layers):
-            own, kept = layer.attention.self, self.kept[number]
-            kept[0, :, :, step], kept[1, :, :, step] = (
+            own, kept = layer.attention.self, self.kept[:, number]
+            kept[:, 0, :, step], kept[:, 1, :, step] = (
                 self._split(part(hidden))[:, :, 0] for part in (own.key, own.value)
             )
-            query = self._split(own.query(hidden))
-            seen = scaled_dot_product_attention(query, kept[0, :, :, : step + 1], kept[1, :, :, : step + 1])
+            query, so_far = self._split(own.query(hidden)), kept[..., : step + 1, :]
+            seen = _attend(query, so_far[:, 0], so_far[:, 1])
             hidden = layer.attention.output(seen.transpose(1, 2).flatten(2), hidden)
             query = self._split(layer.crossattention.self.query(hidden).view(self.count, self.beam, -1))
-            seen = scaled_dot_product_attention(query, *self.crossed[number], attn_mask=self.mask)
+            seen = _attend(query, *self.crossed[number], self.mask)
             hidden = layer.crossattention.output(seen.transpose(1, 2).reshape(hidden.shape), hidden)
             hidden = layer.output(layer.intermediate(hidden), hidden)
         return self.decoder.cls(hidden)[:, 0]
 
-    def reorder(self, rows_R: Tensor, length: int) -> None:
-        self.kept[..., :length, :] = self.kept[:, :, rows_R, :, :length]
+    def reorder(self, rows_R: Tensor) -> None:
+        self.kept = self.kept.index_select(0, rows_R)
 
     def keep(self, sources: Tensor) -> None:
         """Go on with some of the sources alone."""
         self.count, self.mask = len(sources), None if self.mask is None else self.mask[sources]
         self.crossed = [[values[sources] for values in layer] for layer in self.crossed]
         beams = torch.arange(self.beam, device=sources.device)
-        self.kept = self.kept[:, :, (sources[:, None] * self.beam + beams).flatten()]
+        self.reorder((sources[:, None] * self.beam + beams).flatten())
 
     def _split(self, values: Tensor) -> Tensor:
         return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of a few queries to a few keys, element by element: products of matrices are made for many."""
+    scores = torch.stack([(row[..., None, :] * keys).sum(dim=-1) for row in query.unbind(dim=-2)], dim=-2)
+    scores = scores * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    shares = scores.softmax(dim=-1)
+    return torch.stack([(row[..., None] * values).sum(dim=-2) for row in shares.unbind(dim=-2)], dim=-2)
 
 
 @torch.inference_mode()
@@ -112,7 +125,7 @@ def search(model: nn.Module, source_NS: Tensor, *, beam: int, most: int, mask_NS
         ended = ended.gather(1, parent) | (token == END)
         if beam > 1:
             first = torch.arange(count, device=device)[:, None] * beam
-            steps.reorder((first + parent).flatten(), step + 1)
+            steps.reorder((first + parent).flatten())
         if step % 4 == 3 or step == most - 1:
             going = (~ended.all(dim=1)).nonzero()[:, 0]
             if len(going) <= MOST_GOING * count or step == most - 1:
