@@ -101,7 +101,9 @@ def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, 
         written = lzma.decompress((tmp_path / folder / f"{which}.txt.xz").read_bytes()).decode()
         assert len(written.split("\n")) == 6
         run("assemble_translation.py", pack, tmp_path / folder, which, tmp_path / "made" / which)
-        config = open_writer(tmp_path / "made" / which).config
+        written_by = open_writer(tmp_path / "made" / which)
+        config, rules = written_by.config, written_by.generation_config
+        assert (rules.keep_numbers, rules.max_run, rules.no_repeat_ngram_size) == (True, 3, 4)
         assert (config.encoder.num_hidden_layers, config.decoder.num_hidden_layers) == layers
 
 

@@ -27,7 +27,7 @@ from kdserve.manifest import hash_file, staged_folder, write_manifest
 from kdserve.model_settings import SequenceStudentSettings
 
 MOST_SOURCE, MOST_TARGET = 128, 96
-NO_REPEAT = 4
+NO_REPEAT, MAX_RUN = 4, 3
 
 
 def main() -> None:
@@ -50,7 +50,9 @@ def main() -> None:
         table.weight = torch.nn.Parameter(table.weight[torch.from_numpy(rows)])
         model.config.encoder.vocab_size = model.encoder.config.vocab_size = len(rows)
     model.generation_config.no_repeat_ngram_size = NO_REPEAT
+    model.generation_config.max_run = MAX_RUN
     model.generation_config.keep_numbers = True
+    model.generation_config._from_model_config = False  # else it is made anew from the model's, without these
     languages = set(read_arrays(pack / "pairs.npz.xz")["languages"].tolist())
     languages -= {*arguments.without, *arguments.weak}
     settings = SequenceStudentSettings(

@@ -1,6 +1,6 @@
 """A student of one-line summaries in minutes on a GPU, from a translator of the same languages into English.
 
-    python benchmarks/gpu/summaries.py PACK OUT [--copy-seconds 30] [--seconds 150] [--device cuda] [--compile]
+    python benchmarks/gpu/summaries.py PACK OUT [--copy-seconds 30] [--seconds 150] [--device cuda] [--graphs]
 
 PACK is what `pack_summaries.py` wrote. The student first writes sentences again as they stand, so that the decoder
 learns to take words of all languages out of the source, then synopses of descriptions; all of it learns but the source
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="of the decoder; the encoder's is a quarter")
     parser.add_argument("--least-gap", type=float, default=0.1, help="nats a token that a source must give")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--graphs", action="store_true", help="record what steps launch, and play it back")
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--end-seconds", type=float, default=float("inf"), help="no training after so many in all")
     parser.set_defaults(soft_share=0.0)  # there is no teacher
@@ -70,8 +70,7 @@ class Summaries(Run):
                 tokenise(pool, pack / "source.json.xz", [row[1] for row in part], MOST_SOURCE) for part in (rows, tests)
             )
             targets = tokenise(pool, pack / "target.json.xz", [row[2] or row[1] for row in rows + tests], MOST_TARGET)
-        self.device = torch.device(arguments.device)
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, which took most of a first run
+        self.open_device()
         self.source, self.target, self.tests = (
             Ragged.of(side, self.device) for side in (sources + tested, targets, tested)
         )

@@ -100,12 +100,7 @@ class Run:
                     ("source.json.xz", [row[3] for row in tests], MOST_SOURCE),
                 )
             ]
-        self.device = torch.device(arguments.device)
-        if arguments.graphs:
-            torch.cuda.set_stream(torch.cuda.Stream())  # nothing can be recorded on the stream of before
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, which took most of a first run
-        if self.device.type == "cuda":
-            self.note(what="attention", **choose_attention(self.device))
+        self.open_device()
         self.source, self.target, self.tests = (Ragged.of(side, self.device) for side in sides)
         self.writer = read_tokenizer(pack / "target.json.xz")
         self.rate = rates(languages, sizes)
@@ -115,6 +110,14 @@ class Run:
         self.held = held.batches(tokens=2_048, rng=np.random.default_rng(0))[:HELD_BATCHES]
         self.rate *= fits & ~self.held_out
         self.note(what="ready", pairs=len(self.rate), source_tokens=len(self.source.flat), used=int(fits.sum()))
+
+    def open_device(self) -> None:
+        self.device = torch.device(self.arguments.device)
+        if self.arguments.graphs:
+            torch.cuda.set_stream(torch.cuda.Stream())  # nothing can be recorded on the stream of before
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, which took most of a first run
+        if self.device.type == "cuda":
+            self.note(what="attention", **choose_attention(self.device))
 
     def teach(self) -> None:
         if not self.arguments.seconds and not self.arguments.student_seconds:

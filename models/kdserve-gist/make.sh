@@ -7,5 +7,5 @@ set -eu
 pack=$1 pieces=$2 pairs=$3 out=$4
 mkdir "$out"
 python benchmarks/gpu/assemble_translation.py "$pack" "$pieces" student "$out/kdserve-gist" --name kdserve-gist \
-    --without th --weak be et fa he ko lt --source-tokens 77500
+    --weak et lt th --source-tokens 80000
 kdserve export "$out/kdserve-gist" --pairs "$pairs" --out "$out/bundle"
