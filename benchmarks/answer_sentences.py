@@ -27,14 +27,8 @@ from kdserve.search import Answer, Document, Retriever, answer_question
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--languages", default="")
-    arguments = parser.parse_args()
-    languages = arguments.languages.split(",") if arguments.languages else None
-    sets = read_questions(arguments.data / "eval" / "xquad-r-dev", languages=languages)
-    encoder = Encoder.load(arguments.model)
+    model, sets = asked_for(__doc__)
+    encoder = Encoder.load(model)
     remembering = Remembering(encoder)
     recall: dict[str, dict[str, float]] = {asked: {} for asked in sets}
     with tempfile.TemporaryDirectory() as work, progress_bars() as progress:
@@ -49,6 +43,17 @@ def main() -> None:
     print(table.markdown())
     name = encoder.settings.name
     write_record(f"answer-sentences-{name}", {"model": name, "recall": recall}, table=table, machine=describe_machine())
+
+
+def asked_for(description: str | None) -> tuple[str, dict[str, QuestionSet]]:
+    """The model and the questions that the command line names."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--languages", default="")
+    arguments = parser.parse_args()
+    languages = arguments.languages.split(",") if arguments.languages else None
+    return arguments.model, read_questions(arguments.data / "eval" / "xquad-r-dev", languages=languages)
 
 
 def share_right(retriever: Retriever, asked: QuestionSet, answered: QuestionSet) -> float:

@@ -9,17 +9,17 @@ thread, in turns. Leaves the record `reranking-<name>`.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 from statistics import mean, median
 
+from answer_sentences import asked_for, percent
 from records import Table, write_record
 
 from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
-from kdserve.evaluate import Remembering, read_questions
+from kdserve.evaluate import Remembering
 from kdserve.evaluate.questions import QuestionSet
 from kdserve.runtime import Encoder
 from kdserve.search import Document, Retriever
@@ -30,14 +30,8 @@ TIMED = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--languages", default="")
-    arguments = parser.parse_args()
-    languages = arguments.languages.split(",") if arguments.languages else None
-    sets = read_questions(arguments.data / "eval" / "xquad-r-dev", languages=languages)
-    encoder = Encoder.load(arguments.model, num_threads=1)
+    model, sets = asked_for(__doc__)
+    encoder = Encoder.load(model, num_threads=1)
     remembering = Remembering(encoder)
     own: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
     across: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
@@ -82,10 +76,6 @@ def make_table(figures: list[tuple[list[float], list[float], list[float]]], num_
         f"hit holds the answer; median time of {TIMED} questions a language, one by one on one thread."
     )
     return Table(columns=["hits", "own language", "across", "ms a question"], rows=rows, note=note)
-
-
-def percent(values: list[float]) -> str:
-    return f"{100 * mean(values):.1f}" if values else "–"
 
 
 if __name__ == "__main__":

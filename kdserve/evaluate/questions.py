@@ -120,8 +120,9 @@ def measure_answers(
 
     def reranked(asked_QD: Embeddings, language: str) -> Embeddings:
         found_QS, best_QN = asked_QD @ sentences[language].T, asked_QD @ paragraphs[language].T
+        owners_S = np.array(sets[language].owners)
         for number in range(len(paragraphs[language])):
-            best_QN[:, number] += found_QS[:, np.equal(sets[language].owners, number)].max(axis=1)
+            best_QN[:, number] += found_QS[:, owners_S == number].max(axis=1, initial=-np.inf)
         best_QN *= 0.5
         return best_QN
 

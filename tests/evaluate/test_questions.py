@@ -77,6 +77,12 @@ def test_a_paragraph_is_ranked_by_its_best_sentence_too(folder: Path) -> None:
     assert (reranked.unit, reranked.num_candidates) == ("reranked paragraph", {"en": 2})
 
 
+def test_a_paragraph_without_a_sentence_answers_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "en", [([], []), (["a", "b"], [("1", "a?", 0)])])
+    found = measure_answers(vectors(**{"": [0, 0, 1]}), read_questions(tmp_path))
+    assert [figures.recall_at_1["en"]["en"] for figures in found] == [1.0, 1.0, 1.0]
+
+
 def test_a_candidate_tied_with_the_answer_is_not_found(folder: Path) -> None:
     _, sentence, _ = measure_answers(vectors(b=[1, 0, 0]), read_questions(folder, languages=["en"]))
     assert sentence.recall_at_1["en"]["en"] == pytest.approx(1 / 3)
