@@ -11,8 +11,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 from kdserve.search.documents.passages import Span
+from kdserve.search.documents.sentences import END
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, UNSPACED, WORD
-from kdserve.search.query.answers import END
 
 MAX_CHARACTERS = 240
 MAX_TEXT_CHARACTERS = 20_000

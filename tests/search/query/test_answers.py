@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from trigrams import TrigramEmbedder
 
 from kdserve.datatypes import Hit
-from kdserve.search.query.answers import MAX_CHARACTERS, answer_question, best_sentences, rerank, split_sentences
+from kdserve.search.documents.sentences import MAX_CHARACTERS, split_sentences
+from kdserve.search.query.answers import answer_question, best_sentences, rerank
 
 
 def sentences(text: str) -> list[str]:
