@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from heapq import merge
 
-from kdserve.runtime.stops import CLOSERS, STOP, WIDE_STOP
+from kdserve.runtime.stops import sentence_ends
 from kdserve.search.documents.passages import Span
 
-END = rf"{STOP}{CLOSERS}\s+|{WIDE_STOP}\s*"
-"""What ends a sentence on its line, and the white space behind it."""
-SENTENCE_END = re.compile(rf"{END}|\n\s*\n")
+PARAGRAPH_END = re.compile(r"\n\s*\n")
 MAX_CHARACTERS = 300
 """Longer sentences, as in scripts and lists without full stops, are cut at a space before."""
 MAX_SENTENCES = 64
@@ -31,11 +30,11 @@ def split_sentences(text: str) -> list[Span]:
 
 def _stretches(text: str) -> Iterator[Span]:
     start = 0
-    while start < len(text):
-        found = SENTENCE_END.search(text, start, start + MAX_CHARACTERS)
-        stop = found.end() if found else start + MAX_CHARACTERS
-        if not found and stop < len(text):
-            stop = max(text.rfind(" ", start, stop), text.rfind("\n", start, stop), start) + 1
-            stop = stop if stop > start + 1 else start + MAX_CHARACTERS
-        yield start, min(stop, len(text))
-        start = stop
+    for end in merge(sentence_ends(text), (found.end() for found in PARAGRAPH_END.finditer(text)), [len(text)]):
+        while end - start > MAX_CHARACTERS:
+            stop = start + MAX_CHARACTERS
+            stop = max(text.rfind(" ", start + 1, stop), text.rfind("\n", start + 1, stop)) + 1 or stop
+            yield start, stop
+            start = stop
+        yield start, end
+        start = end

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from kdserve.runtime.stops import sentence_ends
 from kdserve.search.documents.passages import Span
-from kdserve.search.documents.sentences import END
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, UNSPACED, WORD
 
 MAX_CHARACTERS = 240
 MAX_TEXT_CHARACTERS = 20_000
 """How much of a text is looked at for words."""
-SENTENCE_END = re.compile(rf"{END}|\n+")
+LINE_END = re.compile(r"\n+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +99,9 @@ def _beginning(text: str, first: int, last: int, max_characters: int) -> int:
     earliest = max(0, last - max_characters)
     if earliest == 0:
         return 0
-    sentences = [match.end() for match in SENTENCE_END.finditer(text, earliest - 1, first)]
+    lines = [match.end() for match in LINE_END.finditer(text, earliest - 1, first)]
+    ends = {*lines, *sentence_ends(text, earliest - 1, first + 1)}
+    sentences = sorted(end for end in ends if end <= first)
     if sentences:
         return sentences[0] if first - sentences[0] <= max_characters // 2 else sentences[-1]
     earliest = max(earliest, first - max_characters // 3)

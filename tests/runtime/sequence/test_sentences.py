@@ -19,6 +19,7 @@ from kdserve.runtime.sequence.sentences import Sentence, split_long, split_sente
         ("Он ушёл. Она осталась.", ["Он ушёл.", "Она осталась."]),
         ("Creo que no. Tengo trabajo.", ["Creo que no.", "Tengo trabajo."]),
         ("Siehe Nr. 7 in Vol. 2. Dieser Art. Ja.", ["Siehe Nr. 7 in Vol. 2. Dieser Art.", "Ja."]),
+        ("It is 9 mm. MM. Dupont came.", ["It is 9 mm.", "MM. Dupont came."]),
         ("यह सच है।वह आया॥१॥ यह सच है।", ["यह सच है।", "वह आया॥१॥", "यह सच है।"]),
         ("他来了。“下雨了。”好", ["他来了。", "“下雨了。”", "好"]),
         ("no end", ["no end"]),

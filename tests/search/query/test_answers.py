@@ -29,6 +29,9 @@ def sentences(text: str) -> list[str]:
         ("धर्मक्षेत्रे कुरुक्षेत्रे॥१॥ दृष्ट्वा तु॥", ["धर्मक्षेत्रे कुरुक्षेत्रे॥१॥", "दृष्ट्वा तु॥"]),
         ("ဒါမှန်တယ်။သူလာတယ်။", ["ဒါမှန်တယ်။", "သူလာတယ်။"]),
         ("„Das Brot ist warm.“ Dann gingen wir.", ["„Das Brot ist warm.“", "Dann gingen wir."]),
+        ("Ask Dr. Smith or Prof. J. Lee. They know.", ["Ask Dr. Smith or Prof. J. Lee.", "They know."]),
+        ("Es gibt z. B. Brot. See No. 5 there.", ["Es gibt z. B. Brot.", "See No. 5 there."]),
+        ("Call the Dr.\n\nSmith came", ["Call the Dr.", "Smith came"]),
     ],
 )
 def test_sentences_end_as_they_are_written(text: str, parts: list[str]) -> None:

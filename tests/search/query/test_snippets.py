@@ -37,10 +37,15 @@ def test_the_window_is_where_the_words_stand_and_begins_with_their_sentence():
         ("هل القطار متأخر؟ الخبز ما زال ساخنا.", "الخبز"),
         ("「電車が遅れている。」パンはまだ温かい。", "パン"),
         ("ٹرین لیٹ ہے۔ روٹی ابھی گرم ہے۔", "روٹی"),
+        ("No one came.\nBread is warm.", "Bread"),
     ],
 )
 def test_a_window_begins_with_its_sentence_whatever_ended_the_one_before(sentence: str, word: str):
     assert make_snippet(f"{'a ' * 150}{sentence} {FILLER}", word).text.startswith(word)
+
+
+def test_a_window_does_not_begin_behind_a_title():
+    assert "ask Dr. Smith" in make_snippet(f"{'a ' * 150}ask Dr. Smith for bread. {FILLER}", "bread").text
 
 
 def test_two_words_together_count_more_than_one_word_often():
