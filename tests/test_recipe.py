@@ -104,6 +104,19 @@ def test_every_number_has_a_range_and_says_it(tmp_path: Path, key: str, kind: st
         load_recipe(write(tmp_path, GOOD), overrides=[*NEEDED, f"{key}={value}"])
 
 
+def test_paths_in_the_home_folder_are_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, GOOD.replace("sample", "~/pairs/{language}.tsv") + '[student]\nstart = "~/before"\n')
+    second = tmp_path / "second.toml"
+    second.write_text(
+        'base = "~/recipe.toml"\ndata_dir = "~"\nrefuse_overlap = ["~/eval/*", "a~/b"]\n', encoding="utf-8"
+    )
+    recipe = load_recipe(second, overrides=["teacher.model=~/teacher"])
+    assert (recipe.data_dir, recipe.data[0].path) == (str(tmp_path), f"{tmp_path}/pairs/{{language}}.tsv")
+    assert (recipe.student.start, recipe.teacher.model) == (f"{tmp_path}/before", f"{tmp_path}/teacher")
+    assert recipe.refuse_overlap == (f"{tmp_path}/eval/*", "a~/b")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -119,7 +132,8 @@ def test_every_number_has_a_range_and_says_it(tmp_path: Path, key: str, kind: st
         ("train.table_rate=1" + "0" * 400, r"train\.table_rate is too large"),
         ('name="two\\nlines"', r"name is .*; it must be one line of text"),
         ("name=' '", "name is ' '; it must be one line of text"),
-        ("data_dir='~nobody-of-that-name/x'", "there is no home folder of that user"),
+        ("data_dir='~nobody-of-that-name/x'", "data_dir is .*there is no home folder of that user"),
+        ("data=[{path='~nobody-of-that-name/x'}]", r"data\[0\].path is .*there is no home folder of that user"),
         ('student.start="a\\u0000b"', "it must hold no NUL"),
     ],
 )

@@ -13,7 +13,7 @@ loading      from TOML
 
 from kdserve.recipe.base import PairsRecipe
 from kdserve.recipe.classifier import ClassifierRecipe
-from kdserve.recipe.loading import expand_home, load_recipe
+from kdserve.recipe.loading import load_recipe
 from kdserve.recipe.loop import LoopRecipe
 from kdserve.recipe.recipe import Recipe, recipe_record, teacher_name
 from kdserve.recipe.sections import (
@@ -66,7 +66,6 @@ __all__ = [
     "WriterTeacherRecipe",
     "WriterTrainRecipe",
     "WritingObjectiveRecipe",
-    "expand_home",
     "load_recipe",
     "recipe_record",
     "teacher_name",

@@ -1,8 +1,9 @@
-"""Where sentences end, by small rules that ask no model: for translators, answers and snippets; passages take the signs.
+"""Where sentences end, by small rules that ask no model: for translators, answers and snippets.
 
 Signs of a script without spaces (。！？) end a sentence wherever they stand, others (. ! ? …) before a space and
 what can begin one. A full stop behind a title, a single letter or a small number (Dr. J. Smith, 3. Mai) ends none, nor
-does one before a number behind what counts (No. 7, Art. 3), which may be a word as well: creo que no.
+does one before a number behind what counts (No. 7, Art. 3), which may be a word as well: creo que no. Passages, which
+need not end with a sentence, take the signs alone.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from kdserve.distill.teachers.embedder import Teacher, load_teacher
 from kdserve.distill.teachers.head import Head, LabelledVectors, fit_head
 from kdserve.distill.training.validation import held_out_pairs
 from kdserve.errors import RecipeError
-from kdserve.recipe import Recipe, expand_home, recipe_record
+from kdserve.recipe import Recipe, recipe_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +132,7 @@ def open_label_teacher(recipe: Recipe, texts: Mapping[str, LabelledTexts]) -> tu
     settings, of_teacher = recipe.classifier, recipe.teacher
     assert settings is not None
     if settings.teacher:
-        folder = Path(recipe.data_dir) / expand_home(settings.teacher, key="classifier.teacher")
+        folder = Path(recipe.data_dir) / settings.teacher
         teacher = SequenceTeacher(folder, batch_size=of_teacher.batch_size)
         return teacher, choose_labels(settings, teacher.labels, **texts)
     labels = choose_labels(settings, (), **texts)

