@@ -144,8 +144,9 @@ def _is_whole(file: IO[bytes]) -> bool:
 
 
 def _no_utf8(path: Path, number: int, line: bytes, offset: int, byte: int) -> DataError:
-    encoding = "UTF-16" if number == 1 and line.startswith(UTF_16) else "LATIN1"
+    is_utf_16 = number == 1 and line.startswith(UTF_16)
+    names = "CP1252, CP1251, SHIFT_JIS or another"
+    known = "UTF-16 -t UTF-8" if is_utf_16 else f"ENCODING -t UTF-8 (as it was saved: {names})"
     return DataError(
-        f"{show(path)} line {number} is not UTF-8 (byte 0x{byte:02x} at offset {offset}); "
-        f"convert it, perhaps with: iconv -f {encoding} -t UTF-8"
+        f"{show(path)} line {number} is not UTF-8 (byte 0x{byte:02x} at offset {offset}); convert it: iconv -f {known}"
     )

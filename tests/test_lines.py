@@ -46,8 +46,10 @@ def test_a_byte_order_mark_is_no_character(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"ok\ncaf\xe9\n", r"a.txt line 2 is not UTF-8 \(byte 0xe9 at offset 6\).*LATIN1"),
+        (b"ok\ncaf\xe9\n", r"a.txt line 2 is not UTF-8 \(byte 0xe9 at offset 6\).*iconv -f ENCODING -t UTF-8"),
         (b"\xef\xbb\xbfcaf\xe9\n", r"line 1 is not UTF-8 \(byte 0xe9 at offset 6\)"),
+        ("電車\n".encode("cp932"), r"line 1 is not UTF-8 .*-f ENCODING"),
+        ("поезд\n".encode("cp1251"), r"line 1 is not UTF-8 .*-f ENCODING"),
         ("hello\n".encode("utf-16"), r"line 1 is not UTF-8 \(byte 0xff at offset 0\).*UTF-16"),
     ],
 )
