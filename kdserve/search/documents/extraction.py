@@ -20,7 +20,8 @@ from urllib.parse import unquote
 
 from kdserve.errors import DataError, MissingExtraError
 from kdserve.lines import MAX_TEXT_BYTES
-from kdserve.search.documents.word import text_of_word
+from kdserve.search.documents.titles import told_title
+from kdserve.search.documents.word import heading_of_word, text_of_word
 
 MAX_FILE_BYTES = 200_000_000
 MAX_UNPACKED_BYTES = 200_000_000
@@ -129,7 +130,7 @@ def _pdf(path: Path) -> Extracted:
     title = reader.metadata.title if reader.metadata else None
     return Extracted(
         text=_unbroken("\n\n".join(pages)),
-        title=str(title or ""),
+        title=told_title(str(title or "")),
         language=language_of(reader.root_object.get("/Lang")),
     )
 
@@ -170,7 +171,8 @@ def _docx(path: Path) -> Extracted:
             parts.append(text_of_word(_xml(relation.target_part.blob)))
     properties = document.core_properties
     text = "\n\n".join(filter(None, parts))
-    return Extracted(text=text, title=properties.title, language=language_of(properties.language))
+    title = told_title(properties.title) or heading_of_word(document)
+    return Extracted(text=text, title=title, language=language_of(properties.language))
 
 
 def _epub(path: Path) -> Extracted:
@@ -194,7 +196,7 @@ def _epub(path: Path) -> Extracted:
             if chapter  # as readers of books pass over what is not there
         ]
         title, language = (package.xpath(f"string(//*[local-name()='{what}'])") for what in ("title", "language"))
-    return Extracted(text="\n\n".join(texts), title=title, language=language_of(language))
+    return Extracted(text="\n\n".join(texts), title=told_title(title), language=language_of(language))
 
 
 def _place(href: str) -> str:
@@ -232,7 +234,7 @@ def _from_html(data: bytes, where: str) -> Extracted:
     _mark_hidden(tree)
     etree.strip_elements(tree, *_DROPPED, with_tail=False)
     etree.strip_tags(tree, etree.Comment, etree.ProcessingInstruction)
-    title = title or tree.xpath("string(//h1)")
+    title = told_title(title) or tree.xpath("string(//h1)")
     parts: list[str] = []
     for event, element in etree.iterwalk(tree, events=("start", "end")):
         parts.append("\n\n" if element.tag in _BLOCKS else " " * (element.tag in _CELLS))

@@ -23,6 +23,8 @@ _DROPPED = frozenset(
 )
 """Settings, which have tabs of their own, what was deleted, readings beside kanji, and what is said again for older
 programs."""
+_HEADINGS = ("Title", "Heading 1")
+"""Styles by the names that they have in every language of Word."""
 _NOTES = (f"{_WORD}footnote", f"{_WORD}endnote")
 
 
@@ -54,6 +56,16 @@ def text_of_word(part: Any) -> str:
         elif tag == _ROW:
             parts[len(parts) - (parts[-1:] == ["\t"]) :] = ["\n\n"]
     return re.sub(r"\n{3,}", "\n\n", "".join(parts)).strip("\n")
+
+
+def heading_of_word(document: Any) -> str:
+    """The first paragraph that is set as a title or a heading of the first level; "" where there is none."""
+    headings = {style.style_id for style in document.styles if style.name in _HEADINGS}
+    for paragraph in document.element.body.iter(_PARAGRAPH):
+        style = paragraph.find(f"{_WORD}pPr/{_WORD}pStyle")
+        if style is not None and style.get(f"{_WORD}val") in headings and (text := text_of_word(paragraph).strip()):
+            return text
+    return ""
 
 
 def _is_hidden(element: Any) -> bool:

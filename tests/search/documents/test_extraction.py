@@ -91,6 +91,45 @@ def test_every_kind_gives_its_text_title_and_language(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "title",
+    [
+        "Microsoft Word - Report final.doc",
+        "untitled",
+        "Untitled Document",
+        "Unbenannt-1",
+        "PowerPoint Presentation",
+        "PowerPoint-Präsentation",
+        "Présentation PowerPoint",
+        "Presentación de PowerPoint",
+        "Dokument1",
+        "Word Document",
+        "Annual report 2024.indd",
+        "index.html",
+    ],
+)
+def test_what_a_program_wrote_for_a_title_is_none(tmp_path: Path, title: str) -> None:
+    document = docx.Document()
+    document.core_properties.title = title
+    document.add_paragraph("Bread")
+    document.save(str(tmp_path / "plain.docx"))
+    document.add_heading("How to bake")
+    document.save(str(tmp_path / "report.docx"))
+    (tmp_path / "a.html").write_text(f"<title>{title}</title><h1>How to bake</h1>")
+    titled = pdf("Bread.").replace(b"/Size 6", b"/Size 6/Info<</Title(%s)>>" % title.encode("latin1"))
+    (tmp_path / "b.pdf").write_bytes(titled)
+    titles = {name: extract(tmp_path / name).title for name in ("plain.docx", "report.docx", "a.html", "b.pdf")}
+    assert titles == {"plain.docx": "", "report.docx": "How to bake", "a.html": "How to bake", "b.pdf": ""}
+
+
+@pytest.mark.parametrize(
+    "title", ["Untitled Goose Game", "Learning PowerPoint", "Documentary", "Presentation skills", "What is Node.js"]
+)
+def test_titles_that_say_what_a_file_is_of_stay(tmp_path: Path, title: str) -> None:
+    (tmp_path / "b.pdf").write_bytes(pdf("Bread.").replace(b"/Size 6", b"/Size 6/Info<</Title(%s)>>" % title.encode()))
+    assert extract(tmp_path / "b.pdf").title == title
+
+
+@pytest.mark.parametrize(
     ("written", "text", "title", "language"),
     [
         ("---\ntitle: My note\n---\n\nText.", "My note\n\nText.", "My note", None),
