@@ -23,6 +23,7 @@ MAX_TEXT_BYTES = 10_000_000
 STDIN = Path("-")
 BLOCK_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -144,6 +145,9 @@ def _is_whole(file: IO[bytes]) -> bool:
 
 
 def _no_utf8(path: Path, number: int, line: bytes, offset: int, byte: int) -> DataError:
+    if number == 1 and line.startswith(GZIP):
+        advice = "unpack it once" if path.suffix == ".gz" else "unpack it, or let its name end in .gz"
+        return DataError(f"{show(path)} holds gzip where text should be; {advice}")
     is_utf_16 = number == 1 and line.startswith(UTF_16)
     names = "CP1252, CP1251, SHIFT_JIS or another"
     known = "UTF-16 -t UTF-8" if is_utf_16 else f"ENCODING -t UTF-8 (as it was saved: {names})"

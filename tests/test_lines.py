@@ -51,6 +51,7 @@ def test_a_byte_order_mark_is_no_character(tmp_path):
         ("電車\n".encode("cp932"), r"line 1 is not UTF-8 .*-f ENCODING"),
         ("поезд\n".encode("cp1251"), r"line 1 is not UTF-8 .*-f ENCODING"),
         ("hello\n".encode("utf-16"), r"line 1 is not UTF-8 \(byte 0xff at offset 0\).*UTF-16"),
+        (gzip.compress(b"hello\n"), "a.txt holds gzip where text should be; unpack it, or let its name end in .gz"),
     ],
 )
 def test_what_is_not_utf_8_is_named_with_its_place(tmp_path, content, message):

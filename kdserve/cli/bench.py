@@ -102,22 +102,16 @@ def _batch_sizes(text: str) -> list[int]:
 
 
 def _print(record: BenchRecord) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from kdserve.bench.table import conditions, gain_text, table_lines
+    from kdserve.cli.console import new_table, print_whole
 
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("")
-    for row in record.rows:
-        table.add_column(row.name, justify="right")
+    table = new_table("", [""], [row.name for row in record.rows])
     for line in table_lines(record):
-        cells = [
-            cell if gain is None else f"{cell} [{'green' if gain >= 1 else 'red'}]{gain_text(gain)}[/]"
-            for cell, gain in zip(line.cells, line.gains, strict=True)
-        ]
+        cells = list(map(Text, line.cells))
+        for cell, gain in zip(cells, line.gains, strict=True):
+            if gain is not None:
+                cell.append(f" ({gain_text(gain)})", "green" if gain >= 1 else "red")
         table.add_row(line.label, *cells)
-    console = Console()
-    console.print(table)
-    console.print(conditions(record), style="dim")
+    print_whole(table, conditions(record))

@@ -7,16 +7,20 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kdserve.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from kdserve.datatypes import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDEST = 10_000
+"""Columns of a table; no row is padded to it."""
 _quiet = False
 _WHITE = re.compile(r"\s")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -32,7 +36,7 @@ def progress_bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
@@ -108,6 +112,30 @@ def print_line(text: str) -> None:
 def print_json(record: object) -> None:
     """Write one line of JSON to stdout."""
     sys.stdout.write(json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
+
+
+def new_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    """An empty table: columns flush left, then columns flush right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=plain(title), title_justify="left", box=SIMPLE_HEAD)
+    for name in left:
+        table.add_column(plain(name))
+    for name in right:
+        table.add_column(plain(name), justify="right")
+    return table
+
+
+def print_whole(*parts: Table | str) -> None:
+    """Write tables and paragraphs to stdout as wide as they are, also where a terminal is narrower: a figure that is
+    cut to "8…" is another one. What stands in square brackets is no markup, as names come from folders and files.
+    """
+    from rich.console import Console
+
+    console = Console(width=_WIDEST, markup=False, emoji=False, highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def flush() -> None:

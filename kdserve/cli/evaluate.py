@@ -81,7 +81,7 @@ def evaluate(
         embedder = Remembering(open_model(model, device=device, num_threads=threads), progress=progress)
         sections = evaluate_translation(embedder, translations, progress=progress)
         if similarity:
-            sections += evaluate_sts(embedder, similarity, progress=progress)
+            sections += evaluate_sts(embedder, similarity, languages=chosen, progress=progress)
         answers = measure_answers(embedder, questions, progress=progress) if questions else []
         sections += [section for figures in answers for section in answer_sections(figures)]
         samples = evaluate_samples(embedder, languages=chosen) if not sections else None
@@ -115,6 +115,8 @@ def _parse_groups(options: list[str]) -> Groups:
         name, equals, members = option.partition("=")
         if not equals or not name or not codes(members):
             raise typer.BadParameter(f"{option!r} is not of the form name=de,fr,es", param_hint="--group")
+        if name == "all" or name in groups:
+            raise typer.BadParameter(f"there is a group {name!r} already; name it otherwise", param_hint="--group")
         groups[name] = codes(members)
     return groups
 
@@ -156,69 +158,58 @@ def _print(
     answers: list[AnswerFigures],
     samples: SampleFigures | None,
 ) -> None:
-    from rich.console import Console
+    from kdserve.cli.console import print_whole
 
-    console = Console()
-    for section in sections:
-        console.print(_language_table(section))
-    console.print(_summary_table(model, sections, groups))
+    print_whole(*map(_language_table, sections), _summary_table(model, sections, groups))
     for figures in answers:
-        console.print(
+        print_whole(
             f"{sum(figures.num_candidates.values())} {figures.unit}s of {len(figures.num_candidates)} languages in one "
-            f"pool, an answer in each: mean average precision {figures.pooled:.3f}.",
-            highlight=False,
+            f"pool, an answer in each: mean average precision {figures.pooled:.3f}."
         )
     if samples:
         found, bias = samples.retrieval, samples.bias
-        console.print(
+        print_whole(
             f"Sample documents: {found.num_queries} queries over {found.num_documents} documents in one pool, right "
             f"answer first in {_percent(found.accuracy_at_1)} %, MRR {found.mrr:.3f}.\n"
             f"Language bias: average precision {bias.pooled:.3f} in a pool of {len(bias.by_language)} languages, "
-            f"{bias.lost:.3f} of it lost to wrong texts in the query's own language.",
-            highlight=False,
+            f"{bias.lost:.3f} of it lost to wrong texts in the query's own language."
         )
 
 
 def _language_table(section: Section) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from kdserve.cli.console import new_table, plain
 
     show = _show(section)
-    title = f"{section.name} ({'Spearman' if show is _correlation else 'accuracy in %'})"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("language")
-    for name in ("pairs", *section.columns, "mean" if section.columns else "figure"):
-        table.add_column(name, justify="right")
+    title = f"{section.name} ({'Spearman' if section.measure == 'correlation' else 'accuracy in %'})"
+    table = new_table(title, ["language"], ["pairs", *section.columns, "mean" if section.columns else "figure"])
     worst = section.summary().worst_language
     for language in sorted(section.figures, key=lambda code: (-section.figures[code], code)):
         cells = [show(column[language]) for column in section.columns.values()]
         style = "bold red" if language == worst and len(section.figures) > 1 else None
         count = str(section.num_pairs[language])
-        table.add_row(language, count, *cells, show(section.figures[language]), style=style)
+        table.add_row(plain(language), count, *cells, show(section.figures[language]), style=style)
     return table
 
 
 def _summary_table(model: str, sections: list[Section], groups: Groups) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=model, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("evaluation")
-    table.add_column("languages")
-    table.add_column("mean", justify="right", style="bold")
-    table.add_column("worst", justify="right", style="bold red")
+    from kdserve.cli.console import new_table, plain
+
+    table = new_table(model, ["evaluation", "languages"], ["mean", "worst"])
     for section in sections:
         show = _show(section)
         for name, summary in _summaries(section, groups).items():
             count = f"{name} ({summary.num_languages})"
             if summary.missing:
                 count += f", without {' '.join(summary.missing)}"
-            table.add_row(section.name, count, show(summary.mean), f"{summary.worst_language} {show(summary.worst)}")
+            worst = f"{plain(summary.worst_language)} {show(summary.worst)}"
+            table.add_row(plain(section.name), plain(count), Text(show(summary.mean), "bold"), Text(worst, "bold red"))
     return table
 
 
 def _show(section: Section) -> Callable[[float], str]:
-    return _correlation if section.name.startswith("sts") else _percent
+    return _correlation if section.measure == "correlation" else _percent
 
 
 def _percent(share: float) -> str:

@@ -32,7 +32,7 @@ def evaluate_writer(
 
     translator = Translator.load(model, num_threads=threads)
     target = next(iter(translator.targets), "")
-    judged = list(pairs) or _samples(languages or translator.languages, target)
+    judged = list(pairs) or _samples(languages, translator.languages, target)
 
     def write(texts: Sequence[str]) -> list[str]:
         return translator.translate(texts)
@@ -45,12 +45,15 @@ def evaluate_writer(
     _print(model, rows)
 
 
-def _samples(languages: Sequence[str], target: str) -> list[TranslationPairs]:
+def _samples(chosen: Sequence[str], languages: Sequence[str], target: str) -> list[TranslationPairs]:
     from kdserve import samples
     from kdserve.evaluate import TranslationPairs
 
     corpus = samples.parallel()
-    if target not in corpus or not (known := [code for code in languages if code in corpus and code != target]):
+    if missing := [code for code in chosen if code not in corpus]:
+        raise DataError(f"the sample corpus has no {', '.join(missing)}; it has {', '.join(corpus)}")
+    known = [code for code in chosen or languages if code in corpus and code != target]
+    if target not in corpus or not known:
         raise DataError(
             "the sample corpus has no references for this; name --pairs with columns language, source, target"
         )
@@ -61,24 +64,17 @@ def _samples(languages: Sequence[str], target: str) -> list[TranslationPairs]:
 
 
 def _print(model: str, rows: Sequence[WritingFigures]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+    from kdserve.cli.console import new_table, plain, print_whole
 
-    table = Table(title=model, title_justify="left", box=SIMPLE_HEAD)
-    for name in ("domain", "language"):
-        table.add_column(name)
-    for name in ("pairs", "BLEU", "chrF", "ROUGE-L", "empty %", "circles %", "numbers lost %"):
-        table.add_column(name, justify="right")
+    figures = ["pairs", "BLEU", "chrF", "ROUGE-L", "empty %", "circles %", "numbers lost %"]
+    table = new_table(model, ["domain", "language"], figures)
     for row in rows:
-        table.add_row(row.domain, row.language, str(row.num_pairs), *_cells([row]))
+        table.add_row(plain(row.domain), plain(row.language), str(row.num_pairs), *_cells([row]))
     for domain in dict.fromkeys(row.domain for row in rows):
         own = [row for row in rows if row.domain == domain]
-        table.add_row(domain, f"mean ({len(own)})", str(sum(row.num_pairs for row in own)), *_cells(own), style="bold")
-    console = Console()
-    console.print(table)
-    for name, signature in rows[0].signatures.items():
-        console.print(f"{name}: {signature}", highlight=False, soft_wrap=True)
+        count = str(sum(row.num_pairs for row in own))
+        table.add_row(plain(domain), f"mean ({len(own)})", count, *_cells(own), style="bold")
+    print_whole(table, *(f"{name}: {signature}" for name, signature in rows[0].signatures.items()))
 
 
 def _cells(rows: Sequence[WritingFigures]) -> list[str]:

@@ -39,13 +39,14 @@ def mine(
     sides = [Source(path=path, format="txt") for path in (source, target)]
     if source == target == STDIN:
         raise DataError("only one side can come through standard input; name a file for the other")
+    for side in sides:
+        side.count()  # both are there and whole, before hours are spent on one
     encoder = Encoder.load(bundle, device=device, num_threads=threads)
     num_pairs = 0
     with progress_bars() as progress, _written(out) as write:
         sources, targets = ((document.text for document in side.read()) for side in sides)
         for pair in mine_pairs(sources, targets, encoder, k=neighbours, min_score=min_score, progress=progress):
-            source_cell, target_cell = (text.replace("\t", " ") for text in (pair.source, pair.target))
-            write(f"{source_cell}\t{target_cell}\t{pair.score:.4f}\n")
+            write(f"{pair.source}\t{pair.target}\t{pair.score:.4f}\n")
             num_pairs += 1
     say(f"{num_pairs} pairs" + (f" in {out}" if out else ""))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from kdserve import samples
 from kdserve.datatypes import Embedder, Progress, no_progress
@@ -18,12 +19,13 @@ from kdserve.evaluate.translation import TranslationAccuracy, TranslationPairs, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """One figure (0 to 1, higher is better) a language, with what stands behind it.
+    """One figure a language, higher is better, with what stands behind it: an accuracy, 0 to 1, or a correlation.
 
     `columns` maps a column's name to its figure by language ("to English", "from English"); `figures` is what counts.
     """
 
     name: str
+    measure: Literal["accuracy", "correlation"] = "accuracy"
     figures: Mapping[str, float]
     columns: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     num_pairs: Mapping[str, int] = field(default_factory=dict)
@@ -45,40 +47,60 @@ class SampleFigures:
 def evaluate_translation(
     embedder: Embedder, pairs: Iterable[TranslationPairs], *, progress: Progress = no_progress
 ) -> list[Section]:
-    """Translation retrieval in both directions: a section for each domain, a figure for each language."""
+    """Translation retrieval in both directions: a section for each domain, a figure for each language.
+
+    Raises:
+        DataError: a language that one domain has twice.
+    """
     found: dict[str, dict[str, TranslationAccuracy]] = {}
     all_pairs = list(pairs)
     for done, one in enumerate(all_pairs, start=1):
-        accuracy = translation_accuracy(embedder, one.sources, one.targets)
-        found.setdefault(one.domain or "pairs", {})[one.language] = accuracy
+        by_language = found.setdefault(domain := one.domain or "pairs", {})
+        if one.language in by_language:
+            raise DataError(f"{one.language} is there twice in the domain {domain}; name one of them otherwise")
+        by_language[one.language] = translation_accuracy(embedder, one.sources, one.targets)
         progress("translation retrieval", done, len(all_pairs))
     return [_translation_section(domain, by_language) for domain, by_language in found.items()]
 
 
 def evaluate_sts(
-    embedder: Embedder, pairs: Mapping[str, Sequence[StsPair]], *, progress: Progress = no_progress
+    embedder: Embedder,
+    pairs: Mapping[str, Sequence[StsPair]],
+    *,
+    languages: Collection[str] | None = None,
+    progress: Progress = no_progress,
 ) -> list[Section]:
     """STS Spearman for each language, and between English and each other one where English is there.
 
-    A cross-lingual figure is the mean of both ways round: English first, and English second.
+    A cross-lingual figure is the mean of both ways round: English first, and English second. `languages` are those
+    that get figures, all by default.
+
+    Raises:
+        DataError: scores of a language that order nothing, or rows of one that are not those of English.
     """
     english = pairs.get("en")
     within, across, both = {}, {}, {}
-    for done, (language, own) in enumerate(pairs.items(), start=1):
-        within[language] = sts_spearman(embedder, own)
-        if english and language != "en":
-            first = sts_spearman(embedder, cross_lingual(english, own))
-            second = sts_spearman(embedder, cross_lingual(own, english))
-            across[language], both[language] = (first + second) / 2, (first, second)
-        progress("sentence similarity", done, len(pairs))
-    counts = {language: len(own) for language, own in pairs.items()}
-    sections = [Section(name="sts", figures=within, num_pairs=counts)]
+    wanted = {language: own for language, own in pairs.items() if languages is None or language in languages}
+    for done, (language, own) in enumerate(wanted.items(), start=1):
+        try:
+            within[language] = sts_spearman(embedder, own)
+            if english and language != "en":
+                first = sts_spearman(embedder, cross_lingual(english, own))
+                second = sts_spearman(embedder, cross_lingual(own, english))
+                across[language], both[language] = (first + second) / 2, (first, second)
+        except DataError as error:
+            raise DataError(f"similarity in {language}: {error}") from error
+        progress("sentence similarity", done, len(wanted))
+    counts = {language: len(own) for language, own in wanted.items()}
+    sections = [Section(name="sts", measure="correlation", figures=within, num_pairs=counts)]
     if across:
         columns = {
             "English first": {language: figures[0] for language, figures in both.items()},
             "English second": {language: figures[1] for language, figures in both.items()},
         }
-        sections.append(Section(name="sts cross-lingual", figures=across, columns=columns, num_pairs=counts))
+        sections.append(
+            Section(name="sts cross-lingual", measure="correlation", figures=across, columns=columns, num_pairs=counts)
+        )
     return sections
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -28,14 +29,14 @@ def read_tatoeba(folder: Path, *, languages: Collection[str] | None = None) -> d
     of them that the folder has.
 
     Raises:
-        DataError: no such folder or files, none in `languages`, a missing side, sides of different length.
+        DataError: no such folder or files, one whose code has not three letters, none in `languages`, a missing side,
+            sides of different length, an empty line.
     """
     found = {}
-    for path in files_of(folder, "tatoeba.*-eng.eng"):
-        if match := _TATOEBA_NAME.fullmatch(path.name):
-            language = short_code(match[1])
-            if languages is None or language in languages:
-                found[language] = _tatoeba_pairs(path, language, match[1])
+    for path, code in _coded(folder, "tatoeba.*-eng.eng", _TATOEBA_NAME):
+        language = short_code(code)
+        if languages is None or language in languages:
+            found[language] = _tatoeba_pairs(path, language, code)
     return require_found(found, folder, languages)
 
 
@@ -47,13 +48,13 @@ def read_sts(
     Where `languages` is given, returns those of them that the folder has.
 
     Raises:
-        DataError: no such folder or files, none in `languages`, or a row that does not have that form.
+        DataError: no such folder or files, one whose code has not two or three letters, none in `languages`, or a row
+            that does not have that form.
     """
     found = {}
-    for path in files_of(folder, f"stsb-*-{split}.csv"):
-        match = _STS_NAME.fullmatch(path.name)
-        if match and (languages is None or match[1] in languages):
-            found[match[1]] = _sts_pairs(path)
+    for path, language in _coded(folder, f"stsb-*-{split}.csv", _STS_NAME):
+        if languages is None or language in languages:
+            found[language] = _sts_pairs(path)
     return require_found(found, folder, languages)
 
 
@@ -63,7 +64,8 @@ def read_pairs(path: Path, *, languages: Collection[str] | None = None) -> list[
     The header names the columns: `language`, `source` and `target`, and `domain` where there are several.
 
     Raises:
-        DataError: a missing or unreadable file, a header without these columns, a ragged row, an empty text.
+        DataError: a missing or unreadable file, a header without these columns or with one twice, a ragged row, an
+            empty text.
     """
     rows = _tsv_rows(path)
     _, header = next(rows, (0, []))
@@ -71,6 +73,8 @@ def read_pairs(path: Path, *, languages: Collection[str] | None = None) -> list[
         raise DataError(
             f"{path} has no column {missing[0]}; its first line must name the columns {', '.join(PAIR_COLUMNS)}"
         )
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
+        raise DataError(f"{path} has the column {twice[0]} twice; name each column once")
     groups: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
     for line, cells in rows:
         if len(cells) != len(header):
@@ -90,14 +94,14 @@ def read_pairs(path: Path, *, languages: Collection[str] | None = None) -> list[
     ]
 
 
-def files_of(folder: Path, pattern: str) -> list[Path]:
-    """Return the files of a folder that have such a name, at least one."""
+def files_of(folder: Path, *patterns: str) -> list[Path]:
+    """Return the files of a folder that have such a name, at least one; hidden ones do not count."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; check the path")
-    paths = sorted(folder.glob(pattern))
-    if not paths:
-        raise DataError(f"{folder} has no files named {pattern}; check the path")
-    return paths
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    if paths := sorted(path for path in found if not path.name.startswith(".")):
+        return paths
+    raise DataError(f"{folder} has no files named {' or '.join(patterns)}; check the path")
 
 
 def require_found(found: dict[str, T], folder: Path, languages: Collection[str] | None) -> dict[str, T]:
@@ -111,11 +115,22 @@ def _of(languages: Collection[str] | None) -> str:
     return f" in {', '.join(sorted(languages))}" if languages else ""
 
 
+def _coded(folder: Path, pattern: str, name: re.Pattern[str]) -> Iterator[tuple[Path, str]]:
+    """The files of a folder with the language's code in their names; none that the pattern means is passed over."""
+    for path in files_of(folder, pattern):
+        if not (match := name.fullmatch(path.name)):
+            raise DataError(f"{path} has no language code of the files {pattern} in its name; rename it or take it out")
+        yield path, match[1]
+
+
 def _tatoeba_pairs(english: Path, language: str, code: str) -> TranslationPairs:
     other = english.with_name(f"tatoeba.{code}-eng.{code}")
     sources, targets = list(lines_of(other)), list(lines_of(english))
     if len(sources) != len(targets):
         raise DataError(f"{other} has {len(sources)} lines, {english.name} has {len(targets)}; they must match")
+    for number, pair in enumerate(zip(sources, targets, strict=True), start=1):
+        if not all(map(str.strip, pair)):
+            raise DataError(f"{other if pair[1].strip() else english}, line {number} is empty; take it out of both")
     return TranslationPairs(language=language, domain="tatoeba", sources=sources, targets=targets)
 
 

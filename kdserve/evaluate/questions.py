@@ -84,12 +84,14 @@ def read_questions(folder: Path, *, languages: Collection[str] | None = None) ->
     A line has `sentences`, a list, and `qas`, a list of `id`, `question` and `answer_sentence`, which counts from 0.
 
     Raises:
-        DataError: no such folder or files, none in `languages`, a line of another form, or languages without the same
-            questions.
+        DataError: no such folder or files, two of one language, none in `languages`, a line of another form, or
+            languages without the same questions.
     """
-    found = {}
-    for path in files_of(folder, "*.jsonl*"):
+    found: dict[str, QuestionSet] = {}
+    for path in files_of(folder, "*.jsonl", "*.jsonl.gz"):
         language = path.name.removesuffix(".gz").removesuffix(".jsonl")
+        if language in found:
+            raise DataError(f"{folder} has {language}.jsonl and {language}.jsonl.gz; take one of them out")
         if languages is None or language in languages:
             found[language] = _read(path)
     require_found(found, folder, languages)
@@ -195,12 +197,18 @@ def _read(path: Path) -> QuestionSet:
 
 def _parse(row: Any) -> tuple[list[str], list[tuple[str, str, int]]]:
     """Return a paragraph's sentences, and the id, text and sentence of each question; wrong types are errors."""
-    sentences = [_text(sentence) for sentence in row["sentences"]]
-    asked = [(_text(one["id"]), _text(one["question"]), one["answer_sentence"]) for one in row["qas"]]
+    sentences = [_text(sentence) for sentence in _list(row["sentences"])]
+    asked = [(_text(one["id"]), _text(one["question"]), one["answer_sentence"]) for one in _list(row["qas"])]
     for _, _, sentence in asked:
-        if not isinstance(sentence, int) or not 0 <= sentence < len(sentences):
+        if type(sentence) is not int or not 0 <= sentence < len(sentences):
             raise ValueError(f"answer_sentence {sentence!r} of {len(sentences)} sentences")
     return sentences, asked
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"no list but {value!r:.40}")
+    return value
 
 
 def _text(value: object) -> str:

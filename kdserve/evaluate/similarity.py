@@ -12,6 +12,8 @@ from kdserve.datatypes import Embedder
 from kdserve.errors import DataError
 from kdserve.evaluate.vectors import checked
 
+_APART = "rows must match, or sets that are no translations lie in folders of their own"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StsPair:
@@ -26,10 +28,10 @@ def sts_spearman(embedder: Embedder, pairs: Sequence[StsPair]) -> float:
     """Spearman correlation (-1 to 1) between cosine and the human scores.
 
     Raises:
-        DataError: fewer than two pairs.
+        DataError: no two pairs with different scores.
     """
-    if len(pairs) < 2:
-        raise DataError(f"{len(pairs)} sentence pairs have no order; give at least 2")
+    if len({pair.score for pair in pairs}) < 2:
+        raise DataError(f"{len(pairs)} sentence pairs have no order; give at least 2 with different scores")
     first = checked(embedder.encode_query([pair.first for pair in pairs]), len(pairs), embedder.dim)
     second = checked(embedder.encode_query([pair.second for pair in pairs]), len(pairs), embedder.dim)
     cosines = np.einsum("nd,nd->n", first, second)
@@ -43,12 +45,10 @@ def cross_lingual(first: Sequence[StsPair], second: Sequence[StsPair]) -> list[S
         DataError: different lengths, or a row whose scores differ.
     """
     if len(first) != len(second):
-        raise DataError(f"{len(first)} pairs of one language stand against {len(second)} of the other; rows must match")
+        raise DataError(f"{len(first)} pairs of one language stand against {len(second)} of the other; {_APART}")
     for row, (one, other) in enumerate(zip(first, second, strict=True), start=1):
         if one.score != other.score:
-            raise DataError(
-                f"row {row} is scored {one.score} in one language, {other.score} in the other; rows must match"
-            )
+            raise DataError(f"row {row} is scored {one.score} in one language, {other.score} in the other; {_APART}")
     return [
         StsPair(first=one.first, second=other.second, score=one.score) for one, other in zip(first, second, strict=True)
     ]

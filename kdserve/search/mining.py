@@ -112,7 +112,7 @@ class _Side:
             progress(f"embed {name}", len(ends) - 1, 0)
         self.num_rows = len(ends) - 1
         if not self.num_rows:
-            raise DataError("one of the two texts has no sentences; give both")
+            raise DataError(f"the {name} have no sentences; give both sides some")
         self._texts = lines.open("rb")
         self._ends = np.array(ends, np.int64)
         with into(folder):

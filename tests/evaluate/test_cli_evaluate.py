@@ -64,6 +64,33 @@ def test_a_group_that_cannot_be_read_is_a_usage_error(tatoeba):
     assert "name=de,fr,es" in done.output
 
 
+@pytest.mark.parametrize("groups", [["all=fr"], ["main=de", "main=fr"]])
+def test_a_group_does_not_take_the_place_of_another(tatoeba, groups):
+    options = [word for group in groups for word in ("--group", group)]
+    done = RUN.invoke(app, ["evaluate", BUNDLE, "--tatoeba", str(tatoeba), *options])
+    assert (done.exit_code, "already" in done.output) == (2, True)
+
+
+def write_pairs(path, *rows):
+    path.write_text("\n".join(["language\tsource\ttarget\tdomain", *map("\t".join, rows)]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_pairs_do_not_take_the_place_of_a_folders_language(tatoeba):
+    pairs = write_pairs(tatoeba / "pairs.tsv", ("de", "Ja.", "Yes.", "tatoeba"))
+    with pytest.raises(DataError, match="de is there twice in the domain tatoeba; name one of them otherwise"):
+        RUN.invoke(app, ["evaluate", BUNDLE, "--tatoeba", str(tatoeba), "--pairs", pairs], catch_exceptions=False)
+
+
+def test_names_are_shown_whole_as_they_are_in_any_terminal(tmp_path):
+    rows = [("d[/b]e", "Ja.", "Ja.", "[bold]news"), ("fr", "Oui.", "Oui.", "sts [/red]\x1b[31m")]
+    pairs = write_pairs(tmp_path / "pairs.tsv", *rows)
+    done = RUN.invoke(app, ["evaluate", BUNDLE, "--pairs", pairs], env={"COLUMNS": "20"}, catch_exceptions=False)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["[bold]news", "all", "(1)", "100.0", "d[/b]e", "100.0"] in lines
+    assert ["sts", "[/red]\N{REPLACEMENT CHARACTER}[31m", "(accuracy", "in", "%)"] in lines
+
+
 def test_options_for_vectors_are_refused_for_a_translator(tmp_path):
     write_manifest(tmp_path, kind="translator")
     done = RUN.invoke(app, ["evaluate", str(tmp_path), "--group", "main=de", "--device", "cuda"])
@@ -87,6 +114,8 @@ def test_a_language_that_nobody_has_is_one_clear_line(tatoeba):
         RUN.invoke(app, ["evaluate", BUNDLE, "--tatoeba", str(tatoeba), "--languages", "de,xx"], catch_exceptions=False)
     with pytest.raises(DataError, match="the sample corpus has no xx"):
         RUN.invoke(app, ["evaluate", BUNDLE, "--languages", "xx"], catch_exceptions=False)
+    with pytest.raises(DataError, match="the sample corpus has no xx"):
+        RUN.invoke(app, ["evaluate", "kdserve-gist", "--languages", "de,xx"], catch_exceptions=False)
 
 
 def test_summary_tells_the_worst_and_what_is_missing():

@@ -68,6 +68,12 @@ def test_tatoeba_faults_are_told_with_file_and_line(tmp_path):
     write_tatoeba(tmp_path, "deu", b"Ja.\nSch\xf6n.\n", "Yes.\nNice.\n")
     with pytest.raises(DataError, match=r"tatoeba.deu-eng.deu line 2 is not UTF-8"):
         read_tatoeba(tmp_path)
+    write_tatoeba(tmp_path, "deu", "Ja.\n\n", "Yes.\nNo.\n")
+    with pytest.raises(DataError, match=r"tatoeba.deu-eng.deu, line 2 is empty"):
+        read_tatoeba(tmp_path)
+    write_tatoeba(tmp_path, "deu", "Ja.\nNein.\n", "Yes.\n \n")
+    with pytest.raises(DataError, match=r"tatoeba.deu-eng.eng, line 2 is empty"):
+        read_tatoeba(tmp_path)
     write(tmp_path, "tatoeba.deu-eng.deu", "")
     with pytest.raises(DataError, match=r"tatoeba.deu-eng.deu is empty"):
         read_tatoeba(tmp_path)
@@ -103,6 +109,22 @@ def test_sts_faults_are_told_with_file_and_line(tmp_path, text, message):
         read_sts(tmp_path)
 
 
+@pytest.mark.parametrize("code", ["de", "DEU", "deu_Latn"])
+def test_a_tatoeba_file_is_not_passed_over_for_its_code(tmp_path, code):
+    write_tatoeba(tmp_path, "fra", "Oui.\n", "Yes.\n")
+    write(tmp_path, "._tatoeba.deu-eng.eng", "hidden files are nobody's")
+    assert list(read_tatoeba(tmp_path)) == ["fr"]
+    write_tatoeba(tmp_path, code, "Ja.\n", "Yes.\n")
+    with pytest.raises(DataError, match=rf"tatoeba.{code}-eng.eng has no language code .* rename it"):
+        read_tatoeba(tmp_path)
+
+
+def test_a_similarity_file_is_not_passed_over_for_its_code(tmp_path):
+    write(tmp_path, "stsb-zh-CN-test.csv", "A.,B.,1\nA.,B.,2\n")
+    with pytest.raises(DataError, match=r"stsb-zh-CN-test.csv has no language code .* rename it"):
+        read_sts(tmp_path)
+
+
 PAIRS = "domain\tlanguage\tsource\ttarget\nnews\tde\tJa.\tYes.\nui\tde\tAuf\tOpen\nnews\tde\tNein.\tNo.\n"
 
 
@@ -119,6 +141,7 @@ def test_pairs_are_grouped_by_domain_and_language(tmp_path):
     ("text", "message"),
     [
         ("language\tsource\n", "has no column target"),
+        ("language\tsource\ttarget\tsource\n", "has the column source twice"),
         (PAIRS + "news\tde\tJa.\n", "line 5: 3 columns, the header has 4"),
         (PAIRS + "news\tde\t \tYes.\n", "line 5: source is empty"),
         ("language\tsource\ttarget\n", "has no pairs; nothing"),

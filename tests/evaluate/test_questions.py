@@ -103,7 +103,9 @@ def test_the_sections_say_what_a_language_asks_and_answers(folder: Path) -> None
         ('{"sentences": ["a"]}', "qas"),
         ('{"sentences": ["a"], "qas": [{"id": "1", "question": "a?", "answer_sentence": 1}]}', "answer_sentence 1"),
         ('{"sentences": ["a"], "qas": [{"id": "1", "question": " ", "answer_sentence": 0}]}', "no text"),
-        ('{"sentences": "ab", "qas": "cd"}', "line 1"),
+        ('{"sentences": ["a", "b"], "qas": [{"id": "1", "question": "a?", "answer_sentence": true}]}', "sentence True"),
+        ('{"sentences": "ab", "qas": [{"id": "1", "question": "a?", "answer_sentence": 0}]}', "no list but 'ab'"),
+        ('{"sentences": ["a"], "qas": {}}', "no list but {}"),
         ("[1]", "line 1"),
         ("no json", "line 1"),
         ("[" * 100_000, "line 1"),
@@ -114,6 +116,14 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, wrong: str) -> None:
     (tmp_path / "en.jsonl").write_text(line + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=wrong):
         read_questions(tmp_path)
+
+
+def test_a_language_in_two_files_is_refused_and_copies_are_passed_over(folder: Path) -> None:
+    (folder / "de.jsonl.bak").write_text("an older one", encoding="utf-8")
+    assert list(read_questions(folder)) == ["de", "en"]
+    (folder / "de.jsonl").write_bytes(gzip.decompress((folder / "de.jsonl.gz").read_bytes()))
+    with pytest.raises(DataError, match=r"has de.jsonl and de.jsonl.gz; take one of them out"):
+        read_questions(folder)
 
 
 def test_languages_with_other_questions_are_refused(folder: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from known_vectors import KnownVectors
 
 from kdserve.errors import DataError
-from kdserve.evaluate import StsPair, cross_lingual, spearman, sts_spearman
+from kdserve.evaluate import StsPair, cross_lingual, evaluate_sts, spearman, sts_spearman
 
 
 @settings(max_examples=100, deadline=None)
@@ -47,6 +47,29 @@ def test_cross_lingual_refuses_rows_that_are_not_the_same_pairs():
         cross_lingual(one, [StsPair(first="a", second="b", score=3.0)])
     with pytest.raises(DataError, match="1 pairs of one language stand against 2"):
         cross_lingual(one, one * 2)
+
+
+def test_scores_that_are_all_the_same_order_no_pairs():
+    same = [StsPair(first=text, second="a", score=2.0) for text in ("a", "b", "c")]
+    with pytest.raises(DataError, match="3 sentence pairs have no order; give at least 2 with different scores"):
+        sts_spearman(KnownVectors({"a": [1, 0], "b": [1, 1], "c": [0, 1]}), same)
+
+
+def test_what_no_similarity_can_be_measured_of_is_named():
+    embedder = KnownVectors({"a": [1, 0], "b": [1, 1]})
+    english = [StsPair(first="a", second="b", score=score) for score in (1.0, 2.0)]
+    with pytest.raises(DataError, match="similarity in fr: 1 sentence pairs have no order"):
+        evaluate_sts(embedder, {"en": english, "fr": english[:1]})
+    with pytest.raises(DataError, match="similarity in de: 2 pairs of one language stand against 3 of the other"):
+        evaluate_sts(embedder, {"en": english, "de": [*english, english[0]]})
+
+
+def test_languages_that_were_not_asked_for_have_no_figure():
+    embedder = KnownVectors({"a": [1, 0], "b": [1, 1]})
+    pairs = [StsPair(first="a", second=second, score=score) for second, score in (("a", 5.0), ("b", 1.0))]
+    within, across = evaluate_sts(embedder, {"de": pairs, "en": pairs}, languages=["de"])
+    assert within.figures == {"de": pytest.approx(1.0)}
+    assert across.figures == {"de": pytest.approx(1.0)}
 
 
 def test_one_pair_has_no_order():

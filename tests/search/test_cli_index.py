@@ -264,6 +264,12 @@ def test_mine_writes_a_table_that_distil_reads(tmp_path, run):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["de", "fr", "pairs.tsv"]
 
 
+def test_a_side_to_mine_that_is_not_there_is_told_before_the_other_is_read(tmp_path, run):
+    (tmp_path / "a").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"there is no file .*b; check the path"):
+        run("mine", tmp_path / "a", tmp_path / "b")
+
+
 def test_tabs_inside_mined_sentences_are_no_columns(tmp_path, run):
     (tmp_path / "a").write_text("one\ttwo\n")
     table = run("mine", tmp_path / "a", tmp_path / "a", "--min-score", "0", "--bundle", str(BUNDLES / "static"))

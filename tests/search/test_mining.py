@@ -81,7 +81,7 @@ def test_large_sides_go_through_an_index_and_find_the_same(sides, monkeypatch):
 
 
 def test_an_empty_side_and_no_neighbours_are_errors():
-    with pytest.raises(DataError, match="has no sentences"):
+    with pytest.raises(DataError, match="the targets have no sentences; give both sides some"):
         list(mine([samples.parallel()["de"][0]], ["", " "], Translating()))
     with pytest.raises(DataError, match="k is 0"):
         list(mine(["a"], ["b"], Translating(), k=0))
