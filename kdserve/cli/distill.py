@@ -49,8 +49,10 @@ def distill(
         raise
     accuracy = outcome.accuracy
     worst, lowest = accuracy.worst
-    measure = "chrF / 100" if isinstance(loaded, SequenceRecipe) else "accuracy"
-    measured = f"held-out {measure} {accuracy.mean:.3f}, lowest {lowest:.3f} ({worst})"
+    writes = isinstance(loaded, SequenceRecipe)
+    measure = "chrF" if writes else "accuracy"
+    mean, least = (f"{100 * one:.1f}" if writes else f"{one:.3f}" for one in (accuracy.mean, lowest))
+    measured = f"held-out {measure} {mean}, lowest {least} ({worst})"
     unmeasured = f"too few held-out pairs to measure its {measure}"
     say(f"{out}: {measured if accuracy.by_language else unmeasured}; {kept_weights(loaded, outcome.best_step)}")
     say(f"next: kdserve export {quote(str(out))} --out BUNDLE")

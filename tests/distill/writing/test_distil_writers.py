@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from kdserve.cli import app
 from kdserve.distill import distill
 from kdserve.distill.prepare.translation import prepare_writer
 from kdserve.distill.teachers.encoder_decoder import open_writer
@@ -77,6 +79,16 @@ def test_a_body_of_its_own_size_learns_from_the_references_alone(writing_recipe,
     assert model.config.decoder.hidden_size == 32
     table = model.decoder.get_input_embeddings().weight
     assert table.data_ptr() == model.decoder.get_output_embeddings().weight.data_ptr()
+
+
+def test_the_command_says_chrf_as_sacrebleu_does(writing_folder, tmp_path):
+    command = ["distill", str(writing_folder / "recipe.toml"), "--out", str(tmp_path / "student"), "--json"]
+    command += ["--set", BODY]
+    ran = CliRunner().invoke(app, command)
+    chrf = json.loads(ran.stdout)["accuracy"]["languages"]
+    worst = min(chrf, key=chrf.get)
+    said = f"held-out chrF {100 * sum(chrf.values()) / len(chrf):.1f}, lowest {100 * chrf[worst]:.1f} ({worst})"
+    assert said in " ".join(ran.stderr.split())
 
 
 def test_a_student_without_teacher_teaches_one_of_its_layers_and_one_of_another_vocabulary(writing_recipe, tmp_path):
