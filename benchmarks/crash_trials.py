@@ -75,7 +75,8 @@ EMBEDDER = HashEmbedder()
 
 
 def documents(start: int, stop: int, text: str = "text") -> list[Document]:
-    return [Document(text=f"{text} number {n}", id=f"d{n}", metadata={"n": n}) for n in range(start, stop)]
+    texts = {n: f"{text} number {n}. It is one of {stop}." for n in range(start, stop)}
+    return [Document(text=text, id=f"d{n}", metadata={"n": n}) for n, text in texts.items()]
 
 
 CHANGES: dict[str, Change] = {
@@ -89,7 +90,7 @@ CHANGES: dict[str, Change] = {
 
 def build_base(folder: Path, kind: str = "exact", precision: str = "float32") -> None:
     """An index with three segments and some deleted rows."""
-    options = BuildOptions(kind=kind, precision=precision, recall=0.5)  # type: ignore[arg-type]
+    options = BuildOptions(kind=kind, precision=precision, recall=0.5, sentences=True)  # type: ignore[arg-type]
     index = Retriever.build(folder, documents(0, 120), EMBEDDER, options=options)
     index.add(documents(120, 180))
     index.add(documents(180, NUM_DOCUMENTS))
@@ -99,13 +100,13 @@ def build_base(folder: Path, kind: str = "exact", precision: str = "float32") ->
 def answers(folder: Path, *, exact: bool) -> str:
     """Everything that an index answers, as one digest."""
     index = Retriever.open(folder, EMBEDDER, exact=exact)
-    hits = [[(hit.id, hit.score, hit.text) for hit in some] for some in index.search_batch(QUERIES, 20)]
+    hits = [[(hit.id, hit.score, hit.text, hit.sentence) for hit in some] for some in index.search_batch(QUERIES, 20)]
     filtered = [(hit.id, hit.score) for hit in index.search(QUERIES[0], 500, where="n >= 100")]
     return hashlib.sha256(repr((len(index), hits, filtered)).encode()).hexdigest()
 
 
 def build_all(folder: Path) -> None:
-    options = BuildOptions(kind="ivf-sq8", recall=0.5, resume_key="the documents")
+    options = BuildOptions(kind="ivf-sq8", recall=0.5, sentences=True, resume_key="the documents")
     Retriever.build(folder, documents(0, NUM_DOCUMENTS), EMBEDDER, options=options)
 
 
@@ -260,8 +261,9 @@ class Trials:
         if code == 0 and left != self.after[name]:
             return "LOST"
         index = Retriever.open(target, EMBEDDER)
-        index.add(documents(900, 901))
-        if index.search("text number 900", 1)[0].id != "d900":
+        (one,) = documents(900, 901)
+        index.add([one])
+        if index.search(one.text, 1)[0].id != one.id:
             return "CANNOT GO ON"
         return "old" if left == self.before else "new"
 

@@ -93,15 +93,16 @@ def build_bases(folder: Path) -> list[Path]:
     bases = []
     for number, kind in enumerate(KINDS):
         made = [
-            Document(text=f"text number {n}", id=f"d{n}" if n % 2 else n, language="en", metadata=metadata)
+            Document(text=text, id=f"d{n}" if n % 2 else n, language="en", metadata=metadata)
             for n in range(NUM_DOCUMENTS)
-            for metadata in [{"n": n, "s": str(n), "tags": ["a", n]}]
+            for text, metadata in [(f"text number {n}. More.", {"n": n, "s": str(n), "tags": ["a", n]})]
         ]
         options = BuildOptions(
             kind=kind,  # type: ignore[arg-type]
             precision="int8" if number % 2 else "float32",
             recall=0.5,
             lexical=True,
+            sentences=True,
         )
         base = folder / f"base-{kind}"
         index = Retriever.build(base, made[:100], EMBEDDER, options=options)
@@ -114,11 +115,10 @@ def build_bases(folder: Path) -> list[Path]:
 def use(folder: Path) -> str:
     """Everything that one does with an index; what it answered, as a digest."""
     index = Retriever.open(folder, EMBEDDER)
-    hits = [[(hit.id, hit.score, hit.text) for hit in some] for some in index.search_batch(QUERIES, 20)]
-    hits.append(
-        [(hit.id, hit.score, hit.text) for hit in index.search(QUERIES[0], 10**9, where='n >= 50 and "a" in tags')]
-    )
-    hits.append([(hit.id, hit.score, hit.text) for hit in index.search(QUERIES[1], 5, lexical=True)])
+    found = index.search_batch(QUERIES, 20)
+    found.append(index.search(QUERIES[0], 10**9, where='n >= 50 and "a" in tags'))
+    found.append(index.search(QUERIES[1], 5, lexical=True))
+    hits = [[(hit.id, hit.score, hit.text, hit.sentence) for hit in some] for some in found]
     facts = describe(folder)
     answer = hashlib.sha256(repr((len(index), hits, facts.fields)).encode()).hexdigest()
     verify_index(folder)

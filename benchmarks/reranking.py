@@ -2,15 +2,17 @@
 
     python benchmarks/reranking.py MODEL --data DIR [--languages en,de,ar]
 
-DIR holds eval/xquad-r-dev. The paragraphs of each language become an index, and the questions of every language are
-asked there, as they come and with the first 5 to 50 hits ordered anew. Time is that of questions one by one on one
-thread, in turns. Leaves the record `reranking-<name>`.
+DIR holds eval/xquad-r-dev. The paragraphs of each language become an index, and one that keeps their sentences; the
+questions of every language are asked there, as they come and with the first 5 to 50 hits ordered anew. Time is that of
+questions one by one on one thread, in turns. Leaves the record `reranking-<name>`.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, median
 
@@ -22,41 +24,70 @@ from kdserve.cli.console import progress_bars
 from kdserve.evaluate import Remembering
 from kdserve.evaluate.questions import QuestionSet
 from kdserve.runtime import Encoder
-from kdserve.search import Document, Retriever
+from kdserve.search import BuildOptions, Document, Retriever, describe
 
 DEPTHS = (0, 5, 10, 20, 50)
 TIMED = 10
 """Questions of each language whose time is taken, in their own language."""
 
 
+@dataclass(kw_only=True)
+class Way:
+    """A way to search, and what it was found to give, one figure a language, a pair of them or a question."""
+
+    sentences: bool
+    depth: int
+    own: list[float] = field(default_factory=list)
+    across: list[float] = field(default_factory=list)
+    times_ms: list[float] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return (f"--rerank {self.depth}" if self.depth else "as they come") + ", sentences kept" * self.sentences
+
+
 def main() -> None:
     model, sets = asked_for(__doc__)
     encoder = Encoder.load(model, num_threads=1)
     remembering = Remembering(encoder)
-    own: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-    across: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-    times_ms: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
+    ways = [Way(sentences=kept, depth=depth) for kept in (False, True) for depth in DEPTHS]
+    built: dict[bool, Built] = {kept: Built() for kept in (False, True)}
     with tempfile.TemporaryDirectory() as work, progress_bars() as progress:
         for number, (answered, paragraphs) in enumerate(sets.items(), 1):
-            folder = Path(work) / answered
-            retriever = Retriever.build(folder, [Document(text=text) for text in paragraphs.paragraphs], encoder)
+            folders = {kept: Path(work) / f"{answered}-{kept}" for kept in built}
+            for kept, folder in folders.items():
+                built[kept].add(folder, paragraphs.paragraphs, encoder, BuildOptions(sentences=kept))
+            opened = {kept: Retriever.open(folder, encoder) for kept, folder in folders.items()}
             for question in list(paragraphs.questions.values())[:TIMED]:
-                for depth in DEPTHS:
+                for way in ways:
                     began = time.perf_counter()
-                    retriever.search(question.text, rerank=depth)
-                    times_ms[depth].append(1000 * (time.perf_counter() - began))
-            quick = Retriever.open(folder, remembering)
+                    opened[way.sentences].search(question.text, rerank=way.depth)
+                    way.times_ms.append(1000 * (time.perf_counter() - began))
+            quick = {kept: Retriever.open(folder, remembering) for kept, folder in folders.items()}
             for asked, questions in sets.items():
-                for depth in DEPTHS:
-                    share = share_found(quick, questions, paragraphs, depth)
-                    (own if asked == answered else across)[depth].append(share)
+                for way in ways:
+                    share = share_found(quick[way.sentences], questions, paragraphs, way.depth)
+                    (way.own if asked == answered else way.across).append(share)
             progress("languages", number, len(sets))
-    figures = [(own[depth], across[depth], times_ms[depth]) for depth in DEPTHS]
-    table = make_table(figures, len(next(iter(sets.values())).questions))
+    table = make_table(ways, built, len(next(iter(sets.values())).questions))
     print(table.markdown())
     name = encoder.settings.name
-    data = {"model": name, "depths": DEPTHS, "ms": [median(times_ms[depth]) for depth in DEPTHS]}
-    write_record(f"reranking-{name}", data, table=table, machine=describe_machine())
+    figures = [{"way": way.name, "ms": median(way.times_ms)} for way in ways]
+    write_record(f"reranking-{name}", {"model": name, "ways": figures}, table=table, machine=describe_machine())
+
+
+@dataclass(kw_only=True)
+class Built:
+    """What indexes took to build, and their size, all together."""
+
+    seconds: float = 0.0
+    size_bytes: int = 0
+
+    def add(self, folder: Path, paragraphs: Sequence[str], encoder: Encoder, options: BuildOptions) -> None:
+        began = time.perf_counter()
+        Retriever.build(folder, [Document(text=text) for text in paragraphs], encoder, options=options)
+        self.seconds += time.perf_counter() - began
+        self.size_bytes += describe(folder).size_bytes
 
 
 def share_found(retriever: Retriever, asked: QuestionSet, answered: QuestionSet, depth: int) -> float:
@@ -66,14 +97,14 @@ def share_found(retriever: Retriever, asked: QuestionSet, answered: QuestionSet,
     return mean(bool(hits) and int(hits[0].id) == paragraph for hits, paragraph in zip(found, right, strict=True))
 
 
-def make_table(figures: list[tuple[list[float], list[float], list[float]]], num_questions: int) -> Table:
-    rows = [
-        [f"--rerank {depth}" if depth else "as they come", percent(own), percent(across), f"{median(times_ms):.1f}"]
-        for depth, (own, across, times_ms) in zip(DEPTHS, figures, strict=True)
-    ]
+def make_table(ways: Sequence[Way], built: Mapping[bool, Built], num_questions: int) -> Table:
+    rows = [[way.name, percent(way.own), percent(way.across), f"{median(way.times_ms):.1f}"] for way in ways]
+    plain, kept = built[False], built[True]
     note = (
         f"Half of XQuAD-R, {num_questions} questions a language among the paragraphs of one language: % whose first "
-        f"hit holds the answer; median time of {TIMED} questions a language, one by one on one thread."
+        f"hit holds the answer; median time of {TIMED} questions a language, one by one on one thread. All indexes "
+        f"together: {plain.size_bytes / 1e6:.1f} MB built in {plain.seconds:.0f} s, with sentences "
+        f"{kept.size_bytes / 1e6:.1f} MB in {kept.seconds:.0f} s."
     )
     return Table(columns=["hits", "own language", "across", "ms a question"], rows=rows, note=note)
 

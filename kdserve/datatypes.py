@@ -36,10 +36,20 @@ class TokenBatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sentence:
+    """A sentence: the characters [start, end) of a hit's text. `score` is its inner product with the query."""
+
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Hit:
     """One answer of a search. `score` is the inner product of unit vectors: higher is better.
 
     `passage` is None where `text` is the whole document, else the characters [start, end) of it that `text` is.
+    `sentence` is that of the text which is nearest to the query, where the index keeps sentences.
     """
 
     id: str | int
@@ -48,6 +58,7 @@ class Hit:
     language: str | None = None
     metadata: Mapping[str, Cell] = field(default_factory=dict)
     passage: tuple[int, int] | None = None
+    sentence: Sentence | None = None
 
 
 @runtime_checkable

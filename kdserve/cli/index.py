@@ -95,6 +95,10 @@ def build(
         ),
     ] = 0,
     lexical: Annotated[bool, typer.Option("--lexical", help="Also keep the words, for search --lexical.")] = False,
+    sentences: Annotated[
+        bool,
+        typer.Option("--sentences", help="Also keep a vector of each sentence, for search --rerank and --answer."),
+    ] = False,
     format: FormatOption = None,
     text_column: TextColumn = "text",
     id_column: IdColumn = "id",
@@ -117,6 +121,7 @@ def build(
             memory=bool(memory),
             precision=precision != "float32",
             lexical=lexical,
+            sentences=sentences,
             queries_by=bool(queries_by),
         )
     by_default, bundle = not bundle, bundle or DEFAULT_BUNDLE
@@ -140,16 +145,19 @@ def build(
         precision=precision,
         passage_tokens=passage_tokens,
         lexical=lexical,
+        sentences=sentences,
         encoder_name=name,
         total=total,
-        resume_key=resume_key(source, encoder.fingerprint, precision, f"{passage_tokens} {lexical} {languages_by}"),
+        resume_key=resume_key(
+            source, encoder.fingerprint, precision, f"{passage_tokens} {lexical} {sentences} {languages_by}"
+        ),
     )
     with progress_bars() as progress:
         Retriever.build(out, documents, encoder, query_encoder=query_encoder, options=options, progress=progress)
     report_skipped(source)
     _report(out)
     _report_cut(encoder)
-    say(f'ask it: kdserve search {quote(str(out))} "your question"')
+    say(f'ask it: kdserve search {quote(str(out))} "your question"{" --rerank 10" if sentences else ""}')
 
 
 def _change_command(name: str, explanation: str, *, update: bool) -> None:

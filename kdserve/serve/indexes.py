@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -14,7 +14,6 @@ from kdserve.datatypes import Hit, no_progress
 from kdserve.errors import DataError, FolderError, KdserveError, RecipeError
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.search import Document, Id, NewMetadata, delete_documents, encoder_name, open_snapshot
-from kdserve.search.documents.embedding import Embedded, embed_documents
 from kdserve.search.index.build import Ingest
 from kdserve.search.index.changes import add_documents
 from kdserve.search.index.compatibility import require_compatible
@@ -84,12 +83,7 @@ class ServedIndex:
                 from this encoder.
             DataError: no documents, an id that is there already or occurs twice, or new metadata for one that is not.
         """
-        encoder = self.encoder.encoder
-
-        def embed(some: Iterable[Document], window: int) -> Iterator[Embedded]:
-            return embed_documents(some, encoder, window=window)
-
-        ingest = Ingest(encoder=encoder, embed=embed, total=len(documents), progress=no_progress)
+        ingest = Ingest(encoder=self.encoder.encoder, total=len(documents), progress=no_progress)
         self._change(lambda: add_documents(self.folder, documents, ingest, update=update, reopen=self._open))
 
     def delete(self, ids: Sequence[Id]) -> None:

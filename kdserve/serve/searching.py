@@ -78,6 +78,7 @@ class IndexBody(msgspec.Struct):
     model: str
     fields: list[str]
     lexical: bool
+    sentences: bool
 
 
 class ClassifyRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -154,8 +155,10 @@ class Searching:
 
         def find() -> tuple[int, list[HitBody] | Sentences]:
             found = search(index, words, asked.rows, options.first)
-            is_final = not (options.rerank and found.hits)
-            return found.generation, show(found.hits) if is_final else Sentences(found.hits)
+            if not options.rerank:
+                return found.generation, show(found.hits)
+            sentences = Sentences(found.hits)
+            return found.generation, sentences if sentences.texts else show(rerank(sentences.nearest([])))
 
         generation, hits = await index.encoder.batcher.aside(find, call.wait)
         if isinstance(hits, Sentences):
@@ -194,7 +197,7 @@ async def _nearest(index: ServedIndex, sentences: Sentences, question_D: Embeddi
         if refusal.kind == "too_large":
             refusal.param = "rerank"
         raise
-    return sentences.nearest(read.rows, question_D)
+    return sentences.nearest((read.rows @ question_D).tolist())
 
 
 def _hit(hit: Hit, query: str | None) -> HitBody:
@@ -223,4 +226,5 @@ def _index_body(index: ServedIndex) -> IndexBody:
         model=index.encoder.name,
         fields=fields,
         lexical=snapshot.state.lexical,
+        sentences=snapshot.state.sentences,
     )

@@ -172,6 +172,16 @@ def test_the_same_build_again_finds_it_done_and_another_is_refused(tmp_path, run
         run("index", "build", texts, "--out", tmp_path / "index")
 
 
+def test_an_index_keeps_its_sentences_where_that_is_asked_for(tmp_path, run):
+    (tmp_path / "a.jsonl").write_text('{"text": "It rains. The bread is warm."}\n{"text": "Warm rain"}\n')
+    run("index", "build", tmp_path / "a.jsonl", "--out", tmp_path / "plain")
+    run("index", "build", tmp_path / "a.jsonl", "--out", tmp_path / "kept", "--sentences")
+    facts = [json.loads(run("index", "info", tmp_path / name, "--json")) for name in ("plain", "kept")]
+    assert [one["sentences"] for one in facts] == [0, 2]
+    (hit,) = json.loads(run("search", tmp_path / "kept", "bread", "-k", "1", "--rerank", "2", "--json"))["hits"]
+    assert (hit["id"], hit["sentence"]["start"], hit["sentence"]["end"]) == (0, 10, 28)
+
+
 def test_an_index_keeps_the_fields_that_are_named(tmp_path, run, texts):
     run("index", "build", texts, "--out", tmp_path / "none", "--fields", "")
     assert json.loads(run("index", "info", tmp_path / "none", "--json"))["field_types"] == {}

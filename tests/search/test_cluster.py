@@ -27,6 +27,7 @@ from kdserve.datatypes import no_progress
 from kdserve.errors import DataError, EncodeError, FolderError, MissingExtraError
 from kdserve.search import BuildOptions, Document, Retriever, Source, cluster
 from kdserve.search.cluster import RayWorkers
+from kdserve.search.documents.passages import Splitting
 from kdserve.search.documents.shards import ShardTask, SharedDocuments
 from kdserve.search.index import build as build_module
 from kdserve.search.index.parts import write_parts
@@ -310,7 +311,7 @@ def test_what_a_lost_worker_left_of_a_part_goes_when_its_shard_is_begun_again(tm
     (tmp_path / "parts" / "000001.0123").write_bytes(b"half")
     (tmp_path / "parts" / "000010.part").write_bytes(b"another's")
     documents = SharedDocuments(source=Source(path=tmp_path / "texts", format="folder"), workers=ThisProcess())
-    paths = write_parts(documents, tmp_path / "parts", Counting(), window=0, progress=no_progress)
+    paths = write_parts(documents, tmp_path / "parts", Counting(), Splitting(window=0), progress=no_progress)
     facts = [path.with_suffix(".json") for path in paths]
     assert sorted((tmp_path / "parts").iterdir()) == sorted({*paths, *facts, tmp_path / "parts" / "000010.part"})
 

@@ -65,6 +65,21 @@ def test_hits_are_those_of_the_retriever_and_name_the_generation(server: ServerP
         assert answer.headers["x-index-generation"] == "1"
 
 
+def test_an_index_that_keeps_sentences_is_ordered_anew_by_them(notes: Path, tmp_path: Path):
+    encoder, folder = Encoder.load(BUNDLES / "static"), tmp_path / "kept.index"
+    texts = [hit.text for hit in Retriever.open(notes, encoder).search("bread", 72)]
+    documents = [Document(text=" ".join(texts[n : n + 6])) for n in range(0, 72, 6)]
+    options = BuildOptions(encoder_name=str(BUNDLES / "static"), sentences=True)
+    retriever = Retriever.build(folder, documents, encoder, options=options)
+    with served("--index", folder) as server:
+        assert server.get("/indexes").json[0]["sentences"] is True
+        for rerank in (0, 12):
+            asked = {"query": "warm bread from the oven", "k": 5, "rerank": rerank}
+            hits = retriever.search("warm bread from the oven", 5, rerank=rerank)
+            found = server.post("/search", asked).json["hits"]
+            assert [(hit["id"], hit["score"]) for hit in found] == [(hit.id, hit.score) for hit in hits]
+
+
 def test_a_snippet_marks_the_words_of_the_query(server: ServerProcess):
     hit = server.post("/search", {"query": "poach an egg", "lexical": True, "k": 1}).json["hits"][0]
     snippet = hit["snippet"]

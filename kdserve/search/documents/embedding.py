@@ -12,7 +12,8 @@ from kdserve.datatypes import Embedder, Embeddings
 from kdserve.runtime import Encoder
 from kdserve.search.backends.vectors import require_unit_rows
 from kdserve.search.documents.document import Document
-from kdserve.search.documents.passages import Span, TokenCounter, split_text
+from kdserve.search.documents.passages import Span, Splitting, TokenCounter, split_text
+from kdserve.search.documents.sentences import split_sentences
 
 _logger = logging.getLogger("kdserve")
 PASSAGES_AT_ONCE = 4096
@@ -24,39 +25,63 @@ STRETCH_CHARACTERS = 200_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedded:
-    """Documents, the spans of their passages, and the vectors (N, D) of all passages in order."""
+    """Documents, the spans of their passages, and the vectors (N, D) of all passages in order.
+
+    Where they are wanted, `sentences` has for each of those N where its sentences stand in it, none for one that is a
+    single sentence, and `sentence_vectors` (S, D) has those of all in order.
+    """
 
     documents: Sequence[Document]
     spans: Sequence[Sequence[Span]]
     vectors: Embeddings
+    sentences: Sequence[Sequence[Span]]
+    sentence_vectors: Embeddings
 
 
-def embed_documents(documents: Iterable[Document], encoder: Embedder, *, window: int) -> Iterator[Embedded]:
-    """Embed documents in chunks; those of more than `window` tokens as passages, 0 leaves all whole.
+def embed_documents(documents: Iterable[Document], encoder: Embedder, splitting: Splitting) -> Iterator[Embedded]:
+    """Embed documents in chunks, split as asked for.
 
     Raises:
         TypeError: one is no `Document`.
         EncodeError: the encoder gave a vector that is no unit vector.
     """
     for chunk in chunks_by_size(documents):
-        yield embed_chunk(chunk, encoder, window=window)
+        yield embed_chunk(chunk, encoder, splitting)
 
 
-def embed_chunk(documents: Sequence[Document], encoder: Embedder, *, window: int) -> Embedded:
+def embed_chunk(documents: Sequence[Document], encoder: Embedder, splitting: Splitting) -> Embedded:
     """Embed some documents at once."""
     spans: list[list[Span]] = []
 
     def passages() -> Iterator[list[str]]:
         for document in documents:
-            spans.append(_spans(document.text, encoder, window))
+            spans.append(_spans(document.text, encoder, splitting.window))
             yield [document.text[start:end] for start, end in spans[-1]]
 
+    vectors = require_unit_rows(_embed(passages(), encoder), sum(map(len, spans)), encoder.dim)
+    sentences: list[list[Span]] = [[] for _ in vectors]
+    sentence_vectors: Embeddings = np.empty((0, encoder.dim), np.float32)
+    if splitting.sentences:
+        pairs = zip(documents, spans, strict=True)
+        texts = [document.text[start:end] for document, some in pairs for start, end in some]
+        sentences = [_several(split_sentences(text)) for text in texts]
+        parts = [text[start:end] for text, some in zip(texts, sentences, strict=True) for start, end in some]
+        sentence_vectors = require_unit_rows(_embed([parts], encoder), len(parts), encoder.dim)
+    return Embedded(
+        documents=documents, spans=spans, vectors=vectors, sentences=sentences, sentence_vectors=sentence_vectors
+    )
+
+
+def _several(sentences: list[Span]) -> list[Span]:
+    """The sentences of a passage, but of one that is a single sentence, of which its own vector tells."""
+    return sentences if len(sentences) > 1 else []
+
+
+def _embed(texts: Iterable[list[str]], encoder: Embedder) -> Embeddings:
+    """Embed texts that come some at a time, in order."""
     if isinstance(encoder, Encoder):
-        vectors = _embed_with_words_in_mind(passages(), encoder)
-    else:
-        vectors = encoder.encode_document([passage for some in passages() for passage in some])
-    vectors = require_unit_rows(vectors, sum(map(len, spans)), encoder.dim)
-    return Embedded(documents=documents, spans=spans, vectors=vectors)
+        return _embed_with_words_in_mind(texts, encoder)
+    return encoder.encode_document([text for some in texts for text in some])
 
 
 def _embed_with_words_in_mind(passages: Iterable[list[str]], encoder: Encoder) -> Embeddings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from kdserve.datatypes import Embedder
@@ -27,6 +28,16 @@ _ENDS = f"、，；：{WIDE_STOPS}"
 WORD = re.compile(rf"[^\s{_ENDS}]{{1,64}}[{_ENDS}]*\s*|[{_ENDS}]+\s*|\s+")
 PIECE = re.compile(rf"\S{{1,{PIECE_CHARACTERS}}}\s*")
 SENTENCE_END = re.compile(rf"{STOP}{CLOSERS}\s*$|[{WIDE_STOPS}]|\n")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Splitting:
+    """How documents are split: those of more than `window` tokens into passages, 0 for none; and whether the
+    `sentences` of each passage are embedded too.
+    """
+
+    window: int
+    sentences: bool = False
 
 
 @runtime_checkable

@@ -19,13 +19,14 @@ from kdserve.locks import folder_lock
 from kdserve.manifest import MANIFEST_NAME, sync_path, write_error
 from kdserve.search.backends.vectors import encode_rows
 from kdserve.search.documents.document import Document, Id, number_documents
-from kdserve.search.documents.embedding import Embedded
+from kdserve.search.documents.embedding import Embedded, embed_documents
 from kdserve.search.documents.shards import SharedDocuments
 from kdserve.search.index.compatibility import measure_compatible
 from kdserve.search.index.document_file import DocumentWriter
 from kdserve.search.index.generation import IndexState, crash_point, folder_name, publish
 from kdserve.search.index.parts import read_parts, write_parts
 from kdserve.search.index.segment import ROWS, Segment, SegmentRecord, SegmentWriter
+from kdserve.search.index.sentences import SentenceRows
 from kdserve.search.index.snapshot import read_current
 from kdserve.search.index.tuning import choose_kind
 
@@ -37,16 +38,11 @@ NEXT_ID = "next id"
 PARTS = "parts"
 
 
-Embed = Callable[[Iterable[Document], int], Iterator[Embedded]]
-"""Turns documents, and the window of their passages, into what an index keeps."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingest:
-    """How documents become rows: who embeds them and where, and how many there will be (0: unknown)."""
+    """How documents become rows: who embeds them, and how many there will be (0: unknown)."""
 
     encoder: Embedder
-    embed: Embed
     total: int
     progress: Progress
 
@@ -116,7 +112,8 @@ def append_documents(
         for id_ in taken([document.id for document in chunk.documents if document.id is not None]):
             raise DataError(f"id {id_!r} is in the index already; update it, or choose another id")
         numbered, next_id = number_documents(chunk.documents, next_id)
-        writer.append(numbered, chunk.spans, encode_rows(chunk.vectors, writer.precision))
+        sentences = SentenceRows.encoded(chunk.sentences, chunk.sentence_vectors)
+        writer.append(numbered, chunk.spans, encode_rows(chunk.vectors, writer.precision), sentences)
         progress("index", writer.num_documents, total)
         crash_point("chunk appended")
         if resume_key and time.monotonic() - last_checkpoint >= CHECKPOINT_S:
@@ -174,7 +171,7 @@ def _fill(
         some = documents
         written = write_segment(
             fresh,
-            lambda num_known: ingest.embed(islice(some, num_known, None), state.window),
+            lambda num_known: embed_documents(islice(some, num_known, None), ingest.encoder, state.splitting),
             state,
             total=ingest.total,
             progress=ingest.progress,
@@ -200,7 +197,7 @@ def _write_shared(
     if not (resume_key and known.is_dir()):
         shutil.rmtree(parts, ignore_errors=True)
         known.mkdir(parents=True)
-    paths = write_parts(documents, known, ingest.encoder, window=state.window, progress=ingest.progress)
+    paths = write_parts(documents, known, ingest.encoder, state.splitting, progress=ingest.progress)
     return documents.workers.once(
         partial(
             write_segment,
@@ -228,7 +225,7 @@ def _resume(fresh: Path, state: IndexState, resume_key: str) -> tuple[SegmentWri
 
 def _settings_of(state: IndexState) -> str:
     """What the rows of a segment depend on beside its documents."""
-    return f"{state.encoder} {state.precision} {state.dim} {state.window} {state.lexical}"
+    return f"{state.encoder} {state.precision} {state.dim} {state.window} {state.lexical} {state.sentences}"
 
 
 def _is_built(folder: Path, state: IndexState, resume_key: str, query_encoder: Embedder | None) -> bool:

@@ -19,6 +19,7 @@ from kdserve.errors import DataError, FolderError
 from kdserve.search.backends.kinds import Requirements
 from kdserve.search.documents.chunks import chunks
 from kdserve.search.documents.document import Document, Id, NewMetadata, require_id
+from kdserve.search.documents.embedding import embed_documents
 from kdserve.search.index.build import Ingest, append_documents
 from kdserve.search.index.document_file import StoredDocument
 from kdserve.search.index.generation import IndexState, change, crash_point, files_of
@@ -66,8 +67,10 @@ def add_documents(
 
         writer = SegmentWriter(fresh, dim=state.dim, precision=state.precision, lexical=state.lexical)
         try:
-            embedded = ingest.embed(
-                _whole_ones(index, documents, snapshot, writer, replaced, update=update), state.window
+            embedded = embed_documents(
+                _whole_ones(index, documents, snapshot, writer, replaced, update=update),
+                ingest.encoder,
+                state.splitting,
             )
             next_id = append_documents(
                 writer, embedded, state.next_id, total=ingest.total, progress=ingest.progress, taken=taken
@@ -259,4 +262,4 @@ def _copy(
             changed = {**metadata, **new[stored.id].metadata}
             metadata = {name: value for name, value in changed.items() if value is not None}
         copies.append(Document(text=stored.text, id=stored.id, language=language, metadata=metadata))
-    writer.append(copies, spans, segment.vectors.encoded(rows))
+    writer.append(copies, spans, segment.vectors.encoded(rows), segment.sentences_of(rows))

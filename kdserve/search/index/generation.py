@@ -37,8 +37,10 @@ from kdserve.manifest import (
 from kdserve.search.backends.kinds import KINDS, IndexKind, Requirements, Tuning
 from kdserve.search.backends.vectors import Precision
 from kdserve.search.documents.document import MAX_INT
+from kdserve.search.documents.passages import Splitting
 from kdserve.search.index.compatibility import CompatibleEncoder
 from kdserve.search.index.segment import VECTORS, SegmentRecord
+from kdserve.search.index.sentences import SENTENCE_VECTORS
 from kdserve.toml import build
 
 STATE = "index.json"
@@ -53,8 +55,9 @@ class IndexState:
     `encoder` is the fingerprint that the index is bound to, `encoder_name` the bundle's name or folder, to find it
     again. `next_id` is the counter for documents without an id; it never goes back. `kind` was chosen by what was
     `asked`, for that `reason`; an approximate kind searches as its `tuning` says. Documents of more than `window`
-    tokens are split into passages; 0 leaves them whole. `lexical` keeps their words for BM25. `teacher` is the
-    fingerprint of the encoder's teacher; `kin` are the other encoders whose queries were measured.
+    tokens are split into passages; 0 leaves them whole. `lexical` keeps their words for BM25, `sentences` a vector of
+    each sentence. `teacher` is the fingerprint of the encoder's teacher; `kin` are the other encoders whose queries
+    were measured.
     """
 
     generation: int
@@ -68,10 +71,16 @@ class IndexState:
     asked: Requirements
     window: int = 0
     lexical: bool = False
+    sentences: bool = False
     teacher: str = ""
     kin: tuple[CompatibleEncoder, ...] = ()
     tuning: Tuning | None = None
     reason: str = ""
+
+    @property
+    def splitting(self) -> Splitting:
+        """How documents are split."""
+        return Splitting(window=self.window, sentences=self.sentences)
 
 
 def read_state(index: Path) -> tuple[Manifest, IndexState]:
@@ -111,10 +120,10 @@ def folder_name(generation: int) -> str:
 
 
 def verify_quick(index: Path, manifest: Manifest) -> None:
-    """Check every file but the vectors, whose size is checked now and whose blocks are checked when touched."""
+    """Check every file but vectors, whose size is checked now and whose blocks are checked when touched."""
     for name, record in manifest.files.items():
         path = index / name
-        if not name.endswith(VECTORS):
+        if path.name not in (VECTORS, SENTENCE_VECTORS):
             verify_file(index, name, record)
         elif not path.is_file() or path.stat().st_size != record.size_bytes:
             raise FolderError(f"{path} has not the {record.size_bytes} bytes of its manifest; restore the index")
@@ -198,6 +207,8 @@ def _parse_state(record: object) -> IndexState:
         raise ValueError("a number in it is out of range")
     if any(not segment.num_documents <= segment.num_rows <= MAX_COUNT for segment in state.segments):
         raise ValueError("a segment has fewer rows than documents")
+    if any(not 0 <= segment.num_sentences <= MAX_COUNT * state.sentences for segment in state.segments):
+        raise ValueError("a segment has sentences that it cannot have")
     if any(segment.approximate for segment in state.segments) and not KINDS[state.kind].approximate:
         raise ValueError(f"an index of kind {state.kind} has no compressed vectors")
     return state

@@ -17,7 +17,7 @@ from kdserve.search.index.snapshot import Snapshot, read_current
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexInfo:
-    """The facts that `kdserve index info` prints.
+    """The facts that `kdserve index info` prints; `sentences` are those whose vectors are kept.
 
     `field_types` says what each field of the metadata holds: text, number or list, or several. `deleted_rows` still
     take space, and rows added to an approximate index are searched exactly, until it is compacted.
@@ -32,6 +32,7 @@ class IndexInfo:
     documents: int
     rows: int
     deleted_rows: int
+    sentences: int
     segments: int
     generation: int
     encoder: str
@@ -66,6 +67,7 @@ def _describe(folder: Path, manifest: Manifest, state: IndexState) -> IndexInfo:
         documents=snapshot.num_documents,
         rows=sum(segment.num_rows for segment in segments),
         deleted_rows=sum(0 if segment.live is None else int((~segment.live).sum()) for segment in segments),
+        sentences=sum(segment.record.num_sentences for segment in segments),
         segments=len(segments),
         generation=state.generation,
         encoder=state.encoder,
@@ -106,6 +108,8 @@ def _verify(folder: Path, manifest: Manifest, state: IndexState) -> int:
     snapshot = Snapshot(folder, manifest, state, exact=exact)
     for segment in snapshot.segments:
         segment.vectors.slice(0, segment.num_rows)
+        if segment.sentences is not None:
+            segment.sentences.vectors.slice(0, segment.record.num_sentences)
         next_row = 0
         for number, document in enumerate(segment.stored.scan()):
             if (document.doc, document.first_row) != (number, next_row):

@@ -1,6 +1,6 @@
 """Parts of an index that workers write, one for each shard; in their order they become one segment.
 
-000007.part  for each chunk of documents: a line of JSON, then the vectors as little-endian float32
+000007.part  for each chunk of documents: a line of JSON, then the vectors as little-endian float32, passages' first
 000007.json  what there is in it; it is there once the part is whole
 """
 
@@ -23,6 +23,7 @@ from kdserve.json_files import read_json
 from kdserve.manifest import sync_path, write_error
 from kdserve.search.documents.document import Document
 from kdserve.search.documents.embedding import Embedded, embed_documents
+from kdserve.search.documents.passages import Splitting
 from kdserve.search.documents.shards import Opened, Prepare, Shard, ShardTask, SharedDocuments
 
 
@@ -36,7 +37,7 @@ class Part:
 
 
 def write_parts(
-    shared: SharedDocuments, folder: Path, encoder: Embedder, *, window: int, progress: Progress
+    shared: SharedDocuments, folder: Path, encoder: Embedder, splitting: Splitting, *, progress: Progress
 ) -> list[Path]:
     """Let workers write the parts of all shards into a folder, but those that are there, and name them in order.
 
@@ -47,7 +48,7 @@ def write_parts(
     """
     shards = shared.shards()
     paths = [folder.absolute() / f"{number:06d}.part" for number in range(len(shards))]
-    write = partial(_write_part, prepare=shared.prepare, window=window)
+    write = partial(_write_part, prepare=shared.prepare, splitting=splitting)
     tasks = [ShardTask(shard=shard, run=partial(write, path=path)) for shard, path in zip(shards, paths, strict=True)]
     num_done = 0
 
@@ -75,7 +76,7 @@ def read_parts(paths: Sequence[Path], num_known: int) -> Iterator[Embedded]:
             num_known = max(0, num_known - len(chunk.documents))
 
 
-def _write_part(shard: Shard, opened: Opened, *, path: Path, prepare: Prepare, window: int) -> Part:
+def _write_part(shard: Shard, opened: Opened, *, path: Path, prepare: Prepare, splitting: Splitting) -> Part:
     facts = path.with_suffix(".json")
     if facts.is_file() and (known := _read_facts(path)).shard == str(shard):
         return known
@@ -88,10 +89,12 @@ def _write_part(shard: Shard, opened: Opened, *, path: Path, prepare: Prepare, w
                 left.unlink(missing_ok=True)
         aside = path.with_suffix(f".{uuid4().hex}")
         with aside.open("wb") as file:
-            for chunk in embed_documents(prepare(shard.read()), opened(), window=window):
+            for chunk in embed_documents(prepare(shard.read()), opened(), splitting):
                 documents = [[d.text, d.id, d.language, dict(d.metadata)] for d in chunk.documents]
-                head = json.dumps({"documents": documents, "spans": chunk.spans, "shape": chunk.vectors.shape})
-                file.write(head.encode() + b"\n" + chunk.vectors.astype("<f4").tobytes())
+                vectors = np.concatenate([chunk.vectors, chunk.sentence_vectors])
+                places = {"spans": chunk.spans, "sentences": chunk.sentences}
+                head = json.dumps({"documents": documents, **places, "shape": vectors.shape})
+                file.write(head.encode() + b"\n" + vectors.astype("<f4").tobytes())
                 num_documents += len(documents)
             file.flush()
             os.fsync(file.fileno())
@@ -116,19 +119,28 @@ def _read_part(path: Path) -> Iterator[Embedded]:
         while line := file.readline():
             head = json.loads(line)
             rows, dim = head["shape"]
+            vectors = np.frombuffer(file.read(rows * dim * 4), "<f4").reshape(rows, dim)
+            num_passages = len(head["sentences"])
             yield Embedded(
                 documents=[
                     Document(text=text, id=id_, language=language, metadata=metadata)
                     for text, id_, language, metadata in head["documents"]
                 ],
                 spans=head["spans"],
-                vectors=np.frombuffer(file.read(rows * dim * 4), "<f4").reshape(rows, dim),
+                vectors=vectors[:num_passages],
+                sentences=head["sentences"],
+                sentence_vectors=vectors[num_passages:],
             )
 
 
 def _after(chunk: Embedded, num_known: int) -> Embedded:
     """A chunk without its first documents."""
     first_row = sum(map(len, chunk.spans[:num_known]))
+    first_sentence = sum(map(len, chunk.sentences[:first_row]))
     return Embedded(
-        documents=chunk.documents[num_known:], spans=chunk.spans[num_known:], vectors=chunk.vectors[first_row:]
+        documents=chunk.documents[num_known:],
+        spans=chunk.spans[num_known:],
+        vectors=chunk.vectors[first_row:],
+        sentences=chunk.sentences[first_row:],
+        sentence_vectors=chunk.sentence_vectors[first_sentence:],
     )

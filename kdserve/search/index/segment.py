@@ -1,7 +1,7 @@
 """A segment: documents, their passages and vectors, written once and never changed.
 
 A row is one passage with one vector. `passages.i32` says of each row which document it belongs to and which characters
-of it, as three int32: doc, start, end.
+of it, as three int32: doc, start, end. The sentences of passages stand beside them, where they are kept.
 """
 
 from __future__ import annotations
@@ -19,31 +19,43 @@ import numpy.typing as npt
 from kdserve.datatypes import Embeddings, Scalar
 from kdserve.errors import FolderError
 from kdserve.search.backends.topk import Mask, true_scores
-from kdserve.search.backends.vectors import Precision, VectorFile, row_dtype, write_sums
+from kdserve.search.backends.vectors import Precision, Rows, VectorFile, row_dtype, write_sums
 from kdserve.search.documents.document import Document
 from kdserve.search.documents.passages import Span
 from kdserve.search.index.document_file import DocumentFile, DocumentWriter, StoredDocument
+from kdserve.search.index.sentences import (
+    SENTENCE_BYTES,
+    SENTENCE_PRECISION,
+    SENTENCE_SUMS,
+    SENTENCE_VECTORS,
+    SENTENCES,
+    SentenceFile,
+    SentenceRows,
+)
 
 ROWS, VECTORS, SUMS, PASSAGES = "rows.db", "vectors.bin", "vectors.sums", "passages.i32"
 APPROXIMATE = "vectors.faiss"
 PASSAGE_BYTES = 12
+NUM_SENTENCES = "number of sentences"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentRecord:
     """What an index remembers of a segment: its folder, its size, whether it has a compressed FAISS index beside its
-    vectors, and the file of its deleted rows, if any."""
+    vectors, the file of its deleted rows, if any, and how many sentences it keeps."""
 
     folder: str
     num_rows: int
     num_documents: int
     approximate: bool = False
     deleted: str | None = None
+    num_sentences: int = 0
 
     @property
     def files(self) -> list[str]:
         """The paths of its files in the index."""
         names = [ROWS, VECTORS, SUMS, PASSAGES, *([APPROXIMATE] if self.approximate else [])]
+        names += [SENTENCES, SENTENCE_VECTORS, SENTENCE_SUMS] if self.num_sentences else []
         return [f"{self.folder}/{name}" for name in names] + ([self.deleted] if self.deleted is not None else [])
 
 
@@ -59,6 +71,10 @@ class SegmentWriter:
         self._row_bytes = row_dtype(precision, dim).itemsize
         self._vectors = _open_at(folder / VECTORS, self._rows.num_rows * self._row_bytes)
         self._passages = _open_at(folder / PASSAGES, self._rows.num_rows * PASSAGE_BYTES)
+        self._sentence_bytes = row_dtype(SENTENCE_PRECISION, dim).itemsize
+        self._num_sentences = int(self._rows.state().get(NUM_SENTENCES) or 0)
+        self._sentences = _open_at(folder / SENTENCES, self._num_sentences * SENTENCE_BYTES)
+        self._sentence_vectors = _open_at(folder / SENTENCE_VECTORS, self._num_sentences * self._sentence_bytes)
 
     @property
     def num_documents(self) -> int:
@@ -70,21 +86,31 @@ class SegmentWriter:
         """Passages appended so far."""
         return self._rows.num_rows
 
-    def append(self, documents: Sequence[Document], spans: Sequence[Sequence[Span]], rows: npt.NDArray[Any]) -> None:
+    def append(
+        self,
+        documents: Sequence[Document],
+        spans: Sequence[Sequence[Span]],
+        rows: npt.NDArray[Any],
+        sentences: SentenceRows | None,
+    ) -> None:
         """Add documents; `spans[n]` are the passages of the n-th, `rows` the encoded vectors of all in order."""
         first = self._rows.num_documents
         triples = [(first + n, start, end) for n, passages in enumerate(spans) for start, end in passages]
         assert len(triples) == len(rows)
+        if sentences is not None:
+            self._sentences.write(sentences.placed(self.num_rows).tobytes())
+            self._sentence_vectors.write(sentences.rows.tobytes())
+            self._num_sentences += len(sentences.rows)
         self._rows.append(documents, [len(passages) for passages in spans])
         self._passages.write(np.asarray(triples, "<i4").tobytes())
         self._vectors.write(rows.tobytes())
 
     def checkpoint(self, state: Mapping[str, Scalar] | None = None) -> None:
-        """Make everything so far durable: first vectors and passages, then the documents that count them."""
-        for file in (self._vectors, self._passages):
+        """Make everything so far durable: first vectors and places, then the documents that count them."""
+        for file in self._files:
             file.flush()
             os.fsync(file.fileno())
-        self._rows.checkpoint(state)
+        self._rows.checkpoint({**(state or {}), NUM_SENTENCES: self._num_sentences})
 
     def state(self) -> dict[str, Scalar]:
         """The named values of the last checkpoint."""
@@ -93,16 +119,30 @@ class SegmentWriter:
     def seal(self, folder_name: str) -> SegmentRecord:
         """Finish the segment and say what to remember of it, under the name that its folder has in the index."""
         self.checkpoint()
-        record = SegmentRecord(folder=folder_name, num_rows=self.num_rows, num_documents=self.num_documents)
+        record = SegmentRecord(
+            folder=folder_name,
+            num_rows=self.num_rows,
+            num_documents=self.num_documents,
+            num_sentences=self._num_sentences,
+        )
         self.close()
         write_sums(self.folder / VECTORS, self.folder / SUMS, self._row_bytes)
+        if record.num_sentences:
+            write_sums(self.folder / SENTENCE_VECTORS, self.folder / SENTENCE_SUMS, self._sentence_bytes)
+        else:
+            (self.folder / SENTENCES).unlink()
+            (self.folder / SENTENCE_VECTORS).unlink()
         return record
 
     def close(self) -> None:
         """Let go of the files."""
-        for file in (self._vectors, self._passages):
+        for file in self._files:
             file.close()
         self._rows.close()
+
+    @property
+    def _files(self) -> tuple[BinaryIO, ...]:
+        return self._vectors, self._passages, self._sentences, self._sentence_vectors
 
 
 class Segment:
@@ -121,6 +161,11 @@ class Segment:
         self.passages: npt.NDArray[np.int32] = np.memmap(passages, "<i4", mode="r", shape=(record.num_rows, 3))
         self.has_split_documents = record.num_rows > record.num_documents
         self._require_order(passages)
+        self.sentences = (
+            SentenceFile(folder, num_sentences=record.num_sentences, dim=dim, passages=self.passages)
+            if record.num_sentences
+            else None
+        )
         self.live: npt.NDArray[np.bool_] | None = None
         if record.deleted is not None:
             self.live = ~read_bits(index / record.deleted, record.num_rows)
@@ -156,6 +201,10 @@ class Segment:
             return range(doc, doc + 1)
         start, stop = np.searchsorted(self.passages[:, 0], [doc, doc + 1]).tolist()
         return range(start, stop)
+
+    def sentences_of(self, rows: Rows) -> SentenceRows | None:
+        """The sentences of some rows, as they are stored."""
+        return self.sentences.of(rows) if self.sentences else None
 
     def is_live(self, document: StoredDocument) -> bool:
         """Whether a document is not deleted."""

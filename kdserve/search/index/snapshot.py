@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from kdserve.datatypes import Embedder, Embeddings, Hit
+from kdserve.datatypes import Embedder, Embeddings, Hit, Sentence
 from kdserve.errors import FolderError
 from kdserve.manifest import MANIFEST_NAME, Manifest, read_error
 from kdserve.search.backends.exact import ExactSearcher
@@ -27,12 +27,13 @@ from kdserve.search.index.document_file import StoredDocument
 from kdserve.search.index.fields import require_fields
 from kdserve.search.index.generation import IndexState, read_state, verify_quick
 from kdserve.search.index.segment import APPROXIMATE, PASSAGES, ROWS, VECTORS, Segment
+from kdserve.search.index.sentences import SENTENCE_VECTORS, SENTENCES
 
 Passage = tuple[StoredDocument, int, int]
 MASKS_KEPT = 32
 """Filters whose rows are remembered; each takes a byte a row."""
 FILTERED_EXACT_ROWS = 50_000
-_STAY_OPEN = (VECTORS, PASSAGES, ROWS, APPROXIMATE)
+_STAY_OPEN = (VECTORS, PASSAGES, ROWS, APPROXIMATE, SENTENCES, SENTENCE_VECTORS)
 """Files whose inode no other file is given meanwhile, as one that was read and closed may be."""
 OPEN_S = 30.0
 """How long the pointer may go on changing under a reader that is just opening."""
@@ -127,16 +128,45 @@ class Snapshot:
         known: dict[str | None, int] = {}
         return [segment.stored.language_codes(known) for segment in self.segments]
 
-    def hits(self, neighbours: Neighbours) -> list[list[Hit]]:
-        """Turn rows into hits, with one read of the documents of each segment."""
+    def hits(self, neighbours: Neighbours, queries: Embeddings) -> list[list[Hit]]:
+        """Turn the rows that were found for some queries into hits, with one read of the documents of each segment."""
         found: dict[int, Passage] = {}
         for segment, first_row in zip(self.segments, self._first_rows[:-1], strict=True):
             rows = neighbours.rows[(neighbours.rows >= first_row) & (neighbours.rows < first_row + segment.num_rows)]
             found.update(_passages(segment, int(first_row), np.unique(rows)))
         return [
-            [_hit(*found[row], score) for score, row in zip(scores, rows, strict=True) if row >= 0]
-            for scores, rows in zip(neighbours.scores.tolist(), neighbours.rows.tolist(), strict=True)
+            [self._hit(*found[row], score, best.get(row)) for score, row in zip(scores, rows, strict=True) if row >= 0]
+            for scores, rows, best in zip(
+                neighbours.scores.tolist(),
+                neighbours.rows.tolist(),
+                map(self._nearest_sentences, neighbours.rows, queries),
+                strict=True,
+            )
         ]
+
+    def _nearest_sentences(self, rows: Rows, query: Embeddings) -> dict[int, Sentence]:
+        """By row, the sentence that is nearest to a query (D,), of rows that have several."""
+        found: dict[int, Sentence] = {}
+        for segment, first_row in zip(self.segments, self._first_rows[:-1].tolist(), strict=True):
+            if segment.sentences is not None:
+                own = rows[(rows >= first_row) & (rows < first_row + segment.num_rows)]
+                nearest = segment.sentences.nearest(own - first_row, query)
+                found.update((row, best) for row, best in zip(own.tolist(), nearest, strict=True) if best)
+        return found
+
+    def _hit(self, document: StoredDocument, start: int, end: int, score: float, sentence: Sentence | None) -> Hit:
+        text = document.text[start:end]
+        if sentence is None and self.state.sentences:  # it is one
+            sentence = Sentence(start=len(text) - len(text.lstrip()), end=len(text.rstrip()), score=score)
+        return Hit(
+            id=document.id,
+            score=score,
+            text=text,
+            language=document.language,
+            metadata=document.metadata,
+            passage=(start, end) if document.num_rows > 1 else None,
+            sentence=sentence,
+        )
 
     def find(self, ids: Sequence[Id]) -> list[tuple[int, StoredDocument]]:
         """The live documents with the given ids, each with the number of its segment; the others are left out."""
@@ -264,14 +294,3 @@ def _passages(segment: Segment, first_row: int, rows: Rows) -> Iterable[tuple[in
     documents = segment.stored.documents(np.unique(passages[:, 0]).tolist())
     for row, (doc, start, end) in zip(rows.tolist(), passages.tolist(), strict=True):
         yield row, (documents[doc], start, end)
-
-
-def _hit(document: StoredDocument, start: int, end: int, score: float) -> Hit:
-    return Hit(
-        id=document.id,
-        score=score,
-        text=document.text[start:end],
-        language=document.language,
-        metadata=document.metadata,
-        passage=(start, end) if document.num_rows > 1 else None,
-    )

@@ -17,7 +17,7 @@ from kdserve.errors import DataError, FolderError
 from kdserve.search.backends.vectors import require_unit_rows
 from kdserve.search.documents.document import Document, Id, NewMetadata
 from kdserve.search.documents.embedding import embed_documents, first_passages
-from kdserve.search.documents.passages import choose_window
+from kdserve.search.documents.passages import Splitting, choose_window
 from kdserve.search.documents.shards import SharedDocuments
 from kdserve.search.filters.expression import parse_filter
 from kdserve.search.index.compatibility import require_compatible, source_of, teacher_of
@@ -193,7 +193,7 @@ class MilvusRetriever(RetrieverProtocol):
         if self.encoder.fingerprint != kept.state.encoder:
             raise FolderError(f"{self.collection} takes documents only from the encoder that built it; open it so")
         before = None if updated is None else range(kept.state.next_place)
-        for chunk in embed_documents(documents, self.encoder, window=kept.state.window):
+        for chunk in embed_documents(documents, self.encoder, Splitting(window=kept.state.window)):
             done += len(kept.put(chunk, replacing=before))
             kept.save(kept.state)
             progress("index", done, total)

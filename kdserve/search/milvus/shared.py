@@ -12,6 +12,7 @@ from kdserve.datatypes import Embedder, Progress
 from kdserve.errors import DataError
 from kdserve.search.documents.document import MAX_INT, Id
 from kdserve.search.documents.embedding import embed_documents
+from kdserve.search.documents.passages import Splitting
 from kdserve.search.documents.shards import Opened, Prepare, Shard, ShardTask, SharedDocuments
 from kdserve.search.milvus.client import Client
 from kdserve.search.milvus.collection import Collection, State
@@ -86,7 +87,7 @@ def _insert(shard: Shard, opened: Opened, *, address: str, collection: str, stat
     seen: set[Id] = set()
     with closing(Client(address)) as client:
         kept = Collection(client, collection, state)
-        for chunk in embed_documents(prepare(shard.read()), opened(), window=state.window):
+        for chunk in embed_documents(prepare(shard.read()), opened(), Splitting(window=state.window)):
             ids = kept.put(chunk, replacing=own)
             if twice := seen.intersection(ids):
                 raise DataError(f"id {twice.pop()!r} occurs twice; ids must be unique, fix the texts")

@@ -1,7 +1,7 @@
 """The sentences of found passages that are nearest to the question: they answer it, whatever language either is in, and
 passages are ordered anew by them.
 
-N sentences of all hits, D width.
+N sentences of all hits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
 
-from kdserve.datatypes import Embedder, Embeddings, Hit
+from kdserve.datatypes import Embedder, Hit
 from kdserve.search.documents.sentences import split_sentences
 
 
@@ -31,29 +31,37 @@ class Answer:
 
 
 class Sentences:
-    """The sentences of some hits: `texts`, one hit's behind the other's."""
+    """The sentences of some hits: `texts`, one hit's behind the other's, of those whose nearest is not known yet."""
 
     def __init__(self, hits: Sequence[Hit]) -> None:
         self._hits = hits
-        self._spans = [split_sentences(hit.text) or [(0, len(hit.text))] for hit in hits]
+        self._spans = [[] if hit.sentence else split_sentences(hit.text) or [(0, len(hit.text))] for hit in hits]
         self.texts = [hit.text[start:end] for hit, some in zip(hits, self._spans, strict=True) for start, end in some]
 
-    def nearest(self, vectors_ND: Embeddings, question_D: Embeddings) -> list[Answer]:
-        """The sentence of each hit that is nearest to a question, in the order of the hits."""
-        scores, best, first = (vectors_ND @ question_D).tolist(), [], 0
+    def nearest(self, scores_N: Sequence[float]) -> list[Answer]:
+        """The sentence of each hit that is nearest to a question, in the hits' order, from the scores of `texts`."""
+        best, first = [], 0
         for hit, some in zip(self._hits, self._spans, strict=True):
-            score, (start, end) = max(zip(scores[first : first + len(some)], some, strict=True), key=itemgetter(0))
+            if hit.sentence is not None:
+                start, end, score = hit.sentence.start, hit.sentence.end, hit.sentence.score
+            else:
+                scored = zip(scores_N[first : first + len(some)], some, strict=True)
+                score, (start, end) = max(scored, key=itemgetter(0))
             best.append(Answer(text=hit.text[start:end], score=score, start=start, end=end, hit=hit))
             first += len(some)
         return best
 
 
 def best_sentences(question: str, hits: Sequence[Hit], encoder: Embedder) -> list[Answer]:
-    """The sentence of each hit that is nearest to the question, in the order of the hits."""
+    """The sentence of each hit that is nearest to the question, in the order of the hits.
+
+    Hits of an index that keeps sentences bring theirs along, the one that is nearest to what was searched for.
+    """
     sentences = Sentences(hits)
-    if not hits:
-        return []
-    return sentences.nearest(encoder.encode_document(sentences.texts), encoder.encode_query([question])[0])
+    if not sentences.texts:
+        return sentences.nearest([])
+    scores_N = encoder.encode_document(sentences.texts) @ encoder.encode_query([question])[0]
+    return sentences.nearest(scores_N.tolist())
 
 
 def rerank(best: Sequence[Answer]) -> list[Hit]:

@@ -80,7 +80,7 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, option
         for start in range(0, len(numbers), step):
             some = numbers[start : start + step]
             found = list(_ranked(snapshot, [texts[number] for number in some], vectors[some], depth, options))
-            hits = snapshot.hits(_stacked([_chosen(snapshot, one, options) for one in found]))
+            hits = snapshot.hits(_stacked([_chosen(snapshot, one, options) for one in found]), vectors[some])
             yield from zip(hits, (int((one.rows >= 0).sum()) for one in found), strict=True)
 
     asked = asking(texts, vectors, lexical=options.lexical)

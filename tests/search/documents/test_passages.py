@@ -14,7 +14,7 @@ from kdserve.errors import DataError
 from kdserve.runtime import Encoder
 from kdserve.search import BuildOptions, Document, Retriever, describe, verify_index
 from kdserve.search.documents.embedding import embed_chunk, first_passages
-from kdserve.search.documents.passages import choose_window, split_text
+from kdserve.search.documents.passages import Splitting, choose_window, split_text
 
 BUNDLES = Path(__file__).parents[2] / "runtime" / "bundles"
 
@@ -83,7 +83,7 @@ def test_passages_have_the_vectors_that_they_have_by_themselves(name, monkeypatc
     monkeypatch.setattr("kdserve.search.documents.embedding.PASSAGES_AT_ONCE", 3)
     encoder = Encoder.load(BUNDLES / name)
     documents = [Document(text=text) for text in (LONG, "a slow night train", LONG[300:900])]
-    found = embed_chunk(documents, encoder, window=32)
+    found = embed_chunk(documents, encoder, Splitting(window=32))
     passages = [d.text[start:end] for d, spans in zip(documents, found.spans, strict=True) for start, end in spans]
     assert len(passages) > 20
     assert found.vectors.tobytes() == encoder.encode_document(passages).tobytes()
@@ -91,7 +91,7 @@ def test_passages_have_the_vectors_that_they_have_by_themselves(name, monkeypatc
 
 def test_passages_that_are_cut_are_reported(caplog):
     encoder = Encoder.load(BUNDLES / "static")
-    embed_chunk([Document(text="\U000f1234" * 64)], encoder, window=encoder.max_tokens)
+    embed_chunk([Document(text="\U000f1234" * 64)], encoder, Splitting(window=encoder.max_tokens))
     assert f"passages were cut at {encoder.max_tokens} tokens" in caplog.text
 
 

@@ -6,7 +6,7 @@ import pytest
 from trigrams import TrigramEmbedder
 
 from kdserve.errors import DataError, FolderError
-from kdserve.search import BuildOptions, Document, Retriever
+from kdserve.search import BuildOptions, Document, Retriever, describe
 from kdserve.search.documents import embedding
 from kdserve.search.index import build as build_module
 
@@ -19,6 +19,10 @@ class Killed(KeyboardInterrupt):
 
 def documents(num=50):
     return [Document(text=f"text number {n}") for n in range(num)]
+
+
+def documents_of_sentences():
+    return [Document(text="It has another sentence. " * (n % 3) + f"text number {n}") for n in range(50)]
 
 
 @pytest.fixture
@@ -63,6 +67,23 @@ def test_a_killed_build_embeds_only_what_was_missing(tmp_path, embedder):
 
 
 @pytest.mark.usefixtures("small_chunks")
+def test_a_killed_build_with_sentences_ends_as_one_that_was_not(tmp_path, embedder):
+    options = replace(OPTIONS, sentences=True)
+    with pytest.raises(Killed):
+        Retriever.build(
+            tmp_path / "index", documents_of_sentences(), Counting(embedder, dies_after=30), options=options
+        )
+    second = Counting(embedder)
+    resumed = Retriever.build(tmp_path / "index", documents_of_sentences(), second, options=options)
+    assert second.num_texts == 50 + sum(n % 3 + 1 for n in range(50) if n % 3) - 32
+    Retriever.build(tmp_path / "whole", documents_of_sentences(), embedder, options=options)
+    for name in ("sentences.i32", "sentence_vectors.bin", "sentence_vectors.sums", "vectors.bin"):
+        first, other = (tmp_path / one / "gen-000001" / name for one in ("index", "whole"))
+        assert first.read_bytes() == other.read_bytes(), name
+    assert describe(resumed.folder).sentences == 82
+
+
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("options", [BuildOptions(), BuildOptions(resume_key="other documents")])
 def test_a_killed_build_of_something_else_is_not_gone_on_with(tmp_path, embedder, options):
     with pytest.raises(Killed):
@@ -80,6 +101,7 @@ def test_a_killed_build_of_something_else_is_not_gone_on_with(tmp_path, embedder
         (TrigramEmbedder(dim=128), OPTIONS),
         (TrigramEmbedder(), replace(OPTIONS, precision="int8")),
         (TrigramEmbedder(), replace(OPTIONS, lexical=True)),
+        (TrigramEmbedder(), replace(OPTIONS, sentences=True)),
     ],
 )
 def test_a_killed_build_of_other_settings_is_not_gone_on_with_whatever_its_key(tmp_path, embedder, other, options):

@@ -1,6 +1,7 @@
 """An index that lives: whatever one does to it, it answers like one built afresh from the documents that are in it."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from trigrams import TrigramEmbedder
 
 from kdserve.errors import DataError, FolderError
 from kdserve.locks import folder_lock
-from kdserve.search import BuildOptions, Document, NewMetadata, Retriever, describe, verify_index
+from kdserve.search import BuildOptions, Document, NewMetadata, Retriever, best_sentences, describe, verify_index
 from kdserve.search.index import changes
 
 EMBEDDER = TrigramEmbedder()
+QUERY = "text number 12"
 
 
 def document(n, text=None):
@@ -24,6 +26,10 @@ def document(n, text=None):
 @pytest.fixture
 def retriever(tmp_path, embedder):
     return Retriever.build(tmp_path / "index", [document(n) for n in range(20)], embedder)
+
+
+def of_sentences(n):
+    return document(n, "It is early. " * (n % 3) + f"text number {n}")
 
 
 def ids(hits):
@@ -207,9 +213,9 @@ class LifeOfAnIndex(RuleBasedStateMachine):
         import tempfile
 
         self.folder = tempfile.TemporaryDirectory()
-        self.documents = {f"d{n}": document(n) for n in range(5)}
+        self.documents = {f"d{n}": of_sentences(n) for n in range(5)}
         self.next = 5
-        options = BuildOptions(kind=kind, precision=precision)
+        options = BuildOptions(kind=kind, precision=precision, sentences=True)
         self.retriever = Retriever.build(
             f"{self.folder.name}/index", self.documents.values(), EMBEDDER, options=options
         )
@@ -217,7 +223,7 @@ class LifeOfAnIndex(RuleBasedStateMachine):
 
     @rule(num=st.integers(1, 6))
     def add(self, num):
-        made = [document(n) for n in range(self.next, self.next + num)]
+        made = [of_sentences(n) for n in range(self.next, self.next + num)]
         self.next += num
         self.retriever.add(made)
         self.documents.update((d.id, d) for d in made)
@@ -230,7 +236,10 @@ class LifeOfAnIndex(RuleBasedStateMachine):
             for id_ in chosen:
                 del self.documents[id_]
 
-    @rule(data=st.data(), text=st.sampled_from(["zebra", "text number 1", "a slow train"]))
+    @rule(
+        data=st.data(),
+        text=st.sampled_from(["zebra", "text number 1", "A slow train. It is text number 12. Who knows?"]),
+    )
     def update(self, data, text):
         if self.documents:
             chosen = data.draw(st.lists(st.sampled_from(sorted(self.documents)), unique=True, min_size=1))
@@ -240,6 +249,13 @@ class LifeOfAnIndex(RuleBasedStateMachine):
                 del self.documents[d.id]
                 self.documents[d.id] = d
 
+    @rule(data=st.data())
+    def change_metadata(self, data):
+        if self.documents:
+            chosen = data.draw(st.sampled_from(sorted(self.documents)))
+            self.retriever.update([NewMetadata(id=chosen, metadata={"n": 0})])
+            self.documents[chosen] = self.documents.pop(chosen)
+
     @rule()
     def compact(self):
         self.retriever.compact()
@@ -247,14 +263,16 @@ class LifeOfAnIndex(RuleBasedStateMachine):
     @invariant()
     def answers_like_a_fresh_index(self):
         assert len(self.retriever) == len(self.documents)
-        hits = self.retriever.search("text number 12", 8)
+        hits = self.retriever.search(QUERY, 8)
         if self.documents:
             texts = [d.text for d in self.documents.values()]
-            scores = EMBEDDER.encode_document(texts) @ EMBEDDER.encode_query(["text number 12"])[0]
+            scores = EMBEDDER.encode_document(texts) @ EMBEDDER.encode_query([QUERY])[0]
             order = np.lexsort((np.arange(len(scores)), -np.round(scores, 5)))[:8]
             assert [hit.score for hit in hits] == pytest.approx(scores[order].tolist(), abs=0.02)
             if self.precision == "float32":
                 assert ids(hits) == [list(self.documents)[n] for n in order]
+            best = best_sentences(QUERY, [replace(hit, sentence=None) for hit in hits], EMBEDDER)
+            assert [hit.sentence.score for hit in hits] == pytest.approx([one.score for one in best], abs=0.02)
         else:
             assert hits == []
 

@@ -8,14 +8,23 @@ import pytest
 from kdserve.errors import FolderError
 from kdserve.search import BuildOptions, Document, Retriever, verify_index
 
+FILES = [
+    "rows.db",
+    "vectors.bin",
+    "vectors.sums",
+    "passages.i32",
+    "index.json",
+    "sentences.i32",
+    "sentence_vectors.bin",
+]
 QUERIES = ["text 3", "number nine", "zebra"]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, embedder):
     folder = tmp_path_factory.mktemp("damage") / "index"
-    documents = [Document(text=f"text number {n}", metadata={"n": n}) for n in range(40)]
-    return Retriever.build(folder, documents, embedder, options=BuildOptions(kind="flat"))
+    documents = [Document(text=f"text number {n}. Nothing else.", metadata={"n": n}) for n in range(40)]
+    return Retriever.build(folder, documents, embedder, options=BuildOptions(kind="flat", sentences=True))
 
 
 def test_flipped_bytes_and_cut_files_never_give_another_answer(tmp_path, whole, embedder):
@@ -44,7 +53,7 @@ def test_flipped_bytes_and_cut_files_never_give_another_answer(tmp_path, whole, 
     assert num_errors > 60
 
 
-@pytest.mark.parametrize("name", ["rows.db", "vectors.bin", "vectors.sums", "passages.i32", "index.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(tmp_path, whole, embedder, name):
     copy = tmp_path / "index"
     shutil.copytree(whole.folder, copy)
@@ -53,10 +62,11 @@ def test_a_missing_file_is_named(tmp_path, whole, embedder, name):
         Retriever.open(copy, embedder)
 
 
-def test_verify_finds_a_damaged_vector_that_no_search_touched(tmp_path, whole):
+@pytest.mark.parametrize("name", ["vectors.bin", "sentence_vectors.bin"])
+def test_verify_finds_a_damaged_vector_that_no_search_touched(tmp_path, whole, name):
     copy = tmp_path / "index"
     shutil.copytree(whole.folder, copy)
-    path = copy / "gen-000001" / "vectors.bin"
+    path = copy / "gen-000001" / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

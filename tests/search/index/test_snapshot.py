@@ -12,14 +12,14 @@ import pytest
 
 from kdserve.errors import FolderError
 from kdserve.manifest import hash_file
-from kdserve.search import Document, Retriever, describe, encoder_name, open_snapshot, verify_index
+from kdserve.search import BuildOptions, Document, Retriever, describe, encoder_name, open_snapshot, verify_index
 
-TEXTS = [Document(text=f"text number {n}", id=n, metadata={"n": n}) for n in range(20)]
+TEXTS = [Document(text=f"It is short. text number {n}", id=n, metadata={"n": n}) for n in range(20)]
 
 
 @pytest.fixture
 def retriever(tmp_path, embedder):
-    return Retriever.build(tmp_path / "index", TEXTS, embedder)
+    return Retriever.build(tmp_path / "index", TEXTS, embedder, options=BuildOptions(sentences=True))
 
 
 def test_readers_beside_a_writer_see_a_whole_index(retriever, embedder):
@@ -103,7 +103,7 @@ def test_a_file_that_may_not_be_read_is_said_to_be_that(retriever, name):
         (retriever.folder / name).chmod(0o700)
 
 
-@pytest.mark.parametrize("name", ["vectors.bin", "rows.db", "passages.i32"])
+@pytest.mark.parametrize("name", ["vectors.bin", "rows.db", "passages.i32", "sentences.i32", "sentence_vectors.bin"])
 def test_a_file_overwritten_in_its_place_is_noticed_at_the_next_search(retriever, name):
     path = retriever.folder / "gen-000001" / name
     content = path.read_bytes()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trigrams import TrigramEmbedder
 
 from kdserve.datatypes import Hit
+from kdserve.search import BuildOptions, Document, Retriever
 from kdserve.search.documents.sentences import MAX_CHARACTERS, split_sentences
 from kdserve.search.query.answers import answer_question, best_sentences, rerank
 
@@ -66,3 +69,25 @@ def test_hits_are_ordered_anew_by_the_mean_of_passage_and_best_sentence(embedder
     assert ordered[0].id == 1
     assert [hit.score for hit in ordered] == sorted(((one.hit.score + one.score) / 2 for one in best), reverse=True)
     assert rerank([]) == []
+
+
+def test_an_index_with_sentences_brings_each_hits_nearest_and_embeds_nothing_for_it(
+    tmp_path: Path, embedder: TrigramEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["It rained all day. The bread is warm. Who ate it?", "Cold bread", " A train.\n", "No bread. No train."]
+    documents = [Document(text=text) for text in texts]
+    plain = Retriever.build(tmp_path / "plain", documents, embedder)
+    kept = Retriever.build(tmp_path / "kept", documents, embedder, options=BuildOptions(sentences=True))
+    wanted = plain.search("warm bread", 4, rerank=4)
+    expected = best_sentences("warm bread", plain.search("warm bread", 4), embedder)
+    monkeypatch.delattr(TrigramEmbedder, "encode_document")
+    hits = kept.search("warm bread", 4)
+    assert [hit.text[hit.sentence.start : hit.sentence.end] for hit in hits if hit.sentence] == [
+        best.text for best in expected
+    ]
+    assert {best.text for best in expected} == {"The bread is warm.", "Cold bread", "A train.", "No bread."}
+    found = kept.search("warm bread", 4, rerank=4)
+    assert [hit.id for hit in found] == [hit.id for hit in wanted]
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=0.02)
+    assert [hit.sentence for hit in wanted] == [None] * 4
+    assert answer_question("warm bread", hits, embedder) == answer_question("warm bread", hits[::-1], embedder)
