@@ -146,6 +146,13 @@ def test_hits_are_ordered_anew_by_their_sentences_where_that_is_asked_for(folder
     assert "--answer is ordered by sentences already" in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize("more", [[], ["--rerank", "2"], ["--answer"], ["--json"]])
+def test_a_question_that_was_cut_is_told_once(folder: Path, more: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    asked = ["search", str(folder), "bread " * 100, *more]
+    CliRunner().invoke(app, asked, env={"FORCE_COLOR": "1"}, catch_exceptions=False)
+    assert caplog.messages == ["1 of 1 texts were cut at 64 tokens"]
+
+
 class Terminal:
     """A pseudo-terminal with `kdserve` in it, at its prompt; hits go to `out`, where there is one."""
 

@@ -24,10 +24,11 @@ from kdserve.errors import DataError, FolderError, KdserveError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kdserve.datatypes import Embedder, Hit
+    from kdserve.datatypes import Hit
     from kdserve.runtime import Translator
     from kdserve.search import Retriever, SearchOptions
     from kdserve.search.protocol import RetrieverProtocol
+    from kdserve.vectors import Remembering
 
 QUERIES_AT_ONCE = 256
 ANSWER_PASSAGES = 20
@@ -76,6 +77,7 @@ def search(
     question's words underlined. Elsewhere each is one line: score, id, language and text with tabs between.
     """
     from kdserve.search import SearchOptions
+    from kdserve.vectors import Remembering
 
     if not query and not sys.stdin.isatty():
         raise typer.BadParameter("give a question, or - to read questions from standard input", param_hint="QUERY")
@@ -93,12 +95,13 @@ def search(
     else:
         retriever = opened = open_retriever(folder, bundle, device=device, threads=threads)
         search_batch = partial(opened.search_batch, lexical=lexical)
+    retriever.encoder = encoder = Remembering(retriever.encoder)
     find = partial(search_batch, where=where, min_score=min_score, per_language=per_language, rerank=rerank)
     translator = _open_translator(gist, device, threads) if gist else None
     many = query == "-"
     asking = Asking(
         find=find,
-        encoder=retriever.encoder,
+        encoder=encoder,
         options=options,
         translator=translator,
         answer=answer,
@@ -122,7 +125,7 @@ class Asking:
     """
 
     find: Callable[[Sequence[str], int], list[list[Hit]]]
-    encoder: Embedder
+    encoder: Remembering
     options: SearchOptions
     translator: Translator | None
     answer: bool
@@ -132,6 +135,7 @@ class Asking:
 
     def ask(self, questions: Sequence[str]) -> None:
         """Search for each question and print what is found."""
+        self.encoder.forget()  # what was asked before
         options, console = self.options, _terminal()
         depth = max(options.k, ANSWER_PASSAGES) if self.answer else options.k
         for question, hits in zip(questions, self.find(questions, depth), strict=True):

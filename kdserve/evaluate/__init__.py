@@ -33,8 +33,8 @@ from kdserve.evaluate.translation import (
     nearest_share,
     translation_accuracy,
 )
-from kdserve.evaluate.vectors import Remembering
 from kdserve.evaluate.writing import WritingFigures, measure_writing
+from kdserve.vectors import Remembering
 
 __all__ = [
     "AnswerFigures",

@@ -17,7 +17,7 @@ import numpy as np
 from kdserve.datatypes import Embedder, Progress, no_progress
 from kdserve.errors import DataError
 from kdserve.evaluate.retrieval import answer_ranks, average_precision
-from kdserve.evaluate.vectors import checked
+from kdserve.vectors import checked
 
 BLOCK = 256
 

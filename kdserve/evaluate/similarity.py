@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kdserve.datatypes import Embedder
 from kdserve.errors import DataError
-from kdserve.evaluate.vectors import checked
+from kdserve.vectors import checked
 
 _APART = "rows must match, or sets that are no translations lie in folders of their own"
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kdserve.datatypes import Embedder, Embeddings
 from kdserve.errors import DataError
-from kdserve.evaluate.vectors import checked
+from kdserve.vectors import checked
 
 BLOCK = 4096
 

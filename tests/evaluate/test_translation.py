@@ -6,7 +6,7 @@ from known_vectors import KnownVectors
 
 from kdserve.errors import DataError, EncodeError
 from kdserve.evaluate import Remembering, find_translations, nearest_share, translation, translation_accuracy
-from kdserve.evaluate.vectors import checked
+from kdserve.vectors import checked
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

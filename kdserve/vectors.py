@@ -1,4 +1,4 @@
-"""Vectors for a measurement: checked once, and each text embedded only once."""
+"""Vectors that are checked once, and each text embedded only once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ CHUNK = 1024
 class Remembering:
     """An `Embedder` that asks the one inside it only for texts that it has not seen.
 
-    Evaluations share sentences: one English side stands against a hundred languages. Costs 4·D bytes a text.
+    Evaluations share sentences: one English side stands against a hundred languages; a question and the sentences of
+    its hits order them, and are shown. Costs 4·D bytes a text.
     """
 
     def __init__(self, embedder: Embedder, *, progress: Progress = no_progress) -> None:
@@ -42,6 +43,11 @@ class Remembering:
         """Embed documents; (N, D)."""
         return self._recall(texts, self._documents, self._embedder.encode_document)
 
+    def forget(self) -> None:
+        """Let go of all vectors."""
+        self._queries.clear()
+        self._documents.clear()
+
     def _recall(
         self, texts: Sequence[str], known: dict[str, Embeddings], encode: Callable[[Sequence[str]], Embeddings]
     ) -> Embeddings:
@@ -63,5 +69,5 @@ def checked(vectors: Embeddings, num_texts: int, dim: int) -> Embeddings:
         raise EncodeError(f"the embedder gave shape {vectors.shape} for {num_texts} texts of width {dim}; fix it first")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise EncodeError(f"the embedder gave NaN or infinity for text {row} of {num_texts}; nothing can be measured")
+        raise EncodeError(f"the embedder gave NaN or infinity for text {row} of {num_texts}; fix it first")
     return vectors
