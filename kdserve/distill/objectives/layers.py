@@ -74,7 +74,7 @@ class LayerDistillation(nn.Module):
         teacher_body = teacher.body
         self._teacher = [teacher_body]  # in a list: not a submodule, so it is neither trained nor saved
         self._teacher_tokenizer = teacher.body_tokenizer
-        _check_map(self.pairs, student.body, teacher_body)
+        require_layers("layers.map", self.pairs, student.body.config, teacher_body.config)
         _check_relation_heads(recipe, student.body, teacher_body)
         if recipe.attention:  # fused kernels do not give their maps
             for body in (student.body, teacher_body):
@@ -222,12 +222,12 @@ def _to(tokens: Tokens, device: torch.device) -> Tokens:
     return Tokens(ids_BT=tokens.ids_BT.to(device), mask_BT=tokens.mask_BT.to(device), word_BT=tokens.word_BT.to(device))
 
 
-def _check_map(pairs: Sequence[tuple[int, int]], ours: Any, theirs: Any) -> None:
-    for name, body, numbers in (("student", ours, [s for s, _ in pairs]), ("teacher", theirs, [t for _, t in pairs])):
-        available = body.config.num_hidden_layers
-        for number in numbers:
-            if not 0 <= number < available:
-                raise RecipeError(f"layers.map names {name} layer {number}, but it has layers 0 to {available - 1}")
+def require_layers(key: str, pairs: Sequence[tuple[int, int]], ours: Any, theirs: Any) -> None:
+    """Refuse a map, the recipe's `key`, that names a layer which a body of these configurations does not have."""
+    for name, config, numbers in zip(("student", "teacher"), (ours, theirs), zip(*pairs, strict=True), strict=False):
+        available = config.num_hidden_layers
+        if wrong := [number for number in numbers if not 0 <= number < available]:
+            raise RecipeError(f"{key} names {name} layer {wrong[0]}, but it has layers 0 to {available - 1}")
 
 
 def _check_relation_heads(recipe: LayerRecipe, *bodies: Any) -> None:

@@ -5,7 +5,6 @@ Letters: N tokens, V vocabulary, K tokens kept of it, B batch, T tokens read, H 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdserve.distill.data.sequences import WritingBatch
-from kdserve.distill.objectives.layers import attention_loss
+from kdserve.distill.objectives.layers import attention_loss, require_layers
 from kdserve.distill.teachers.encoder_decoder import EncoderDecoder
-from kdserve.errors import RecipeError
 from kdserve.recipe import WritingObjectiveRecipe
 
 
@@ -42,14 +40,15 @@ class InsideDistillation(nn.Module):
         super().__init__()
         self.aims, self.pairs = aims, [(int(ours), int(theirs)) for ours, theirs in aims.map]
         self._teacher = [teacher]  # in a list: not a submodule, so it is neither trained nor saved
-        _check_map(self.pairs, student.model, teacher.model)
+        ours, theirs = (_encoder_config(one.model) for one in (student, teacher))
+        require_layers("objective.map", self.pairs, ours, theirs)
         if aims.attention:  # fused kernels do not give their maps
             for model in (student.model, teacher.model):
                 model.set_attn_implementation("eager")
-        widths = [_encoder_config(model.model).hidden_size for model in (student, teacher)]
+        widths = ours.hidden_size, theirs.hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.projection = nn.Identity() if widths[0] == widths[1] else nn.Linear(widths[0], widths[1], bias=False)
+            self.projection = nn.Identity() if widths[0] == widths[1] else nn.Linear(*widths, bias=False)
 
     @property
     def kept(self) -> dict[str, bool]:
@@ -78,10 +77,3 @@ class InsideDistillation(nn.Module):
 
 def _encoder_config(model: Any) -> Any:
     return model.config.encoder if model.config.model_type == "encoder-decoder" else model.config
-
-
-def _check_map(pairs: Sequence[tuple[int, int]], ours: Any, theirs: Any) -> None:
-    for name, model, numbers in (("student", ours, [s for s, _ in pairs]), ("teacher", theirs, [t for _, t in pairs])):
-        available = _encoder_config(model).num_hidden_layers
-        if wrong := [number for number in numbers if number >= available]:
-            raise RecipeError(f"objective.map names {name} layer {wrong[0]}, but it has layers 0 to {available - 1}")

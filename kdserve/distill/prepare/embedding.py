@@ -8,7 +8,7 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.card import Outcome, write_card
 from kdserve.distill.data.vocabulary import measure_coverage, sentences_by_language
 from kdserve.distill.hardware import processes
-from kdserve.distill.objectives.guide import Guide, start_guide
+from kdserve.distill.objectives.guide import start_guide
 from kdserve.distill.run import EmbeddingRun
 from kdserve.distill.start.centres import keep_centres
 from kdserve.distill.start.fold import keep_folded
@@ -36,10 +36,9 @@ def run_embedder(
     student: Student,
     work: Path,
     *,
-    guide: Guide | None = None,
     progress: Progress = no_progress,
 ) -> EmbeddingRun:
-    """Return the run that trains this student; without a `guide`, the recipe's own one guides it, if it names one."""
+    """Return the run that trains this student."""
     live = start_live(recipe, ingredients.tokenizer, teacher=ingredients.teacher)
     if live and recipe.align.fold_texts and isinstance(student, TransformerStudent):
         keep_folded(recipe, ingredients, student, live, work, progress=progress)
@@ -58,7 +57,7 @@ def run_embedder(
             corpus=ingredients.corpus,
             seed=recipe.seed,
         ),
-        guide=guide or start_guide(recipe, student, ingredients.tokenizer, dim=ingredients.teacher.dim),
+        guide=start_guide(recipe, student, ingredients.tokenizer, dim=ingredients.teacher.dim),
         live=live,
     )
 
