@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.corpus import digest_of
-from kdserve.distill.hardware import best_device, processes
+from kdserve.distill.hardware import best_device
 from kdserve.distill.objectives.live import LiveTeacher
-from kdserve.distill.start.ingredients import Ingredients
+from kdserve.distill.start.ingredients import Ingredients, keep_solved
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.students.inference import embed_texts
 from kdserve.recipe import Recipe
@@ -36,13 +35,10 @@ def keep_centres(
     """Measure the centres on texts of the corpus, or as it was done before in `work`, and give them to the teacher."""
     key = digest_of(_PAIRS, _SOURCES, recipe.seed, ingredients.teacher.fingerprint, ingredients.data.tokens.key)
     path = work / f"centres-{key[:16]}.safetensors"
-    with processes().main_process_first():  # the first measures what the others then open
-        if not path.is_file():
-            centres = measure_centres(ingredients, live, seed=recipe.seed, progress=progress)
-            partial = path.with_suffix(".partial")
-            save_file({"centres": centres}, partial)
-            partial.rename(path)
-    live.centres_LRD = load_file(path)["centres"].to(live.centres_LRD.device)
+    found = keep_solved(
+        path, lambda: {"centres": measure_centres(ingredients, live, seed=recipe.seed, progress=progress)}
+    )
+    live.centres_LRD = found["centres"].to(live.centres_LRD.device)
 
 
 def measure_centres(

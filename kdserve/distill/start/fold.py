@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.corpus import digest_of
 from kdserve.distill.data.sampling import make_sampler
-from kdserve.distill.hardware import best_device, processes, supports_bf16
+from kdserve.distill.hardware import best_device, supports_bf16
 from kdserve.distill.objectives.live import LiveTeacher
-from kdserve.distill.start.ingredients import Ingredients
+from kdserve.distill.start.ingredients import Ingredients, keep_solved
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.students.embedder import TransformerStudent
 from kdserve.errors import RecipeError
@@ -54,16 +53,15 @@ def keep_folded(
     body = [own.layers, own.max_tokens, own.table_bits, own.table_rank, recipe.layers.map, recipe.align.fold_texts]
     key = digest_of(shares, body, recipe.seed, ingredients.teacher.fingerprint, ingredients.data.tokens.key)
     path = work / f"folded-{key[:16]}.safetensors"
-    with processes().main_process_first():  # the first solves what the others then open
-        if not path.is_file():
-            device = torch.device(best_device())
-            student.to(device).eval()
-            live.to(device)
-            fold_layers(student, live, _draw_batches(recipe, ingredients, device), progress=progress)
-            partial = path.with_suffix(".partial")
-            save_file({name: value.contiguous() for name, value in student.body.state_dict().items()}, partial)
-            partial.rename(path)
-    student.body.load_state_dict(load_file(path))
+
+    def solve() -> dict[str, Tensor]:
+        device = torch.device(best_device())
+        student.to(device).eval()
+        live.to(device)
+        fold_layers(student, live, _draw_batches(recipe, ingredients, device), progress=progress)
+        return {name: value.contiguous() for name, value in student.body.state_dict().items()}
+
+    student.body.load_state_dict(keep_solved(path, solve))
 
 
 def _draw_batches(recipe: Recipe, ingredients: Ingredients, device: torch.device) -> list[Batch]:

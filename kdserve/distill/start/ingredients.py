@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.batches import TrainingData
@@ -14,6 +17,7 @@ from kdserve.distill.data.corpus import Corpus, build_corpus, digest_of
 from kdserve.distill.data.overlap import refuse_overlap
 from kdserve.distill.data.tokens import TokenStore, tokenize_corpus
 from kdserve.distill.data.vocabulary import draw_sentences, make_vocabulary
+from kdserve.distill.hardware import processes
 from kdserve.distill.kept import keep, kept
 from kdserve.distill.students.adopt import adopt_vocabulary
 from kdserve.distill.students.folder import parent_students, read_prompts
@@ -106,6 +110,16 @@ def student_prompts(recipe: Recipe, teacher: Teacher) -> tuple[str, str]:
     if recipe.student.start and not recipe.classifier:
         return read_prompts(Path(recipe.data_dir) / recipe.student.start)
     return "", ""
+
+
+def keep_solved(path: Path, solve: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what was solved into a file; of several processes the first solves what the others then open."""
+    with processes().main_process_first():
+        if not path.is_file():
+            partial = path.with_suffix(".partial")
+            save_file(solve(), partial)
+            partial.rename(path)
+    return load_file(path)
 
 
 def solves_vectors(recipe: Recipe) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -19,11 +18,11 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.corpus import Corpus
 from kdserve.distill.data.sampling import text_shares
 from kdserve.distill.data.vocabulary import CLS, SEP, UNK
-from kdserve.distill.hardware import best_device, processes
+from kdserve.distill.hardware import best_device
 from kdserve.distill.objectives.guide import require_dim
 from kdserve.distill.objectives.layers import LayerDistillation, TeacherBody
 from kdserve.distill.objectives.live import LiveTeacher
-from kdserve.distill.start.ingredients import Ingredients, solves_vectors
+from kdserve.distill.start.ingredients import Ingredients, keep_solved, solves_vectors
 from kdserve.distill.start.inherit import encode_sources, fit_body, teacher_rows
 from kdserve.distill.start.ridge import solve_ridge, token_pull
 from kdserve.distill.streams import Stream, random_stream
@@ -62,7 +61,8 @@ def start_student(recipe: Recipe, ingredients: Ingredients, work: Path, *, progr
         student = TransformerStudent(table, settings, body=body, dense=dense)
         student.table.requires_grad_(recipe.train.table_rate > 0)  # else the teacher's own rows stay
         return student
-    table = _keep_table(recipe, ingredients, work, progress)
+    path = work / f"table-{ingredients.table_key(recipe)[:16]}.safetensors"
+    table = keep_solved(path, lambda: {"table": _solve_table(recipe, ingredients, progress)})["table"]
     if recipe.family == "static":
         return StaticStudent(table, settings)
     if body is None:
@@ -87,16 +87,6 @@ def _go_on(recipe: Recipe, ingredients: Ingredients) -> Student:
         raise RecipeError(f"student.start {folder} is not of family {recipe.family}; set family to the other one")
     require_dim(student, folder, dim=ingredients.teacher.dim)
     return student
-
-
-def _keep_table(recipe: Recipe, ingredients: Ingredients, work: Path, progress: Progress) -> Tensor:
-    path = work / f"table-{ingredients.table_key(recipe)[:16]}.safetensors"
-    with processes().main_process_first():  # the first solves what the others then open
-        if not path.is_file():
-            partial = path.with_suffix(".partial")
-            save_file({"table": _solve_table(recipe, ingredients, progress)}, partial)
-            partial.rename(path)
-    return load_file(path)["table"]
 
 
 def _start_own_body(
