@@ -59,7 +59,7 @@ NORMALIZER: dict[str, Any] = {
 _BEFORE: dict[str, Any] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}, SPACES]}
 _STRIP = {"type": "Strip", "strip_left": True, "strip_right": True}
 MULTILINGUAL: dict[str, Any] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, SPACES, _STRIP]}
-"""What kdserve writes for the multilingual teacher, whose capitals and marks stay."""
+"""What kdserve writes for the multilingual teacher and for what students write: capitals and marks stay."""
 
 
 _BLANK = re.compile(rf"[\s{_IGNORABLE}{_JOINERS}\u001C-\u001F\u200B\u2800\uFE0E\uFE0F{_HEBREW_POINTS}{_ARABIC_MARKS}]*")

@@ -9,10 +9,12 @@ import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from kdserve.distill.data.vocabulary import BYTE_TOKENS, too_few_tokens
 from kdserve.errors import FolderError
+from kdserve.runtime.library import open_normalizer
+from kdserve.runtime.normalizer import MULTILINGUAL
 
 TARGET_SPECIALS = ("<pad>", "</s>", "<unk>")
 TARGET_PAD, TARGET_END = 0, 1
@@ -85,9 +87,7 @@ def _assembled(pieces: Sequence[str], merges: list[tuple[str, str]]) -> Tokenize
 
 def _shell(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-    )
+    tokenizer.normalizer = open_normalizer(MULTILINGUAL)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Split(Regex(_WORDS), "isolated")]
     )

@@ -199,12 +199,16 @@ def _train_pieces(lines: Sequence[str], wanted: int, progress: Progress) -> list
 
 
 def assemble_unigram(pieces: Sequence[tuple[str, float]]) -> Tokenizer:
-    """Make a tokenizer of pieces with log probabilities: specials, bytes, then the pieces; [CLS] text [SEP]."""
+    """Make a tokenizer of pieces with log probabilities: specials, bytes, then the pieces."""
     lowest = min((score for _, score in pieces), default=0.0) - 10.0
     vocabulary = [(token, 0.0) for token in SPECIAL_TOKENS]
     vocabulary += [(token, lowest) for token in BYTE_TOKENS]
     vocabulary += [(piece, round(score, 4)) for piece, score in pieces]
-    tokenizer = _empty_tokenizer(models.Unigram(vocabulary, unk_id=UNK, byte_fallback=True))
+    return with_specials(_empty_tokenizer(models.Unigram(vocabulary, unk_id=UNK, byte_fallback=True)))
+
+
+def with_specials(tokenizer: Tokenizer) -> Tokenizer:
+    """Let a tokenizer, whose first pieces they are, write [CLS] text [SEP]; return it."""
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from kdserve.datatypes import Progress, no_progress
-from kdserve.distill.data.vocabulary import CLS, SEP, SPECIAL_TOKENS, UNK
+from kdserve.distill.data.vocabulary import SPECIAL_TOKENS, UNK, with_specials
 from kdserve.distill.students.bodies import copy_special_rows, teacher_input_table
 from kdserve.distill.teachers.embedder import Teacher
 from kdserve.errors import DataError, RecipeError
+from kdserve.runtime.library import open_tokenizer
 from kdserve.runtime.normalizer import without_invisible
 
 _CHUNK = 10_000
@@ -54,14 +55,7 @@ def adopt_vocabulary(
     ]
     spec["model"]["unk_id"] = UNK
     spec["normalizer"] = without_invisible(spec["normalizer"])
-    adopted = Tokenizer.from_str(json.dumps({**spec, "added_tokens": [], "post_processor": None}))
-    adopted.no_padding()
-    adopted.no_truncation()
-    adopted.add_special_tokens(list(SPECIAL_TOKENS))
-    adopted.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
-    )
-    return adopted
+    return with_specials(open_tokenizer(json.dumps({**spec, "added_tokens": [], "post_processor": None})))
 
 
 def adopted_table(tokenizer: Tokenizer, teacher: Teacher) -> Tensor:

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from kdserve.errors import FolderError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME, hash_file, staged_folder, write_manifest
 from kdserve.model_settings import StudentSettings
+from kdserve.runtime.library import open_normalizer
+from kdserve.runtime.normalizer import MULTILINGUAL
 
 MULTILINGUAL_TEACHER = "multilingual-e5-small"
 _WEIGHTS = "e5-small-q4.bin"
@@ -177,9 +179,7 @@ def _tokenizer(packed: PackedModel) -> Tokenizer:
     """Return XLM-R's Unigram vocabulary; rows of the table beyond its pieces get names that no text has."""
     spare = [(f"<unused{row}>", -99.0) for row in range(len(packed.pieces), packed.rows)]
     tokenizer = Tokenizer(models.Unigram([*packed.pieces, *spare], unk_id=packed.unknown, byte_fallback=False))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-    )
+    tokenizer.normalizer = open_normalizer(MULTILINGUAL)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always")
     tokenizer.add_special_tokens(list(_SPECIAL))
     tokenizer.post_processor = processors.TemplateProcessing(
