@@ -29,7 +29,7 @@ from kdserve.distill import prepare
 from kdserve.distill.data.corpus import SOURCE
 from kdserve.distill.data.labelled import LabelledTexts, read_labelled
 from kdserve.distill.data.pairs import find_files
-from kdserve.distill.prepare.classifier_ingredients import open_label_teacher, read_texts, tokenize_texts
+from kdserve.distill.prepare.classifier_ingredients import open_label_teacher, read_texts, tokenize_labelled
 from kdserve.distill.run import EmbeddingRun
 from kdserve.distill.students.inference import run_over
 from kdserve.evaluate import ClassificationFigures, measure_classification
@@ -136,7 +136,7 @@ def project_labels(data: Path, work: Path) -> str:
 def measure(trained: EmbeddingRun, texts: LabelledTexts) -> ClassificationFigures:
     """Classify test texts and compare."""
     student = trained.student.eval().cpu()
-    tokens = tokenize_texts(trained.tokenizer, texts, trained.recipe)
+    tokens = tokenize_labelled(trained.tokenizer, texts, trained.recipe)
     rows = np.arange(len(texts), dtype=np.int64)
     logits = run_over(student, student, tokens, rows, wrap=student.wraps)
     return measure_classification(logits.softmax(dim=-1).numpy(), texts.labels, trained.labels)

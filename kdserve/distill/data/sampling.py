@@ -101,15 +101,21 @@ def text_shares(corpus: Corpus, train: TrainRecipe) -> tuple[npt.NDArray[np.int6
     pairs' weights decide. Held-out sentences are not among them.
     """
     pairs = corpus.training_pairs()
-    languages = corpus.language_of[pairs]
-    weights = corpus.weight_of[pairs].astype(np.float64)
-    totals = np.bincount(languages, weights=weights, minlength=len(corpus.languages))
-    shares = np.zeros(len(corpus.languages))
-    for language, share in language_shares(languages, temperature=train.temperature).items():
-        shares[language] = share
-    pair_share = (1 - train.source_share) * weights * (shares / np.maximum(totals, 1e-12))[languages]
+    pair_share = pair_shares(corpus, pairs, temperature=train.temperature, total=1 - train.source_share)
     sources = np.flatnonzero(~corpus.held_out)
     source_weight = corpus.source_weight[sources].astype(np.float64)
     source_share = train.source_share * source_weight / source_weight.sum()
     texts = np.concatenate([pairs, sources + len(corpus.source_of)])
     return texts, np.concatenate([pair_share, source_share])
+
+
+def pair_shares(
+    corpus: Corpus, pairs: npt.NDArray[np.int64], *, temperature: float, total: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """Return the shares of these pairs, `total` in all: languages by `temperature`, inside a language by weight."""
+    languages, weights = corpus.language_of[pairs], corpus.weight_of[pairs].astype(np.float64)
+    of_language = np.bincount(languages, weights=weights, minlength=len(corpus.languages))
+    shares = np.zeros(len(corpus.languages))
+    for language, share in language_shares(languages, temperature=temperature).items():
+        shares[language] = share
+    return total * weights * (shares / np.maximum(of_language, 1e-12))[languages]

@@ -5,10 +5,8 @@ Letters: P pairs, B batch, T and L tokens read and written, K tokens kept of a v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,48 +15,9 @@ from torch import Tensor
 
 from kdserve.distill.data.batches import Batch
 from kdserve.distill.data.corpus import Corpus
-from kdserve.distill.data.sampling import TextSampler, language_shares
-from kdserve.distill.data.splitting import gather_runs
-from kdserve.distill.kept import keep, kept
+from kdserve.distill.data.sampling import TextSampler, pair_shares
+from kdserve.distill.data.tokens import Runs
 from kdserve.recipe import WriterTrainRecipe
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Runs:
-    """Token rows, one behind the other: row i is `ids[offsets[i]:offsets[i + 1]]`."""
-
-    ids: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """Tokens of each row."""
-        return np.diff(self.offsets).astype(np.int32)
-
-    def filled(self, rows: npt.NDArray[np.int64], padding: int) -> tuple[Tensor, Tensor]:
-        """Return rows as (B, T), filled up, and their mask."""
-        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
-        real = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
-        ids = np.full(real.shape, padding, dtype=np.int64)
-        ids[real] = gather_runs(self.ids, starts, lengths)
-        return torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64))
-
-
-def keep_runs(folder: Path, *, key: str, rows: Iterable[list[list[int]]]) -> Runs:
-    """Write token rows, given in chunks, into `folder`, or open what was written there under the same key."""
-    record, ids_path, offsets_path = folder / "runs.json", folder / "ids.i32", folder / "offsets.npy"
-    if kept(record, key) is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        record.unlink(missing_ok=True)
-        lengths: list[int] = []
-        with ids_path.open("wb") as file:
-            for part in rows:
-                lengths += map(len, part)
-                file.write(np.fromiter(chain.from_iterable(part), dtype=np.int32).tobytes())
-        np.save(offsets_path, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-        keep(record, key, files=[ids_path, offsets_path])
-    ids = np.memmap(ids_path, dtype=np.int32, mode="r")
-    return Runs(ids=ids, offsets=np.load(offsets_path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,16 +78,9 @@ class WritingData:
 
     def sampler(self, train: WriterTrainRecipe, *, seed: int) -> TextSampler:
         """Draw pairs: languages by `train.temperature`, inside a language by weight."""
-        pairs, corpus = self.trained, self.corpus
-        languages, weights = corpus.language_of[pairs], corpus.weight_of[pairs].astype(np.float64)
-        totals = np.bincount(languages, weights=weights, minlength=len(corpus.languages))
-        shares = np.zeros(len(corpus.languages))
-        for language, share in language_shares(languages, temperature=train.temperature).items():
-            shares[language] = share
-        pair_shares = weights * (shares / np.maximum(totals, 1e-12))[languages]
         return TextSampler(
-            texts=pairs,
-            cumulative=np.cumsum(pair_shares),
+            texts=self.trained,
+            cumulative=np.cumsum(pair_shares(self.corpus, self.trained, temperature=train.temperature)),
             lengths=self.read.lengths + self.written.lengths,
             batch_size=train.batch_size,
             seed=seed,

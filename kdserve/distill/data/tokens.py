@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,28 +21,59 @@ from kdserve.distill.kept import keep, kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenStore:
-    """Text i has tokens `ids[offsets[i]:offsets[i + 1]]`, cut to `max_tokens`, without [CLS] and [SEP].
+class Runs:
+    """Token rows, one behind the other: row i is `ids[offsets[i]:offsets[i + 1]]`."""
+
+    ids: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Tokens of each row."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    def ragged(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the tokens of these rows one after the other, and their lengths."""
+        starts, ends = self.offsets[numbers], self.offsets[numbers + 1]
+        return gather_runs(self.ids, starts, ends - starts), ends - starts
+
+    def filled(self, numbers: npt.NDArray[np.int64], padding: int) -> tuple[Tensor, Tensor]:
+        """Return these rows as (B, T), filled up, and their mask."""
+        tokens, lengths = self.ragged(numbers)
+        real = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
+        ids = np.full(real.shape, padding, dtype=np.int64)
+        ids[real] = tokens
+        return torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64))
+
+
+def keep_runs(folder: Path, *, key: str, rows: Iterable[list[list[int]]]) -> Runs:
+    """Write token rows, given in chunks, into `folder`, or open what was written there under the same key."""
+    record, ids_path, offsets_path = folder / "runs.json", folder / "ids.i32", folder / "offsets.npy"
+    if kept(record, key) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        record.unlink(missing_ok=True)
+        lengths: list[int] = []
+        with ids_path.open("wb") as file:
+            for part in rows:
+                lengths += map(len, part)
+                file.write(np.fromiter(chain.from_iterable(part), dtype=np.int32).tobytes())
+        np.save(offsets_path, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        keep(record, key, files=[ids_path, offsets_path])
+    ids = np.memmap(ids_path, dtype=np.int32, mode="r")
+    return Runs(ids=ids, offsets=np.load(offsets_path))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenStore(Runs):
+    """The tokens of texts, cut to `max_tokens`, without [CLS] and [SEP].
 
     `prompts` are the tokens that stand before a document and before a query.
     """
 
-    ids: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
     splitter: TokenSplitter | None = None
     key: str = ""
     """SHA-256 (hex) of what the tokens depend on: texts, tokenizer, cut and prompts."""
     prompts: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """(P + S,) tokens of each text."""
-        return np.diff(self.offsets).astype(np.int32)
-
-    def ragged(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Return the tokens of these texts one after the other, and their lengths."""
-        starts, ends = self.offsets[numbers], self.offsets[numbers + 1]
-        return gather_runs(self.ids, starts, ends - starts), ends - starts
 
     def padded(
         self,
@@ -83,7 +114,11 @@ class TokenStore:
 
 
 def tokenize_texts(
-    tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int, prompts: tuple[tuple[int, ...], tuple[int, ...]]
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    max_tokens: int,
+    prompts: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
 ) -> TokenStore:
     """Tokenise some texts, cut so that `max_tokens` hold the longer prompt and the text."""
     most = max_tokens - max(map(len, prompts))
@@ -111,21 +146,15 @@ def tokenize_corpus(
     max_tokens -= max(len(document), len(query))
     splitter = make_splitter(tokenizer, share=split, most=max_tokens) if split else None
     key = digest_of(tokenizer.to_str(), max_tokens, corpus.digest, document, query)
-    record, ids_path, offsets_path = folder / "tokens.json", folder / "ids.i32", folder / "offsets.npy"
-    if kept(record, key) is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        record.unlink(missing_ok=True)
-        lengths: list[int] = []
-        total = len(corpus.translations) + len(corpus.sources)
-        with ids_path.open("wb") as file:
-            for texts in chain(iter_texts(corpus.translations), iter_texts(corpus.sources)):
-                encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-                rows = [encoding.ids[:max_tokens] for encoding in encodings]
-                lengths += map(len, rows)
-                file.write(np.fromiter(chain.from_iterable(rows), dtype=np.int32).tobytes())
-                progress("tokenising", len(lengths), total)
-        np.save(offsets_path, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-        keep(record, key, files=[ids_path, offsets_path])
-    ids = np.memmap(ids_path, dtype=np.int32, mode="r")
-    offsets = np.load(offsets_path)
-    return TokenStore(ids=ids, offsets=offsets, splitter=splitter, key=key, prompts=(document, query))
+    total = len(corpus.translations) + len(corpus.sources)
+
+    def rows() -> Iterator[list[list[int]]]:
+        done = 0
+        for texts in chain(iter_texts(corpus.translations), iter_texts(corpus.sources)):
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            yield [encoding.ids[:max_tokens] for encoding in encodings]
+            done += len(texts)
+            progress("tokenising", done, total)
+
+    runs = keep_runs(folder, key=key, rows=rows())
+    return TokenStore(ids=runs.ids, offsets=runs.offsets, splitter=splitter, key=key, prompts=(document, query))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.batches import TrainingData
 from kdserve.distill.data.corpus import Corpus, digest_of
 from kdserve.distill.data.labelled import NO_TEXTS, LabelledTexts, choose_labels, read_source, read_target
-from kdserve.distill.data.tokens import TokenStore
+from kdserve.distill.data.tokens import TokenStore, tokenize_texts
 from kdserve.distill.hardware import best_device
 from kdserve.distill.objectives.layers import LayerDistillation
 from kdserve.distill.prepare.languages import language_lessons, start_language_student
@@ -83,7 +82,7 @@ def gather_classifier(
             labels=labels,
             held_out=held_out_pairs(corpus, recipe.validation, seed=recipe.seed),
             hard=HardTexts(
-                tokens=tokenize_texts(tokenizer, hard, recipe),
+                tokens=tokenize_labelled(tokenizer, hard, recipe),
                 label_N=hard.numbers(labels),
                 scores_NK=np.concatenate([known, unknown]),
             ),
@@ -108,12 +107,10 @@ def start_label_layers(recipe: Recipe, ingredients: ClassifierIngredients) -> La
     )
 
 
-def tokenize_texts(tokenizer: Tokenizer, texts: LabelledTexts, recipe: Recipe) -> TokenStore:
+def tokenize_labelled(tokenizer: Tokenizer, texts: LabelledTexts, recipe: Recipe) -> TokenStore:
     """Tokenise labelled texts, cut as the corpus is."""
-    most = recipe.student.max_tokens - (2 if recipe.family == "transformer" else 0)
-    rows = [row.ids[:most] for row in tokenizer.encode_batch_fast(list(texts.texts), add_special_tokens=False)]
-    ids = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
-    return TokenStore(ids=ids, offsets=np.cumsum([0, *map(len, rows)]).astype(np.int64))
+    edges = 2 if recipe.family == "transformer" else 0
+    return tokenize_texts(tokenizer, texts.texts, max_tokens=recipe.student.max_tokens - edges)
 
 
 def read_texts(recipe: Recipe) -> dict[str, LabelledTexts]:
@@ -161,7 +158,7 @@ def _fit_student_head(
     encoder.to(best_device())
 
     def embed(part: LabelledTexts) -> LabelledVectors:
-        tokens, numbers = tokenize_texts(tokenizer, part, recipe), np.arange(len(part))
+        tokens, numbers = tokenize_labelled(tokenizer, part, recipe), np.arange(len(part))
         vectors = embed_texts(encoder, tokens, numbers)
         return LabelledVectors(vectors_ND=vectors, label_N=torch.from_numpy(part.numbers(labels)))
 

@@ -16,8 +16,9 @@ from kdserve.datatypes import Progress, no_progress
 from kdserve.distill.data.corpus import Corpus, digest_of
 from kdserve.distill.data.families import hold_out_names
 from kdserve.distill.data.filters import keep_pairs, says_again
-from kdserve.distill.data.sequences import SoftLabels, WritingData, keep_runs
+from kdserve.distill.data.sequences import SoftLabels, WritingData
 from kdserve.distill.data.sides import Sides
+from kdserve.distill.data.tokens import keep_runs
 from kdserve.distill.kept import keep, kept
 from kdserve.distill.streams import Stream, random_stream
 from kdserve.distill.teachers.translator import TranslatorTeacher
