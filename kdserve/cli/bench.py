@@ -20,11 +20,6 @@ MOST_TEXTS = 100_000
 """In a call: more are no batch, and would fill memory."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this room."""
-    app.command("bench")(bench)
-
-
 def bench(
     models: Annotated[
         list[str] | None,

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 _COLUMNS = ("name", "MB", "languages", "tokens", "for", "quality", "folder")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("models")(models)
-
-
 def models(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="List the bundles in these folders too, down to two levels.")

@@ -13,11 +13,6 @@ from kdserve.cli.options import Device, Threads
 _CHUNK_LINES = 1024
 
 
-def register(app: typer.Typer) -> None:
-    """Add this room's command."""
-    app.command()(classify)
-
-
 def classify(
     bundle: Annotated[str, typer.Argument(help="A classifier's folder, or a published name: kdserve-langid.")],
     texts: Annotated[Path, typer.Argument(help="A file with a text a line, or - for stdin.")] = Path("-"),

@@ -9,21 +9,18 @@ import typer
 from typer.core import TyperCommand
 
 from kdserve import __version__
-from kdserve.cli import (
-    bench,
-    catalogue,
-    classify,
-    console,
-    distill,
-    embed,
-    evaluate,
-    grow,
-    neutralise,
-    serve,
-    translate,
-)
-from kdserve.cli import export as export
-from kdserve.cli import index as index
+from kdserve.cli import console, index
+from kdserve.cli.bench import bench
+from kdserve.cli.catalogue import models
+from kdserve.cli.classify import classify
+from kdserve.cli.distill import distill
+from kdserve.cli.embed import embed
+from kdserve.cli.evaluate import evaluate
+from kdserve.cli.export import export, reopen, trim
+from kdserve.cli.grow import grow
+from kdserve.cli.neutralise import neutralise
+from kdserve.cli.serve import serve
+from kdserve.cli.translate import summarise, translate
 
 app = typer.Typer(
     name="kdserve",
@@ -31,8 +28,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for room in (distill, grow, export, neutralise, index, embed, evaluate, classify, translate, serve, bench, catalogue):
-    room.register(app)
+for makes in (distill, grow, export, reopen, trim, neutralise):
+    app.command()(makes)
+index.register(app)
+for uses in (embed, evaluate, classify, translate, summarise, serve, bench, models):
+    app.command()(uses)
 
 
 class PathsNamed(TyperCommand):

@@ -16,11 +16,6 @@ from kdserve.recipe import Recipe, SequenceRecipe
 _BUNDLES = {"bundle": "one that embeds", "classifier": "a classifier", "translator": "one that writes"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add this room's commands."""
-    app.command()(distill)
-
-
 @needs_extra("distill")
 def distill(
     recipe: Annotated[Path, typer.Argument(help="A recipe in TOML.")],

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 CHUNK_TEXTS = 2048
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("embed")(embed)
-
-
 def embed(
     texts: Annotated[
         Path, typer.Argument(help="A .txt, .tsv, .csv, .jsonl or .parquet file, a folder of texts, or - for stdin.")

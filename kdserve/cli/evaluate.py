@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 Groups = dict[str, list[str]]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this room."""
-    app.command("evaluate")(evaluate)
-
-
 def evaluate(
     model: Annotated[str, typer.Argument(help="A bundle or student folder, a published name, or a teacher's name.")],
     tatoeba: Annotated[Path | None, typer.Option(help="Folder of Tatoeba v1 files: translation retrieval.")] = None,

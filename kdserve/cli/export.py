@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from kdserve.model_settings import SequenceSettings
 
 
-def register(app: typer.Typer) -> None:
-    """Add this room's commands."""
-    app.command(name="export")(export)
-    app.command(name="reopen")(reopen)
-    app.command(name="trim")(trim)
-
-
 @needs_extra("export")
 def export(
     student: Annotated[

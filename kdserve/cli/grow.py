@@ -11,11 +11,6 @@ import typer
 from kdserve.cli.console import needs_extra, print_json, say
 
 
-def register(app: typer.Typer) -> None:
-    """Add this room's commands."""
-    app.command()(grow)
-
-
 @needs_extra("distill")
 def grow(
     student: Annotated[Path, typer.Argument(help="The folder of a transformer student.")],

@@ -13,11 +13,6 @@ from kdserve.cli.console import needs_extra, print_json, print_line, progress_ba
 from kdserve.cli.options import Device, Threads
 
 
-def register(app: typer.Typer) -> None:
-    """Add this room's commands."""
-    app.command()(neutralise)
-
-
 @needs_extra("export")
 def neutralise(
     model: Annotated[

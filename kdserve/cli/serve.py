@@ -10,11 +10,6 @@ import typer
 from kdserve.errors import MissingExtraError
 
 
-def register(app: typer.Typer) -> None:
-    """Add this room's command."""
-    app.command()(serve)
-
-
 def serve(
     bundles: Annotated[
         list[str] | None,

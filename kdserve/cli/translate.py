@@ -33,12 +33,6 @@ Beams = Annotated[int, typer.Option(min=0, max=64, help="Beams of the search; de
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this room's commands."""
-    app.command()(translate)
-    app.command()(summarise)
-
-
 def translate(
     bundle: Bundle,
     texts: Texts = Path("-"),

