@@ -26,10 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from records import Table, write_record
+from records import Table, publish
 from tokenizers import Tokenizer
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.distill import open_published
 from kdserve.datatypes import Embeddings
 from kdserve.distill import prepare
@@ -106,9 +105,8 @@ def main() -> None:
     ordered = [rows[variant["name"]] for variant in variants if variant["name"] in rows]
     shared = [setting for setting in arguments.overrides if not setting.startswith("data_dir=")]  # a path tells nothing
     table = make_table(ordered, shared)
-    print(table.markdown())
     results = {"overrides": shared, "rows": [{k: row[k] for k in row if k != "overrides"} for row in ordered]}
-    write_record(f"ablations-{base.name}", results, table=table, machine=describe_machine())
+    publish(f"ablations-{base.name}", results, table=table)
 
 
 def train(recipe: Recipe, work: Path, *, cache: Path | None, data: Path | None) -> dict[str, Any]:

@@ -15,9 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 from statistics import mean
 
-from records import Table, write_record
+from records import Table, publish
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
 from kdserve.cli.search import ANSWER_PASSAGES
 from kdserve.evaluate import Remembering, read_questions
@@ -40,9 +39,8 @@ def main() -> None:
                 recall[asked][answered] = share_right(retriever, questions, documents)
             progress("languages", number, len(sets))
     table = make_table(recall, len(next(iter(sets.values())).questions))
-    print(table.markdown())
     name = encoder.settings.name
-    write_record(f"answer-sentences-{name}", {"model": name, "recall": recall}, table=table, machine=describe_machine())
+    publish(f"answer-sentences-{name}", {"model": name, "recall": recall}, table=table)
 
 
 def asked_for(description: str | None) -> tuple[str, dict[str, QuestionSet]]:

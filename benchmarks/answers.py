@@ -12,9 +12,8 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from records import Table, write_record
+from records import Table, publish
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
 from kdserve.evaluate import AnswerFigures, Remembering, measure_answers, read_questions
 from kdserve.loading import open_model
@@ -30,10 +29,9 @@ def main() -> None:
         embedder = Remembering(open_model(arguments.model, num_threads=1), progress=progress)
         figures = measure_answers(embedder, questions, progress=progress)
     table = answer_table(figures)
-    print(table.markdown())
     name = Path(arguments.model).name
     record = {"model": name, "answers": [asdict(one) for one in figures]}
-    write_record(f"answers-{name}", record, table=table, machine=describe_machine())
+    publish(f"answers-{name}", record, table=table)
 
 
 def answer_table(figures: list[AnswerFigures]) -> Table:

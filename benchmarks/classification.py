@@ -13,7 +13,6 @@ temperature and alpha. Leaves the records `classification-<student>` and `classi
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from records import Table, write_record
+from records import Table, publish
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
 from kdserve.distill import prepare
 from kdserve.distill.data.corpus import SOURCE
@@ -33,6 +31,7 @@ from kdserve.distill.prepare.classifier_ingredients import open_label_teacher, r
 from kdserve.distill.run import EmbeddingRun
 from kdserve.distill.students.inference import run_over
 from kdserve.evaluate import ClassificationFigures, measure_classification
+from kdserve.lines import read_lines
 from kdserve.model_settings import read_student_settings
 from kdserve.recipe import DataRecipe, Recipe, load_recipe
 
@@ -69,10 +68,9 @@ def main() -> None:
                 figures[task]["teacher"] = {SOURCE: ask_teacher(task, options.data, trained.recipe)}
             print(task, mode, means(figures[task][mode]), flush=True)
     table = mode_table(figures, name)
-    print(table.markdown())
     record = {task: {mode: _plain(found) for mode, found in modes.items()} for task, modes in figures.items()}
     conditions = {"student": name, "all_sources": options.all_sources, "overrides": options.overrides}
-    write_record(f"classification-{name}", {**conditions, "tasks": record}, table=table, machine=describe_machine())
+    publish(f"classification-{name}", {**conditions, "tasks": record}, table=table)
     if options.grid:
         measure_grid(options, name)
 
@@ -121,11 +119,9 @@ def project_labels(data: Path, work: Path) -> str:
     english = read_labelled(data / "classify" / "xed-sentiment" / "train.en.tsv.gz", language=SOURCE)
     label_of = dict(zip(english.texts, english.labels, strict=True))
     for path, language in find_files(DataRecipe(path="parallel/{language}-en.tsv.gz"), data):
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            rows = [line.rstrip("\n").split("\t") for line in file]
         lines = [
             f"{label_of[source]}\t{text}"
-            for source, text, origin in rows
+            for source, text, origin in (line.split("\t") for _, line in read_lines(path))
             if source in label_of and origin[:8] == "opensubs"
         ]
         if lines:
@@ -190,8 +186,7 @@ def measure_grid(options: argparse.Namespace, name: str) -> None:
             print(rows[-1], flush=True)
     note = f"{name}, unsupervised mode: mean accuracy / macro-F1 over the target languages."
     table = Table(columns=["", *(f"alpha = {alpha:g}" for alpha in ALPHAS)], rows=rows, note=note)
-    print(table.markdown())
-    write_record(f"classification-grid-{name}", {"grid": record}, table=table, machine=describe_machine())
+    publish(f"classification-grid-{name}", {"grid": record}, table=table)
 
 
 def _plain(figures: Figures) -> dict[str, dict[str, float]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gzip
 import json
 import os
 import random
@@ -31,6 +30,7 @@ from kdserve.bench.machine import describe_machine
 from kdserve.bench.table import gain_text
 from kdserve.bench.threads import thread_environment
 from kdserve.cli.console import progress_bars
+from kdserve.lines import read_lines
 
 ENGINES = ("kdserve", "sentence-transformers")
 BATCH = 128
@@ -94,8 +94,8 @@ def write_recipe(arguments: argparse.Namespace) -> None:
         path, columns = "pairs.tsv", 'language_column = "2"'
         languages, rows = arguments.languages.split(","), []
         for language in languages:
-            with gzip.open(arguments.data / "parallel" / f"{language}-en.tsv.gz", "rt", encoding="utf-8") as file:
-                lines = [[*line.rstrip("\n").split("\t")[:2], language] for line in file]
+            pairs = read_lines(arguments.data / "parallel" / f"{language}-en.tsv.gz")
+            lines = [[*line.split("\t")[:2], language] for _, line in pairs]
             rows += random.Random(1).sample(lines, min(len(lines), arguments.pairs // len(languages)))
         with (arguments.work / path).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None).writerows(

@@ -10,19 +10,18 @@ leaves out of the training are measured like the others. Leaves the record `doma
 from __future__ import annotations
 
 import argparse
-import gzip
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from records import Table, write_record
+from records import Table, publish
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
 from kdserve.datatypes import Embedder
 from kdserve.distill.data.pairs import hash_text
 from kdserve.evaluate import Remembering
+from kdserve.lines import read_lines
 from kdserve.loading import open_model
 from kdserve.recipe import Recipe, load_recipe
 
@@ -54,22 +53,20 @@ def main() -> None:
             if len(domain.pairs) >= MIN_PAIRS:
                 figures[name] = measure(domain, embedder, arguments.candidates)
     table = make_table(figures, recipe, arguments.candidates)
-    print(table.markdown())
     name = Path(arguments.model).name
-    write_record(f"domains-{name}", {"model": name, "domains": figures}, table=table, machine=describe_machine())
+    publish(f"domains-{name}", {"model": name, "domains": figures}, table=table)
 
 
 def read_domains(folder: Path, recipe: Recipe) -> dict[str, Domain]:
     """Read the third column as the domain; a hash of the English side decides what is held out, as in training."""
     domains: dict[str, Domain] = defaultdict(Domain)
     for language in recipe.languages:
-        with gzip.open(folder / f"{language}-en.tsv.gz", "rt", encoding="utf-8") as file:
-            for line in file:
-                english, translation, name = line.rstrip("\n").split("\t")
-                if hash_text(english) % 1000 < recipe.validation.permille:
-                    domains[name].pairs.append((english, translation, language))
-                else:
-                    domains[name].others.add(english)
+        for _, line in read_lines(folder / f"{language}-en.tsv.gz"):
+            english, translation, name = line.split("\t")
+            if hash_text(english) % 1000 < recipe.validation.permille:
+                domains[name].pairs.append((english, translation, language))
+            else:
+                domains[name].others.add(english)
     return dict(sorted(domains.items(), key=lambda item: -len(item[1].pairs)))
 
 

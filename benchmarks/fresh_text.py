@@ -9,7 +9,6 @@ Each round gives the teacher 200 new lines and the bundle 4,000, one thread each
 from __future__ import annotations
 
 import argparse
-import gzip
 import random
 import statistics
 import time
@@ -20,6 +19,7 @@ import torch
 from kdserve import Encoder
 from kdserve.datatypes import Embedder
 from kdserve.distill.teachers.embedder import load_teacher
+from kdserve.lines import read_lines
 
 
 def main() -> None:
@@ -29,9 +29,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    opener = gzip.open if arguments.texts.suffix == ".gz" else open
-    with opener(arguments.texts, "rt", encoding="utf-8") as file:
-        lines = [line.strip() for line in file if line.strip()]
+    lines = [line.strip() for _, line in read_lines(arguments.texts) if line.strip()]
     random.Random(0).shuffle(lines)
     teacher = load_teacher("all-MiniLM-L6-v2", device="cpu", batch_size=32)
     bundle = Encoder.load(arguments.bundle, num_threads=1)

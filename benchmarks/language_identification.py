@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from records import Table, write_record
+from records import Table, publish
 
 from kdserve import Classifier
-from kdserve.bench.machine import describe_machine
 from kdserve.distill.data.labelled import read_labelled
 from kdserve.distill.data.pairs import find_files
 from kdserve.evaluate import read_tatoeba
@@ -60,7 +59,6 @@ def main() -> None:
             others[peer] = ask(opened.name, opened.languages, sets)
         print(peer, {name: round(mean(found), 4) for name, found in others[peer].accuracy.items()}, flush=True)
     table = make_table(classifier.settings.name, ours, others)
-    print(table.markdown())
     answers = {classifier.settings.name: ours, **others}
     record = {
         name: {
@@ -70,7 +68,7 @@ def main() -> None:
         }
         for name, some in answers.items()
     }
-    write_record("language-identification", {"identifiers": record}, table=table, machine=describe_machine())
+    publish("language-identification", {"identifiers": record}, table=table)
 
 
 def read_sib(data: Path) -> Texts:

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from records import Table, write_record
+from records import Table, publish
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars, say
 from kdserve.runtime import Encoder
 from kdserve.search import BuildOptions, Document, Retriever
@@ -68,8 +67,7 @@ def main() -> None:
         f"{took}."
     )
     table = Table(columns=columns, rows=rows, note=note)
-    print(table.markdown())
-    write_record("manpages", {"models": figures}, table=table, machine=describe_machine())
+    publish("manpages", {"models": figures}, table=table)
 
 
 def read_pages(work: Path) -> list[Page]:

@@ -10,18 +10,17 @@ translations. Leaves the record `mining-<name>`.
 from __future__ import annotations
 
 import argparse
-import gzip
 import random
 import time
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from records import Table, write_record
+from records import Table, publish
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
 from kdserve.datatypes import Embedder
+from kdserve.lines import read_lines
 from kdserve.runtime import Encoder
 from kdserve.search import mine
 
@@ -56,21 +55,19 @@ def main() -> None:
         figures[language] = measure(read_pairs(path, options.source), options.pairs, encoder)
         print(language, figures[language], flush=True)
     table = make_table(figures, options.bundle, options.source)
-    print(table.markdown())
     data = {"bundle": options.bundle, "languages": {name: asdict(some) for name, some in figures.items()}}
-    write_record(f"mining-{Path(options.bundle).name}", data, table=table, machine=describe_machine())
+    publish(f"mining-{Path(options.bundle).name}", data, table=table)
 
 
 def read_pairs(path: Path, source: str) -> list[tuple[str, str]]:
     """Pairs (other, English) of one source; a sentence that comes twice counts once."""
     pairs: dict[str, str] = {}
     english_seen = set()
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            english, other, found = line.rstrip("\n").split("\t")
-            if found == source and english not in english_seen and other not in pairs:
-                english_seen.add(english)
-                pairs[other] = english
+    for _, line in read_lines(path):
+        english, other, found = line.split("\t")
+        if found == source and english not in english_seen and other not in pairs:
+            english_seen.add(english)
+            pairs[other] = english
     return list(pairs.items())
 
 

@@ -13,9 +13,8 @@ from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
-from records import Table, write_record
+from records import Table, publish
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
 from kdserve.evaluate import Remembering, Section, evaluate_sts, evaluate_translation, read_sts, read_tatoeba
 from kdserve.loading import open_model
@@ -38,11 +37,10 @@ def main() -> None:
         (translation,) = evaluate_translation(embedder, covered, progress=progress)
         similarity = evaluate_sts(embedder, read_sts(arguments.data / "eval" / "stsb-multi-mt"), progress=progress)[0]
     table = quality_table(translation, similarity, weak=weak)
-    print(table.markdown())
     sections = {"translation": asdict(translation), "similarity": asdict(similarity)}
     name = Path(arguments.model).name
     sections["weak_languages"] = sorted(weak)
-    write_record(f"quality-{name}", {"model": name, **sections}, table=table, machine=describe_machine())
+    publish(f"quality-{name}", {"model": name, **sections}, table=table)
 
 
 def quality_table(translation: Section, similarity: Section, *, weak: Collection[str] = ()) -> Table:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kdserve.bench.machine import Machine
+from kdserve.bench.machine import Machine, describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,6 +27,12 @@ class Table:
         head = [list(self.columns), ["---", *("--:" for _ in self.columns[1:])]]
         lines = ["| " + " | ".join(cells) + " |" for cells in [*head, *self.rows]]
         return "\n".join(lines) + f"\n\n<sub>{self.note}</sub>\n"
+
+
+def publish(theme: str, data: Mapping[str, Any], *, table: Table) -> None:
+    """Print a table and leave its record, of this machine."""
+    print(table.markdown())
+    write_record(theme, data, table=table, machine=describe_machine())
 
 
 def write_record(

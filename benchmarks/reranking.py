@@ -17,9 +17,8 @@ from pathlib import Path
 from statistics import mean, median
 
 from answer_sentences import asked_for, percent
-from records import Table, write_record
+from records import Table, publish
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars
 from kdserve.evaluate import Remembering
 from kdserve.evaluate.questions import QuestionSet
@@ -70,10 +69,9 @@ def main() -> None:
                     (way.own if asked == answered else way.across).append(share)
             progress("languages", number, len(sets))
     table = make_table(ways, built, len(next(iter(sets.values())).questions))
-    print(table.markdown())
     name = encoder.settings.name
     figures = [{"way": way.name, "ms": median(way.times_ms)} for way in ways]
-    write_record(f"reranking-{name}", {"model": name, "ways": figures}, table=table, machine=describe_machine())
+    publish(f"reranking-{name}", {"model": name, "ways": figures}, table=table)
 
 
 @dataclass(kw_only=True)

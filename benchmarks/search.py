@@ -12,7 +12,6 @@ search reads all vectors for each. Leaves the record `search-index`.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import random
 import resource
@@ -27,11 +26,11 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from records import Table, write_record
+from records import Table, publish
 
-from kdserve.bench.machine import describe_machine
 from kdserve.cli.console import progress_bars, say
 from kdserve.datatypes import Embeddings
+from kdserve.lines import read_lines
 from kdserve.runtime import Encoder
 from kdserve.search import BuildOptions, Document, Requirements, Retriever, describe
 from kdserve.search.backends.kinds import APPROXIMATE
@@ -111,9 +110,8 @@ def main() -> None:
         }
         say(f"{kind}: {figures[kind]}")
     table = make_table(figures, options.rows, replay.dim, options.recall, options.threads)
-    print(table.markdown())
     settings = {"rows": options.rows, "dim": replay.dim, "threads": options.threads, "bundle": options.bundle}
-    write_record("search-index", settings | {"build": build, "kinds": figures}, table=table, machine=describe_machine())
+    publish("search-index", settings | {"build": build, "kinds": figures}, table=table)
 
 
 def prepare(data: Path, work: Path, bundle: str, num_rows: int) -> list[tuple[str, str]]:
@@ -144,11 +142,10 @@ def read_sentences(data: Path, languages: Sequence[str]) -> Iterator[tuple[str, 
     for language in languages:
         path = data / "parallel" / f"{language}-en.tsv.gz"
         if path.exists():
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                for line in file:
-                    english, other, _ = line.split("\t")
-                    yield "en", english
-                    yield language, other
+            for _, line in read_lines(path):
+                english, other, _ = line.split("\t")
+                yield "en", english
+                yield language, other
 
 
 def measure_flat(retriever: Retriever, vectors: Path, queries: Embeddings) -> dict[str, float]:

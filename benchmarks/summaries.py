@@ -26,10 +26,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from records import Table, write_record
+from records import Table, publish
 
 from kdserve import Translator
-from kdserve.bench.machine import describe_machine
 from kdserve.distill.data.corpus import build_corpus
 from kdserve.distill.data.families import hold_out_names
 from kdserve.evaluate import TranslationPairs, measure_writing, read_pairs
@@ -102,8 +101,7 @@ def score(work: Path, bundle: str | None, ready: Path | None) -> None:
         writers["the GPU's own, greedily"] = lambda texts: [written[text] for text in texts]
     data = {label: _measured(write, pairs, unlike) for label, write in writers.items()}
     for theme, table in (("summaries", _means(data, pairs)), ("summaries-languages", _by_language(data, unlike))):
-        print(table.markdown())
-        write_record(f"{theme}-{name}", data if theme == "summaries" else {}, table=table, machine=describe_machine())
+        publish(f"{theme}-{name}", data if theme == "summaries" else {}, table=table)
 
 
 def _writers(pairs: Sequence[TranslationPairs]) -> dict[str, Write]:

@@ -19,10 +19,9 @@ import time
 from multiprocessing.synchronize import Barrier
 from statistics import median
 
-from records import Table, write_record
+from records import Table, publish
 
 from kdserve import Encoder, samples
-from kdserve.bench.machine import describe_machine
 
 TURNS = 9
 LEAST_S = 0.1
@@ -47,8 +46,7 @@ def main() -> None:
     )
     columns = ["model", "texts a call", "1 thread, texts/s", f"{options.threads} threads", "ratio", "processes"]
     table = Table(columns=columns, rows=rows, note=note)
-    print(table.markdown())
-    write_record("threads", {"figures": figures}, table=table, machine=describe_machine())
+    publish("threads", {"figures": figures}, table=table)
 
 
 def measure(model: str, num_texts: int, num_threads: int) -> dict[str, float]:

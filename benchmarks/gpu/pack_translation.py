@@ -18,7 +18,6 @@ Of sources only those whose terms allow commercial use; technical ones are cappe
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import lzma
 import random
@@ -34,6 +33,7 @@ from tokenizers import Tokenizer
 from kdserve.distill.data.target_vocabulary import train_target_vocabulary
 from kdserve.distill.teachers.multilingual import PackedModel, open_multilingual
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
+from kdserve.lines import read_lines
 
 PAIRS = """
 ar=ara be=bel bg=bul ca=cat cs=ces da=dan de=deu el=ell eo=epo es=spa et=est fa=pes fi=fin fr=fra gl=glg he=heb hi=hin
@@ -118,9 +118,8 @@ def fits(english: str, other: str) -> bool:
 
 def read_pairs(path: Path) -> Iterator[list[str]]:
     if path.is_file():
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                yield line.rstrip("\n").split("\t")
+        for _, line in read_lines(path):
+            yield line.split("\t")
 
 
 def write_tests(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ the index. Graphs and inverted lists are tuned to the least effort that reaches 
 from __future__ import annotations
 
 import argparse
-import gzip
 import os
 import random
 import sys
@@ -32,6 +31,7 @@ from kdserve.bench.machine import describe_machine
 from kdserve.bench.threads import thread_environment
 from kdserve.cli.console import print_json, progress_bars
 from kdserve.datatypes import Embeddings
+from kdserve.lines import read_lines
 
 K, RECALL, NUM_QUERIES, BATCH = 10, 0.99, 512, 64
 Search = Callable[[Embeddings], np.ndarray]
@@ -92,9 +92,8 @@ def read_sentences(data: Path | None) -> Iterator[str]:
             yield from texts
         return
     for path in [data / "en-mono.txt.gz", *sorted((data / "parallel").glob("*-en.tsv.gz"))]:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for line in file:
-                yield from line.rstrip("\n").split("\t")[:2]
+        for _, line in read_lines(path):
+            yield from line.split("\t")[:2]
 
 
 def exact(vectors: Embeddings, queries: Embeddings) -> np.ndarray:

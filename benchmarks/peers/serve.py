@@ -166,13 +166,7 @@ def main() -> None:
                     done = measure(pid, port, requests, clients, given.seconds if number else 1.0)
                     if number:  # the first round only warms up
                         rounds.setdefault(name, {}).setdefault(str(clients), []).append(done)
-    found = {
-        name: {
-            clients: {key: statistics.median(one[key] for one in some) for key in some[0]}
-            for clients, some in by.items()
-        }
-        for name, by in rounds.items()
-    }
+    found = {name: {clients: medians(some) for clients, some in by.items()} for name, by in rounds.items()}
     note = (
         f"{machine.cpu}; every server on one CPU, the load generator beside it; {given.rounds} interleaved rounds of "
         f"{given.seconds:g} s, medians; load average before {machine.load_average:.2f}; Python {machine.python}; "

@@ -26,6 +26,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from kdserve.evaluate import read_questions
+from kdserve.lines import read_lines
 from kdserve.recipe import load_recipe
 
 RECIPE = load_recipe(Path(__file__).with_name("recipe.toml"))
@@ -213,8 +214,7 @@ def rows_of(data: Path, kind: str, language: str) -> list[list[str]]:
     path = data / kind / f"{language}-en.tsv.gz"
     if not path.is_file():
         return []
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [line.rstrip("\n").split("\t")[:3] for line in file]
+    return [line.split("\t")[:3] for _, line in read_lines(path)]
 
 
 def some(rows: list[list[str]], most: int, rng: random.Random) -> list[list[str]]:

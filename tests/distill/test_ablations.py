@@ -24,16 +24,12 @@ set = []
 
 
 def test_variants_are_measured_once_and_a_stopped_run_goes_on(
-    tmp_path: Path,
-    tiny_recipe,
-    teacher_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, tiny_recipe, teacher_cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     recipe = tiny_recipe("static", steps=2)
     variants, records = tmp_path / "variants.toml", []
     variants.write_text(VARIANTS, encoding="utf-8")
-    monkeypatch.setattr(ablations, "write_record", lambda theme, data, **_: records.append((theme, data)))
+    monkeypatch.setattr(ablations, "publish", lambda *told, table: records.append((*told, table.markdown())))
     path = Path(recipe.data_dir) / "static-0-2-0.0.toml"
     command = ["ablations", str(path), str(variants), "--work", str(tmp_path / "work"), "--cache", str(teacher_cache)]
     monkeypatch.setattr(sys, "argv", [*command, "--only", "start"])
@@ -42,10 +38,10 @@ def test_variants_are_measured_once_and_a_stopped_run_goes_on(
     ablations.main()
     kept = (tmp_path / "work" / "ablations-variants.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["variant"] for line in kept] == ["start", "recipe"]
-    assert [(theme, [row["variant"] for row in data["rows"]]) for theme, data in records] == [
+    assert [(theme, [row["variant"] for row in data["rows"]]) for theme, data, _ in records] == [
         ("ablations-tiny", ["start"]),
         ("ablations-tiny", ["start", "recipe"]),
     ]
     rows = records[1][1]["rows"]
     assert all(0 <= row["held_out"] <= 1 and row["seconds"] >= 0 for row in rows)
-    assert "| start |" in capsys.readouterr().out
+    assert "| start |" in records[0][2]
