@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -198,8 +198,8 @@ def read_manifest(folder: Path, *, kind: Kind) -> Manifest:
         raise FolderError(f"{path} is damaged ({error}); make the {kind} again") from error
 
 
-def verify_folder(folder: Path, *, kind: Kind) -> Manifest:
-    """Read the manifest and check size and SHA-256 of every file that it lists.
+def verify_folder(folder: Path, *, kind: Kind, needs: Sequence[str] = ()) -> Manifest:
+    """Read the manifest and check size and SHA-256 of every file that it lists; those that it `needs` must be there.
 
     Raises:
         FolderError: as `read_manifest`, or a file is missing, is a link, has other bytes than recorded, or is there
@@ -211,6 +211,9 @@ def verify_folder(folder: Path, *, kind: Kind) -> Manifest:
         verify_file(folder, name, record)
     if kind != "index":  # where a change may be under way
         _refuse_unlisted(folder, manifest)
+    for name in needs:
+        if name not in manifest.files:
+            raise FolderError(f"{folder} lists no {name} in its manifest; export the {kind} again")
     return manifest
 
 

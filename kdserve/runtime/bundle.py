@@ -71,10 +71,7 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         FolderError: a file is missing, damaged, a link or not in the manifest, or the folder is no bundle.
     """
-    manifest = verify_folder(folder, kind="bundle")
-    for name in (MODEL_NAME, TOKENIZER_NAME, PROMPTS_NAME):
-        if name not in manifest.files:
-            raise FolderError(f"{folder} lists no {name} in its manifest; export the bundle again")
+    manifest = verify_folder(folder, kind="bundle", needs=(MODEL_NAME, TOKENIZER_NAME, PROMPTS_NAME))
     settings = BundleSettings.from_manifest(manifest, folder)
     if _read_prompts(folder / PROMPTS_NAME) != settings.prompts:  # the checksums cover files, not settings
         raise FolderError(f"{folder / PROMPTS_NAME} has other prompts than the manifest; export the bundle again")

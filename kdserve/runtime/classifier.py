@@ -14,15 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kdserve.datatypes import Progress, no_progress, require_texts
-from kdserve.errors import EncodeError, FolderError
 from kdserve.manifest import unchanged, verify_folder
 from kdserve.model_settings import SIZES, ModelSettings
 from kdserve.runtime.bundle import MODEL_NAME, TOKENIZER_NAME
 from kdserve.runtime.normalizer import is_blank
-from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
+from kdserve.runtime.published import find_bundle, lasting_name, reopen
 from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
-from kdserve.runtime.threads import available_threads
+from kdserve.runtime.threads import threads_or_all
 from kdserve.runtime.tokens import TokenizedTexts
 from kdserve.toml import require
 
@@ -88,25 +87,21 @@ class Classifier:
             EncodeError: the device is not there, or `num_threads` is below 1.
             MissingExtraError: onnxruntime is not installed.
         """
-        if num_threads is not None and num_threads < 1:
-            raise EncodeError(f"num_threads is {num_threads}; give 1 or more")
+        threads = threads_or_all(num_threads)
         folder = find_bundle(folder_or_name, kind="classifier")
         with unchanged(folder):
-            manifest = verify_folder(folder, kind="classifier")
-            for name in (MODEL_NAME, TOKENIZER_NAME):
-                if name not in manifest.files:
-                    raise FolderError(f"{folder} lists no {name} in its manifest; export the classifier again")
+            manifest = verify_folder(folder, kind="classifier", needs=(MODEL_NAME, TOKENIZER_NAME))
             return cls(
                 folder,
                 ClassifierSettings.from_manifest(manifest, folder),
                 fingerprint=manifest.fingerprint,
                 device=device,
-                num_threads=num_threads or available_threads(),
+                num_threads=threads,
             )
 
-    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[str, str, Device, int]]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[type[Classifier], str, str, Device, int]]:
         source = lasting_name(self.folder, self.settings.name)
-        return _reopen, (source, self.fingerprint, self._runner.device, self._runner.num_threads)
+        return reopen, (Classifier, source, self.fingerprint, self._runner.device, self._runner.num_threads)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -156,9 +151,3 @@ class Classifier:
             else Prediction(label=self.labels[place], probability=float(row[place]))
             for text, row, place in zip(given, rows, best, strict=True)
         ]
-
-
-def _reopen(source: str, fingerprint: str, device: Device, num_threads: int) -> Classifier:
-    classifier = Classifier.load(source, device=device, num_threads=num_threads)
-    require_fingerprint(classifier.fingerprint, fingerprint, source)
-    return classifier

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kdserve.datatypes import Embeddings, Progress, no_progress, require_texts
-from kdserve.errors import EncodeError
 from kdserve.manifest import unchanged
 from kdserve.runtime.bundle import Bundle, BundleSettings, open_bundle
-from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
+from kdserve.runtime.published import find_bundle, lasting_name, reopen
 from kdserve.runtime.running import Runner
 from kdserve.runtime.session import Device
-from kdserve.runtime.threads import available_threads
+from kdserve.runtime.threads import threads_or_all
 from kdserve.runtime.tokens import TokenizedTexts
 
 Role = Literal["query", "document"]
@@ -56,14 +55,13 @@ class Encoder:
             EncodeError: the device is not there, or `num_threads` is below 1.
             MissingExtraError: onnxruntime is not installed.
         """
-        if num_threads is not None and num_threads < 1:
-            raise EncodeError(f"num_threads is {num_threads}; give 1 or more")
+        threads = threads_or_all(num_threads)
         folder = find_bundle(folder_or_name)
         with unchanged(folder):
-            return cls(open_bundle(folder), device=device, num_threads=num_threads or available_threads())
+            return cls(open_bundle(folder), device=device, num_threads=threads)
 
-    def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[str, str, Device, int]]:
-        return _reopen, (self.source, self.fingerprint, self.device, self.num_threads)
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[type[Encoder], str, str, Device, int]]:
+        return reopen, (Encoder, self.source, self.fingerprint, self.device, self.num_threads)
 
     @property
     def source(self) -> str:
@@ -144,9 +142,3 @@ class Encoder:
     def _prompted(self, texts: Iterable[str], role: Role) -> list[str]:
         prompt = self.settings.prompts.query if role == "query" else self.settings.prompts.document
         return [prompt + text for text in require_texts(texts)]
-
-
-def _reopen(source: str, fingerprint: str, device: Device, num_threads: int) -> Encoder:
-    encoder = Encoder.load(source, device=device, num_threads=num_threads)
-    require_fingerprint(encoder.fingerprint, fingerprint, source)
-    return encoder

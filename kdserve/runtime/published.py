@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import kdserve
 from kdserve.errors import FolderError
@@ -57,16 +57,17 @@ def lasting_name(folder: Path, name: str) -> str:
     return str(folder.resolve())
 
 
-def require_fingerprint(found: str, expected: str, source: str) -> None:
-    """Refuse a bundle that is another than the one pickled.
+def reopen(kind: type[Any], source: str, fingerprint: str, device: str, num_threads: int) -> Any:
+    """Open what was pickled again, as an object of its class.
 
     Raises:
-        FolderError: its fingerprint is another.
+        FolderError: its fingerprint is another here.
     """
-    if found != expected:
-        raise FolderError(
-            f"{source} is {found[:12]} here, the one pickled was {expected[:12]}; install the same version everywhere"
-        )
+    opened = kind.load(source, device=device, num_threads=num_threads)
+    if (found := opened.fingerprint) != fingerprint:
+        here = f"{source} is {found[:12]} here, the one pickled was {fingerprint[:12]}"
+        raise FolderError(f"{here}; install the same version everywhere")
+    return opened
 
 
 def _folder(name: str) -> Path | None:

@@ -7,6 +7,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+from kdserve.errors import EncodeError
+
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PROC_CGROUP = Path("/proc/self/cgroup")
 
@@ -20,6 +22,17 @@ def available_threads(*, cgroup_root: Path = CGROUP_ROOT, proc_cgroup: Path = PR
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for folder in _group_folders(cgroup_root, proc_cgroup) if (quota := _quota(folder)) is not None]
     return max(1, min([affinity, *(math.ceil(quota) for quota in quotas)]))
+
+
+def threads_or_all(num_threads: int | None) -> int:
+    """Return the number of threads that was asked for, or where none was, all there are.
+
+    Raises:
+        EncodeError: it is below 1.
+    """
+    if num_threads is not None and num_threads < 1:
+        raise EncodeError(f"num_threads is {num_threads}; give 1 or more")
+    return num_threads or available_threads()
 
 
 class KeptThreads:

@@ -312,7 +312,7 @@ def test_a_full_disk_while_the_table_is_written_is_one_line(tmp_path: Path, tiny
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("kdserve.distill.start.student.save_file", full)
+    monkeypatch.setattr("kdserve.distill.start.ingredients.save_file", full)
     with pytest.raises(FolderError, match=r"No space left on device .*; fix that and run the same again, it goes on"):
         distill(tiny_recipe("static", steps=0), tmp_path / "s", cache=teacher_cache)
     assert not (tmp_path / "s").exists()

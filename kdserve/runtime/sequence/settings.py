@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kdserve.errors import FolderError
 from kdserve.manifest import verify_folder
 from kdserve.model_settings import SequenceSettings
 from kdserve.toml import require
@@ -81,10 +80,8 @@ def open_translator_bundle(folder: Path) -> TranslatorBundle:
     Raises:
         FolderError: a file is missing, damaged, a link or not in the manifest, or the folder is no translator.
     """
-    manifest = verify_folder(folder, kind="translator")
-    for name in (ENCODER_NAME, DECODER_NAME, WEIGHTS_NAME, SOURCE_NAME, TARGET_NAME):
-        if name not in manifest.files:
-            raise FolderError(f"{folder} lists no {name} in its manifest; export the translator again")
+    names = (ENCODER_NAME, DECODER_NAME, WEIGHTS_NAME, SOURCE_NAME, TARGET_NAME)
+    manifest = verify_folder(folder, kind="translator", needs=names)
     settings = TranslatorSettings.from_manifest(manifest, folder)
     return TranslatorBundle(
         folder=folder, fingerprint=manifest.fingerprint, settings=settings, parents=manifest.parents

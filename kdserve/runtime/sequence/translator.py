@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kdserve.datatypes import Progress, no_progress, require_texts
 from kdserve.errors import EncodeError, FolderError
 from kdserve.manifest import unchanged
 from kdserve.runtime.normalizer import is_blank
-from kdserve.runtime.published import find_bundle, lasting_name, require_fingerprint
+from kdserve.runtime.published import find_bundle, lasting_name, reopen
 from kdserve.runtime.sequence.numbers import Kept, numbers_of
 from kdserve.runtime.sequence.paragraphs import Output, plan_texts
 from kdserve.runtime.sequence.settings import (
@@ -30,7 +31,7 @@ from kdserve.runtime.sequence.settings import (
 from kdserve.runtime.sequence.target import TargetTokenizer
 from kdserve.runtime.sequence.writing import Writer
 from kdserve.runtime.session import Device
-from kdserve.runtime.threads import available_threads
+from kdserve.runtime.threads import threads_or_all
 from kdserve.runtime.tokens import TextTokenizer
 
 _logger = logging.getLogger("kdserve")
@@ -75,16 +76,15 @@ class Translator:
             EncodeError: the device is not there, or `num_threads` is below 1.
             MissingExtraError: onnxruntime is not installed.
         """
-        if num_threads is not None and num_threads < 1:
-            raise EncodeError(f"num_threads is {num_threads}; give 1 or more")
+        threads = threads_or_all(num_threads)
         folder = find_bundle(folder_or_name, kind="translator")
         with unchanged(folder):
             bundle = open_translator_bundle(folder)
-            return cls(bundle, device=device, num_threads=num_threads or available_threads())
+            return cls(bundle, device=device, num_threads=threads)
 
-    def __reduce__(self) -> tuple[Callable[..., Translator], tuple[str, str, Device, int]]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[type[Translator], str, str, Device, int]]:
         source = lasting_name(self.bundle.folder, self.settings.name)
-        return _reopen, (source, self.fingerprint, self.device, self.num_threads)
+        return reopen, (Translator, source, self.fingerprint, self.device, self.num_threads)
 
     @property
     def settings(self) -> TranslatorSettings:
@@ -287,9 +287,3 @@ def _chosen(ids: dict[str, int], language: str, what: str, *, default: int | Non
     if language not in ids:
         raise EncodeError(f"this bundle knows no {what} language {language!r}; it knows {', '.join(ids)}")
     return ids[language]
-
-
-def _reopen(source: str, fingerprint: str, device: Device, num_threads: int) -> Translator:
-    translator = Translator.load(source, device=device, num_threads=num_threads)
-    require_fingerprint(translator.fingerprint, fingerprint, source)
-    return translator
