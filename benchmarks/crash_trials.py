@@ -75,7 +75,7 @@ EMBEDDER = HashEmbedder()
 
 
 def documents(start: int, stop: int, text: str = "text") -> list[Document]:
-    texts = {n: f"{text} number {n}. It is one of {stop}." for n in range(start, stop)}
+    texts = {n: f"It is one of them. {text.title()} number {n}" for n in range(start, stop)}
     return [Document(text=text, id=f"d{n}", metadata={"n": n}) for n, text in texts.items()]
 
 

@@ -95,7 +95,7 @@ def build_bases(folder: Path) -> list[Path]:
         made = [
             Document(text=text, id=f"d{n}" if n % 2 else n, language="en", metadata=metadata)
             for n in range(NUM_DOCUMENTS)
-            for text, metadata in [(f"text number {n}. More.", {"n": n, "s": str(n), "tags": ["a", n]})]
+            for text, metadata in [(f"More. Text number {n}", {"n": n, "s": str(n), "tags": ["a", n]})]
         ]
         options = BuildOptions(
             kind=kind,  # type: ignore[arg-type]

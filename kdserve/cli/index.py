@@ -97,7 +97,9 @@ def build(
     lexical: Annotated[bool, typer.Option("--lexical", help="Also keep the words, for search --lexical.")] = False,
     sentences: Annotated[
         bool,
-        typer.Option("--sentences", help="Also keep a vector of each sentence, for search --rerank and --answer."),
+        typer.Option(
+            "--sentences", help="Also keep a vector of each sentence: better hits, for twice the time and space."
+        ),
     ] = False,
     format: FormatOption = None,
     text_column: TextColumn = "text",
@@ -157,7 +159,7 @@ def build(
     report_skipped(source)
     _report(out)
     _report_cut(encoder)
-    say(f'ask it: kdserve search {quote(str(out))} "your question"{" --rerank 10" if sentences else ""}')
+    say(f'ask it: kdserve search {quote(str(out))} "your question"')
 
 
 def _change_command(name: str, explanation: str, *, update: bool) -> None:

@@ -58,8 +58,13 @@ def search(
     lexical: Annotated[bool, typer.Option("--lexical", help="Search by words too, for names and codes.")] = False,
     per_language: Annotated[int, typer.Option(min=0, help="Most hits of one language; 0: any number.")] = 0,
     rerank: Annotated[
-        int, typer.Option(min=0, help="Order so many hits anew, by their best sentences too; 0: none.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Order so many hits anew, by their best sentences too; 0: none. An index that keeps sentences does so "
+            "by itself.",
+        ),
+    ] = None,
     answer: Annotated[bool, typer.Option("--answer", help="Show the sentences that answer, not the passages.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Show passages whole in a terminal.")] = False,
     gist: Annotated[
@@ -86,7 +91,12 @@ def search(
             "--answer is ordered by sentences already; leave out one of the two", param_hint="--rerank"
         )
     options = SearchOptions(
-        k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language, rerank=rerank
+        k=k,
+        where=where,
+        min_score=min_score,
+        lexical=lexical,
+        per_language=per_language,
+        rerank=0 if answer else rerank,
     )
     if milvus:
         refuse_in_milvus(lexical=lexical)
@@ -96,7 +106,7 @@ def search(
         retriever = opened = open_retriever(folder, bundle, device=device, threads=threads)
         search_batch = partial(opened.search_batch, lexical=lexical)
     retriever.encoder = encoder = Remembering(retriever.encoder)
-    find = partial(search_batch, where=where, min_score=min_score, per_language=per_language, rerank=rerank)
+    find = partial(search_batch, where=where, min_score=min_score, per_language=per_language, rerank=options.rerank)
     translator = _open_translator(gist, device, threads) if gist else None
     many = query == "-"
     asking = Asking(

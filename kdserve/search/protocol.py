@@ -27,7 +27,7 @@ class RetrieverProtocol(Protocol):
         where: str = "",
         min_score: float = -np.inf,
         per_language: int = 0,
-        rerank: int = 0,
+        rerank: int | None = None,
     ) -> list[Hit]:
         """The `k` best documents for one query, best first; a blank query has none."""
 
@@ -39,7 +39,7 @@ class RetrieverProtocol(Protocol):
         where: str = "",
         min_score: float = -np.inf,
         per_language: int = 0,
-        rerank: int = 0,
+        rerank: int | None = None,
     ) -> list[list[Hit]]:
         """The `k` best documents for each query."""
 

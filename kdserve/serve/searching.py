@@ -34,7 +34,7 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     min_score: float = -1.0
     lexical: bool = False
     per_language: Annotated[int, msgspec.Meta(ge=0)] = 0
-    rerank: Annotated[int, msgspec.Meta(ge=0)] = 0
+    rerank: Annotated[int, msgspec.Meta(ge=0)] | None = None
     snippets: bool = True
 
 
@@ -134,7 +134,7 @@ class Searching:
         began = time.perf_counter()
         index = find_index(self._indexes, request.index)
         for name, wanted in (("k", request.k), ("rerank", request.rerank)):
-            if wanted > self._limits.hits:
+            if wanted is not None and wanted > self._limits.hits:
                 raise Refusal(
                     "invalid", f"{name} is {wanted}, {self._limits.hits} are allowed; ask for fewer", param=name
                 )
@@ -145,7 +145,7 @@ class Searching:
             lexical=request.lexical,
             per_language=request.per_language,
             rerank=request.rerank,
-        )
+        ).settled(keeps_sentences=index.snapshot.state.sentences)
         asked = await index.encoder.embed([request.query], role="query", truncate=True, on_wait=call.wait)
         words = request.query.lstrip()[:MAX_QUERY_CHARACTERS]
         is_cut = [asked.is_cut[0] or len(request.query.lstrip()) > len(words)]

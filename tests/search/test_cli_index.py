@@ -178,7 +178,7 @@ def test_an_index_keeps_its_sentences_where_that_is_asked_for(tmp_path, run):
     run("index", "build", tmp_path / "a.jsonl", "--out", tmp_path / "kept", "--sentences")
     facts = [json.loads(run("index", "info", tmp_path / name, "--json")) for name in ("plain", "kept")]
     assert [one["sentences"] for one in facts] == [0, 2]
-    (hit,) = json.loads(run("search", tmp_path / "kept", "bread", "-k", "1", "--rerank", "2", "--json"))["hits"]
+    (hit,) = json.loads(run("search", tmp_path / "kept", "bread", "-k", "1", "--json"))["hits"]
     assert (hit["id"], hit["sentence"]["start"], hit["sentence"]["end"]) == (0, 10, 28)
 
 

@@ -73,9 +73,9 @@ def test_an_index_that_keeps_sentences_is_ordered_anew_by_them(notes: Path, tmp_
     retriever = Retriever.build(folder, documents, encoder, options=options)
     with served("--index", folder) as server:
         assert server.get("/indexes").json[0]["sentences"] is True
-        for rerank in (0, 12):
-            asked = {"query": "warm bread from the oven", "k": 5, "rerank": rerank}
-            hits = retriever.search("warm bread from the oven", 5, rerank=rerank)
+        for more in ({}, {"rerank": 0}):
+            asked = {"query": "warm bread from the oven", "k": 5, **more}
+            hits = retriever.search("warm bread from the oven", 5, **more)
             found = server.post("/search", asked).json["hits"]
             assert [(hit["id"], hit["score"]) for hit in found] == [(hit.id, hit.score) for hit in hits]
 

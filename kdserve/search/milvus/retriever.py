@@ -108,7 +108,7 @@ class MilvusRetriever(RetrieverProtocol):
         where: str = "",
         min_score: float = -np.inf,
         per_language: int = 0,
-        rerank: int = 0,
+        rerank: int | None = None,
     ) -> list[Hit]:
         """As `Retriever.search`; names that no document has are missing in all."""
         return self.search_batch(
@@ -123,7 +123,7 @@ class MilvusRetriever(RetrieverProtocol):
         where: str = "",
         min_score: float = -np.inf,
         per_language: int = 0,
-        rerank: int = 0,
+        rerank: int | None = None,
     ) -> list[list[Hit]]:
         """As `Retriever.search_batch`."""
         options = SearchOptions(k=k, where=where, min_score=min_score, per_language=per_language, rerank=rerank)

@@ -18,6 +18,7 @@ from kdserve.search.query.answers import best_sentences, rerank
 
 FUSED_DEPTH = 100
 """How many documents of each ranking are fused, at least."""
+LEAST_RERANKED = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +26,7 @@ class SearchOptions:
     """Options of a search, beside the texts.
 
     `k` hits, a filter, a least score, whether to rank by words too, at most so many of a language, and how many hits
-    are ordered anew by their best sentences, 0 for none.
+    are ordered anew by their best sentences, 0 for none, None for what suits the index.
     """
 
     k: int
@@ -33,7 +34,7 @@ class SearchOptions:
     min_score: float = -np.inf
     lexical: bool = False
     per_language: int = 0
-    rerank: int = 0
+    rerank: int | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -42,13 +43,19 @@ class SearchOptions:
             raise DataError("min_score is NaN, which no score reaches; give a number")
         if self.per_language < 0:
             raise DataError(f"per_language is {self.per_language}; ask for 1 hit of a language or more, or 0 for any")
-        if self.rerank < 0:
+        if self.rerank is not None and self.rerank < 0:
             raise DataError(f"rerank is {self.rerank}; order 1 hit or more anew, or 0 for none")
+
+    def settled(self, *, keeps_sentences: bool) -> SearchOptions:
+        """What is left to the index: one that keeps sentences orders twice as many hits anew, 20 at least."""
+        if self.rerank is not None:
+            return self
+        return replace(self, rerank=max(LEAST_RERANKED, 2 * self.k) if keeps_sentences else 0)
 
     @property
     def first(self) -> SearchOptions:
         """What is looked for first, where hits are ordered anew: as many as that."""
-        return replace(self, k=max(self.k, self.rerank), rerank=0)
+        return replace(self, k=max(self.k, self.rerank or 0), rerank=0)
 
 
 def search_and_rerank(

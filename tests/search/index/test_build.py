@@ -22,7 +22,7 @@ def documents(num=50):
 
 
 def documents_of_sentences():
-    return [Document(text="It has another sentence. " * (n % 3) + f"text number {n}") for n in range(50)]
+    return [Document(text="It has another sentence. " * (n % 3) + f"Text number {n}") for n in range(50)]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def retriever(tmp_path, embedder):
 
 
 def of_sentences(n):
-    return document(n, "It is early. " * (n % 3) + f"text number {n}")
+    return document(n, "It is early. " * (n % 3) + f"Text number {n}")
 
 
 def ids(hits):
@@ -263,7 +263,7 @@ class LifeOfAnIndex(RuleBasedStateMachine):
     @invariant()
     def answers_like_a_fresh_index(self):
         assert len(self.retriever) == len(self.documents)
-        hits = self.retriever.search(QUERY, 8)
+        hits = self.retriever.search(QUERY, 8, rerank=0)
         if self.documents:
             texts = [d.text for d in self.documents.values()]
             scores = EMBEDDER.encode_document(texts) @ EMBEDDER.encode_query([QUERY])[0]

@@ -23,7 +23,7 @@ QUERIES = ["text 3", "number nine", "zebra"]
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, embedder):
     folder = tmp_path_factory.mktemp("damage") / "index"
-    documents = [Document(text=f"text number {n}. Nothing else.", metadata={"n": n}) for n in range(40)]
+    documents = [Document(text=f"Nothing else. Text number {n}", metadata={"n": n}) for n in range(40)]
     return Retriever.build(folder, documents, embedder, options=BuildOptions(kind="flat", sentences=True))
 
 

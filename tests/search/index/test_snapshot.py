@@ -14,7 +14,7 @@ from kdserve.errors import FolderError
 from kdserve.manifest import hash_file
 from kdserve.search import BuildOptions, Document, Retriever, describe, encoder_name, open_snapshot, verify_index
 
-TEXTS = [Document(text=f"It is short. text number {n}", id=n, metadata={"n": n}) for n in range(20)]
+TEXTS = [Document(text=f"It is short. Text number {n}", id=n, metadata={"n": n}) for n in range(20)]
 
 
 @pytest.fixture
