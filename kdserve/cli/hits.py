@@ -23,9 +23,9 @@ LEAST_WIDTH = 8
 
 def hit_record(question: str, hit: Hit) -> dict[str, Any]:
     """A hit as JSON has it: with its snippet, whose `start` and `end` count in the hit's text."""
-    from kdserve.search import make_snippet
+    from kdserve.search.query.snippets import snippet_of
 
-    return {**asdict(hit), "snippet": asdict(make_snippet(hit.text, question))}
+    return {**asdict(hit), "snippet": asdict(snippet_of(hit, question))}
 
 
 def answer_record(answer: Answer) -> dict[str, Any]:

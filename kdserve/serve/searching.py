@@ -8,11 +8,11 @@ from typing import Annotated
 
 import msgspec
 
-from kdserve.datatypes import Cell, Embeddings, Hit
+from kdserve.datatypes import Cell, Embeddings, Hit, Sentence
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS
 from kdserve.search.query.answers import Answer, Sentences, rerank
 from kdserve.search.query.ranking import SearchOptions
-from kdserve.search.query.snippets import make_snippet
+from kdserve.search.query.snippets import snippet_of
 from kdserve.serve.endpoint import Call, Endpoint, Reply, cut_headers
 from kdserve.serve.indexes import ServedIndex, find_index, search
 from kdserve.serve.models import Models
@@ -48,7 +48,10 @@ class SnippetBody(msgspec.Struct):
 
 
 class HitBody(msgspec.Struct):
-    """A document that was found; `passage` are the characters of it that `text` is, null for the whole document."""
+    """A document that was found; `passage` are the characters of it that `text` is, null for the whole document.
+
+    `sentence` is the one of the text that is nearest to the query, null where the index keeps no sentences.
+    """
 
     id: str | int
     score: float
@@ -56,6 +59,7 @@ class HitBody(msgspec.Struct):
     language: str | None
     metadata: Mapping[str, Cell]
     passage: tuple[int, int] | None
+    sentence: Sentence | None
     snippet: SnippetBody | None
 
 
@@ -203,7 +207,7 @@ async def _nearest(index: ServedIndex, sentences: Sentences, question_D: Embeddi
 def _hit(hit: Hit, query: str | None) -> HitBody:
     snippet = None
     if query is not None:
-        made = make_snippet(hit.text, query)
+        made = snippet_of(hit, query)
         snippet = SnippetBody(text=made.text, start=made.start, end=made.end, highlights=list(made.highlights))
     return HitBody(
         id=hit.id,
@@ -212,6 +216,7 @@ def _hit(hit: Hit, query: str | None) -> HitBody:
         language=hit.language,
         metadata=hit.metadata,
         passage=hit.passage,
+        sentence=hit.sentence,
         snippet=snippet,
     )
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +79,10 @@ def test_an_index_that_keeps_sentences_is_ordered_anew_by_them(notes: Path, tmp_
             hits = retriever.search("warm bread from the oven", 5, **more)
             found = server.post("/search", asked).json["hits"]
             assert [(hit["id"], hit["score"]) for hit in found] == [(hit.id, hit.score) for hit in hits]
+            assert [hit["sentence"] for hit in found] == [asdict(hit.sentence) for hit in hits if hit.sentence]
+            for hit in found:
+                start, end = hit["sentence"]["start"], hit["sentence"]["end"]
+                assert hit["text"][start:end] in hit["snippet"]["text"]
 
 
 def test_a_snippet_marks_the_words_of_the_query(server: ServerProcess):

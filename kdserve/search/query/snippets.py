@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from kdserve.datatypes import Hit
 from kdserve.runtime.stops import sentence_ends
 from kdserve.search.documents.passages import Span
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, UNSPACED, WORD
@@ -28,6 +29,14 @@ class Snippet:
     start: int
     end: int
     highlights: tuple[Span, ...]
+
+
+def snippet_of(hit: Hit, query: str) -> Snippet:
+    """What to show of a hit: what stands around its sentence that is nearest to the query, where the index says it, or
+    around the query's words.
+    """
+    around = (hit.sentence.start, hit.sentence.end) if hit.sentence else None
+    return make_snippet(hit.text, query, around=around)
 
 
 def make_snippet(text: str, query: str, *, around: Span | None = None, max_characters: int = MAX_CHARACTERS) -> Snippet:
