@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -153,15 +155,20 @@ def test_a_question_that_was_cut_is_told_once(folder: Path, more: list[str], cap
     assert caplog.messages == ["1 of 1 texts were cut at 64 tokens"]
 
 
+OWN_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from kdserve.cli import main; main()"
+"""A program whose Ctrl-C that of its standard input is."""
+
+
 class Terminal:
     """A pseudo-terminal with `kdserve` in it, at its prompt; hits go to `out`, where there is one."""
 
     def __init__(self, *arguments: object, out: IO[bytes] | None = None, term: str = "xterm") -> None:
         self._leader, follower = pty.openpty()
-        command = [sys.executable, "-m", "kdserve", *map(str, arguments)]
+        command = [sys.executable, "-c", OWN_TERMINAL, *map(str, arguments)]
         given = os.environ | {"TERM": term, "PYTHONIOENCODING": "utf-8:strict"}
         stdout = follower if out is None else out
-        self._process = subprocess.Popen(command, stdin=follower, stdout=stdout, stderr=follower, env=given)
+        pipes = {"stdin": follower, "stdout": stdout, "stderr": follower}
+        self._process = subprocess.Popen(command, env=given, start_new_session=True, **pipes)  # type: ignore[call-overload]
         os.close(follower)
         self.welcome = self._until_the_prompt()
 
@@ -170,9 +177,12 @@ class Terminal:
         os.write(self._leader, typed)
         return self._until_the_prompt()
 
-    def end(self) -> int:
-        """Press Ctrl-D."""
-        os.write(self._leader, b"\x04")
+    def end(self, typed: bytes = b"\x04") -> int:
+        """Press Ctrl-D, or type something else that ends it, and return its status."""
+        os.write(self._leader, typed)
+        with contextlib.suppress(OSError):  # where nobody is there to write any more
+            while select.select([self._leader], [], [], 30)[0]:
+                os.read(self._leader, 65536)
         status = self._process.wait(30)
         os.close(self._leader)
         return status
@@ -190,6 +200,10 @@ def test_lines_that_are_pasted_together_are_one_question_and_an_empty_line_is_no
     assert "query" not in terminal.ask(b"\r")
     assert '"query": "train"' in terminal.ask(b"train\r")
     assert terminal.end() == 0
+
+
+def test_ctrl_c_behind_a_long_paste_ends_the_prompt(folder: Path) -> None:
+    assert Terminal("search", folder).end(b"\x1b[200~" + b"word " * 3000 + b"\x1b[201~\x03") == 130
 
 
 def test_a_dumb_terminal_gets_no_codes(folder: Path) -> None:

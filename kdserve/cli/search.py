@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
+import termios
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +38,9 @@ ANSWER_PASSAGES = 20
 _BESIDE_LANGUAGE = re.compile("[-_]")
 """What parts a language from its region or script: en-US, zh_Hant."""
 FOLLOW_UP, PROMPT = "+", "? "
+LOCAL_FLAGS = 3
+"""Place of the local modes in what termios gives."""
+LOOK_FOR_SIGNALS_S = 0.2
 OtherBundle = Annotated[str, typer.Option("--bundle", help="The encoder, where it is not found by the index's record.")]
 
 
@@ -254,7 +259,8 @@ def _typed() -> Iterator[str]:
             sys.stderr.write(PROMPT)
             sys.stderr.flush()
         try:
-            line = input(prompt).strip()
+            with _heeding_ctrl_c():
+                line = input(prompt).strip()
         except EOFError:
             return
         except UnicodeDecodeError as error:
@@ -262,6 +268,26 @@ def _typed() -> Iterator[str]:
             continue
         if line:
             yield line
+
+
+@contextlib.contextmanager
+def _heeding_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end a prompt that reads a paste.
+
+    A terminal forgets at Ctrl-C what it holds, and so the mark behind a paste, for which readline then waits whatever
+    signals come (`NOFLSH` keeps it); and readline looks for signals that came while it read only when another one does.
+    """
+    settings = termios.tcgetattr(sys.stdin)
+    keeping = [*settings]
+    keeping[LOCAL_FLAGS] |= termios.NOFLSH
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, keeping)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_FOR_SIGNALS_S, LOOK_FOR_SIGNALS_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, settings)
 
 
 def _terminal() -> Console | None:
