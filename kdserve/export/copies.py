@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from safetensors.numpy import save_file
 
 from kdserve.errors import FolderError
-from kdserve.manifest import MANIFEST_NAME, staged_folder
+from kdserve.export.read.student import StudentFolder
+from kdserve.export.read.tensors import INDEX_NAME, WEIGHTS_NAME, weight_files
+from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
+from kdserve.model_settings import StudentSettings, read_student_settings
 
 
 @contextmanager
@@ -24,3 +32,41 @@ def staged_copy(source: Path, out: Path, *, without: tuple[str, ...] = ()) -> It
         ignored = shutil.ignore_patterns(MANIFEST_NAME, *without)
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=ignored)
         yield folder
+
+
+def replace_weights(body: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a copy's tensors in one file, in the place of those that it has."""
+    for stale in (body / INDEX_NAME, *weight_files(body)):
+        stale.unlink(missing_ok=True)
+    save_file(dict(tensors), body / WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def describe_copy(
+    student: StudentFolder, folder: Path, *, name: str, parent: str, languages: Sequence[str], dim: int
+) -> None:
+    """Write the manifest of a changed copy: what the student's own says, if it has one, under another name.
+
+    Of the student's languages those in `languages` stay, all of these where it names none. `parent` is what the
+    student is to the copy, `dim` the width of its vectors.
+    """
+    if (student.folder / MANIFEST_NAME).is_file():
+        settings = read_student_settings(student.folder)
+    else:
+        settings = StudentSettings(
+            name="",
+            family=student.family,
+            dim=dim,
+            max_tokens=student.max_tokens,
+            languages=(),
+            weak_languages=(),
+            table_bits=0,
+        )
+    own, weak = settings.languages, settings.weak_languages
+    kept = replace(
+        settings,
+        name=name,
+        languages=tuple(code for code in (own if own or weak else languages) if code in languages),
+        weak_languages=tuple(code for code in weak if code in languages),
+    )
+    parents = {**student.parents, parent: student.fingerprint}
+    write_manifest(folder, kind="student", parents=parents, settings=kept.to_json())

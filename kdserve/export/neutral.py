@@ -1,4 +1,5 @@
-"""Take off a model's vectors what tells languages apart, in closed form: one dense layer behind its pooling.
+"""Take off a model's vectors what tells languages apart, in closed form: one dense layer behind its pooling, which a
+static model's table takes in.
 
 A multilingual teacher's vectors lie together by language, so that a question finds wrong answers in its own language
 before right ones in others. Most of that is a shift, the same for all texts of a language: what translations differ by
@@ -21,12 +22,16 @@ from safetensors.numpy import save_file
 
 from kdserve.datatypes import Embedder, Embeddings, Progress, no_progress
 from kdserve.errors import DataError, FolderError
-from kdserve.export.copies import staged_copy
-from kdserve.export.read.student import read_student
-from kdserve.json_files import read_json
+from kdserve.export.copies import describe_copy, replace_weights, staged_copy
+from kdserve.export.read.modules import read_truncate_dim
+from kdserve.export.read.static import read_table
+from kdserve.export.read.student import StudentFolder, read_student
+from kdserve.export.read.weights import StaticWeights
+from kdserve.json_files import read_json, read_object
 from kdserve.lines import read_lines
-from kdserve.manifest import MANIFEST_NAME, hash_file, read_manifest, write_manifest
-from kdserve.modules import MODULES_NAME, read_modules
+from kdserve.manifest import read_manifest
+from kdserve.modules import MODULES_NAME, Module, read_modules
+from kdserve.runtime.bundle import PROMPTS_NAME
 
 Pairs = Mapping[str, Sequence[tuple[str, str]]]
 """By language: texts with what they say in the source language."""
@@ -53,20 +58,29 @@ def neutralise(
     Raises:
         FolderError: `model` is no sentence-transformers folder that ends behind its pooling, a dense layer or at unit
             length, or `out` lies inside it.
-        DataError: a language has too few pairs.
+        DataError: a language has too few pairs, or the languages' shifts have fewer directions.
     """
-    modules = read_modules(model)
-    if modules[-1].kind not in ("Pooling", "Dense", "Normalize", "StaticEmbedding"):
-        raise FolderError(f"{model} ends with a module {modules[-1].kind}; only vectors can be made neutral")
+    student = read_student(model)
+    modules = _require_vectors(student)
     shifts = measure_shifts(embedder, pairs, progress=progress)
     stacked = np.concatenate(list(shifts.values()))  # (2 L, D)
-    if directions > min(len(stacked), stacked.shape[1] - 1):
-        raise DataError(f"{len(shifts)} languages have fewer than {directions} directions; ask for fewer")
+    most = min(int(np.linalg.matrix_rank(stacked)), stacked.shape[1] - 1)
+    if directions > most:
+        raise DataError(
+            f"the shifts of {len(shifts)} languages have {most} directions, not {directions}; ask for fewer, or give "
+            "pairs of more languages"
+        )
     main = np.linalg.svd(stacked, full_matrices=False)[2][:directions].astype(np.float64)
     kept_DD = np.eye(stacked.shape[1]) - main.T @ main
     with staged_copy(model, out) as folder:
-        _add_layer(folder, kept_DD.astype(np.float32), number=len(modules))
-        _write_manifest(model, folder, out.resolve().name)
+        if isinstance(student.weights, StaticWeights):  # the mean of rows so changed is the mean so changed
+            body, table = folder / student.body.relative_to(model), read_table(student.body)
+            replace_weights(body, {"embedding.weight": table @ kept_DD.astype(np.float32)})
+        else:
+            _add_layer(folder, kept_DD.astype(np.float32), number=len(modules))
+        languages = (*student.languages, *student.weak_languages) or tuple(pairs)
+        name = out.resolve().name
+        describe_copy(student, folder, name=name, parent="unshifted", languages=languages, dim=embedder.dim)
     mean = {language: shift.mean(axis=0) for language, shift in shifts.items()}
     return NeutralReport(
         directions=directions,
@@ -120,6 +134,18 @@ def read_pairs(path: Path, *, most: int) -> dict[str, list[tuple[str, str]]]:
     return pairs
 
 
+def _require_vectors(student: StudentFolder) -> list[Module]:
+    """Return the modules of a model whose vectors a layer behind them can change."""
+    modules, path = read_modules(student.folder), student.folder / PROMPTS_NAME
+    if student.labels:
+        raise FolderError(f"{student.folder} is a classifier; only what gives vectors can be made neutral")
+    if modules[-1].kind not in ("Pooling", "Dense", "Normalize", "StaticEmbedding"):
+        raise FolderError(f"{student.folder} ends with a module {modules[-1].kind}; only vectors can be made neutral")
+    if path.is_file() and read_truncate_dim(read_object(path)):
+        raise FolderError(f"{path} has a truncate_dim, which cuts vectors behind all layers; take it out first")
+    return modules
+
+
 def _add_layer(folder: Path, weight_DD: npt.NDArray[np.float32], *, number: int) -> None:
     """Append the dense layer and Normalize to the folder's modules."""
     records = read_json(folder / MODULES_NAME)
@@ -133,12 +159,3 @@ def _add_layer(folder: Path, weight_DD: npt.NDArray[np.float32], *, number: int)
     settings = {"in_features": width, "out_features": width, "bias": False, "activation_function": activation}
     (folder / dense / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (folder / MODULES_NAME).write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_manifest(model: Path, folder: Path, name: str) -> None:
-    """Name the folder; where the model has settings of a student, they stay."""
-    path = model / MANIFEST_NAME
-    if path.is_file():
-        manifest = read_manifest(model, kind="student")
-        parents = {**manifest.parents, "unshifted": hash_file(path)}
-        write_manifest(folder, kind="student", parents=parents, settings={**manifest.settings, "name": name})

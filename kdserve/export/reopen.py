@@ -65,6 +65,7 @@ def _describe(bundle: ClassifierSettings | BundleSettings, width: int, table_bit
         weak_languages=bundle.weak_languages,
         table_bits=table_bits,
         labels=bundle.labels if isinstance(bundle, ClassifierSettings) else (),
+        recipe={"objective": {"matryoshka": list(bundle.widths)}} if isinstance(bundle, BundleSettings) else {},
     )
 
 

@@ -8,29 +8,26 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
-from kdserve.export.copies import staged_copy
+from kdserve.export.copies import describe_copy, replace_weights, staged_copy
 from kdserve.export.read.bert import POSITIONS_AFTER_PADDING
 from kdserve.export.read.foreign import opening
 from kdserve.export.read.static import read_table
 from kdserve.export.read.student import StudentFolder, read_student
-from kdserve.export.read.tensors import INDEX_NAME, WEIGHTS_NAME, read_stored, weight_files
+from kdserve.export.read.tensors import read_stored
 from kdserve.export.read.tokenizer import require_rows
 from kdserve.export.texts import GateTexts
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
 from kdserve.json_files import read_object
-from kdserve.manifest import write_manifest
-from kdserve.model_settings import StudentSettings
 from kdserve.runtime.library import encode_texts, open_tokenizer
 
 _TABLES = (
@@ -111,8 +108,8 @@ def trim_vocabulary(
     with opening(student.body, "tokenizers"):
         after = open_tokenizer(json.dumps(tokenizer))
     with staged_copy(student.folder, out, without=("*.bin",)) as folder:
-        named = replace(student, name=out.resolve().name)
-        _write(named, folder, tokenizer, np.array([ids[token] for token in kept]), tuple(chosen))
+        rows = np.array([ids[token] for token in kept])
+        _write(student, folder, tokenizer, rows, name=out.resolve().name, languages=tuple(chosen))
         return TrimReport(
             tokens_before=len(ids),
             tokens_after=len(kept),
@@ -160,33 +157,22 @@ def _write(
     folder: Path,
     tokenizer: dict[str, Any],
     rows: npt.NDArray[np.int64],
+    *,
+    name: str,
     languages: tuple[str, ...],
 ) -> None:
     """Write into the copy a smaller table, a smaller tokenizer, and the numbers that follow from them."""
     body = folder / student.body.relative_to(student.folder)
     tensors, names = _cut_tables(student, rows)
-    for stale in [*_OTHER_VOCABULARIES, INDEX_NAME, *(path.name for path in weight_files(body))]:
+    for stale in _OTHER_VOCABULARIES:
         (body / stale).unlink(missing_ok=True)
     (body / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    save_file(tensors, body / WEIGHTS_NAME, metadata={"format": "pt"})
+    replace_weights(body, tensors)
     new = {int(old): number for number, old in enumerate(rows)}
     _renumber_config(body / "config.json", new)
     _renumber_tokenizer_config(body / "tokenizer_config.json", new)
-    write_manifest(
-        folder,
-        kind="student",
-        parents={**student.parents, "untrimmed": student.fingerprint},
-        settings=StudentSettings(
-            name=student.name,
-            family="static" if names == ["embedding.weight"] else "transformer",
-            dim=int(tensors[names[0]].shape[1]),
-            max_tokens=student.max_tokens,
-            languages=languages,
-            weak_languages=tuple(code for code in student.weak_languages if code in languages),
-            table_bits=0 if student.table_bits == 32 else student.table_bits,
-            labels=student.labels,
-        ).to_json(),
-    )
+    dim = student.dim or int(tensors[names[0]].shape[1])
+    describe_copy(student, folder, name=name, parent="untrimmed", languages=languages, dim=dim)
 
 
 def _cut_tables(student: StudentFolder, rows: npt.NDArray[np.int64]) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:

@@ -17,6 +17,7 @@ from kdserve.cli import app
 from kdserve.errors import FolderError
 from kdserve.export import ExportSettings, GateTexts, export_bundle, export_classifier, reopen_bundle
 from kdserve.manifest import read_manifest, verify_folder, write_manifest
+from kdserve.model_settings import read_student_settings
 from kdserve.samples import parallel
 
 TEXTS = [text for code in LANGUAGES for text in parallel()[code][:20] if len(text) < 35]
@@ -43,6 +44,7 @@ def test_a_bundle_opens_again_as_the_student_that_it_is(make, precision: str, tm
     manifest = verify_folder(tmp_path / "again", kind="student")
     assert manifest.parents == {"bundle": Encoder.load(bundle).fingerprint, "teacher": "0" * 64}
     assert (manifest.settings["languages"], manifest.settings["weak_languages"]) == (LANGUAGES, ["ja"])
+    assert read_student_settings(tmp_path / "again").widths == (32,)
 
 
 @pytest.mark.parametrize("family", ["xlm-roberta", "distilbert"])

@@ -10,9 +10,11 @@ from tokenizers import Tokenizer
 
 from kdserve.errors import DataError
 from kdserve.export import ExportSettings, GateTexts, export_bundle, trim_vocabulary
+from kdserve.model_settings import read_student_settings
 from kdserve.runtime import Encoder
 from kdserve.samples import parallel
 
+ALL = GateTexts(by_language=parallel(), parallel=True)
 TEXTS = GateTexts(by_language={code: parallel()[code] for code in LANGUAGES}, parallel=True)
 
 
@@ -53,6 +55,19 @@ def test_a_trimmed_folder_exports_to_the_same_vectors(kind: str, tmp_path: Path)
         export_bundle(source, out, settings=ExportSettings(precision="fp32"), texts=gate)
         vectors.append(Encoder.load(out, num_threads=1).encode_document(parallel()["de"][1:10]))
     assert np.array_equal(vectors[0], vectors[1])
+
+
+def test_a_trimmed_student_says_what_it_said_of_the_languages_that_stay(tmp_path: Path) -> None:
+    trim_vocabulary(tiny_static(tmp_path / "student"), tmp_path / "small", texts=ALL, languages=["de", "ja", "fr"])
+    settings = read_student_settings(tmp_path / "small")
+    assert (settings.languages, settings.weak_languages) == (("de", "ja"), ("ja",))  # it never learnt fr
+    assert (settings.name, settings.dim, settings.widths, settings.table_bits) == ("small", 64, (32,), 8)
+
+
+def test_a_trimmed_folder_of_others_has_the_width_of_its_vectors(tmp_path: Path) -> None:
+    trim_vocabulary(tiny_plain(tmp_path / "model", dense=True), tmp_path / "small", texts=TEXTS, languages=["de"])
+    settings = read_student_settings(tmp_path / "small")
+    assert (settings.languages, settings.dim, settings.family) == (("de",), 32, "transformer")
 
 
 def test_coverage_is_of_texts_that_were_held_out(tmp_path: Path) -> None:
