@@ -26,6 +26,8 @@ MOST_LOSSES = 3
 """So often is a shard begun again after its worker was lost."""
 GONE_S = 10.0
 """So long is waited for workers to be gone that were killed."""
+SLOW_START = ("RAY_raylet_start_wait_time_s", "120")
+"""How long Ray waits for its own processes, in seconds: with the 30 of its own a busy machine fails to start it."""
 _HERE = "kdserve started it here"
 """A resource of a Ray that was, and so does not grow."""
 _logger = logging.getLogger("kdserve")
@@ -261,6 +263,7 @@ def start_ray() -> None:
 
     if not ray.is_initialized():
         named, on_stop = os.environ.get("RAY_ADDRESS"), signal.getsignal(signal.SIGTERM)
+        os.environ.setdefault(*SLOW_START)
         try:
             ray.init(
                 named or "local",

@@ -138,7 +138,7 @@ def be_busy(mark, _):
 
 def environment():
     places = (HERE, HERE / "documents", HERE.parents[1])  # the workers need this module, what it shares, and kdserve
-    return {**os.environ, "PYTHONPATH": ":".join(map(str, places))}
+    return {**os.environ, "PYTHONPATH": ":".join(map(str, places)), **dict([cluster.SLOW_START])}
 
 
 @pytest.fixture(scope="module")
@@ -375,3 +375,16 @@ def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, address, messag
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(DataError, match=message):
         cluster.start_ray()
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, "120"), ({"RAY_raylet_start_wait_time_s": "7"}, "7")])
+def test_ray_has_time_to_start_on_a_busy_machine(monkeypatch, given, used):
+    waited, (name, _) = [], cluster.SLOW_START
+
+    def init(*_, **__):
+        waited.append(os.environ[name])
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    monkeypatch.setattr(os, "environ", given)
+    cluster.start_ray()
+    assert waited == [used]

@@ -12,6 +12,7 @@ import pytest
 from serverprocess import BUNDLES
 
 from kdserve import Encoder
+from kdserve.search.cluster import SLOW_START
 from kdserve.serve import load_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -19,13 +20,14 @@ TEXTS = ["red apples", "Der Zug hat Verspätung.", "列车晚点了"]
 
 
 @pytest.fixture
-def port(notes: Path):
+def port(notes: Path, monkeypatch: pytest.MonkeyPatch):
     ray = pytest.importorskip("ray", reason="needs ray; make cluster has it")
     serve = pytest.importorskip("ray.serve", reason="needs ray[serve]; make cluster has it")
     from kdserve.serve.cluster import deployment
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    monkeypatch.setenv(*SLOW_START)
     ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
