@@ -55,6 +55,7 @@ class Connection(HttpToolsProtocol):
         self._door: Door = self.config.app.door  # type: ignore[union-attr]
         self.is_between, self._is_in_head, self._head_bytes = True, False, 0
         self._held, self._refused_at, self._is_fed, self._is_over = b"", 0.0, False, False
+        self._pieces: list[bytes] = []
         self._head_timer: asyncio.TimerHandle | None = None
         self._unanswered: deque[RequestResponseCycle] = deque()
         self.is_lost = False
@@ -85,6 +86,7 @@ class Connection(HttpToolsProtocol):
         self._is_fed = False
         if data:
             super().data_received(data)
+            self._pass_body()
         if not self.is_between and not self._is_fed:  # all of it was head, or beside the chunks of a body
             self._head_bytes += len(data)
             if self._head_bytes > self._door.head_bytes:
@@ -127,12 +129,20 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
-        self._is_fed, self._head_bytes = True, 0
-        super().on_body(body)
+        """Keep a piece of the body until all of its packet is read: each costs uvicorn a copy of what there is, and a
+        packet may hold tens of thousands, of a byte each.
+        """
+        self._pieces.append(body)
+
+    def _pass_body(self) -> None:
+        if self._pieces:
+            self._is_fed, self._head_bytes = True, 0
+            super().on_body(b"".join(self._pieces))
+            self._pieces.clear()
 
     def on_message_complete(self) -> None:
         """Note that it is whole: what comes next is another."""
+        self._pass_body()
         super().on_message_complete()
         self.is_between = True
 

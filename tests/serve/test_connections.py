@@ -13,10 +13,11 @@ import re
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from serverprocess import BUNDLES, ServerProcess, served, until
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kdserve.serve import load_settings
 from kdserve.serve.app import Application
@@ -245,21 +246,45 @@ def test_a_body_that_does_not_come_is_waited_for_as_long_and_then_takes_no_room(
         assert server.post("/v1/embeddings", large).status == 200
 
 
+@contextlib.asynccontextmanager
+async def connected(
+    application: Application, **settings: float
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client of one `Connection` here, with these settings of uvicorn's."""
+    server = Server(application)
+    server.config.load()
+    for name, value in settings.items():
+        setattr(server.config, name, value)
+    door = await asyncio.get_running_loop().create_server(
+        lambda: Connection(config=server.config, server_state=server.server_state, app_state={}), "127.0.0.1", 0
+    )
+    reader, writer = await asyncio.open_connection(*door.sockets[0].getsockname())
+    yield reader, writer
+    writer.close()
+    door.close()
+
+
 def test_a_connection_that_never_says_anything_is_closed(application: Application):
     async def main() -> None:
-        server = Server(application)
-        server.config.load()
-        server.config.timeout_keep_alive = 0.1  # type: ignore[assignment]
-        loop = asyncio.get_running_loop()
-        door = await loop.create_server(
-            lambda: Connection(config=server.config, server_state=server.server_state, app_state={}), "127.0.0.1", 0
-        )
-        reader, writer = await asyncio.open_connection(*door.sockets[0].getsockname())
-        assert await asyncio.wait_for(reader.read(), 30) == b""
-        writer.close()
-        door.close()
+        async with connected(application, timeout_keep_alive=0.1) as (reader, _):
+            assert await asyncio.wait_for(reader.read(), 30) == b""
 
     asyncio.run(main())
+
+
+def test_a_packet_of_tiny_chunks_is_one_piece_of_the_body(application: Application, monkeypatch: pytest.MonkeyPatch):
+    pieces: list[bytes] = []
+    monkeypatch.setattr(HttpToolsProtocol, "on_body", lambda _, body: pieces.append(body))
+
+    async def main() -> None:
+        async with connected(application) as (_, writer):
+            writer.write(EMBEDDINGS + b"host: x\r\n" + CHUNKED + b"\r\n" + b"1\r\na\r\n" * 10_000)
+            while sum(map(len, pieces)) < 10_000:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert b"".join(pieces) == b"a" * 10_000
+    assert len(pieces) < 100
 
 
 @pytest.mark.parametrize("error", [errno.ECONNABORTED, errno.EPROTO, errno.ENETUNREACH, errno.ECONNRESET])
