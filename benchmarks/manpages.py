@@ -4,8 +4,8 @@
 
 On Debian with mandoc: fetches the packages manpages and manpages-de, -es, -fr, -ja, -ru, -zh into the work folder with
 `apt-get download`. Pages that there are in five or more of the seven languages become one index; each is asked for by
-the words after the dash in its own first section, among the pages of each language. Says too what building takes.
-Leaves the record `manpages`.
+the words after the dash in its own first section, among the pages of each language: as hits come, and ordered by the
+sentences that the index keeps. Says too what building takes. Leaves the record `manpages`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ PACKAGES = {"en": "", "de": "-de", "es": "-es", "fr": "-fr", "ja": "-ja", "ru": 
 FOLDERS = {"en": "", "zh": "zh_CN"}
 LEAST_LANGUAGES = 5
 PAGE_CHARACTERS = 2_000
+WAYS = {"ranks": 0, "ranks by sentences": None}
+"""How many hits are ordered anew: none, or as the index does by itself."""
 BOLD = re.compile(".\b")
 SUMMARY = re.compile(r"\A.*?\s[-–—‐−]+\s+(.+)\Z", re.DOTALL)
 
@@ -57,9 +59,9 @@ def main() -> None:
     for model in options.models.split(","):
         found = measure(model, pages, options.work / "index")
         figures[Path(model).name] = found
-        columns += [f"{Path(model).name}, own language", "across"]
+        columns += [f"{Path(model).name}, own language", "across", "by sentences, own language", "across"]
         for row in rows:
-            row += [cell(found["ranks"], row[0], own=own) for own in (True, False)]
+            row += [cell(found[way], row[0], own=own) for way in WAYS for own in (True, False)]
     took = "; ".join(f"{name} built in {one['build_s']:.0f} CPU s" for name, one in figures.items())
     note = (
         f"Top-1 / top-5 in %: {len(pages)} manual pages in seven languages, the first {PAGE_CHARACTERS:,} characters "
@@ -119,7 +121,9 @@ def plain_text(path: Path) -> str:
 
 
 def measure(model: str, pages: Sequence[Page], folder: Path) -> dict[str, object]:
-    """Build an index of all pages and ask for each in every language: {asked: {answered: ranks}}, 0 where not in 5."""
+    """Build an index of all pages and ask for each in every language in each of `WAYS`: {asked: {answered: ranks}}, 0
+    where not in 5.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     encoder = Encoder.load(model)
     documents = [
@@ -131,9 +135,13 @@ def measure(model: str, pages: Sequence[Page], folder: Path) -> dict[str, object
     started = time.process_time()
     with progress_bars() as progress:
         retriever = Retriever.build(
-            folder, documents, encoder, options=BuildOptions(total=len(pages)), progress=progress
+            folder, documents, encoder, options=BuildOptions(sentences=True, total=len(pages)), progress=progress
         )
     build_s = time.process_time() - started
+    return {"build_s": build_s, **{way: ask(retriever, pages, rerank) for way, rerank in WAYS.items()}}
+
+
+def ask(retriever: Retriever, pages: Sequence[Page], rerank: int | None) -> dict[str, dict[str, list[int]]]:
     ranks: dict[str, dict[str, list[int]]] = {}
     for asked in PACKAGES:
         questions = [page for page in pages if page.language == asked]
@@ -141,12 +149,14 @@ def measure(model: str, pages: Sequence[Page], folder: Path) -> dict[str, object
         for answered in PACKAGES:
             there = {page.name for page in pages if page.language == answered}
             some = [page for page in questions if page.name in there]
-            hits = retriever.search_batch([page.summary for page in some], 5, where=f'lang == "{answered}"')
+            hits = retriever.search_batch(
+                [page.summary for page in some], 5, where=f'lang == "{answered}"', rerank=rerank
+            )
             ranks[asked][answered] = [
                 next((rank for rank, hit in enumerate(found, 1) if hit.metadata["name"] == page.name), 0)
                 for page, found in zip(some, hits, strict=True)
             ]
-    return {"build_s": build_s, "ranks": ranks}
+    return ranks
 
 
 def cell(ranks: dict[str, dict[str, list[int]]], language: str, *, own: bool) -> str:
