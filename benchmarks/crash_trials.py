@@ -90,7 +90,7 @@ CHANGES: dict[str, Change] = {
 
 def build_base(folder: Path, kind: str = "exact", precision: str = "float32") -> None:
     """An index with three segments and some deleted rows."""
-    options = BuildOptions(kind=kind, precision=precision, recall=0.5, sentences=True)  # type: ignore[arg-type]
+    options = BuildOptions(kind=kind, precision=precision, recall=0.5)  # type: ignore[arg-type]
     index = Retriever.build(folder, documents(0, 120), EMBEDDER, options=options)
     index.add(documents(120, 180))
     index.add(documents(180, NUM_DOCUMENTS))
@@ -106,7 +106,7 @@ def answers(folder: Path, *, exact: bool) -> str:
 
 
 def build_all(folder: Path) -> None:
-    options = BuildOptions(kind="ivf-sq8", recall=0.5, sentences=True, resume_key="the documents")
+    options = BuildOptions(kind="ivf-sq8", recall=0.5, resume_key="the documents")
     Retriever.build(folder, documents(0, NUM_DOCUMENTS), EMBEDDER, options=options)
 
 

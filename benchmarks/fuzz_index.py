@@ -102,7 +102,6 @@ def build_bases(folder: Path) -> list[Path]:
             precision="int8" if number % 2 else "float32",
             recall=0.5,
             lexical=True,
-            sentences=True,
         )
         base = folder / f"base-{kind}"
         index = Retriever.build(base, made[:100], EMBEDDER, options=options)

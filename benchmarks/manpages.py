@@ -135,7 +135,7 @@ def measure(model: str, pages: Sequence[Page], folder: Path) -> dict[str, object
     started = time.process_time()
     with progress_bars() as progress:
         retriever = Retriever.build(
-            folder, documents, encoder, options=BuildOptions(sentences=True, total=len(pages)), progress=progress
+            folder, documents, encoder, options=BuildOptions(total=len(pages)), progress=progress
         )
     build_s = time.process_time() - started
     return {"build_s": build_s, **{way: ask(retriever, pages, rerank) for way, rerank in WAYS.items()}}

@@ -92,7 +92,11 @@ def main() -> None:
     documents = (Document(text=text, language=language) for language, text in sentences)
     with progress_bars() as progress:
         retriever = Retriever.build(
-            folder, documents, replay, options=BuildOptions(kind="flat", total=options.rows), progress=progress
+            folder,
+            documents,
+            replay,
+            options=BuildOptions(kind="flat", sentences=False, total=options.rows),
+            progress=progress,
         )
     build = {"seconds": time.perf_counter() - started, "peak_mb": peak_mb()}
     say(f"built: {build}")

@@ -241,7 +241,7 @@ def kdserve_index(vectors: Embeddings, arguments: argparse.Namespace, kind: Any)
     folder = arguments.work / f"kdserve-{kind}"
     shutil.rmtree(folder, ignore_errors=True)
     documents = (Document(text=str(row)) for row in range(len(vectors)))
-    options = BuildOptions(kind=kind, recall=RECALL, total=len(vectors))
+    options = BuildOptions(kind=kind, recall=RECALL, sentences=False, total=len(vectors))
     retriever = Retriever.build(folder, documents, Rows(), options=options)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return lambda queries: np.asarray(retriever.search_vectors(queries, K).rows), None, size

@@ -95,11 +95,9 @@ def build(
         ),
     ] = 0,
     lexical: Annotated[bool, typer.Option("--lexical", help="Also keep the words, for search --lexical.")] = False,
-    sentences: Annotated[
+    no_sentences: Annotated[
         bool,
-        typer.Option(
-            "--sentences", help="Also keep a vector of each sentence: better hits, for twice the time and space."
-        ),
+        typer.Option("--no-sentences", help="Keep no vectors of sentences: worse hits, for half the time and space."),
     ] = False,
     format: FormatOption = None,
     text_column: TextColumn = "text",
@@ -123,7 +121,6 @@ def build(
             memory=bool(memory),
             precision=precision != "float32",
             lexical=lexical,
-            sentences=sentences,
             queries_by=bool(queries_by),
         )
     by_default, bundle = not bundle, bundle or DEFAULT_BUNDLE
@@ -147,11 +144,11 @@ def build(
         precision=precision,
         passage_tokens=passage_tokens,
         lexical=lexical,
-        sentences=sentences,
+        sentences=not no_sentences,
         encoder_name=name,
         total=total,
         resume_key=resume_key(
-            source, encoder.fingerprint, precision, f"{passage_tokens} {lexical} {sentences} {languages_by}"
+            source, encoder.fingerprint, precision, f"{passage_tokens} {lexical} {no_sentences} {languages_by}"
         ),
     )
     with progress_bars() as progress:

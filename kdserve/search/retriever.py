@@ -37,7 +37,7 @@ class BuildOptions:
     its best passage.
     `lexical` also keeps the words of the documents, for search by meaning and words together.
     `sentences` also keeps a vector of each sentence, in int8: hits say which is nearest to the query, and are ordered
-    by it too (`rerank`). It takes about twice the time, and more space than the passages do.
+    by it too (`rerank`). Where passages have several, that takes about twice the time, and more space than they do.
     `encoder_name` is recorded, so that `kdserve search` finds the encoder again: a published name or a bundle folder;
     "" stands for what an `Encoder` was loaded from.
     `resume_key` stands for the same documents in the same order; a killed build with the same key, encoder and options
@@ -54,7 +54,7 @@ class BuildOptions:
     precision: Precision = "float32"
     passage_tokens: int = 0
     lexical: bool = False
-    sentences: bool = False
+    sentences: bool = True
     encoder_name: str = ""
     resume_key: str = ""
     total: int = 0
@@ -158,8 +158,9 @@ class Retriever(RetrieverProtocol):
         `per_language` takes at most so many documents of each language.
         `rerank` orders so many hits anew, `k` at least, by the mean of their passage's score and that of its sentence
         nearest to the query, which is their score then: better hits, above all across languages, for the time to embed
-        the sentences of these passages. An index that keeps sentences spares that time, and orders twice `k` hits anew,
-        20 at least, unless it is told otherwise; 0 is none. `min_score` is of the passages.
+        the sentences of these passages. An index that keeps sentences spares that time, and orders twice `k` hits so,
+        100 at least, unless it is told otherwise; 0 is none. Where sentences are embedded for it, `min_score` is of the
+        passages.
 
         Raises:
             DataError: `k` is below 1, the index has no words, or `where` cannot be read, names an unknown field or asks
@@ -193,7 +194,8 @@ class Retriever(RetrieverProtocol):
         texts, snapshot = require_texts(queries), self._snapshot
         options = options.settled(keeps_sentences=snapshot.state.sentences)
         vectors = require_unit_rows(self.encoder.encode_query(texts), len(texts), self.encoder.dim)
-        return search_and_rerank(texts, options, self.encoder, partial(answer, snapshot, texts, vectors))
+        find = partial(answer, snapshot, texts, vectors)
+        return find(options) if snapshot.state.sentences else search_and_rerank(texts, options, self.encoder, find)
 
     def search_vectors(
         self, vectors: Embeddings, k: int = 10, *, where: str = "", min_score: float = -np.inf

@@ -142,6 +142,7 @@ class Searching:
                 raise Refusal(
                     "invalid", f"{name} is {wanted}, {self._limits.hits} are allowed; ask for fewer", param=name
                 )
+        keeps_sentences = index.snapshot.state.sentences
         options = SearchOptions(
             k=request.k,
             where=request.where,
@@ -149,7 +150,7 @@ class Searching:
             lexical=request.lexical,
             per_language=request.per_language,
             rerank=request.rerank,
-        ).settled(keeps_sentences=index.snapshot.state.sentences)
+        ).settled(keeps_sentences=keeps_sentences)
         asked = await index.encoder.embed([request.query], role="query", truncate=True, on_wait=call.wait)
         words = request.query.lstrip()[:MAX_QUERY_CHARACTERS]
         is_cut = [asked.is_cut[0] or len(request.query.lstrip()) > len(words)]
@@ -158,11 +159,9 @@ class Searching:
             return [_hit(hit, words if request.snippets else None) for hit in hits[: options.k]]
 
         def find() -> tuple[int, list[HitBody] | Sentences]:
-            found = search(index, words, asked.rows, options.first)
-            if not options.rerank:
-                return found.generation, show(found.hits)
-            sentences = Sentences(found.hits)
-            return found.generation, sentences if sentences.texts else show(rerank(sentences.nearest([])))
+            found = search(index, words, asked.rows, options if keeps_sentences else options.first)
+            is_final = keeps_sentences or not (options.rerank and found.hits)
+            return found.generation, show(found.hits) if is_final else Sentences(found.hits)
 
         generation, hits = await index.encoder.batcher.aside(find, call.wait)
         if isinstance(hits, Sentences):

@@ -172,10 +172,10 @@ def test_the_same_build_again_finds_it_done_and_another_is_refused(tmp_path, run
         run("index", "build", texts, "--out", tmp_path / "index")
 
 
-def test_an_index_keeps_its_sentences_where_that_is_asked_for(tmp_path, run):
+def test_an_index_keeps_sentences_unless_it_is_told_not_to(tmp_path, run):
     (tmp_path / "a.jsonl").write_text('{"text": "It rains. The bread is warm."}\n{"text": "Warm rain"}\n')
-    run("index", "build", tmp_path / "a.jsonl", "--out", tmp_path / "plain")
-    run("index", "build", tmp_path / "a.jsonl", "--out", tmp_path / "kept", "--sentences")
+    run("index", "build", tmp_path / "a.jsonl", "--out", tmp_path / "plain", "--no-sentences")
+    run("index", "build", tmp_path / "a.jsonl", "--out", tmp_path / "kept")
     facts = [json.loads(run("index", "info", tmp_path / name, "--json")) for name in ("plain", "kept")]
     assert [one["sentences"] for one in facts] == [0, 2]
     (hit,) = json.loads(run("search", tmp_path / "kept", "bread", "-k", "1", "--json"))["hits"]

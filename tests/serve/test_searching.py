@@ -70,7 +70,7 @@ def test_an_index_that_keeps_sentences_is_ordered_anew_by_them(notes: Path, tmp_
     encoder, folder = Encoder.load(BUNDLES / "static"), tmp_path / "kept.index"
     texts = [hit.text for hit in Retriever.open(notes, encoder).search("bread", 72)]
     documents = [Document(text=" ".join(texts[n : n + 6])) for n in range(0, 72, 6)]
-    options = BuildOptions(encoder_name=str(BUNDLES / "static"), sentences=True)
+    options = BuildOptions(encoder_name=str(BUNDLES / "static"))
     retriever = Retriever.build(folder, documents, encoder, options=options)
     with served("--index", folder) as server:
         assert server.get("/indexes").json[0]["sentences"] is True

@@ -65,8 +65,8 @@ def embed_chunk(documents: Sequence[Document], encoder: Embedder, splitting: Spl
         pairs = zip(documents, spans, strict=True)
         texts = [document.text[start:end] for document, some in pairs for start, end in some]
         sentences = [_several(split_sentences(text)) for text in texts]
-        parts = [text[start:end] for text, some in zip(texts, sentences, strict=True) for start, end in some]
-        sentence_vectors = require_unit_rows(_embed([parts], encoder), len(parts), encoder.dim)
+        if parts := [text[start:end] for text, some in zip(texts, sentences, strict=True) for start, end in some]:
+            sentence_vectors = require_unit_rows(_embed([parts], encoder), len(parts), encoder.dim)
     return Embedded(
         documents=documents, spans=spans, vectors=vectors, sentences=sentences, sentence_vectors=sentence_vectors
     )

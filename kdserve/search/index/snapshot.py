@@ -139,12 +139,12 @@ class Snapshot:
             for scores, rows, best in zip(
                 neighbours.scores.tolist(),
                 neighbours.rows.tolist(),
-                map(self._nearest_sentences, neighbours.rows, queries),
+                map(self.nearest_sentences, neighbours.rows, queries),
                 strict=True,
             )
         ]
 
-    def _nearest_sentences(self, rows: Rows, query: Embeddings) -> dict[int, Sentence]:
+    def nearest_sentences(self, rows: Rows, query: Embeddings) -> dict[int, Sentence]:
         """By row, the sentence that is nearest to a query (D,), of rows that have several."""
         found: dict[int, Sentence] = {}
         for segment, first_row in zip(self.segments, self._first_rows[:-1].tolist(), strict=True):

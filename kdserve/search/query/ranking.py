@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from kdserve.datatypes import Embedder, Embeddings, Hit
 from kdserve.errors import DataError
 from kdserve.runtime.normalizer import is_blank
 from kdserve.search.backends.topk import PROPOSED_AT_ONCE, Neighbours
+from kdserve.search.backends.vectors import Rows
 from kdserve.search.index.lexical import fuse
 from kdserve.search.index.snapshot import Snapshot
 from kdserve.search.query.answers import best_sentences, rerank
 
-FUSED_DEPTH = 100
-"""How many documents of each ranking are fused, at least."""
-LEAST_RERANKED = 20
+DEPTH = 100
+"""How many documents of each ranking are fused, or ordered by the sentences that the index keeps, at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +48,10 @@ class SearchOptions:
             raise DataError(f"rerank is {self.rerank}; order 1 hit or more anew, or 0 for none")
 
     def settled(self, *, keeps_sentences: bool) -> SearchOptions:
-        """What is left to the index: one that keeps sentences orders twice as many hits anew, 20 at least."""
+        """With what is left to the index: one that keeps sentences orders hits by them, twice `k` and 100 at least."""
         if self.rerank is not None:
             return self
-        return replace(self, rerank=max(LEAST_RERANKED, 2 * self.k) if keeps_sentences else 0)
+        return replace(self, rerank=max(DEPTH, 2 * self.k) if keeps_sentences else 0)
 
     @property
     def first(self) -> SearchOptions:
@@ -72,7 +73,8 @@ def search_and_rerank(
 
 
 def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, options: SearchOptions) -> list[list[Hit]]:
-    """The hits for each query; one that says nothing has none.
+    """The hits for each query, where `rerank` is set ordered by the sentences that the index keeps; a query that says
+    nothing has none.
 
     Raises:
         DataError: words are asked for, and the index was built without them.
@@ -91,7 +93,8 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, option
             yield from zip(hits, (int((one.rows >= 0).sum()) for one in found), strict=True)
 
     asked = asking(texts, vectors, lexical=options.lexical)
-    return widen_until_enough(asked, options, ranked, first_depth=options.k, most=snapshot.num_rows)
+    first_depth = max(options.k, options.rerank or 0)
+    return widen_until_enough(asked, options, ranked, first_depth=first_depth, most=snapshot.num_rows)
 
 
 def asking(texts: Sequence[str], vectors: Embeddings, *, lexical: bool = False) -> list[bool]:
@@ -143,28 +146,48 @@ def _ranked(
     snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, depth: int, options: SearchOptions
 ) -> Iterator[Neighbours]:
     """At least `depth` rows for each query, if there are so many."""
-    if not options.lexical:
-        found = snapshot.neighbours(vectors, depth, min_score=options.min_score, where=options.where)
-        for n in range(len(texts)):
-            yield Neighbours(scores=found.scores[n : n + 1], rows=found.rows[n : n + 1])
-        return
-    depth = max(depth, FUSED_DEPTH)
-    by_meaning = snapshot.neighbours(vectors, depth, min_score=-np.inf, where=options.where)
+    min_score = -np.inf if options.lexical or options.rerank else options.min_score
+    depth = max(depth, DEPTH) if options.lexical else depth
+    by_meaning = snapshot.neighbours(vectors, depth, min_score=min_score, where=options.where)
     for number, text in enumerate(texts):
-        by_words = snapshot.ranked_by_words(text, vectors[number], depth, where=options.where)
-        rankings = [
-            [
-                (row, score)
-                for row, score in zip(some.rows[n].tolist(), some.scores[n].tolist(), strict=True)
-                if row >= 0
-            ]
-            for some, n in ((by_meaning, number), (by_words, 0))
-        ]
-        owner = dict(zip(*snapshot.owners([row for ranking in rankings for row, _ in ranking]), strict=True))
-        best = {owner[row]: (row, score) for ranking in rankings for row, score in ranking}
-        order = fuse([[owner[row] for row, _ in ranking] for ranking in rankings])
-        kept = [best[key] for key in order if best[key][1] >= options.min_score]
-        yield _neighbours(kept)
+        found = _scored(snapshot, vectors[number], by_meaning.scores[number], by_meaning.rows[number], options)
+        if options.lexical:
+            by_words = snapshot.ranked_by_words(text, vectors[number], depth, where=options.where)
+            words = _scored(snapshot, vectors[number], by_words.scores[0], by_words.rows[0], options)
+            found = _fused(snapshot, [sorted(found, key=_by_score), words])
+        elif options.rerank:
+            found.sort(key=_by_score)
+        yield _neighbours([pair for pair in found if pair[1] >= options.min_score])
+
+
+def _scored(
+    snapshot: Snapshot,
+    vector: Embeddings,
+    scores: npt.NDArray[np.float32],
+    rows: Rows,
+    options: SearchOptions,
+) -> list[tuple[int, float]]:
+    """The rows that were found for a query (D,), in their order, with their scores: where hits are ordered by sentences
+    the mean of the passage's and its best sentence's.
+    """
+    found = rows >= 0
+    pairs = list(zip(rows[found].tolist(), scores[found].tolist(), strict=True))
+    if not options.rerank:
+        return pairs
+    best = snapshot.nearest_sentences(rows[found], vector)
+    return [(row, (score + best[row].score) / 2 if row in best else score) for row, score in pairs]
+
+
+def _by_score(pair: tuple[int, float]) -> float:
+    return -pair[1]
+
+
+def _fused(snapshot: Snapshot, rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:
+    """The rows of some rankings by reciprocal rank, one of each document."""
+    owner = dict(zip(*snapshot.owners([row for ranking in rankings for row, _ in ranking]), strict=True))
+    best = {owner[row]: (row, score) for ranking in rankings for row, score in ranking}
+    order = fuse([[owner[row] for row, _ in ranking] for ranking in rankings])
+    return [best[key] for key in order]
 
 
 def _chosen(snapshot: Snapshot, found: Neighbours, options: SearchOptions) -> Neighbours:

@@ -33,10 +33,13 @@ class Snippet:
 
 def snippet_of(hit: Hit, query: str) -> Snippet:
     """What to show of a hit: what stands around its sentence that is nearest to the query, where the index says it, or
-    around the query's words.
+    around the query's words where that one is without.
     """
-    around = (hit.sentence.start, hit.sentence.end) if hit.sentence else None
-    return make_snippet(hit.text, query, around=around)
+    by_words = make_snippet(hit.text, query)
+    if hit.sentence is None:
+        return by_words
+    nearest = make_snippet(hit.text, query, around=(hit.sentence.start, hit.sentence.end))
+    return by_words if by_words.highlights and not nearest.highlights else nearest
 
 
 def make_snippet(text: str, query: str, *, around: Span | None = None, max_characters: int = MAX_CHARACTERS) -> Snippet:

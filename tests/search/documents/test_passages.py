@@ -127,7 +127,7 @@ def test_documents_of_many_passages_live_like_others(retriever):
     info = describe(retriever.folder)
     assert (info.documents, info.rows > 20) == (2, True)
     retriever.compact()
-    assert verify_index(retriever.folder) == 5
+    assert verify_index(retriever.folder) == 8
     assert retriever.search("a slow night train", 5)[0].id == "short"
     assert len(retriever.search("the", 5, where="id == 'long'")) == 1
 

@@ -68,15 +68,14 @@ def test_a_killed_build_embeds_only_what_was_missing(tmp_path, embedder):
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_killed_build_with_sentences_ends_as_one_that_was_not(tmp_path, embedder):
-    options = replace(OPTIONS, sentences=True)
     with pytest.raises(Killed):
         Retriever.build(
-            tmp_path / "index", documents_of_sentences(), Counting(embedder, dies_after=30), options=options
+            tmp_path / "index", documents_of_sentences(), Counting(embedder, dies_after=30), options=OPTIONS
         )
     second = Counting(embedder)
-    resumed = Retriever.build(tmp_path / "index", documents_of_sentences(), second, options=options)
+    resumed = Retriever.build(tmp_path / "index", documents_of_sentences(), second, options=OPTIONS)
     assert second.num_texts == 50 + sum(n % 3 + 1 for n in range(50) if n % 3) - 32
-    Retriever.build(tmp_path / "whole", documents_of_sentences(), embedder, options=options)
+    Retriever.build(tmp_path / "whole", documents_of_sentences(), embedder, options=OPTIONS)
     for name in ("sentences.i32", "sentence_vectors.bin", "sentence_vectors.sums", "vectors.bin"):
         first, other = (tmp_path / one / "gen-000001" / name for one in ("index", "whole"))
         assert first.read_bytes() == other.read_bytes(), name
@@ -101,7 +100,7 @@ def test_a_killed_build_of_something_else_is_not_gone_on_with(tmp_path, embedder
         (TrigramEmbedder(dim=128), OPTIONS),
         (TrigramEmbedder(), replace(OPTIONS, precision="int8")),
         (TrigramEmbedder(), replace(OPTIONS, lexical=True)),
-        (TrigramEmbedder(), replace(OPTIONS, sentences=True)),
+        (TrigramEmbedder(), replace(OPTIONS, sentences=False)),
     ],
 )
 def test_a_killed_build_of_other_settings_is_not_gone_on_with_whatever_its_key(tmp_path, embedder, other, options):

@@ -215,7 +215,7 @@ class LifeOfAnIndex(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.documents = {f"d{n}": of_sentences(n) for n in range(5)}
         self.next = 5
-        options = BuildOptions(kind=kind, precision=precision, sentences=True)
+        options = BuildOptions(kind=kind, precision=precision)
         self.retriever = Retriever.build(
             f"{self.folder.name}/index", self.documents.values(), EMBEDDER, options=options
         )

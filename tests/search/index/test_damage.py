@@ -24,7 +24,7 @@ QUERIES = ["text 3", "number nine", "zebra"]
 def whole(tmp_path_factory, embedder):
     folder = tmp_path_factory.mktemp("damage") / "index"
     documents = [Document(text=f"Nothing else. Text number {n}", metadata={"n": n}) for n in range(40)]
-    return Retriever.build(folder, documents, embedder, options=BuildOptions(kind="flat", sentences=True))
+    return Retriever.build(folder, documents, embedder, options=BuildOptions(kind="flat"))
 
 
 def test_flipped_bytes_and_cut_files_never_give_another_answer(tmp_path, whole, embedder):

@@ -112,7 +112,7 @@ def source_of(path, **columns):
 def test_parts_make_the_same_index_bit_for_bit(tmp_path, make):
     path = make(tmp_path)
     here, there = source_of(path), source_of(path)
-    options = BuildOptions(lexical=True, sentences=True, resume_key="the same")
+    options = BuildOptions(lexical=True, resume_key="the same")
     alone = Retriever.build(tmp_path / "here", here.read(), Counting(), options=options)
     shared = SharedDocuments(source=there, workers=InTurn(twice=True))
     together = Retriever.build(tmp_path / "there", shared, Counting(), options=options)

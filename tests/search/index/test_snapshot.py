@@ -12,14 +12,14 @@ import pytest
 
 from kdserve.errors import FolderError
 from kdserve.manifest import hash_file
-from kdserve.search import BuildOptions, Document, Retriever, describe, encoder_name, open_snapshot, verify_index
+from kdserve.search import Document, Retriever, describe, encoder_name, open_snapshot, verify_index
 
 TEXTS = [Document(text=f"It is short. Text number {n}", id=n, metadata={"n": n}) for n in range(20)]
 
 
 @pytest.fixture
 def retriever(tmp_path, embedder):
-    return Retriever.build(tmp_path / "index", TEXTS, embedder, options=BuildOptions(sentences=True))
+    return Retriever.build(tmp_path / "index", TEXTS, embedder)
 
 
 def test_readers_beside_a_writer_see_a_whole_index(retriever, embedder):
