@@ -44,7 +44,7 @@ def check_measured(*, write: bool = False, results: Path = RESULTS) -> list[str]
     for name in sorted(card.parent.name for card in ROOT.glob("models/*/README.md")):
         if record := newest(f"answers-{name}", results=results):
             path, _ = record
-            rows = json.loads(path.read_text(encoding="utf-8"))["answers"][0]["recall_at_1"]
+            rows = json.loads(path.read_text(encoding="utf-8"))["answers"][-1]["recall_at_1"]
             across = [row[other] for one, row in rows.items() for other in row if other != one]
             own = fmean(row[one] for one, row in rows.items())
             figures[name] = {"search": round(100 * own, 1), "across": round(100 * fmean(across), 1)}

@@ -106,7 +106,7 @@ def measure_answers(
     embedder: Embedder, sets: Mapping[str, QuestionSet], *, progress: Progress = no_progress
 ) -> list[AnswerFigures]:
     """Measure questions against paragraphs, against sentences, and against paragraphs by the mean of their own score
-    and their best sentence's, as a search with `rerank` orders them: in every ordered pair of languages.
+    and their best sentence's, as an index orders them: in every ordered pair of languages.
     """
     ids = list(next(iter(sets.values())).questions)
     asked = {language: embedder.encode_query([one.questions[i].text for i in ids]) for language, one in sets.items()}

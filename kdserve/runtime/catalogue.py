@@ -42,8 +42,8 @@ class CatalogueEntry:
     is what its export measured, in points of 100, mean over the languages: translations found in both directions to
     English, among the samples that the gate looks at or in evaluation files, Spearman's correlation with human
     judgement, and chrF of what a translator writes. Published students have before that how many questions of half of
-    XQuAD-R find their paragraph, in the question's language ("search") and across eleven languages ("across"). Not all
-    of it is recorded everywhere.
+    XQuAD-R find their paragraph, as an index orders hits, in the question's language ("search") and across eleven
+    languages ("across"). Not all of it is recorded everywhere.
     """
 
     name: str

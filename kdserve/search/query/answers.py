@@ -71,5 +71,7 @@ def rerank(best: Sequence[Answer]) -> list[Hit]:
 
 
 def answer_question(question: str, hits: Sequence[Hit], encoder: Embedder) -> list[Answer]:
-    """The best sentence of each hit, the best answer first: by its own score and that of its passage together."""
+    """The best sentence of each hit, the best answer first: by its own score and that of its passage together, so that
+    hits are best as they come (`rerank=0`).
+    """
     return sorted(best_sentences(question, hits, encoder), key=lambda answer: -answer.rank_score)
