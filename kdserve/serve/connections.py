@@ -8,7 +8,10 @@ tenth of the cost; one that came in pieces, or has anything unusual in its head,
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import re
+import resource
 from collections import deque
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
@@ -33,6 +36,9 @@ MOST_PIPELINED = 100
 client sends again what had no reply (RFC 9112, 9.3.2)."""
 FRESH_S = 0.01
 """How long a written refusal is sent again: it tells how much waits."""
+SPARE, QUIET_S = 8, 60.0
+"""Descriptors, of those that this process may have, and seconds."""
+_logger = logging.getLogger("kdserve.serve")
 _LINE = re.compile(rb"POST (/[a-z0-9/_-]*) HTTP/1\.1\r\n")
 _TELLING = re.compile(
     rb"\r\n(content-length|transfer-encoding|expect|connection|upgrade|x-request-id)[ \t]*:[ \t]*([^\r]*)",
@@ -64,6 +70,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Close a connection that never says anything as one that is kept and not used."""
         super().connection_made(transport)  # type: ignore[arg-type]
+        self._door.opened(transport.get_extra_info("socket").fileno())
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
@@ -215,7 +222,7 @@ class Door:
         self._endpoints = {one.path.encode(): one for one in endpoints if one.method == "POST" and one.engines}
         self._batcher, self._guard = batcher, guard
         self._written: dict[str, bytes] = {}
-        self._fresh_until = 0.0
+        self._fresh_until = self._quiet_until = 0.0
         self._few_bytes = limits.waiting_tokens * BYTES_A_TOKEN // 16  # not worth a turn of their own
         self._let_in_bytes = 0  # of requests in this turn of the event loop: the batcher knows of none of them yet
 
@@ -238,6 +245,19 @@ class Door:
         head, end, body = self._written[endpoint.path].partition(HEAD_END)
         request_id = given_id if GIVEN_ID.fullmatch(given_id) else self._guard.next_id()
         return b"%s\r\nx-request-id: %s%s%s" % (head, request_id, end, body)
+
+    def opened(self, descriptor: int) -> None:
+        """Say, once a minute at most, that a new connection has one of the last descriptors, of which the system gives
+        the lowest that is free: the event loop hangs up on those who come when there is none, and tells nobody.
+        """
+        now, (most, _) = asyncio.get_running_loop().time(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        if descriptor >= most - SPARE and now >= self._quiet_until:
+            self._quiet_until = now + QUIET_S
+            _logger.warning(
+                "the descriptors are used up, and further connections are reset: raise `ulimit -n` "
+                "(LimitNOFILE of systemd), or put a proxy before this that holds them",
+                extra={"pid": os.getpid(), "descriptors": most},
+            )
 
     def refused(self, status: int) -> None:
         """Count a refusal of what is no request, or not yet."""

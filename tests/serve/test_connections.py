@@ -332,6 +332,20 @@ def test_a_server_has_as_many_connections_as_the_system_lets_it():
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit")
+def test_a_server_whose_descriptors_are_used_up_says_so_once_and_what_to_do():
+    with served(BUNDLES / "static") as server, contextlib.ExitStack() as guests:
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (100, 100))
+        for _ in range(120):
+            guests.enter_context(sending(server))
+        until(lambda: "descriptors" in server.log[-1])
+        guests.close()
+        assert server.get("/livez").status == 200
+    (told,) = (line for line in server.log if "descriptors" in line)
+    assert (told["level"], told["descriptors"]) == ("warning", 100)
+    assert "raise `ulimit -n`" in told["message"]
+
+
 def test_a_large_reply_that_nobody_reads_takes_room_until_its_client_is_hung_up_on():
     limits = ["--set", "limits.body_bytes=100_000", "--set", "limits.waiting_bytes=0", "--set", "limits.timeout_s=4"]
     many = {"input": ["a"] * 2048, "model": "kdserve-static"}
