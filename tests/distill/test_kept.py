@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdserve.distill import prepare
 from kdserve.distill.kept import keep, kept
+from kdserve.distill.start.ingredients import gather_texts
 
 
 def cut(path: Path) -> None:
@@ -47,14 +47,14 @@ def test_a_disk_that_is_full_at_the_record_leaves_the_one_before(tmp_path: Path,
     assert kept(tmp_path / "record.json", "before") is not None
 
 
-def test_every_file_of_a_corpus_and_its_tokens_may_be_cut(tmp_path: Path, tiny_recipe, teacher_cache: Path):
+def test_every_file_of_a_corpus_and_its_tokens_may_be_cut(tmp_path: Path, tiny_recipe):
     recipe, work = tiny_recipe("static", overrides=["vocabulary.folder=''", "vocabulary.size=600"]), tmp_path / "work"
-    before = prepare(recipe, work, cache=teacher_cache).data
-    texts, ids = before.corpus.sources.select(range(9)), before.tokens.ids.tolist()
-    paths = [path for path in work.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    before, _, tokens = gather_texts(recipe, work)
+    texts, ids = before.sources.select(range(9)), tokens.ids.tolist()
+    paths = [path for path in work.rglob("*") if path.is_file()]
     assert {path.name for path in paths} >= {"sources.txt", "held_out.npy", "corpus.json", "ids.i32", "vocabulary.json"}
     for path in paths:
         cut(path)
-        after = prepare(recipe, work, cache=teacher_cache).data
-        assert (after.corpus.sources.select(range(9)), after.tokens.ids.tolist()) == (texts, ids)
-        assert after.corpus.digest == before.corpus.digest
+        after, _, tokens = gather_texts(recipe, work)
+        assert (after.sources.select(range(9)), tokens.ids.tolist()) == (texts, ids)
+        assert after.digest == before.digest

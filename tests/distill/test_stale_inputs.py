@@ -39,9 +39,11 @@ target = "target.{language}.tsv"
 
 @pytest.fixture
 def folder(tmp_path: Path, labelled_folder: Path) -> Path:
-    """The inputs of a student and of a classifier, in a folder of the test's own."""
+    """The inputs of a student and of a classifier, of few labelled texts, in a folder of the test's own."""
     shutil.copytree(labelled_folder, tmp_path / "data")
-    shutil.copy(tmp_path / "data" / "train.tsv", tmp_path / "data" / "development.tsv")
+    for name, source in (("train", "train"), ("development", "train"), ("target.de", "target.de")):
+        lines = (labelled_folder / f"{source}.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+        (tmp_path / "data" / f"{name}.tsv").write_text("".join(lines[:25]), encoding="utf-8")
     (tmp_path / "data" / "recipe.toml").write_text(RECIPE, encoding="utf-8")
     (tmp_path / "data" / "classifier.toml").write_text(RECIPE + LABELS, encoding="utf-8")
     return tmp_path / "data"
