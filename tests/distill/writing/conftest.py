@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from kdserve import samples
+from kdserve.distill import distill
 from kdserve.distill.data.target_vocabulary import train_target_vocabulary
 from kdserve.distill.data.vocabulary import train_unigram
 from kdserve.recipe import SequenceRecipe, load_recipe
@@ -60,7 +61,7 @@ checkpoint_every = 2
 precision = "fp32"
 
 [validation]
-permille = 150
+permille = 250
 max_pairs = 24
 """
 BODY = "student.body={width=32,encoder_layers=2,decoder_layers=2,heads=2,feed_forward=48}"
@@ -68,12 +69,12 @@ BODY = "student.body={width=32,encoder_layers=2,decoder_layers=2,heads=2,feed_fo
 
 @pytest.fixture(scope="session")
 def writing_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the recipe above and its pairs: 160 sample sentences in German, French and Japanese."""
+    """A folder with the recipe above and its pairs: 100 sample sentences in German, French and Japanese."""
     folder = tmp_path_factory.mktemp("writing")
     parallel = samples.parallel()
     lines = ["language\tenglish\tother"]
     for language in ("de", "fr", "ja"):
-        lines += [f"{language}\t{e}\t{o}" for e, o in zip(parallel["en"][:160], parallel[language], strict=False)]
+        lines += [f"{language}\t{e}\t{o}" for e, o in zip(parallel["en"][:100], parallel[language], strict=False)]
     (folder / "pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "recipe.toml").write_text(TINY, encoding="utf-8")
     return folder
@@ -87,6 +88,14 @@ def writing_recipe(writing_folder: Path):
         return recipe
 
     return load
+
+
+@pytest.fixture(scope="session")
+def body_student(tmp_path_factory: pytest.TempPathFactory, writing_folder: Path) -> Path:
+    """A student with a body of its own."""
+    out = tmp_path_factory.mktemp("distilled") / "student"
+    distill(load_recipe(writing_folder / "recipe.toml", overrides=[BODY]), out)
+    return out
 
 
 @pytest.fixture(scope="session")

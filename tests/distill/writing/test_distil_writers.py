@@ -91,9 +91,10 @@ def test_the_command_says_chrf_as_sacrebleu_does(writing_folder, tmp_path):
     assert said in " ".join(ran.stderr.split())
 
 
-def test_a_student_without_teacher_teaches_one_of_its_layers_and_one_of_another_vocabulary(writing_recipe, tmp_path):
-    distill(writing_recipe(BODY), tmp_path / "teacher")
-    taught = f"teacher.model={tmp_path / 'teacher'}"
+def test_a_student_without_teacher_teaches_one_of_its_layers_and_one_of_another_vocabulary(
+    body_student, writing_recipe, tmp_path
+):
+    taught = f"teacher.model={body_student}"
     distill(writing_recipe(taught, "student.decoder_layers=[1]", "objective.alpha=1.0"), tmp_path / "shallow")
     assert open_writer(tmp_path / "shallow").config.decoder.num_hidden_layers == 1
     small = "student.body={width=16,encoder_layers=1,decoder_layers=1,heads=2,feed_forward=24}"
@@ -177,11 +178,10 @@ def test_what_does_not_fit_is_refused_by_name(teachers, writing_recipe, embedder
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_student_goes_on_from_where_it_was_saved(writing_recipe, tmp_path):
-    distill(writing_recipe(BODY), tmp_path / "first")
-    distill(writing_recipe(f"student.start={tmp_path / 'first'}", "train.steps=0"), tmp_path / "second")
+def test_a_student_goes_on_from_where_it_was_saved(body_student, writing_recipe, tmp_path):
+    distill(writing_recipe(f"student.start={body_student}", "train.steps=0"), tmp_path / "second")
     names = ("model.safetensors", "source/tokenizer.json", "target/tokenizer.json")
-    assert all((tmp_path / "first" / n).read_bytes() == (tmp_path / "second" / n).read_bytes() for n in names)
+    assert all((body_student / n).read_bytes() == (tmp_path / "second" / n).read_bytes() for n in names)
 
 
 def test_soft_labels_are_the_teachers_likeliest_tokens_and_go_on_where_they_were_cut(
@@ -202,9 +202,10 @@ def test_soft_labels_are_the_teachers_likeliest_tokens_and_go_on_where_they_were
     with torch.inference_mode():
         inputs = teacher.prepare_decoder_input_ids_from_labels(labels=batch.written_BL)
         logits = teacher(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, decoder_input_ids=inputs).logits
-    scores, tokens = logits.log_softmax(dim=-1).topk(3, dim=-1)
-    assert torch.equal(batch.top_BLK, tokens)
-    assert torch.allclose(batch.score_BLK, scores, atol=5e-3)
+    scores = logits.log_softmax(dim=-1)
+    best, kept = scores.topk(3, dim=-1).values, scores.gather(-1, batch.top_BLK)
+    assert torch.allclose(kept, best, atol=1e-4)
+    assert torch.allclose(batch.score_BLK, best, atol=5e-3)
     files[0].write_bytes(whole[0][:1001])
     files[1].write_bytes(whole[1][:703])
     prepare_writer(recipe, tmp_path)

@@ -19,9 +19,8 @@ from kdserve.errors import FolderError
 from kdserve.export import GatePairs, WritingFloors, export_translator, reopen_bundle
 from kdserve.manifest import verify_folder
 from kdserve.model_settings import SequenceSettings
+from kdserve.recipe import load_recipe
 from kdserve.runtime.sequence import Translator
-
-from .conftest import BODY
 
 TEXTS = ["Das ist ein kleines Haus.", "Où est la gare ?", "駅はどこですか。"]
 NOTHING = SequenceSettings(
@@ -35,16 +34,24 @@ NOTHING = SequenceSettings(
 )
 
 
+@pytest.fixture(scope="module")
+def over_encoder(tmp_path_factory, writing_folder, embedder) -> Path:
+    """A student that writes over an embedder's encoder."""
+    out = tmp_path_factory.mktemp("over") / "student"
+    distill(load_recipe(writing_folder / "recipe.toml", overrides=[f"student.encoder={embedder}"]), out)
+    return out
+
+
 @pytest.mark.parametrize("family", ["t5", "bart", "marian", "body", "encoder"])
 def test_a_distilled_student_goes_on_to_a_bundle_that_writes_the_same(
-    family, teachers, embedder, writing_recipe, tmp_path
+    family, teachers, body_student, over_encoder, writing_recipe, tmp_path
 ):
-    begin = {"body": [BODY], "encoder": [f"student.encoder={embedder}"]}.get(family)
-    recipe = writing_recipe(*(begin or [f"teacher.model={teachers[family]}", "student.decoder_layers=[0, 2]"]))
-    distill(recipe, tmp_path / "student")
-    _export(tmp_path / "student", tmp_path / "bundle")
-    translator, model = Translator.load(tmp_path / "bundle", num_threads=1), open_writer(tmp_path / "student").eval()
-    sides = open_sides(tmp_path / "student", paddings=paddings_of(model.config))
+    student = {"body": body_student, "encoder": over_encoder}.get(family, tmp_path / "student")
+    if family in teachers:
+        distill(writing_recipe(f"teacher.model={teachers[family]}", "student.decoder_layers=[0, 2]"), student)
+    _export(student, tmp_path / "bundle")
+    translator, model = Translator.load(tmp_path / "bundle", num_threads=1), open_writer(student).eval()
+    sides = open_sides(student, paddings=paddings_of(model.config))
     rules = translator.settings.generation
     assert (rules.keep_numbers, rules.max_run) == (True, 3)
     greedily = replace(rules, num_beams=1)
@@ -55,17 +62,16 @@ def test_a_distilled_student_goes_on_to_a_bundle_that_writes_the_same(
         assert sides.texts(found) == sides.texts(written.tolist())
 
 
-def test_a_bundle_opens_again_and_goes_on_to_another_task(writing_recipe, tmp_path):
-    distill(writing_recipe(BODY), tmp_path / "student")
-    _export(tmp_path / "student", tmp_path / "bundle")
+def test_a_bundle_opens_again_and_goes_on_to_another_task(body_student, writing_recipe, tmp_path):
+    _export(body_student, tmp_path / "bundle")
     reopen_bundle(tmp_path / "bundle", tmp_path / "again")
     begun = f"student.start={tmp_path / 'again'}"
     distill(writing_recipe(begun, "train.steps=0"), tmp_path / "same")
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("student", "same"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (body_student, tmp_path / "same"))
     assert before.keys() == after.keys()
     own = [name for name in before if not ("position" in name or "token_type" in name)]  # one has the other's row in it
     assert all(torch.equal(before[name], after[name]) for name in own)
-    pair = [open_sides(tmp_path / name, paddings=(0, 0)) for name in ("student", "same")]
+    pair = [open_sides(folder, paddings=(0, 0)) for folder in (body_student, tmp_path / "same")]
     assert pair[0].write(TEXTS, most=16) == pair[1].write(TEXTS, most=16)
     distill(writing_recipe(begun, "task=summarise", "train.steps=2"), tmp_path / "brief")
     settings = verify_folder(tmp_path / "brief", kind="sequence-student").settings
@@ -73,10 +79,9 @@ def test_a_bundle_opens_again_and_goes_on_to_another_task(writing_recipe, tmp_pa
 
 
 def test_a_translators_encoder_gets_a_decoder_for_another_task_and_goes_on_to_a_bundle(
-    writing_recipe, embedder, tmp_path
+    over_encoder, writing_recipe, tmp_path
 ):
-    distill(writing_recipe(f"student.encoder={embedder}"), tmp_path / "student")
-    _export(tmp_path / "student", tmp_path / "bundle")
+    _export(over_encoder, tmp_path / "bundle")
     fixed = ["task=summarise", "vocabulary.size=400", "train.table_rate=0.0", "train.encoder_rate=0.0"]
     recipe = writing_recipe(f"student.encoder={tmp_path / 'bundle'}", *fixed)
     with pytest.raises(FolderError, match=r"bundle is a bundle.*kdserve reopen for student\.encoder"):
@@ -84,13 +89,13 @@ def test_a_translators_encoder_gets_a_decoder_for_another_task_and_goes_on_to_a_
     distill(recipe, tmp_path / "brief", open_bundles=open_published)
     settings = verify_folder(tmp_path / "brief", kind="sequence-student").settings
     assert (settings["task"], settings["recipe"]["student"]["encoder"]) == ("summarise", "bundle")
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("student", "brief"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (over_encoder, tmp_path / "brief"))
     own = [name for name in before if name.startswith("encoder.encoder.") or name == ENCODER_TABLE]
     assert all(torch.equal(before[name], after[name]) for name in own)
     assert len(after["decoder.bert.embeddings.word_embeddings.weight"]) == 400
     _export(tmp_path / "brief", tmp_path / "summaries")
     summariser, model = Translator.load(tmp_path / "summaries", num_threads=1), open_writer(tmp_path / "brief").eval()
-    pair = [open_sides(tmp_path / name, paddings=(0, 0)) for name in ("student", "brief")]
+    pair = [open_sides(folder, paddings=(0, 0)) for folder in (over_encoder, tmp_path / "brief")]
     for text in TEXTS:
         rows = [sides.read([text], language="de", most=24) for sides in pair]
         assert rows[0] == rows[1]

@@ -35,10 +35,16 @@ def test_a_published_student_goes_on_and_teaches_by_its_name(tiny_recipe, tmp_pa
     assert read_manifest(Path(opened.student.start), kind="student").settings["name"] == "kdserve-mini"
 
 
+@pytest.fixture(scope="module")
+def opened_gist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the bundles of both tests below are opened, which takes long, once."""
+    return tmp_path_factory.mktemp("gist")
+
+
 @pytest.mark.skipif("kdserve-gist" not in published_names("translator"), reason="kdserve-gist is not installed")
-def test_a_published_translator_goes_on_by_its_name(writing_folder, tmp_path):
+def test_a_published_translator_goes_on_by_its_name(writing_folder, opened_gist):
     recipe = load_recipe(writing_folder / "recipe.toml", overrides=["student.start=kdserve-gist", "task=summarise"])
-    start = Path(open_published(recipe, tmp_path).student.start)
+    start = Path(open_published(recipe, opened_gist).student.start)
     manifest = read_manifest(start, kind="sequence-student")
     assert (manifest.settings["name"], manifest.settings["table_bits"]) == ("kdserve-gist", 4)
     sides = open_sides(start, paddings=(1, 0))
@@ -46,10 +52,10 @@ def test_a_published_translator_goes_on_by_its_name(writing_folder, tmp_path):
 
 
 @pytest.mark.skipif("kdserve-gist" not in published_names("translator"), reason="kdserve-gist is not installed")
-def test_a_published_translator_gives_its_encoder_table_and_source_tokens(writing_folder, tmp_path):
+def test_a_published_translator_gives_its_encoder_table_and_source_tokens(writing_folder, opened_gist, tmp_path):
     named = ["student.encoder=kdserve-gist", "train.table_rate=0.0", "student.encoder_layers=[5]"]
     recipe = load_recipe(writing_folder / "recipe.toml", overrides=named)
-    opened = open_published(recipe, tmp_path)
+    opened = open_published(recipe, opened_gist)
     assert Path(opened.student.encoder).name == "kdserve-gist"
     run = prepare_writer(opened, tmp_path / "work")
     assert run.table_bits == 4
