@@ -192,10 +192,10 @@ class Retriever(RetrieverProtocol):
             k=k, where=where, min_score=min_score, lexical=lexical, per_language=per_language, rerank=rerank
         )
         texts, snapshot = require_texts(queries), self._snapshot
-        options = options.settled(keeps_sentences=snapshot.state.sentences)
+        options = options.settled(keeps_sentences=snapshot.keeps_sentences)
         vectors = require_unit_rows(self.encoder.encode_query(texts), len(texts), self.encoder.dim)
         find = partial(answer, snapshot, texts, vectors)
-        return find(options) if snapshot.state.sentences else search_and_rerank(texts, options, self.encoder, find)
+        return find(options) if snapshot.keeps_sentences else search_and_rerank(texts, options, self.encoder, find)
 
     def search_vectors(
         self, vectors: Embeddings, k: int = 10, *, where: str = "", min_score: float = -np.inf

@@ -142,7 +142,7 @@ class Searching:
                 raise Refusal(
                     "invalid", f"{name} is {wanted}, {self._limits.hits} are allowed; ask for fewer", param=name
                 )
-        keeps_sentences = index.snapshot.state.sentences
+        keeps_sentences = index.snapshot.keeps_sentences
         options = SearchOptions(
             k=request.k,
             where=request.where,
@@ -230,5 +230,5 @@ def _index_body(index: ServedIndex) -> IndexBody:
         model=index.encoder.name,
         fields=fields,
         lexical=snapshot.state.lexical,
-        sentences=snapshot.state.sentences,
+        sentences=snapshot.keeps_sentences,
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from kdserve.datatypes import Embeddings, Sentence
 from kdserve.errors import FolderError
-from kdserve.search.backends.topk import true_scores
+from kdserve.search.backends.topk import Scores, true_scores
 from kdserve.search.backends.vectors import Precision, Rows, VectorFile, encode_rows
 from kdserve.search.documents.passages import Span
 
@@ -74,26 +73,33 @@ class SentenceFile:
         spans = [self._places[some, 1:].tolist() for some in numbers]
         return SentenceRows(spans=spans, rows=self.vectors.encoded(np.concatenate(numbers)))
 
+    def best(self, rows: Rows, question_D: Embeddings) -> tuple[Scores, Rows]:
+        """Of each row the score of its sentence that is nearest to a question, and that one's number; -inf and -1 of a
+        row without any.
+        """
+        scores, numbers = np.full(len(rows), -np.inf, np.float32), np.full(len(rows), -1)
+        firsts, lengths = self._first[rows], self._first[rows + 1] - self._first[rows]
+        several = np.flatnonzero(lengths)
+        if len(several):
+            begins = np.cumsum(lengths) - lengths
+            asked = np.arange(lengths.sum()) + np.repeat(firsts - begins, lengths)
+            found = true_scores(question_D[None], self.vectors, asked[None])[0]
+            scores[several] = np.maximum.reduceat(found, begins[several])
+            is_best = np.flatnonzero(found == np.repeat(scores, lengths))[::-1]  # so that of equal ones the first stays
+            numbers[np.repeat(np.arange(len(rows)), lengths)[is_best]] = asked[is_best]
+        return scores, numbers
+
     def nearest(self, rows: Rows, question_D: Embeddings) -> list[Sentence | None]:
         """The sentence of each row that is nearest to a question, None for a row without any."""
-        numbers = [self._numbers(row) for row in rows]
-        all_numbers = np.concatenate([np.empty(0, np.int64), *numbers])
-        if not len(all_numbers):
-            return [None] * len(rows)
-        scores = true_scores(question_D[None], self.vectors, all_numbers[None])[0]
-        ends = np.cumsum([0, *map(len, numbers)]).tolist()
+        scores, numbers = self.best(rows, question_D)
+        places = self._places[np.maximum(numbers, 0), 1:].tolist()
         return [
-            self._sentence(some, scores[first:last]) if len(some) else None
-            for some, (first, last) in zip(numbers, pairwise(ends), strict=True)
+            Sentence(start=start, end=end, score=score) if number >= 0 else None
+            for (start, end), score, number in zip(places, scores.tolist(), numbers.tolist(), strict=True)
         ]
 
     def _numbers(self, row: int) -> Rows:
         return np.arange(self._first[row], self._first[row + 1])
-
-    def _sentence(self, numbers: Rows, scores: npt.NDArray[np.float32]) -> Sentence:
-        best = int(scores.argmax())
-        _, start, end = self._places[numbers[best]].tolist()
-        return Sentence(start=start, end=end, score=float(scores[best]))
 
 
 def _lengths(passages: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

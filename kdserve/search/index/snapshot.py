@@ -17,7 +17,7 @@ from kdserve.errors import FolderError
 from kdserve.manifest import MANIFEST_NAME, Manifest, read_error
 from kdserve.search.backends.exact import ExactSearcher
 from kdserve.search.backends.kinds import KINDS
-from kdserve.search.backends.topk import Mask, Neighbours, SearchedSegment, Searcher, nearest
+from kdserve.search.backends.topk import Mask, Neighbours, Scores, SearchedSegment, Searcher, nearest
 from kdserve.search.backends.vectors import Rows
 from kdserve.search.documents.document import Id
 from kdserve.search.filters.expression import parse_filter
@@ -69,6 +69,11 @@ class Snapshot:
             else:
                 total += len(np.unique(segment.passages[segment.live, 0]))
         return total
+
+    @property
+    def keeps_sentences(self) -> bool:
+        """Whether hits may be ordered by sentences: some passage has several, whose vectors are here."""
+        return any(segment.sentences is not None for segment in self.segments)
 
     def neighbours(self, queries: Embeddings, k: int, *, min_score: float, where: str) -> Neighbours:
         """The best rows for each query, numbered through all segments, among those that `where` lets pass."""
@@ -139,12 +144,25 @@ class Snapshot:
             for scores, rows, best in zip(
                 neighbours.scores.tolist(),
                 neighbours.rows.tolist(),
-                map(self.nearest_sentences, neighbours.rows, queries),
+                map(self._nearest_sentences, neighbours.rows, queries),
                 strict=True,
             )
         ]
 
-    def nearest_sentences(self, rows: Rows, query: Embeddings) -> dict[int, Sentence]:
+    def scores_by_sentences(self, rows: Rows, scores: Scores, query: Embeddings) -> Scores:
+        """Of rows that a query (D,) scores so, the means of their scores and their best sentences', where they have
+        several.
+        """
+        means = scores.copy()
+        for segment, first_row in zip(self.segments, self._first_rows[:-1].tolist(), strict=True):
+            if segment.sentences is not None:
+                inside = np.flatnonzero((rows >= first_row) & (rows < first_row + segment.num_rows))
+                best, numbers = segment.sentences.best(rows[inside] - first_row, query)
+                several = numbers >= 0
+                means[inside[several]] = (scores[inside[several]] + best[several]) / 2
+        return means
+
+    def _nearest_sentences(self, rows: Rows, query: Embeddings) -> dict[int, Sentence]:
         """By row, the sentence that is nearest to a query (D,), of rows that have several."""
         found: dict[int, Sentence] = {}
         for segment, first_row in zip(self.segments, self._first_rows[:-1].tolist(), strict=True):

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from kdserve.datatypes import Embedder, Embeddings, Hit
 from kdserve.errors import DataError
 from kdserve.runtime.normalizer import is_blank
-from kdserve.search.backends.topk import PROPOSED_AT_ONCE, Neighbours
+from kdserve.search.backends.topk import PROPOSED_AT_ONCE, Neighbours, Scores
 from kdserve.search.backends.vectors import Rows
 from kdserve.search.index.lexical import fuse
 from kdserve.search.index.snapshot import Snapshot
@@ -150,44 +149,38 @@ def _ranked(
     depth = max(depth, DEPTH) if options.lexical else depth
     by_meaning = snapshot.neighbours(vectors, depth, min_score=min_score, where=options.where)
     for number, text in enumerate(texts):
-        found = _scored(snapshot, vectors[number], by_meaning.scores[number], by_meaning.rows[number], options)
+        found = _rescored(snapshot, by_meaning.scores[number], by_meaning.rows[number], vectors[number], options)
+        found = _in_order(found) if options.rerank else found
         if options.lexical:
             by_words = snapshot.ranked_by_words(text, vectors[number], depth, where=options.where)
-            words = _scored(snapshot, vectors[number], by_words.scores[0], by_words.rows[0], options)
-            found = _fused(snapshot, [sorted(found, key=_by_score), words])
-        elif options.rerank:
-            found.sort(key=_by_score)
-        yield _neighbours([pair for pair in found if pair[1] >= options.min_score])
+            words = _rescored(snapshot, by_words.scores[0], by_words.rows[0], vectors[number], options)
+            found = _fused(snapshot, [found, words])
+        enough = found.scores[0].astype(np.float64) >= options.min_score
+        yield Neighbours(scores=found.scores[:, enough], rows=found.rows[:, enough])
 
 
-def _scored(
-    snapshot: Snapshot,
-    vector: Embeddings,
-    scores: npt.NDArray[np.float32],
-    rows: Rows,
-    options: SearchOptions,
-) -> list[tuple[int, float]]:
-    """The rows that were found for a query (D,), in their order, with their scores: where hits are ordered by sentences
-    the mean of the passage's and its best sentence's.
+def _rescored(snapshot: Snapshot, scores: Scores, rows: Rows, vector: Embeddings, options: SearchOptions) -> Neighbours:
+    """The rows that were found for one query (D,), in their order, with scores by sentences where hits are ordered by
+    these.
     """
-    found = rows >= 0
-    pairs = list(zip(rows[found].tolist(), scores[found].tolist(), strict=True))
-    if not options.rerank:
-        return pairs
-    best = snapshot.nearest_sentences(rows[found], vector)
-    return [(row, (score + best[row].score) / 2 if row in best else score) for row, score in pairs]
+    scores, rows = scores[rows >= 0], rows[rows >= 0]
+    if options.rerank:
+        scores = snapshot.scores_by_sentences(rows, scores, vector)
+    return Neighbours(scores=scores[None], rows=rows[None])
 
 
-def _by_score(pair: tuple[int, float]) -> float:
-    return -pair[1]
+def _in_order(found: Neighbours) -> Neighbours:
+    order = np.argsort(-found.scores[0], kind="stable")
+    return Neighbours(scores=found.scores[:, order], rows=found.rows[:, order])
 
 
-def _fused(snapshot: Snapshot, rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:
-    """The rows of some rankings by reciprocal rank, one of each document."""
-    owner = dict(zip(*snapshot.owners([row for ranking in rankings for row, _ in ranking]), strict=True))
-    best = {owner[row]: (row, score) for ranking in rankings for row, score in ranking}
-    order = fuse([[owner[row] for row, _ in ranking] for ranking in rankings])
-    return [best[key] for key in order]
+def _fused(snapshot: Snapshot, rankings: Sequence[Neighbours]) -> Neighbours:
+    """The rows of some rankings of one query by reciprocal rank, one of each document."""
+    rows, scores = ([row for one in rankings for row in getattr(one, name)[0].tolist()] for name in ("rows", "scores"))
+    owner = dict(zip(*snapshot.owners(rows), strict=True))
+    best = {owner[row]: (row, score) for row, score in zip(rows, scores, strict=True)}
+    order = fuse([[owner[row] for row in one.rows[0].tolist()] for one in rankings])
+    return _neighbours([best[key] for key in order])
 
 
 def _chosen(snapshot: Snapshot, found: Neighbours, options: SearchOptions) -> Neighbours:
