@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import subprocess
 import sys
 from io import BytesIO
@@ -105,6 +106,21 @@ def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, 
         config, rules = written_by.config, written_by.generation_config
         assert (rules.keep_numbers, rules.max_run, rules.no_repeat_ngram_size) == (True, 3, 4)
         assert (config.encoder.num_hidden_layers, config.decoder.num_hidden_layers) == layers
+
+
+@pytest.mark.parametrize("script", ["translation.py", "summaries.py"])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--graphs", "--device=cpu"], "--graphs records what a GPU launches; take --device cuda, or leave it out"),
+        (["--graphs"], "torch finds no GPU here; take --device cpu, without --graphs"),
+    ],
+)
+def test_without_a_gpu_that_it_needs_it_leaves_with_one_line(tmp_path, script, options, told):
+    command = [sys.executable, str(SCRIPTS / script), "pack", str(tmp_path / "out"), *options]
+    ran = subprocess.run(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (1, f"{told}\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_stage_trains_beyond_the_end(pack, tmp_path):

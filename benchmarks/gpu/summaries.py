@@ -22,7 +22,7 @@ from pieces import PIECE_BYTES
 from safetensors.torch import save
 from summary_model import SOURCE_TABLE, TIED, read_model
 from torch import nn
-from translation import HELD_BATCHES, Run
+from translation import HELD_BATCHES, Run, require_gpu
 from translation_data import Pairs, Ragged, tokenise
 from translation_model import read_tokenizer, read_xz
 
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--end-seconds", type=float, default=float("inf"), help="no training after so many in all")
     parser.set_defaults(soft_share=0.0)  # there is no teacher
     arguments = parser.parse_args()
+    require_gpu(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     os.environ["RAYON_NUM_THREADS"] = "1"  # processes share the cores
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # each batch has a shape of its own

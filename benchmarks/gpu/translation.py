@@ -23,6 +23,7 @@ import argparse
 import json
 import lzma
 import os
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing import get_context
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--graphs", action="store_true", help="record what steps launch, and play it back")
     parser.add_argument("--processes", type=int, default=16)
     arguments = parser.parse_args()
+    require_gpu(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     os.environ["RAYON_NUM_THREADS"] = "1"  # processes share the cores
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # each batch has a shape of its own
@@ -73,6 +75,15 @@ def main() -> None:
     run.teach()
     run.distil()
     run.plain()
+
+
+def require_gpu(arguments: argparse.Namespace) -> None:
+    """Leave before anything is made where the GPU is not there that the arguments need."""
+    is_gpu = torch.device(arguments.device).type == "cuda"
+    if arguments.graphs and not is_gpu:
+        sys.exit("--graphs records what a GPU launches; take --device cuda, or leave it out")
+    if is_gpu and not torch.cuda.is_available():
+        sys.exit("torch finds no GPU here; take --device cpu, without --graphs")
 
 
 class Run:
