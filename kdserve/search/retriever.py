@@ -195,7 +195,7 @@ class Retriever(RetrieverProtocol):
         options = options.settled(keeps_sentences=snapshot.keeps_sentences)
         vectors = require_unit_rows(self.encoder.encode_query(texts), len(texts), self.encoder.dim)
         find = partial(answer, snapshot, texts, vectors)
-        return find(options) if snapshot.keeps_sentences else search_and_rerank(texts, options, self.encoder, find)
+        return find(options) if snapshot.keeps_sentences else search_and_rerank(vectors, options, self.encoder, find)
 
     def search_vectors(
         self, vectors: Embeddings, k: int = 10, *, where: str = "", min_score: float = -np.inf

@@ -140,7 +140,7 @@ class MilvusRetriever(RetrieverProtocol):
         def find(first: SearchOptions) -> list[list[Hit]]:
             return widen_until_enough(asking(texts, vectors), first, ranked, first_depth=first.k + 1, most=MAX_HITS)
 
-        return search_and_rerank(texts, options, self.encoder, find)
+        return search_and_rerank(vectors, options, self.encoder, find)
 
     def texts_among(self, texts: Iterable[str]) -> set[str]:
         """As `Retriever.texts_among`, where a text is known by its first passage."""

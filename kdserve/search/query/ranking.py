@@ -15,7 +15,7 @@ from kdserve.search.backends.topk import PROPOSED_AT_ONCE, Neighbours, Scores
 from kdserve.search.backends.vectors import Rows
 from kdserve.search.index.lexical import fuse
 from kdserve.search.index.snapshot import Snapshot
-from kdserve.search.query.answers import best_sentences, rerank
+from kdserve.search.query.answers import Sentences, rerank
 
 DEPTH = 100
 """How many documents of each ranking are fused, or ordered by the sentences that the index keeps, at least."""
@@ -59,7 +59,7 @@ class SearchOptions:
 
 
 def search_and_rerank(
-    texts: Sequence[str],
+    vectors: Embeddings,
     options: SearchOptions,
     encoder: Embedder,
     find: Callable[[SearchOptions], list[list[Hit]]],
@@ -68,7 +68,12 @@ def search_and_rerank(
     found = find(options.first)
     if not options.rerank:
         return found
-    return [rerank(best_sentences(text, hits, encoder))[: options.k] for text, hits in zip(texts, found, strict=True)]
+    anew = []
+    for vector, hits in zip(vectors, found, strict=True):
+        sentences = Sentences(hits)
+        scores_N = encoder.encode_document(sentences.texts) @ vector
+        anew.append(rerank(sentences.nearest(scores_N.tolist()))[: options.k])
+    return anew
 
 
 def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, options: SearchOptions) -> list[list[Hit]]:

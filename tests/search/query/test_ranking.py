@@ -47,6 +47,19 @@ def test_fused_hits_keep_the_scores_of_meaning_and_obey_floor_and_filter(retriev
     assert {hit.language for hit in retriever.search(query, 20, lexical=True, where='lang == "fr"')} == {"fr"}
 
 
+def test_a_question_whose_hits_are_ordered_anew_is_embedded_once(tmp_path, documents):
+    asked = []
+
+    class Listening(Counting):
+        def encode_query(self, texts):
+            asked.extend(texts)
+            return super().encode_query(texts)
+
+    retriever = Retriever.build(tmp_path / "index", documents, Listening(), options=BuildOptions(sentences=False))
+    retriever.search_batch(["bell", "bread"], 3, rerank=5)
+    assert asked == ["bell", "bread"]
+
+
 def test_a_question_that_says_nothing_to_the_encoder_is_asked_by_its_words_alone(tmp_path, documents):
     class Deaf(Counting):
         def encode_query(self, texts):
