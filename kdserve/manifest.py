@@ -12,6 +12,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kdserve.errors import FolderError
+from kdserve.errors import FolderError, KdserveError
 from kdserve.json_files import parse_json
 from kdserve.kinds import Kind, mistaken
 from kdserve.locks import folder_in_use
@@ -72,11 +73,10 @@ def staged_folder(target: Path) -> Iterator[Path]:
     vanishes too.
 
     Raises:
-        FolderError: `target` exists, its parent cannot be written, or the disk is full.
+        FolderError: as `require_new`, or its parent cannot be written, or the disk is full.
     """
     target = Path(target)
-    if target.exists() or target.is_symlink():
-        raise FolderError(f"{target} exists already; choose another name or remove it first")
+    require_new(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target)
@@ -94,10 +94,39 @@ def staged_folder(target: Path) -> Iterator[Path]:
                 raise FolderError(f"{target} appeared meanwhile; it was left alone, choose another name")
             staging.rename(target)
             sync_path(target.parent)
-    except OSError as error:
-        raise write_error(target, error) from error
+    except KdserveError:
+        raise
+    except Exception as error:  # also of libraries in Rust, which share no kind
+        if (refusal := _system_refusal(error)) is None:
+            raise
+        raise write_error(target, refusal) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def require_new(target: Path) -> None:
+    """Refuse a folder to be made that is there, or would lie in another that kdserve made.
+
+    Raises:
+        FolderError: it is so.
+    """
+    if target.exists() or target.is_symlink():
+        raise FolderError(f"{target} exists already; choose another name or remove it first")
+    for above in target.resolve().parents:
+        with suppress(PermissionError):
+            if (above / MANIFEST_NAME).is_file():
+                raise FolderError(
+                    f"{target} lies inside {above}, whose {MANIFEST_NAME} lists all that may be there; choose another "
+                    "place"
+                )
+
+
+def _system_refusal(error: Exception) -> OSError | None:
+    """What the system said where something could not be written: libraries in Rust have its number in their text."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def remove_folder(folder: Path) -> None:

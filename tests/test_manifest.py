@@ -6,7 +6,10 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models
 
 from kdserve.errors import FolderError
 from kdserve.manifest import (
@@ -91,6 +94,34 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path):
     with pytest.raises(FolderError, match="no space left"), staged_folder(tmp_path / "s"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("library", ["safetensors", "tokenizers"])
+def test_a_disk_that_a_library_finds_full_is_one_line_too(tmp_path: Path, file_size_limit, library: str):
+    def write(folder: Path) -> None:
+        if library == "safetensors":
+            save_file({"a": np.zeros(10_000)}, folder / "a.safetensors")
+        else:
+            Tokenizer(models.WordLevel({f"word{n}": n for n in range(5_000)})).save(str(folder / "tokenizer.json"))
+
+    told = pytest.raises(FolderError, match=r"s cannot be written \(File too large\)")
+    with file_size_limit(20_000), told, staged_folder(tmp_path / "s") as folder:
+        write(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_ours_is_no_full_disk(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), staged_folder(tmp_path / "s"):
+        print(1 / 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_made_inside_a_folder_whose_manifest_lists_its_files(tmp_path: Path):
+    make(tmp_path / "s")
+    for inside in (tmp_path / "s" / "t", tmp_path / "s" / "deep" / "t"):
+        with pytest.raises(FolderError, match=r"t lies inside .*s, whose kdserve.json lists all that may be there"):
+            make(inside)
+    verify_folder(tmp_path / "s", kind="student")
 
 
 def edit(folder: Path, old: str, new: str) -> None:

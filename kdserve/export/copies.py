@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 from kdserve.errors import FolderError
 from kdserve.export.read.student import StudentFolder
 from kdserve.export.read.tensors import INDEX_NAME, WEIGHTS_NAME, weight_files
-from kdserve.manifest import MANIFEST_NAME, staged_folder, write_manifest
+from kdserve.manifest import MANIFEST_NAME, read_error, require_new, staged_folder, write_error, write_manifest
 from kdserve.model_settings import StudentSettings, read_student_settings
 
 
@@ -24,14 +25,33 @@ def staged_copy(source: Path, out: Path, *, without: tuple[str, ...] = ()) -> It
     """Yield a copy of a folder, less its manifest and files of some names (patterns), that becomes `out`.
 
     Raises:
-        FolderError: `out` lies inside the folder; else as `staged_folder`.
+        FolderError: as `require_apart` and `staged_folder`, or a file of the folder cannot be read.
+    """
+    require_apart(source, out)
+    with staged_folder(out) as folder:
+        ignored = shutil.ignore_patterns(MANIFEST_NAME, *without)
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=ignored, copy_function=partial(_copy, out=out))
+        yield folder
+
+
+def require_apart(source: Path, out: Path) -> None:
+    """Find out before a long work that its outcome could not be written.
+
+    Raises:
+        FolderError: `out` lies inside the folder; else as `require_new`.
     """
     if out.resolve().is_relative_to(source.resolve()):
         raise FolderError(f"{out} lies inside {source}, which would be copied into itself; choose another place")
-    with staged_folder(out) as folder:
-        ignored = shutil.ignore_patterns(MANIFEST_NAME, *without)
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=ignored)
-        yield folder
+    require_new(out)
+
+
+def _copy(source: str, target: str, *, out: Path) -> None:
+    """Copy one file; the errors of shutil.copytree would have no numbers."""
+    try:
+        shutil.copy2(source, target)
+    except OSError as error:
+        is_unread = error.filename == source and error.filename2 is None
+        raise (read_error(Path(source), error) if is_unread else write_error(out, error)) from error
 
 
 def replace_weights(body: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from kdserve.datatypes import Embedder, Embeddings, Progress, no_progress
 from kdserve.errors import DataError, FolderError
-from kdserve.export.copies import describe_copy, replace_weights, staged_copy
+from kdserve.export.copies import describe_copy, replace_weights, require_apart, staged_copy
 from kdserve.export.read.modules import read_truncate_dim
 from kdserve.export.read.static import read_table
 from kdserve.export.read.student import StudentFolder, read_student
@@ -60,6 +60,7 @@ def neutralise(
             length, or `out` lies inside it.
         DataError: a language has too few pairs, or the languages' shifts have fewer directions.
     """
+    require_apart(model, out)
     student = read_student(model)
     modules = _require_vectors(student)
     shifts = measure_shifts(embedder, pairs, progress=progress)

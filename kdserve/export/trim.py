@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from kdserve.datatypes import Progress, no_progress
 from kdserve.errors import DataError, FolderError
-from kdserve.export.copies import describe_copy, replace_weights, staged_copy
+from kdserve.export.copies import describe_copy, replace_weights, require_apart, staged_copy
 from kdserve.export.read.bert import POSITIONS_AFTER_PADDING
 from kdserve.export.read.foreign import opening
 from kdserve.export.read.static import read_table
@@ -90,6 +90,7 @@ def trim_vocabulary(
         FolderError: `model` is no such folder, its tokenizer or table cannot be trimmed, or `out` lies inside it.
         DataError: there is no text in one of the languages.
     """
+    require_apart(model, out)
     chosen = _choose(texts, languages)
     student = read_student(model, languages=tuple(chosen))
     spec = student.tokenizer.spec

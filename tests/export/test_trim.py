@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 from tiny_students import LANGUAGES, tiny_plain, tiny_static
 from tokenizers import Tokenizer
 
-from kdserve.errors import DataError
+from kdserve.errors import DataError, FolderError
 from kdserve.export import ExportSettings, GateTexts, export_bundle, trim_vocabulary
 from kdserve.model_settings import read_student_settings
 from kdserve.runtime import Encoder
@@ -81,4 +81,22 @@ def test_coverage_is_of_texts_that_were_held_out(tmp_path: Path) -> None:
 
 def test_a_language_without_texts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no text in sw"):
-        trim_vocabulary(tmp_path, tmp_path / "small", texts=TEXTS, languages=["sw"])
+        trim_vocabulary(tmp_path / "model", tmp_path / "small", texts=TEXTS, languages=["sw"])
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "small").touch()
+    with pytest.raises(FolderError, match="small exists already; choose another name"):
+        trim_vocabulary(tmp_path / "no model", tmp_path / "small", texts=TEXTS)
+    with pytest.raises(FolderError, match=r"inside lies inside .*, which would be copied into itself"):
+        trim_vocabulary(tmp_path, tmp_path / "inside", texts=TEXTS)
+
+
+def test_a_file_that_cannot_be_copied_is_named_and_a_full_disk_is_told(tmp_path: Path, file_size_limit) -> None:
+    model = tiny_plain(tmp_path / "model")
+    with file_size_limit(20_000), pytest.raises(FolderError, match=r"small cannot be written \(File too large\)"):
+        trim_vocabulary(model, tmp_path / "small", texts=TEXTS)
+    (model / "link.txt").symlink_to("nowhere")
+    with pytest.raises(FolderError, match=r"model/link.txt is missing; copy the folder again"):
+        trim_vocabulary(model, tmp_path / "small", texts=TEXTS)
+    assert not list(tmp_path.glob("*small*"))

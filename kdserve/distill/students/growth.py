@@ -24,7 +24,7 @@ from kdserve.distill.data.vocabulary import read_vocabulary
 from kdserve.distill.students.embedder import TransformerStudent, save_student
 from kdserve.distill.students.folder import open_student, read_prompts
 from kdserve.errors import FolderError, RecipeError
-from kdserve.manifest import staged_folder, write_manifest
+from kdserve.manifest import require_new, staged_folder, write_manifest
 from kdserve.model_settings import verify_student
 from kdserve.recipe import BodyRecipe, StudentRecipe
 
@@ -50,6 +50,7 @@ def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> 
         FolderError: no transformer student over BERT layers, or one that does not keep its vectors.
         RecipeError: fewer layers, a width that is no multiple of the student's, or sizes or a seed out of range.
     """
+    require_new(out)
     manifest, settings = verify_student(folder)
     if settings.labels:
         raise FolderError(f"{folder} is a classifier; grow the student that it started from, and distil it again")
