@@ -20,7 +20,7 @@ from kdserve.distill.hardware import processes
 from kdserve.distill.prepare import prepare
 from kdserve.distill.prepare.translation import parent_folders
 from kdserve.distill.run import Run
-from kdserve.distill.students.folder import parent_students
+from kdserve.distill.students.folder import require_trainable
 from kdserve.distill.teachers.embedder import Teacher, load_teacher
 from kdserve.errors import DataError, FolderError, MissingExtraError, RecipeError
 from kdserve.locks import folder_lock
@@ -61,8 +61,7 @@ def distill(
         with folder_lock(work) if is_first else nullcontext():
             try:
                 recipe = open_bundles(recipe, work / "published")
-                # a student that is missing is named before minutes of reading
-                parent_students(recipe) if isinstance(recipe, Recipe) else parent_folders(recipe)
+                require_trainable(recipe) if isinstance(recipe, Recipe) else parent_folders(recipe)
                 run = prepare(recipe, work, cache=cache, progress=progress)
             except (DataError, FolderError, MissingExtraError, RecipeError):
                 if is_new and not _took_long(work):

@@ -58,14 +58,14 @@ def make_vocabulary(
     A trained one has a token for each of `words`.
 
     Raises:
-        FolderError: the named folder has no readable tokenizer.json.
+        FolderError: the named folder has no readable tokenizer.json, or one of others.
         DataError: the corpus is too small for a vocabulary of that size.
     """
     settings = recipe.vocabulary
     if recipe.student.start:
-        return read_vocabulary(Path(recipe.data_dir) / recipe.student.start, key="student.start")
+        return read_own_vocabulary(Path(recipe.data_dir) / recipe.student.start, key="student.start")
     if settings.folder:
-        return read_vocabulary(Path(recipe.data_dir) / settings.folder, key="vocabulary.folder")
+        return read_own_vocabulary(Path(recipe.data_dir) / settings.folder, key="vocabulary.folder")
     drawn = draw_sentences(corpus, settings, seed=recipe.seed)
     return train_unigram(drawn, settings.size, words=words, progress=progress)
 
@@ -82,6 +82,22 @@ def read_vocabulary(folder: Path, *, key: str) -> Tokenizer:
         return open_tokenizer(json.dumps(spec))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise FolderError(f"{path} is no readable tokenizer ({error}); check {key}") from error
+
+
+def read_own_vocabulary(folder: Path, *, key: str) -> Tokenizer:
+    """Return the tokenizer of a folder whose special tokens are ours, as training puts them around texts by number.
+
+    Raises:
+        FolderError: as `read_vocabulary`, or it has other tokens in their places.
+    """
+    tokenizer = read_vocabulary(folder, key=key)
+    first = [tokenizer.id_to_token(number) for number in range(len(SPECIAL_TOKENS))]
+    if first != list(SPECIAL_TOKENS):
+        raise FolderError(
+            f"{folder} begins its vocabulary with {' '.join(map(str, first))}, not {' '.join(SPECIAL_TOKENS)}, so no "
+            f"student can be trained on it ({key}); name it as teacher.model (vocabulary.of_teacher keeps its tokens)"
+        )
+    return tokenizer
 
 
 def draw_sentences(corpus: Corpus, settings: VocabularyRecipe, *, seed: int) -> list[str]:

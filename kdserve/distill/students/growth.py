@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdserve.distill.data.vocabulary import read_vocabulary
+from kdserve.distill.data.vocabulary import read_own_vocabulary
 from kdserve.distill.students.embedder import TransformerStudent, save_student
 from kdserve.distill.students.folder import open_student, read_prompts
 from kdserve.errors import FolderError, RecipeError
@@ -55,7 +55,7 @@ def grow(folder: Path, out: Path, *, layers: int, width: int, seed: int = 1) -> 
     if settings.labels:
         raise FolderError(f"{folder} is a classifier; grow the student that it started from, and distil it again")
     recipe = StudentRecipe(max_tokens=settings.max_tokens, table_bits=settings.table_bits)
-    student, tokenizer = open_student(folder, recipe), read_vocabulary(folder, key="STUDENT")
+    student, tokenizer = open_student(folder, recipe), read_own_vocabulary(folder, key="STUDENT")
     if not isinstance(student, TransformerStudent) or student.body.config.model_type != "bert":
         raise FolderError(f"{folder} is no transformer over BERT layers; only those can be grown")
     size = _size(student)

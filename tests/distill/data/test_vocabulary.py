@@ -90,3 +90,7 @@ def test_a_named_vocabulary_is_taken_and_a_broken_one_refused(tmp_path: Path, ti
     for folder in ("broken", "none"):
         with pytest.raises(FolderError, match="no readable tokenizer"):
             make_vocabulary(corpus, tiny_recipe("static", overrides=[f"vocabulary.folder={folder}"]))
+    (pairs_folder / "others").mkdir(exist_ok=True)
+    (pairs_folder / "others" / "tokenizer.json").write_text(tokenizer.to_str().replace("[UNK]", "<unk>"))
+    with pytest.raises(FolderError, match=r"others begins its vocabulary with \[PAD\] <unk> \[CLS\] \[SEP\], not"):
+        make_vocabulary(corpus, tiny_recipe("static", overrides=["vocabulary.folder=others"]))

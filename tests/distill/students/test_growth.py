@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +19,10 @@ from kdserve.distill.start.student import start_student
 from kdserve.distill.students.folder import open_student
 from kdserve.distill.students.growth import MAX_DIFFERENCE, grow, grow_student
 from kdserve.errors import FolderError, RecipeError
-from kdserve.manifest import verify_folder, write_manifest
+from kdserve.manifest import read_manifest, verify_folder, write_manifest
 from kdserve.recipe import StudentRecipe
 
+TYPES = "sentence_transformers.models."
 OWN = ["student.body.width=64", "student.body.heads=4", "student.body.layers=2", "student.body.feed_forward=96"]
 
 
@@ -33,6 +37,56 @@ def small(tmp_path_factory: pytest.TempPathFactory, pairs_folder: Path, teacher_
     folder = tmp_path_factory.mktemp("small") / "student"
     distill(load_recipe(path, overrides=[*OWN, "train.body_rate=3e-3"]), folder, cache=teacher_cache)
     return folder
+
+
+def edit(path: Path, change: Callable[[Any], Any]) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+
+
+def pool_first_token(folder: Path) -> None:
+    edit(folder / "1_Pooling" / "config.json", lambda config: config | {"pooling_mode": "cls"})
+
+
+def shift_unit_vectors(folder: Path) -> None:
+    edit(folder / "2_Dense" / "config.json", lambda config: config | {"bias": True})
+    edit(folder / "modules.json", lambda modules: [*modules[:2], modules[3], *modules[2:]])
+
+
+def add_a_norm(folder: Path) -> None:
+    edit(folder / "modules.json", lambda modules: [*modules, modules[-1] | {"type": f"{TYPES}LayerNorm"}])
+
+
+def cut_vectors(folder: Path) -> None:
+    edit(folder / "config_sentence_transformers.json", lambda config: config | {"truncate_dim": 32})
+
+
+def name_tokens_otherwise(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("[CLS]", "<s>"), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pool_first_token, "a pooling that is no mean"),
+        (shift_unit_vectors, "a dense layer over unit vectors with a bias"),
+        (add_a_norm, r"the modules Transformer \+ Pooling \+ Dense \+ Normalize \+ LayerNorm"),
+        (cut_vectors, "a truncate_dim"),
+        (name_tokens_otherwise, r"vocabulary with \[PAD\] \[UNK\] <s> \[SEP\], not \[PAD\]"),
+    ],
+)
+def test_a_student_of_others_neither_grows_nor_trains_on(tmp_path: Path, tiny_recipe, small: Path, change, message):
+    other = tmp_path / "other"
+    shutil.copytree(small, other)
+    change(other)
+    manifest = read_manifest(other, kind="student")
+    write_manifest(other, kind="student", parents=manifest.parents, settings=manifest.settings)
+    with pytest.raises(FolderError, match=rf"other.* {message}.*; name it as teacher.model"):
+        grow(other, tmp_path / "grown", layers=3, width=0)
+    recipe = tiny_recipe("transformer", overrides=["vocabulary.folder=", f"student.start={other}"])
+    with pytest.raises(FolderError, match=message):
+        distill(recipe, tmp_path / "student")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
 
 
 @pytest.mark.parametrize(("layers", "width"), [(2, 64), (5, 64), (2, 192), (4, 128)])
