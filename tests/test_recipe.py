@@ -47,6 +47,9 @@ def test_a_recipe_loads_with_defaults_and_overrides(tmp_path: Path):
         (GOOD + "[objective]\ncosine = 0\ncontrastive = 0\nmse = 1\n", "mse alone collapses"),
         (GOOD + "[layers]\nhidden = 1.0\n", r"layers\.map is missing"),
         (GOOD + "[student.body]\nlayers = 2\n", r"the key student\.body\.width is missing"),
+        (GOOD + "[student.body]\nwidth = 99999\n", r"student\.body\.width is 99999; it must lie in \[1, 16384\]"),
+        (GOOD + "[student.body]\nwidth = 64\nlayers = 9999\n", r"layers is 9999; it must lie in \[1, 256\]"),
+        ('languages = ["de", "fr"]\nweak_languages = ["fr"]\n' + GOOD, "weak_languages has fr, and so has languages"),
         (GOOD + "[student.body]\nwidth = 10\n", r"student\.body\.heads is 4; it must divide the width 10"),
         (GOOD + "[student]\ntable_bits = 4\n[student.body]\nwidth = 20\n", r"student\.body\.width must be a multiple"),
         (GOOD + '[student]\nstart = "s"\n[student.body]\nwidth = 64\n', r"student\.start has a body already"),
@@ -245,3 +248,10 @@ def test_a_recipe_of_a_student_that_writes_is_read_as_strictly(tmp_path: Path, o
     path = write(tmp_path, WRITER)
     with pytest.raises(RecipeError, match=message):
         load_recipe(path, overrides=[override])
+
+
+def test_weak_languages_are_not_covered_too(tmp_path: Path):
+    weak = load_recipe(write(tmp_path, GOOD), overrides=['weak_languages=["et"]'])
+    assert weak.covered(["", "de", "et"]) == ("de",)
+    named = load_recipe(write(tmp_path, GOOD), overrides=['languages=["fr", "de", "de"]'])
+    assert named.covered(["de", "es", "fr"]) == ("de", "fr")

@@ -102,8 +102,7 @@ class EmbeddingRun(Run):
 
     def save(self, outcome: Outcome, out: Path) -> None:
         """Write the student's folder, whole or not at all."""
-        recipe, corpus = self.recipe, self.data.corpus
-        languages = recipe.languages or tuple(language for language in corpus.languages if language)
+        recipe, languages = self.recipe, self.recipe.covered(self.data.corpus.languages)
         with staged_folder(out) as folder:
             encoder, most = self.encoder.cpu(), recipe.student.max_tokens
             save_student(encoder, self.tokenizer, folder, max_tokens=most, prompts=self.prompts)

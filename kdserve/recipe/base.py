@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kdserve.recipe.sections import DataRecipe, ValidationRecipe
@@ -32,3 +33,9 @@ class PairsRecipe:
         is_line = self.name.isprintable() and bool(self.name.strip())
         require_rules(("name", is_line, f"is {self.name!r}; it must be one line of text"))
         require_rules(("data", bool(self.data), "must name at least one source of pairs"))
+        both = ", ".join(sorted({*self.languages} & {*self.weak_languages}))
+        require_rules(("weak_languages", not both, f"has {both}, and so has languages; name each in one of them"))
+
+    def covered(self, found: Iterable[str]) -> tuple[str, ...]:
+        """Return the languages that a student may claim: the recipe's own, or those of its data that are not weak."""
+        return tuple(sorted({*(self.languages or filter(None, found))} - {*self.weak_languages}))

@@ -10,6 +10,13 @@ from kdserve.toml import require, require_rules
 
 LEAST_VOCABULARY = 300
 """Tokens of the smallest vocabulary: 256 bytes, special ones, and some letters."""
+MOST_LAYERS, MOST_WIDTH = 256, 16_384
+"""Of any body here; its feed-forward part may be four times as wide."""
+BODY_RANGES = {
+    "width": f"[1, {MOST_WIDTH}]",
+    "heads": f"[1, {MOST_WIDTH}]",
+    "feed_forward": f"[1, {4 * MOST_WIDTH}]",
+}
 _TRAIN_RANGES = {
     "table_rate": "[0, inf)",
     "body_rate": "[0, inf)",
@@ -108,7 +115,7 @@ class BodyRecipe:
     feed_forward: int = 1024
 
     def __post_init__(self) -> None:
-        require(self, width="[1, inf)", layers="[1, inf)", heads="[1, inf)", feed_forward="[1, inf)")
+        require(self, **BODY_RANGES, layers=f"[1, {MOST_LAYERS}]")
         if self.width % self.heads:
             raise ValueError(f"heads is {self.heads}; it must divide the width {self.width}")
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from kdserve.recipe.base import PairsRecipe
 from kdserve.recipe.loop import LoopRecipe
-from kdserve.recipe.sections import LEAST_VOCABULARY
+from kdserve.recipe.sections import BODY_RANGES, LEAST_VOCABULARY, MOST_LAYERS
 from kdserve.toml import require, require_rules
 
 
@@ -93,8 +93,8 @@ class WriterBodyRecipe:
     feed_forward: int = 1024
 
     def __post_init__(self) -> None:
-        sizes = ("width", "encoder_layers", "decoder_layers", "heads", "feed_forward")
-        require(self, **dict.fromkeys(sizes, "[1, inf)"))
+        layers = f"[1, {MOST_LAYERS}]"
+        require(self, **BODY_RANGES, encoder_layers=layers, decoder_layers=layers)
         require_rules(("heads", self.width % self.heads == 0, f"must divide the width {self.width}"))
 
 

@@ -41,7 +41,6 @@ class WritingRun(Run):
     def save(self, outcome: Outcome, out: Path) -> None:
         """Write the student's folder (docs/sequence-to-sequence.md), whole or not at all."""
         recipe, accuracy = self.recipe, outcome.accuracy
-        languages = recipe.languages or tuple(language for language in self.data.corpus.languages if language)
         sources, targets = self.sides.tokens_by_language()
         with staged_folder(out) as folder:
             with quiet_transformers():
@@ -60,7 +59,7 @@ class WritingRun(Run):
                     task=recipe.task,
                     max_tokens=recipe.student.max_tokens,
                     max_output_tokens=recipe.student.max_output_tokens,
-                    languages=tuple(sorted(languages)),
+                    languages=recipe.covered(self.data.corpus.languages),
                     weak_languages=tuple(sorted(recipe.weak_languages)),
                     targets=("en",) if recipe.task == "translate" else (),
                     prefix=recipe.teacher.prefix,

@@ -27,11 +27,10 @@ from kdserve.errors import FolderError, RecipeError
 from kdserve.manifest import require_new, staged_folder, write_manifest
 from kdserve.model_settings import verify_student
 from kdserve.recipe import BodyRecipe, StudentRecipe
+from kdserve.recipe.sections import MOST_LAYERS, MOST_WIDTH
 
 MAX_DIFFERENCE = 1e-5
 """Largest difference of a grown student's vectors, in any dimension, from what they were."""
-
-MOST_LAYERS, MOST_WIDTH = 256, 16_384
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
