@@ -36,8 +36,9 @@ class Bundle:
 
 def main(folder: str, query: str) -> None:
     """Print the lines of stdin, those nearest to the query first."""
-    if not (Path(folder) / "model.onnx").is_file():
-        sys.exit(f"{folder} holds no model.onnx; name the folder of a bundle")
+    for name in ("model.onnx", "tokenizer.json", "config_sentence_transformers.json"):  # a classifier has two of them
+        if not (Path(folder) / name).is_file():
+            sys.exit(f"{folder} holds no {name}; name the folder of a bundle that embeds")
     bundle = Bundle(Path(folder))
     texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:

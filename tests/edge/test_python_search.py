@@ -52,7 +52,8 @@ def test_the_example_without_kdserve_imports_no_kdserve(tmp_path: Path) -> None:
     ("script", "arguments", "said"),
     [
         ("plain.py", ("BUNDLE", "q"), "standard input holds no text; give a text a line"),
-        ("plain.py", ("nowhere", "q"), "nowhere holds no model.onnx; name the folder of a bundle"),
+        ("plain.py", ("nowhere", "q"), "nowhere holds no model.onnx; name the folder of a bundle that embeds"),
+        ("plain.py", ("classifier", "q"), "classifier holds no config_sentence_transformers.json; name the folder of"),
         ("python_search.py", ("nowhere", "q"), "there is no folder nowhere, nor a published student of that name"),
         ("web/assemble.py", ("BUNDLE", "nowhere", "site"), "nowhere holds no onnxruntime-web; run npm install in"),
         ("web/assemble.py", ("BUNDLE", "modules", "modules"), "modules is there already; delete it, or name another"),
@@ -63,6 +64,7 @@ def test_the_examples_say_in_one_line_what_is_missing(
     script: str, arguments: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "modules" / "onnxruntime-web").mkdir(parents=True)
+    (tmp_path / "classifier").symlink_to(find_bundle("kdserve-langid", kind="classifier"))
     given = [str(find_bundle("kdserve-static")) if one == "BUNDLE" else one for one in arguments]
     command = [sys.executable, str(ROOT / "examples" / "edge" / script), *given]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
