@@ -76,7 +76,7 @@ def kept_weights(recipe: Recipe | SequenceRecipe, best_step: int) -> str:
 
 
 def open_published(recipe: Recipe | SequenceRecipe, beside: Path) -> Recipe | SequenceRecipe:
-    """Open the bundles that a recipe names as teacher, start or encoder below `beside`, and return it with those named.
+    """Open the bundles that a recipe names as teacher, start, guide or encoder below `beside`; return it so changed.
 
     They are published ones, or folders that lie where the recipe's data do. Of several processes the first opens them.
 
@@ -116,4 +116,5 @@ def open_published(recipe: Recipe | SequenceRecipe, beside: Path) -> Recipe | Se
             recipe,
             student=replace(student, start=opened("student.start", student.start, "bundle")),
             teacher=replace(teacher, model=opened("teacher.model", teacher.model, "bundle")),
+            guide=replace(recipe.guide, student=opened("guide.student", recipe.guide.student, "bundle")),
         )

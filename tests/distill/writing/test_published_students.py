@@ -28,10 +28,10 @@ def test_a_published_student_gives_its_encoder_by_its_name(writing_folder, tmp_p
 
 @pytest.mark.skipif("kdserve-mini" not in published_names(), reason="kdserve-mini is not in this installation")
 def test_a_published_student_goes_on_and_teaches_by_its_name(tiny_recipe, tmp_path):
-    named = ["student.start=kdserve-mini", "vocabulary.folder=", "teacher.model=kdserve-mini"]
-    recipe = tiny_recipe("transformer", overrides=named)
+    named = [f"{key}=kdserve-mini" for key in ("student.start", "teacher.model", "guide.student")]
+    recipe = tiny_recipe("transformer", overrides=["vocabulary.folder=", *named])
     opened = open_published(recipe, tmp_path)
-    assert opened.student.start == opened.teacher.model
+    assert opened.student.start == opened.teacher.model == opened.guide.student
     assert read_manifest(Path(opened.student.start), kind="student").settings["name"] == "kdserve-mini"
 
 
