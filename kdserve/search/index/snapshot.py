@@ -270,10 +270,14 @@ def read_current(index: Path, read: Callable[[Manifest, IndexState], Read]) -> R
 
 
 def _pointer(index: Path) -> bytes:
+    """The bytes of the pointer; none where there is none, as between two folders that are renamed."""
+    path = index / MANIFEST_NAME
     try:
-        return (index / MANIFEST_NAME).read_bytes()
-    except OSError:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return b""
+    except OSError as error:
+        raise read_error(path, error) from error
 
 
 def _state_of(path: Path) -> tuple[int, int, int]:
