@@ -68,7 +68,7 @@ def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def labelled_folder(pairs_folder: Path) -> Path:
     """Files of labelled texts beside the pairs: sample sentences that end in a question mark, and others."""
     for name, language in (("train.tsv", "en"), ("target.de.tsv", "de"), ("target.ja.tsv", "ja")):
-        english, own = samples.parallel()["en"][:120], samples.parallel()[language][:120]
+        english, own = samples.parallel()["en"][:60], samples.parallel()[language][:60]
         rows = ["label\ttext"]
         rows += [f"{'question' if e.endswith('?') else 'statement'}\t{o}" for e, o in zip(english, own, strict=True)]
         (pairs_folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
