@@ -162,7 +162,7 @@ def test_a_classifier_learns_inside_the_body_too(
     inside = ["layers.hidden=1.0", "layers.attention=1.0", "layers.relations=1.0", "layers.relation_heads=2"]
     teacher = {"head": ["layers.map=[[0, 0], [1, 5]]"], "sequence": ["layers.map=[[1, 0]]"]}[kind]
     if kind == "sequence":  # 16 wide, the student 384: the hidden states meet in a projection that is trained and saved
-        teacher += [f"classifier.teacher={sequence_folder}"]
+        teacher += [f"classifier.teacher={sequence_folder}", "train.steps=16"]
     overrides = ["family=transformer", "student.layers=[0, 5]", "train.body_rate=1e-3", "train.steps=32"]
     recipe = classifier_recipe(overrides=[*overrides, *inside, *teacher])
     run = prepare(recipe, tmp_path / "work", cache=teacher_cache if kind == "head" else tmp_path)

