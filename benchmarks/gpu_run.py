@@ -328,7 +328,7 @@ def time_steps(run: object, *, warm: int = 12, steps: int = 40) -> float:
     from kdserve.distill.training.prefetch import prefetch
 
     trainer = run.trainer()
-    batches = prefetch(trainer._batches(), depth=4)
+    batches = prefetch(trainer._batches())
     trainer.student.train()
     for number in range(warm + steps):
         if number == warm:

@@ -20,7 +20,7 @@ from kdserve.precisions import Precision, TableBits, named_precisions
 
 
 def build_graph(
-    student: StudentFolder, precision: Precision, tokenizer: Path, *, optimum_python: Path | None = None
+    student: StudentFolder, precision: Precision, tokenizer: Path, *, optimum_python: Path | None
 ) -> onnx.ModelProto:
     """Write a student's graph; `tokenizer` is the bundle's file, for the texts that int8 is calibrated on.
 
@@ -50,7 +50,7 @@ def candidates(student: StudentFolder, name: str) -> list[Precision]:
     return list(graphs.values())
 
 
-def require_graph(student: StudentFolder, *, optimum_python: Path | None = None) -> None:
+def require_graph(student: StudentFolder, *, optimum_python: Path | None) -> None:
     """Refuse a student that no bundle can follow, and say of a body without a graph what it is.
 
     Raises:

@@ -106,7 +106,7 @@ def calibration_texts(languages: Sequence[str]) -> CalibrationTexts:
     """
     lines = resources.files(__package__).joinpath("calibration.tsv").read_text(encoding="utf-8").splitlines()
     pairs = [line.split("\t") for line in lines]
-    wanted = [(code, text) for code, text in pairs if code in languages] or [(code, text) for code, text in pairs]
+    wanted = [pair for pair in pairs if pair[0] in languages] or pairs
     ranges = [text for i, (_, text) in enumerate(wanted) if i % _DEV_EVERY]
     development = [text for i, (_, text) in enumerate(wanted) if not i % _DEV_EVERY]
     return CalibrationTexts(ranges=ranges + _join(ranges), development=development + _join(development))

@@ -67,9 +67,8 @@ def cut_vocabulary(spec: Mapping[str, Any], kept: list[str]) -> dict[str, Any]:
     else:
         model["vocab"] = {token: number for token, number in numbers.items() if token in model["vocab"]}
     if model["type"] == "BPE":
-        model["merges"] = [merge for merge in model["merges"] if "".join(_pair(merge)) in model["vocab"]]
-        known = model["vocab"]
-        model["merges"] = [merge for merge in model["merges"] if all(part in known for part in _pair(merge))]
+        pairs = [(merge, _pair(merge)) for merge in model["merges"]]
+        model["merges"] = [merge for merge, pair in pairs if {*pair, "".join(pair)} <= model["vocab"].keys()]
     added = [{**token, "id": numbers[token["content"]]} for token in spec["added_tokens"]]
     return {
         **spec,

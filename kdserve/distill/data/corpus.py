@@ -29,6 +29,7 @@ SOURCE = "en"
 _MOST_NAMES = 2**15 - 1
 """Languages and domains are numbered in 16 bits."""
 _RECORD = "corpus.json"
+_CHUNK_TEXTS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,11 +107,11 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def iter_texts(store: TextStore, numbers: Sequence[int] | None = None, *, chunk: int = 10_000) -> Iterator[list[str]]:
-    """Yield the texts in chunks."""
+def iter_texts(store: TextStore, numbers: Sequence[int] | None = None) -> Iterator[list[str]]:
+    """Yield the texts, some thousands at once."""
     order = range(len(store)) if numbers is None else numbers
-    for start in range(0, len(order), chunk):
-        yield store.select(order[start : start + chunk])
+    for start in range(0, len(order), _CHUNK_TEXTS):
+        yield store.select(order[start : start + _CHUNK_TEXTS])
 
 
 def _write(recipe: PairsRecipe, folder: Path, key: str, progress: Progress) -> None:

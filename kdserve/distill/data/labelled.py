@@ -71,9 +71,7 @@ def read_source(settings: ClassifierRecipe, path: Path) -> LabelledTexts:
     return read_labelled(path, language=SOURCE, text=settings.text, label=settings.label)
 
 
-def read_target(
-    settings: ClassifierRecipe, data_dir: Path, *, languages: Collection[str] = (), seed: int
-) -> LabelledTexts:
+def read_target(settings: ClassifierRecipe, data_dir: Path, *, languages: Collection[str], seed: int) -> LabelledTexts:
     """Read the target texts that the mode learns from: none, a few of each class, or all.
 
     Those of `languages` are read and must be there; without any, whatever languages there are.

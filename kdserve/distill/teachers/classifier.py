@@ -54,7 +54,7 @@ class LabelTeacher(Protocol):
 class SequenceTeacher:
     """A folder with a transformers sequence classifier."""
 
-    def __init__(self, folder: Path, *, batch_size: int, device: str = "") -> None:
+    def __init__(self, folder: Path, *, batch_size: int) -> None:
         """Open the folder.
 
         Raises:
@@ -84,7 +84,7 @@ class SequenceTeacher:
         self.labels = tuple(str(names[number]) for number in range(len(names)))
         if len(self.labels) < 2:
             raise FolderError(f"{folder} has a single output; a teacher of labels needs two or more")
-        self._device = torch.device(device or best_device())
+        self._device = torch.device(best_device())
         self._model = model.to(self._device).eval()
         self._batch_size = batch_size
         self._fingerprint = fingerprint_folder(folder)

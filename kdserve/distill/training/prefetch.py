@@ -8,11 +8,12 @@ from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+_DEPTH = 4
 
 
-def prefetch(items: Iterator[Item], *, depth: int) -> Generator[Item, None, None]:
-    """Yield the items in order, up to `depth` of them made ahead. An error in `items` is raised where it is awaited."""
-    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=depth)
+def prefetch(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """Yield the items in order, up to four of them made ahead. An error in `items` is raised where it is awaited."""
+    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=_DEPTH)
     stopped = threading.Event()
 
     def put(item: Item | BaseException | None) -> bool:

@@ -65,7 +65,7 @@ class Trainer:
         self._resume()
         if self.step == 0 and self.best < 0:
             self._evaluate({})
-        batches = prefetch(self._batches(), depth=4)
+        batches = prefetch(self._batches())
         started, first = time.monotonic(), self.step
         self.student.train()
         while self.step < train.steps:

@@ -13,7 +13,7 @@ from kdserve.export.read.weights import StaticWeights
 from kdserve.precisions import TableBits
 
 
-def static_graph(weights: StaticWeights, *, table_bits: TableBits, half: bool = False) -> onnx.ModelProto:
+def static_graph(weights: StaticWeights, *, table_bits: TableBits, half: bool) -> onnx.ModelProto:
     """Write a static student's graph. The mean's divisor falls away under the normalisation."""
     graph = GraphBuilder(half=half)
     tokens = gather_tokens(graph, weights.table, bits=table_bits)

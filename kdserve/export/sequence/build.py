@@ -14,7 +14,7 @@ from kdserve.export.sequence.store import write_graphs
 from kdserve.export.sequence.student import SequenceStudent
 from kdserve.export.texts import calibration_batches
 from kdserve.precisions import Precision
-from kdserve.runtime.sequence.settings import DECODER_NAME, ENCODER_NAME, SOURCE_NAME, TARGET_NAME, WEIGHTS_NAME
+from kdserve.runtime.sequence.settings import DECODER_NAME, ENCODER_NAME, SOURCE_NAME, TARGET_NAME
 
 
 def write_sequence(student: SequenceStudent, precision: Precision, folder: Path) -> None:
@@ -37,7 +37,7 @@ def write_sequence(student: SequenceStudent, precision: Precision, folder: Path)
     graphs = {ENCODER_NAME: encoder, DECODER_NAME: decoder}
     for graph in graphs.values():
         require_exact_products(graph)
-    write_graphs(graphs, folder, weights=WEIGHTS_NAME)
+    write_graphs(graphs, folder)
 
 
 def write_tokenizers(student: SequenceStudent, folder: Path) -> None:

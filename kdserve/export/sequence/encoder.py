@@ -31,7 +31,7 @@ def encoder_graph(
     *,
     row_bits: RowBits,
     table_bits: TableBits,
-    source_ids: Sequence[int] = (),
+    source_ids: Sequence[int],
 ) -> onnx.ModelProto:
     """Write an encoder: `input_ids`, `attention_mask` (B, S) int64 in, `source.i.key` and `.value` (B, A, S, W) out for
     each decoder layer i.
@@ -67,7 +67,7 @@ def smoothed_encoder_graph(
     ranges: list[TokenBatch],
     development: list[TokenBatch],
     table_bits: TableBits,
-    source_ids: Sequence[int] = (),
+    source_ids: Sequence[int],
 ) -> onnx.ModelProto:
     """Write an encoder in int8, smoothed so that what a decoder reads of the development texts changes least."""
 
