@@ -78,7 +78,7 @@ def test_target_texts_follow_the_mode(classifier_recipe):
     few = targets(classifier_recipe("semi-supervised", overrides=["classifier.per_class=3"]))
     counts = Counter(zip(few.languages, few.labels, strict=True))
     assert counts == {(language, label): 3 for language in ("de", "ja") for label in ("question", "statement")}
-    assert len(targets(classifier_recipe("supervised"))) == 2 * 120
+    assert len(targets(classifier_recipe("supervised"))) == 2 * 60
     only = classifier_recipe("supervised", overrides=['languages=["de"]'])
     assert set(targets(only).languages) == {"de"}
     with pytest.raises(DataError, match=r"the recipe names \w+(, \w+)*, but .* has no such file"):
