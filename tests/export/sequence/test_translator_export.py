@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ _PLAIN = SequenceSettings(
     name="tiny", family="sequence", max_tokens=60, languages=("de",), weak_languages=(), task="translate",
     max_output_tokens=40, targets=("en",),
 )  # fmt: skip
-_PAIRS = GatePairs(sources={"de": parallel()["de"][:8]}, references={"de": parallel()["en"][:8]})
+_PAIRS = GatePairs(sources={"de": parallel()["de"][:4]}, references={"de": parallel()["en"][:4]})
 _ANY = WritingFloors(max_chrf_loss=100, max_spoilt=1)
 _SEARCHES = {
     "greedy": {},
@@ -39,10 +41,18 @@ _SEARCHES = {
 }
 
 
-def _export(folder: Path, family: str, precision: str = "fp32") -> Translator:
-    student = tiny_writer(folder / "student", family)
-    export_translator(student, folder / "bundle", precision=precision, plain=_PLAIN, pairs=_PAIRS, floors=_ANY)
-    return Translator.load(folder / "bundle", num_threads=1)
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Translator]:
+    """Return a function that exports a tiny writer, to `bundle` beside `student`, once."""
+
+    @cache
+    def export(family: str, precision: str = "fp32") -> Translator:
+        folder = tmp_path_factory.mktemp(family)
+        student = tiny_writer(folder / "student", family)
+        export_translator(student, folder / "bundle", precision=precision, plain=_PLAIN, pairs=_PAIRS, floors=_ANY)
+        return Translator.load(folder / "bundle", num_threads=1)
+
+    return export
 
 
 def _rules(own: Generation, search: dict[str, object]) -> Generation:
@@ -58,10 +68,12 @@ def _rules(own: Generation, search: dict[str, object]) -> Generation:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fp32_bundle_writes_the_tokens_that_transformers_writes(family: str, tmp_path: Path) -> None:
-    translator = _export(tmp_path, family)
+def test_fp32_bundle_writes_the_tokens_that_transformers_writes(
+    family: str, exported: Callable[..., Translator]
+) -> None:
+    translator = exported(family)
     kind = EncoderDecoderModel if "-" in family else AutoModelForSeq2SeqLM
-    model = kind.from_pretrained(tmp_path / "student").eval()
+    model = kind.from_pretrained(translator.bundle.folder.with_name("student")).eval()
     ids = translator.tokenize(parallel()["de"][:4])
     for name, search in _SEARCHES.items():
         rules = _rules(translator.settings.generation, search)
@@ -76,9 +88,9 @@ def test_fp32_bundle_writes_the_tokens_that_transformers_writes(family: str, tmp
         assert found == expected, name
 
 
-def test_candidates_are_the_outputs_that_transformers_beams_return(tmp_path: Path) -> None:
-    translator, texts = _export(tmp_path, "marian"), parallel()["de"][:4]
-    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student").eval()
+def test_candidates_are_the_outputs_that_transformers_beams_return(exported: Callable[..., Translator]) -> None:
+    translator, texts = exported("marian"), parallel()["de"][:4]
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator.bundle.folder.with_name("student")).eval()
     found = translator.candidates(texts, num_beams=4)
     assert all(len(set(outputs)) == 4 for outputs in found)
     for ids, outputs in zip(translator.tokenize(texts), found, strict=True):
@@ -99,13 +111,15 @@ def test_candidates_are_the_outputs_that_transformers_beams_return(tmp_path: Pat
 
 @pytest.mark.parametrize("family", ["marian", "mt5", "bert-bert"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_output_is_the_same_alone_and_in_any_batch(family: str, precision: str, tmp_path: Path) -> None:
-    translator = _export(tmp_path, family, precision)
-    ids = translator.tokenize(parallel()["de"][:64])
+def test_output_is_the_same_alone_and_in_any_batch(
+    family: str, precision: str, exported: Callable[..., Translator]
+) -> None:
+    translator = exported(family, precision)
+    ids = translator.tokenize(parallel()["de"][:33])
     for beams in (1, 3):
         rules = replace(translator.settings.generation, num_beams=beams)
         alone = [translator.generate([own], rules, max_output_tokens=_LIMIT)[0] for own in ids]
-        for size in (2, 7, 64):
+        for size in (2, 7, 33):
             batches = [ids[start : start + size] for start in range(0, len(ids), size)]
             found = [own for batch in batches for own in translator.generate(batch, rules, max_output_tokens=_LIMIT)]
             assert found == alone, (beams, size)
@@ -113,9 +127,9 @@ def test_output_is_the_same_alone_and_in_any_batch(family: str, precision: str, 
 
 @pytest.mark.parametrize("family", TOLD_BY_TOKENS)
 def test_source_begins_with_the_token_of_its_language_and_output_with_that_of_its_own(
-    family: str, tmp_path: Path
+    family: str, exported: Callable[..., Translator]
 ) -> None:
-    translator = _export(tmp_path, family)
+    translator = exported(family)
     (ids,) = translator.tokenize(["Das Brot ist warm."])
     rules = translator.settings.generation
     assert ids[0] == GERMAN
@@ -125,8 +139,8 @@ def test_source_begins_with_the_token_of_its_language_and_output_with_that_of_it
         translator.translate(["Bon."], source="fr")
 
 
-def test_table_that_both_sides_share_is_stored_once(tmp_path: Path) -> None:
-    translator = _export(tmp_path, "bart", "int8")
+def test_table_that_both_sides_share_is_stored_once(exported: Callable[..., Translator]) -> None:
+    translator = exported("bart", "int8")
     table_bytes = 600 * 32
     stored = (translator.bundle.folder / "weights.bin").stat().st_size
     layers = 2 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * (8 * 32 * 32 + 2 * 32 * 64)
