@@ -10,7 +10,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from kdserve import Encoder
+from kdserve import Encoder, cli
 from kdserve.errors import EncodeError
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +25,13 @@ def run(*arguments: object, cwd: Path, absent: tuple[str, ...] = ()) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 1, ran.stderr
-    lines = ran.stderr.splitlines()
-    assert len(lines) == 1, ran.stderr
+    return one_line(ran.stderr)
+
+
+def one_line(said: str) -> str:
+    """What was said, if it is one line of ours."""
+    lines = said.splitlines()
+    assert len(lines) == 1, said
     assert lines[0].startswith("kdserve: ")
     assert "Errno" not in lines[0]
     return lines[0]
@@ -83,11 +88,18 @@ def test_no_name_of_a_file_drives_the_terminal(tmp_path: Path):
         ("bench", "NAME"),
     ],
 )
-def test_names_that_no_file_can_have_or_that_are_no_text(tmp_path: Path, arguments: tuple[str, ...], name: str):
+def test_names_that_no_file_can_have_or_that_are_no_text(
+    tmp_path: Path, monkeypatch, capsys, caplog, arguments: tuple[str, ...], name: str
+):
     (tmp_path / "texts.txt").write_text("words\n", encoding="utf-8")
     recipe = 'name = "x"\nfamily = "static"\ndata = [{path = "none.tsv"}]\n'
     (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
-    run(*(name if argument == "NAME" else argument for argument in arguments), cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kdserve", *(name if given == "NAME" else given for given in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli._run()
+    one_line(str(ended.value.code))
+    assert (capsys.readouterr().err, caplog.records) == ("", [])
 
 
 @pytest.mark.parametrize("device", ["mps", "banana", ""])

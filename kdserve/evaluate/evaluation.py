@@ -15,6 +15,7 @@ from kdserve.evaluate.retrieval import Document, Query, Retrieval, retrieval
 from kdserve.evaluate.similarity import StsPair, cross_lingual, sts_spearman
 from kdserve.evaluate.summary import Summary, summarise
 from kdserve.evaluate.translation import TranslationAccuracy, TranslationPairs, translation_accuracy
+from kdserve.vectors import Remembering
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +141,7 @@ def evaluate_samples(embedder: Embedder, *, languages: Collection[str] | None = 
         for q in samples.queries()
         if q.lang in chosen
     ]
+    embedder = Remembering(embedder)  # all three embed the same sentences
     return SampleFigures(
         translation=evaluate_translation(embedder, pairs)[0],
         retrieval=retrieval(embedder, documents, queries, scope="pooled"),
