@@ -84,36 +84,38 @@ def run(script: str, *arguments: object) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
-def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, tmp_path):
+def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from assemble_translation import main as assemble
+
     options = ("--device=cpu", "--batch-tokens=300", "--processes=1", "--least-gap=-9")
-    seconds = ("--seconds=1", "--beam-seconds=60", "--student-seconds=60")
-    run("translation.py", pack, tmp_path / "out", *seconds, "--student-steps=9", "--plain-seconds=0", *options)
-    alone = ("--seconds=0", "--student-seconds=0", "--plain-seconds=60", "--plain-steps=9")
-    run("translation.py", pack, tmp_path / "plain", *alone, *options)
-    notes = {
-        note["what"]: note
-        for folder in ("out", "plain")
-        for note in map(json.loads, (tmp_path / folder / "log.jsonl").read_text().splitlines())
-    }
+    seconds = ("--seconds=1", "--beam-seconds=60", "--student-seconds=60", "--plain-seconds=60")
+    out = tmp_path / "out"
+    run("translation.py", pack, out, *seconds, "--student-steps=9", "--plain-steps=9", *options)
+    notes = {note["what"]: note for note in map(json.loads, (out / "log.jsonl").read_text().splitlines())}
     assert (notes["student trained"]["steps"], notes["plain trained"]["steps"]) == (9, 9)
     assert notes["beams"]["translated"] == notes["beams"]["of"] > 0
     assert notes["teacher trained"]["steps"] > 0
-    for folder, which, layers in (("out", "teacher", (12, 4)), ("out", "student", (6, 2)), ("plain", "plain", (6, 2))):
-        written = lzma.decompress((tmp_path / folder / f"{which}.txt.xz").read_bytes()).decode()
+    for which, layers in (("teacher", (12, 4)), ("student", (6, 2)), ("plain", (6, 2))):
+        written = lzma.decompress((out / f"{which}.txt.xz").read_bytes()).decode()
         assert len(written.split("\n")) == 6
-        run("assemble_translation.py", pack, tmp_path / folder, which, tmp_path / "made" / which)
+        monkeypatch.setattr(sys, "argv", ["", *map(str, (pack, out, which, tmp_path / "made" / which))])
+        assemble()
         written_by = open_writer(tmp_path / "made" / which)
         config, rules = written_by.config, written_by.generation_config
         assert (rules.keep_numbers, rules.max_run, rules.no_repeat_ngram_size) == (True, 3, 4)
         assert (config.encoder.num_hidden_layers, config.decoder.num_hidden_layers) == layers
 
 
-@pytest.mark.parametrize("script", ["translation.py", "summaries.py"])
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("script", "options", "told"),
     [
-        (["--graphs", "--device=cpu"], "--graphs records what a GPU launches; take --device cuda, or leave it out"),
-        (["--graphs"], "torch finds no GPU here; take --device cpu, without --graphs"),
+        (
+            "translation.py",
+            ["--graphs", "--device=cpu"],
+            "--graphs records what a GPU launches; take --device cuda, or leave it out",
+        ),
+        ("summaries.py", ["--graphs"], "torch finds no GPU here; take --device cpu, without --graphs"),
     ],
 )
 def test_without_a_gpu_that_it_needs_it_leaves_with_one_line(tmp_path, script, options, told):
