@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -94,22 +92,23 @@ def test_a_plan_grows_as_it_says():
     assert (one[query], many[query], many["a query on all machines together, CPU ms"]) == ("100", "100", "10,000")
 
 
-def test_the_gpu_benchmark_runs_in_its_cpu_form(tmp_path):
+def test_the_gpu_benchmark_runs_in_its_cpu_form(tmp_path, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     pytest.importorskip("sentence_transformers")
+    from gpu_latency import main as measure
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(Path(__file__).parent / "runtime" / "bundles" / "static" / "tokenizer.json"))
+    bundle, tiny = Path(__file__).parent / "runtime" / "bundles" / "static", tmp_path / "tiny"
+    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     weights = torch.randn(tokenizer.get_vocab_size(), 16, generator=torch.Generator().manual_seed(0))
     module = StaticEmbedding(tokenizer, embedding_weights=weights)
-    SentenceTransformer(modules=[module], device="cpu").save_pretrained(str(tmp_path / "tiny"))
-    command = [sys.executable, str(BENCHMARKS / "gpu_latency.py"), str(tmp_path / "tiny"), "--device", "cpu"]
-    command += ["--bundle", str(Path(__file__).parent / "runtime" / "bundles" / "static"), "--batches", "1,4"]
-    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    record = json.loads(done.stdout)
+    SentenceTransformer(modules=[module], device="cpu").save_pretrained(str(tiny))
+    arguments = [tiny, "--device", "cpu", "--bundle", bundle, "--batches", "1,4"]
+    monkeypatch.setattr(sys, "argv", ["", *map(str, arguments)])
+    measure()
+    record = json.loads(capsys.readouterr().out)
     forms = {(row["model"], row["form"], row["batch"]) for row in record["rows"]}
     assert {("tiny", "torch fp32", 1), ("tiny", "torch bf16", 4), ("tiny-static", "onnxruntime cpu int8", 4)} <= forms
     assert all(row["encode_ms"]["p50"] > 0 for row in record["rows"])
