@@ -196,7 +196,7 @@ def test_workers_fill_a_collection_with_what_the_index_has_whoever_is_killed(bui
     here, there = Retriever.open(built / "here", Counting()), MilvusRetriever.open(milvus, "lost", Counting())
     assert len(there) == len(here)
     for query in [LONG[300:420], *(query.text for query in samples.queries()[:10])]:
-        first, second = here.search(query, 12), there.search(query, 12)
+        first, second = here.search(query, 12, rerank=0), there.search(query, 12)
         assert [(hit.id, hit.text, hit.passage) for hit in second] == [(hit.id, hit.text, hit.passage) for hit in first]
     there.add([Document(text="one more")])
     numbers = [hit.id for hit in here.search("a", len(here)) if isinstance(hit.id, int)]

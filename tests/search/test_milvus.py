@@ -17,11 +17,13 @@ from typer.testing import CliRunner
 from kdserve import samples
 from kdserve.cli import app
 from kdserve.errors import DataError, FolderError, KdserveError
-from kdserve.search import Document, NewMetadata, Retriever
+from kdserve.search import BuildOptions, Document, NewMetadata, Retriever
 
 pytest.importorskip("pymilvus", reason="pymilvus is not installed: make cluster")
 pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: make cluster")
 pytestmark = pytest.mark.filterwarnings("ignore")
+WITHOUT_SENTENCES = BuildOptions(sentences=False)
+"""Milvus keeps none, and the same scores are looked for."""
 
 
 def documents():
@@ -44,7 +46,7 @@ def both(address, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("folder") / "index"
     milvus = MilvusRetriever.build(address, "documents", documents(), Counting())
-    yield milvus, Retriever.build(folder, documents(), Counting())
+    yield milvus, Retriever.build(folder, documents(), Counting(), options=WITHOUT_SENTENCES)
     milvus.close()
 
 
@@ -72,7 +74,10 @@ def filtered(address, tmp_path_factory):
         values = {name: VALUES[(n * (7 + 4 * i) + i) % len(VALUES)] for i, name in enumerate(NAMES)}
         made.append(Document(text=f"text number {n}", id=n, language=["de", "fr", None][n % 3], metadata=values))
     milvus = MilvusRetriever.build(address, "filtered", made, Counting())
-    yield milvus, Retriever.build(tmp_path_factory.mktemp("filtered") / "index", made, Counting())
+    yield (
+        milvus,
+        Retriever.build(tmp_path_factory.mktemp("filtered") / "index", made, Counting(), options=WITHOUT_SENTENCES),
+    )
     milvus.close()
 
 
@@ -145,7 +150,12 @@ def changing(address, tmp_path_factory):
     from kdserve.search.milvus import MilvusRetriever
 
     milvus = MilvusRetriever.build(address, "changing", documents(), Counting())
-    yield milvus, Retriever.build(tmp_path_factory.mktemp("changing") / "index", documents(), Counting())
+    yield (
+        milvus,
+        Retriever.build(
+            tmp_path_factory.mktemp("changing") / "index", documents(), Counting(), options=WITHOUT_SENTENCES
+        ),
+    )
     milvus.close()
 
 
