@@ -1,30 +1,24 @@
-"""Folders that commit whole and know what they hold.
+"""Folders that know what they hold.
 
-Every stage writes its folder aside, records size and SHA-256 of each file in `kdserve.json`, flushes everything to
-disk and renames. A reader verifies the record before it parses anything. Equal inputs give byte-identical manifests:
-no dates, sorted keys.
+Every stage records size and SHA-256 of each file of its folder in `kdserve.json`. A reader verifies the record before
+it parses anything. Equal inputs give byte-identical manifests: no dates, sorted keys.
 """
 
 from __future__ import annotations
 
-import errno
-import glob
 import hashlib
 import json
 import os
-import re
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kdserve.errors import FolderError, KdserveError
+from kdserve.disk import read_error, sync_path
+from kdserve.errors import FolderError
 from kdserve.json_files import parse_json
 from kdserve.kinds import Kind, mistaken
-from kdserve.locks import folder_in_use
 
 MANIFEST_NAME = "kdserve.json"
 FORMAT_VERSION = 1
@@ -63,89 +57,6 @@ class Manifest:
         """SHA-256 (hex) over the sorted checksums of the files."""
         lines = "".join(f"{record.sha256}  {name}\n" for name, record in sorted(self.files.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
-
-
-@contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` that becomes `target` if the block ends well, and vanishes if not.
-
-    The block must leave a manifest there (`write_manifest`). What a process that was killed left of the same target
-    vanishes too.
-
-    Raises:
-        FolderError: as `require_new`, or its parent cannot be written, or the disk is full.
-    """
-    target = Path(target)
-    require_new(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(target)
-        staging = _aside(target)
-        staging.mkdir()
-    except OSError as error:
-        raise write_error(target, error) from error
-    try:
-        with folder_in_use(staging):
-            yield staging
-            if not (staging / MANIFEST_NAME).is_file():
-                raise AssertionError(f"{target} was staged without a manifest")
-            sync_tree(staging)
-            if target.exists():
-                raise FolderError(f"{target} appeared meanwhile; it was left alone, choose another name")
-            staging.rename(target)
-            sync_path(target.parent)
-    except KdserveError:
-        raise
-    except Exception as error:  # also of libraries in Rust, which share no kind
-        if (refusal := _system_refusal(error)) is None:
-            raise
-        raise write_error(target, refusal) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def require_new(target: Path) -> None:
-    """Refuse a folder to be made that is there, or would lie in another that kdserve made.
-
-    Raises:
-        FolderError: it is so.
-    """
-    if target.exists() or target.is_symlink():
-        raise FolderError(f"{target} exists already; choose another name or remove it first")
-    for above in target.resolve().parents:
-        with suppress(PermissionError):
-            if (above / MANIFEST_NAME).is_file():
-                raise FolderError(
-                    f"{target} lies inside {above}, whose {MANIFEST_NAME} lists all that may be there; choose another "
-                    "place"
-                )
-
-
-def _system_refusal(error: Exception) -> OSError | None:
-    """What the system said where something could not be written: libraries in Rust have its number in their text."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder that a kill meanwhile leaves whole, or under a name that `remove_abandoned` knows."""
-    aside = _aside(folder)
-    folder.rename(aside)
-    shutil.rmtree(aside)
-
-
-def _aside(target: Path) -> Path:
-    return target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
-
-
-def remove_abandoned(target: Path) -> None:
-    """Remove what a process that was killed left of a folder that it wrote or removed."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        with suppress(OSError), folder_in_use(left) as is_free:
-            if is_free:
-                shutil.rmtree(left)
 
 
 def write_manifest(
@@ -311,24 +222,6 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync_tree(folder: Path) -> None:
-    """Flush every file and folder below `folder` to disk, each with the mode that the umask left `folder` itself."""
-    mode = folder.stat().st_mode & 0o777
-    for path in folder.rglob("*"):
-        path.chmod(mode if path.is_dir() else mode & 0o666)  # some libraries write 0600, as into a temporary file
-        sync_path(path)
-    sync_path(folder)
-
-
-def sync_path(path: Path) -> None:
-    """Flush one file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _as_json(manifest: Manifest) -> str:
     record = {
         "format": FORMAT_VERSION,
@@ -359,21 +252,3 @@ def _parse(record: Mapping[str, Any]) -> Manifest:
     return Manifest(
         kind=record["kind"], made_by=str(record["made_by"]), parents=parents, settings=settings, files=files
     )
-
-
-def write_error(target: Path, error: OSError) -> FolderError:
-    """The error to raise when writing `target` failed, whose cause is `error`."""
-    if error.errno == errno.ENOSPC:
-        return FolderError(f"no space left on the disk of {target}; nothing was written, free some space and try again")
-    return FolderError(f"{target} cannot be written ({error.strerror or error}); nothing was left behind")
-
-
-def read_error(path: Path, error: OSError) -> FolderError:
-    """The error to raise when reading `path` failed for a reason that is no damage, or when it is not there."""
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return FolderError(f"{path} cannot be opened: too many files are open; close some, or raise `ulimit -n`")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return FolderError(f"{path} may not be read by this user; change its permissions")
-    if error.errno == errno.ENOENT:
-        return FolderError(f"{path} is missing; copy the folder again or make it again")
-    return FolderError(f"{path} cannot be read ({error.strerror or error}); check the disk")

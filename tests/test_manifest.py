@@ -1,27 +1,14 @@
 from __future__ import annotations
 
-import errno
 import json
-import os
 import stat
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models
 
 from kdserve.errors import FolderError
-from kdserve.manifest import (
-    Kind,
-    kind_of,
-    read_manifest,
-    remove_abandoned,
-    remove_folder,
-    staged_folder,
-    verify_folder,
-    write_manifest,
-)
+from kdserve.manifest import Kind, kind_of, read_manifest, verify_folder, write_manifest
+from kdserve.staging import staged_folder
 
 
 def make(target: Path) -> Path:
@@ -40,88 +27,6 @@ def test_a_folder_commits_whole_and_verifies(tmp_path: Path):
     assert manifest.fingerprint == read_manifest(make(tmp_path / "again"), kind="student").fingerprint
     assert (tmp_path / "s" / "kdserve.json").read_bytes() == (tmp_path / "again" / "kdserve.json").read_bytes()
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) & 0o055 == 0o055
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
-def test_every_file_follows_the_umask(tmp_path: Path, umask: int):
-    before = os.umask(umask)
-    try:
-        with staged_folder(tmp_path / "s") as folder:
-            (folder / "sub").mkdir(mode=0o700)
-            for name in ("weights.safetensors", "sub/b.txt"):
-                (folder / name).write_text("one")
-                (folder / name).chmod(0o600)  # as safetensors writes
-            write_manifest(folder, kind="student")
-    finally:
-        os.umask(before)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "s", *(tmp_path / "s").rglob("*")]}
-    assert modes.pop("s") == modes.pop("sub") == 0o777 & ~umask
-    assert set(modes.values()) == {0o666 & ~umask}
-
-
-def test_a_failed_or_unmanifested_block_leaves_nothing(tmp_path: Path):
-    with pytest.raises(ValueError, match="half way"), staged_folder(tmp_path / "s") as folder:
-        (folder / "a.txt").write_text("one")
-        raise ValueError("half way")
-    with pytest.raises(AssertionError), staged_folder(tmp_path / "s"):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_removal_that_is_stopped_leaves_no_half_under_the_name(tmp_path: Path, monkeypatch):
-    make(tmp_path / "folder")
-
-    def stop(_: Path) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("kdserve.manifest.shutil.rmtree", stop)
-    with pytest.raises(KeyboardInterrupt):
-        remove_folder(tmp_path / "folder")
-    monkeypatch.undo()
-    assert not (tmp_path / "folder").exists()
-    remove_abandoned(tmp_path / "folder")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_existing_target_is_refused_and_kept(tmp_path: Path):
-    make(tmp_path / "s")
-    with pytest.raises(FolderError, match="exists already"):
-        make(tmp_path / "s")
-    assert (tmp_path / "s" / "a.txt").read_text() == "one"
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path):
-    with pytest.raises(FolderError, match="no space left"), staged_folder(tmp_path / "s"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("library", ["safetensors", "tokenizers"])
-def test_a_disk_that_a_library_finds_full_is_one_line_too(tmp_path: Path, file_size_limit, library: str):
-    def write(folder: Path) -> None:
-        if library == "safetensors":
-            save_file({"a": np.zeros(10_000)}, folder / "a.safetensors")
-        else:
-            Tokenizer(models.WordLevel({f"word{n}": n for n in range(5_000)})).save(str(folder / "tokenizer.json"))
-
-    told = pytest.raises(FolderError, match=r"s cannot be written \(File too large\)")
-    with file_size_limit(20_000), told, staged_folder(tmp_path / "s") as folder:
-        write(folder)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_fault_of_ours_is_no_full_disk(tmp_path: Path):
-    with pytest.raises(ZeroDivisionError), staged_folder(tmp_path / "s"):
-        print(1 / 0)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nothing_is_made_inside_a_folder_whose_manifest_lists_its_files(tmp_path: Path):
-    make(tmp_path / "s")
-    for inside in (tmp_path / "s" / "t", tmp_path / "s" / "deep" / "t"):
-        with pytest.raises(FolderError, match=r"t lies inside .*s, whose kdserve.json lists all that may be there"):
-            make(inside)
-    verify_folder(tmp_path / "s", kind="student")
 
 
 def edit(folder: Path, old: str, new: str) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from kdserve.manifest import staged_folder, write_manifest
+from kdserve.manifest import write_manifest
+from kdserve.staging import staged_folder
 
 ROOT = Path(__file__).parents[1]
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -92,7 +93,7 @@ def test_a_stopped_distillation_says_where_it_goes_on_from(tmp_path: Path):
 STAGES = """
 import time
 from pathlib import Path
-from kdserve.manifest import staged_folder
+from kdserve.staging import staged_folder
 with staged_folder(Path("bundle")) as folder:
     (folder / "tokenizer.json").touch()
     time.sleep(120)

@@ -23,8 +23,9 @@ from transformers import EncoderDecoderModel
 from translation_model import ENCODER_KEPT, ENCODER_LAYERS, build_model, read_arrays, read_tokenizer, read_xz
 
 from kdserve.export.vocabulary import close_over, cut_vocabulary, tokens_of
-from kdserve.manifest import hash_file, staged_folder, write_manifest
+from kdserve.manifest import hash_file, write_manifest
 from kdserve.model_settings import SequenceStudentSettings
+from kdserve.staging import staged_folder
 
 MOST_SOURCE, MOST_TARGET = 128, 96
 NO_REPEAT, MAX_RUN = 4, 3

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from kdserve.disk import write_error
 from kdserve.errors import DataError
-from kdserve.manifest import write_error
 
 
 @contextmanager

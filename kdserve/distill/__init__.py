@@ -24,8 +24,8 @@ from kdserve.distill.students.folder import require_trainable
 from kdserve.distill.teachers.embedder import Teacher, load_teacher
 from kdserve.errors import DataError, FolderError, MissingExtraError, RecipeError
 from kdserve.locks import folder_lock
-from kdserve.manifest import remove_abandoned, remove_folder
 from kdserve.recipe import Recipe, SequenceRecipe
+from kdserve.staging import remove_abandoned, remove_folder
 
 __all__ = ["Outcome", "Run", "Teacher", "distill", "load_teacher", "prepare"]
 

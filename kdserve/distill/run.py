@@ -21,9 +21,10 @@ from kdserve.distill.data.sequences import WritingData
 from kdserve.distill.students.embedder import Student, save_student
 from kdserve.distill.training.task import Task
 from kdserve.distill.training.trainer import Trainer
-from kdserve.manifest import staged_folder, write_manifest
+from kdserve.manifest import write_manifest
 from kdserve.model_settings import StudentSettings
 from kdserve.recipe import Recipe, SequenceRecipe, recipe_record
+from kdserve.staging import staged_folder
 
 WriteOwn = Callable[[Outcome, Path], None]
 

@@ -17,10 +17,10 @@ from kdserve.export.read.student import StudentFolder, read_student
 from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
 from kdserve.export.texts import GateTexts, Probe, probe_texts, sample_gate_texts
-from kdserve.manifest import staged_folder
 from kdserve.precisions import Precision
 from kdserve.runtime import Encoder
 from kdserve.runtime.bundle import TOKENIZER_NAME, Bundle, BundleSettings
+from kdserve.staging import staged_folder
 
 
 def export_bundle(

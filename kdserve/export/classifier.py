@@ -27,12 +27,13 @@ from kdserve.export.read.tensors import as_finite
 from kdserve.export.reference import Reference
 from kdserve.export.settings import ExportSettings
 from kdserve.export.texts import GateTexts, sample_gate_texts
-from kdserve.manifest import MANIFEST_NAME, staged_folder
+from kdserve.manifest import MANIFEST_NAME
 from kdserve.model_settings import read_student_settings
 from kdserve.modules import HEAD_NAME
 from kdserve.precisions import Precision
 from kdserve.runtime.bundle import TOKENIZER_NAME
 from kdserve.runtime.classifier import Classifier, ClassifierSettings, Probabilities
+from kdserve.staging import staged_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

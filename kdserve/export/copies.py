@@ -13,11 +13,13 @@ from typing import Any
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
+from kdserve.disk import read_error, write_error
 from kdserve.errors import FolderError
 from kdserve.export.read.student import StudentFolder
 from kdserve.export.read.tensors import INDEX_NAME, WEIGHTS_NAME, weight_files
-from kdserve.manifest import MANIFEST_NAME, read_error, require_new, staged_folder, write_error, write_manifest
+from kdserve.manifest import MANIFEST_NAME, write_manifest
 from kdserve.model_settings import StudentSettings, read_student_settings
+from kdserve.staging import require_new, staged_folder
 
 
 @contextmanager

@@ -53,7 +53,8 @@ from kdserve.distill.students.bodies import require_positions
 from kdserve.distill.students.folder import read_prompts
 from kdserve.distill.teachers.embedder import load_teacher
 from kdserve.loading import open_model
-from kdserve.manifest import MANIFEST_NAME, hash_file, read_manifest, staged_folder, write_manifest
+from kdserve.manifest import MANIFEST_NAME, hash_file, read_manifest, write_manifest
+from kdserve.staging import staged_folder
 
 TOKENS, RATE, AVERAGE = 3_000, 2e-4, 0.99
 BANK = {"wiki": 1_536, "passages": 1_536, "questions": 1_024}

@@ -14,8 +14,8 @@ import pytest
 from serverprocess import BUNDLES, ServerProcess, served, until
 
 from kdserve import Encoder, Retriever
+from kdserve.disk import write_error
 from kdserve.locks import folder_lock
-from kdserve.manifest import write_error
 from kdserve.search import BuildOptions, Document
 from kdserve.search.index.snapshot import Snapshot
 from kdserve.serve.batching import Batcher

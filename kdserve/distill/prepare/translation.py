@@ -22,10 +22,11 @@ from kdserve.distill.teachers.embedder import fingerprint_folder
 from kdserve.distill.teachers.encoder_decoder import EncoderDecoder
 from kdserve.distill.teachers.writer import WriterTeacher, open_writer_teacher
 from kdserve.errors import FolderError, RecipeError
-from kdserve.manifest import MANIFEST_NAME, kind_of, read_manifest, staged_folder, write_manifest
+from kdserve.manifest import MANIFEST_NAME, kind_of, read_manifest, write_manifest
 from kdserve.model_settings import SequenceStudentSettings, StudentSettings
 from kdserve.quiet import quiet_transformers
 from kdserve.recipe import SequenceRecipe, recipe_record, teacher_name
+from kdserve.staging import staged_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,10 +24,11 @@ from kdserve.distill.data.vocabulary import read_own_vocabulary
 from kdserve.distill.students.embedder import TransformerStudent, save_student
 from kdserve.distill.students.folder import open_student, read_prompts
 from kdserve.errors import FolderError, RecipeError
-from kdserve.manifest import require_new, staged_folder, write_manifest
+from kdserve.manifest import write_manifest
 from kdserve.model_settings import verify_student
 from kdserve.recipe import BodyRecipe, StudentRecipe
 from kdserve.recipe.sections import MOST_LAYERS, MOST_WIDTH
+from kdserve.staging import require_new, staged_folder
 
 MAX_DIFFERENCE = 1e-5
 """Largest difference of a grown student's vectors, in any dimension, from what they were."""

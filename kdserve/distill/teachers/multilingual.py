@@ -20,10 +20,11 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from kdserve.errors import FolderError, MissingExtraError
-from kdserve.manifest import MANIFEST_NAME, hash_file, staged_folder, write_manifest
+from kdserve.manifest import MANIFEST_NAME, hash_file, write_manifest
 from kdserve.model_settings import StudentSettings
 from kdserve.runtime.library import open_normalizer
 from kdserve.runtime.normalizer import MULTILINGUAL
+from kdserve.staging import staged_folder
 
 MULTILINGUAL_TEACHER = "multilingual-e5-small"
 _WEIGHTS = "e5-small-q4.bin"

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kdserve.disk import sync_path
 from kdserve.errors import FolderError
-from kdserve.manifest import sync_path
 
 Tensors = dict[str, Tensor]
 

@@ -15,11 +15,12 @@ from kdserve.export.sequence.card import translator_card
 from kdserve.export.sequence.gate import GatePairs, WritingFloors, WritingReport, measure_loss, sample_pairs
 from kdserve.export.sequence.reference import Reference
 from kdserve.export.sequence.student import SequenceStudent, read_sequence_student
-from kdserve.manifest import staged_folder, write_manifest
+from kdserve.manifest import write_manifest
 from kdserve.model_settings import SequenceSettings
 from kdserve.precisions import PRECISIONS, Precision
 from kdserve.runtime.sequence.settings import TranslatorBundle, TranslatorSettings
 from kdserve.runtime.sequence.translator import Translator
+from kdserve.staging import staged_folder
 
 SEQUENCE_PRECISIONS = ("fp32", "int8")
 _COMPARED_TEXTS = 24

@@ -24,7 +24,7 @@ from kdserve.export.constants import (
 )
 from kdserve.export.read.weights import Array
 from kdserve.json_files import read_object
-from kdserve.manifest import staged_folder, write_manifest
+from kdserve.manifest import write_manifest
 from kdserve.model_settings import SequenceStudentSettings
 from kdserve.quiet import quiet_transformers
 from kdserve.runtime.sequence.settings import (
@@ -35,6 +35,7 @@ from kdserve.runtime.sequence.settings import (
     TranslatorBundle,
     open_translator_bundle,
 )
+from kdserve.staging import staged_folder
 
 _TABLE = "decoder.bert.embeddings.word_embeddings.weight"
 _ACTIVATIONS = {"Gelu": "gelu", "FastGelu": "gelu_new", "Relu": "relu", "QuickGelu": "silu"}

@@ -14,9 +14,10 @@ from itertools import islice
 from pathlib import Path
 
 from kdserve.datatypes import Embedder, Progress, no_progress
+from kdserve.disk import sync_path, write_error
 from kdserve.errors import DataError, EncodeError, FidelityError, FolderError
 from kdserve.locks import folder_lock
-from kdserve.manifest import MANIFEST_NAME, sync_path, write_error
+from kdserve.manifest import MANIFEST_NAME
 from kdserve.search.backends.vectors import encode_rows
 from kdserve.search.documents.document import Document, Id, number_documents
 from kdserve.search.documents.embedding import Embedded, embed_documents

@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdserve.datatypes import Cell, Scalar
+from kdserve.disk import read_error
 from kdserve.errors import DataError, FolderError
-from kdserve.manifest import read_error
 from kdserve.search.backends.vectors import Rows
 from kdserve.search.documents.chunks import chunks
 from kdserve.search.documents.document import Document, Id

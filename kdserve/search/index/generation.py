@@ -21,19 +21,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import kdserve
+from kdserve.disk import sync_path, sync_tree, write_error
 from kdserve.errors import FolderError, RecipeError
 from kdserve.locks import folder_lock
-from kdserve.manifest import (
-    MANIFEST_NAME,
-    FileRecord,
-    Manifest,
-    read_manifest,
-    replace_manifest,
-    sync_path,
-    sync_tree,
-    verify_file,
-    write_error,
-)
+from kdserve.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest, replace_manifest, verify_file
 from kdserve.search.backends.kinds import KINDS, IndexKind, Requirements, Tuning
 from kdserve.search.backends.vectors import Precision
 from kdserve.search.documents.document import MAX_INT

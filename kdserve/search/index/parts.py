@@ -18,9 +18,9 @@ from uuid import uuid4
 import numpy as np
 
 from kdserve.datatypes import Embedder, Progress
+from kdserve.disk import sync_path, write_error
 from kdserve.errors import FolderError
 from kdserve.json_files import read_json
-from kdserve.manifest import sync_path, write_error
 from kdserve.search.documents.document import Document
 from kdserve.search.documents.embedding import Embedded, embed_documents
 from kdserve.search.documents.passages import Splitting

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdserve.datatypes import Embedder, Embeddings, Hit, Sentence
+from kdserve.disk import read_error
 from kdserve.errors import FolderError
-from kdserve.manifest import MANIFEST_NAME, Manifest, read_error
+from kdserve.manifest import MANIFEST_NAME, Manifest
 from kdserve.search.backends.exact import ExactSearcher
 from kdserve.search.backends.kinds import KINDS
 from kdserve.search.backends.topk import Mask, Neighbours, Scores, SearchedSegment, Searcher, nearest
