@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 BUNDLES = Path(__file__).parents[1] / "runtime" / "bundles"
-START_S, STOP_S = 60, 30
+START_S, STOP_S = 180, 120
 
 
 @dataclass
@@ -40,6 +40,7 @@ class ServerProcess:
     """A running server, its log so far, and requests to it."""
 
     process: subprocess.Popen[str]
+    reader: threading.Thread | None = None
     port: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
     lines: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
@@ -71,8 +72,12 @@ class ServerProcess:
                 return line
 
     def stop(self) -> int:
+        """End it, and read its log to the end."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_S)
+        status = self.process.wait(STOP_S)
+        assert self.reader is not None
+        self.reader.join(STOP_S)
+        return status
 
 
 @contextlib.contextmanager
@@ -94,8 +99,8 @@ def served(*arguments: str | Path) -> Iterator[ServerProcess]:
                 continue
             server.lines.put({"message": "no JSON", "line": line})
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
+    server.reader = threading.Thread(target=read, daemon=True)
+    server.reader.start()
     try:
         server.port = int(server.wait_for("ready")["url"].rpartition(":")[2])
         yield server
@@ -109,7 +114,7 @@ def served(*arguments: str | Path) -> Iterator[ServerProcess]:
             process.wait()
             raise
         finally:
-            reader.join(STOP_S)
+            server.reader.join(STOP_S)
             assert process.stderr is not None
             process.stderr.close()
 
