@@ -72,7 +72,7 @@ def find_student(model: str) -> Path:
         FolderError: the name is that of a published bundle.
     """
     if model in published_names() and not Path(model).is_dir():
-        raise FolderError(f"{model} is a published bundle already; name a student folder or a teacher")
+        raise FolderError(f"{model} is a published bundle; kdserve reopen {model} --out STUDENT makes a student of it")
     if model not in PACKAGED_TEACHERS:
         return Path(model)
     try:

@@ -171,8 +171,9 @@ def find_index(indexes: Mapping[str, ServedIndex], name: str | None) -> ServedIn
     if name is None and indexes:
         return next(iter(indexes.values()))
     if name is None or name not in indexes:
-        there = ", ".join(indexes)
-        message = f"there is no index {name!r} here; there is: {there}" if there else "this server has no index"
+        message = f"there is no index {name!r} here; there is: {', '.join(indexes)}"
+        if not indexes:
+            message = "this server has no index; start kdserve serve with --index"
         raise Refusal("missing", message, param="index")
     return indexes[name]
 
@@ -197,5 +198,5 @@ def _pointer(folder: Path) -> tuple[int, int, int]:
     try:
         stat = (folder / MANIFEST_NAME).stat()
     except OSError as error:
-        raise FolderError(f"{folder} has no {MANIFEST_NAME}; it is no index made by kdserve") from error
+        raise FolderError(f"there is no index in {folder}; check the path, and who may read it") from error
     return stat.st_ino, stat.st_mtime_ns, stat.st_size

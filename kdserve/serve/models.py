@@ -104,7 +104,7 @@ class Models:
             return next(iter(self.encoders.values()))
         served = self.encoders.get(self.aliases.get(name or "", name or ""))
         if served is None:
-            raise self._unknown(name, "embeds", self.encoders)
+            raise self._unknown(name, "embeds", self.encoders, "a bundle")
         return served
 
     def classifier(self, name: str | None) -> ServedClassifier:
@@ -113,13 +113,20 @@ class Models:
             return next(iter(self.classifiers.values()))
         served = self.classifiers.get(self.aliases.get(name or "", name or ""))
         if served is None:
-            raise self._unknown(name, "classifies", self.classifiers)
+            raise self._unknown(name, "classifies", self.classifiers, "--classifier")
         return served
 
-    def _unknown(self, name: str | None, does: str, there: Mapping[str, object]) -> Refusal:
-        served = ", ".join([*there, *(alias for alias, real in self.aliases.items() if real in there)]) or "none"
-        asked = f"no model {name!r} here {does}" if name else f"no model here {does}"
-        return Refusal("missing", f"{asked}; there is: {served}", param="model")
+    def _unknown(self, name: str | None, does: str, there: Mapping[str, object], given_by: str) -> Refusal:
+        served = [*there, *(alias for alias, real in self.aliases.items() if real in there)]
+        return unknown_model(name, does, served, given_by=given_by)
+
+
+def unknown_model(name: str | None, does: str, there: Sequence[str], *, given_by: str) -> Refusal:
+    """Return the refusal of a model that is not served, with those that are, or what gives the server one."""
+    if not there:
+        return Refusal("missing", f"no model here {does}; start kdserve serve with {given_by}", param="model")
+    asked = f"no model {name!r} here" if name else "no model here"
+    return Refusal("missing", f"{asked} {does}; there is: {', '.join(there)}", param="model")
 
 
 def open_encoder(name_or_folder: str, batcher: Batcher) -> ServedEncoder:

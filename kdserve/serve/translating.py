@@ -22,6 +22,7 @@ from kdserve.runtime.sequence.paragraphs import Output
 from kdserve.serve.batching import LEAST_RETRY_S, Batcher
 from kdserve.serve.endpoint import Call, Endpoint, Reply
 from kdserve.serve.metrics import Metrics
+from kdserve.serve.models import unknown_model
 from kdserve.serve.openai import require_number
 from kdserve.serve.refusals import Refusal
 from kdserve.serve.settings import Limits
@@ -196,8 +197,7 @@ class Translating:
         if name is None and there:
             return next(iter(there.values()))
         if name is None or name not in there:
-            asked = f"no model {name!r} here" if name else "no model here"
-            raise Refusal("missing", f"{asked} can {task}; there is: {', '.join(there) or 'none'}", param="model")
+            raise unknown_model(name, f"can {task}", list(there), given_by="--translator")
         return there[name]
 
     def _require_room(self, model: ServedTranslator, num_characters: int) -> None:

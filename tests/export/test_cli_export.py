@@ -58,7 +58,7 @@ def test_a_packaged_teacher_is_exported_by_its_name(tmp_path: Path) -> None:
 
 
 def test_a_published_bundle_is_no_student(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="kdserve-static is a published bundle already; name a student folder"):
+    with pytest.raises(FolderError, match="is a published bundle; kdserve reopen kdserve-static --out STUDENT"):
         CliRunner().invoke(app, ["export", "kdserve-static", "--out", str(tmp_path / "b")], catch_exceptions=False)
 
 

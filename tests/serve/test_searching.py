@@ -15,6 +15,7 @@ from serverprocess import BUNDLES, ServerProcess, served, until
 
 from kdserve import Encoder, Retriever
 from kdserve.disk import write_error
+from kdserve.errors import FolderError
 from kdserve.locks import folder_lock
 from kdserve.search import BuildOptions, Document
 from kdserve.search.index.snapshot import Snapshot
@@ -147,11 +148,20 @@ def test_words_are_not_searched_in_an_index_without_them_and_a_broken_index_is_t
         assert server.post("/search", {"query": "bread"}).json["hits"][0]["id"] == 1
 
 
-def test_a_server_without_an_index_says_so():
+def test_a_server_without_an_index_or_a_classifier_says_so():
     with served(BUNDLES / "static") as server:
         for body in ({"query": "a"}, {"query": "a", "index": "notes"}):
             answer = server.post("/search", body)
-            assert (answer.status, answer.json["error"]["message"]) == (404, "this server has no index")
+            expected = "this server has no index; start kdserve serve with --index"
+            assert (answer.status, answer.json["error"]["message"]) == (404, expected)
+        answer = server.post("/classify", {"texts": ["a"]})
+        expected = "no model here classifies; start kdserve serve with --classifier"
+        assert (answer.status, answer.json["error"]["message"]) == (404, expected)
+
+
+def test_an_index_that_is_not_there_is_told_at_the_start(tmp_path: Path):
+    with pytest.raises(FolderError, match=r"there is no index in .*none\.index; check the path"):
+        open_indexes([str(tmp_path / "none.index")], [], partial(open_encoder, batcher=None))
 
 
 def test_a_query_longer_than_is_read_says_so(server: ServerProcess):

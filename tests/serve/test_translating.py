@@ -140,5 +140,6 @@ def test_translators_are_listed_with_their_languages(writing: ServerProcess):
 def test_without_a_translator_there_is_none():
     with served(BUNDLES / "static") as server:
         answer = server.post("/translate", {"texts": "a"})
-        assert (answer.status, answer.json["error"]["message"]) == (404, "no model here can translate; there is: none")
+        expected = "no model here can translate; start kdserve serve with --translator"
+        assert (answer.status, answer.json["error"]["message"]) == (404, expected)
         assert server.get("/translators").json == []
