@@ -156,11 +156,12 @@ class Retriever(RetrieverProtocol):
         `lexical` ranks by meaning and by words (BM25) and fuses both by reciprocal rank; scores stay those of meaning.
         Words are taken from the first 10,000 characters of a query.
         `per_language` takes at most so many documents of each language.
-        `rerank` orders so many hits anew, `k` at least, by the mean of their passage's score and that of its sentence
+        `rerank` orders so many passages anew, `k` at least, by the mean of their score and that of their sentence
         nearest to the query, which is their score then: better hits, above all across languages, for the time to embed
-        the sentences of these passages. An index that keeps sentences spares that time, and orders twice `k` hits so,
-        100 at least, unless it is told otherwise; 0 is none. Where sentences are embedded for it, `min_score` is of the
-        passages.
+        these sentences. A document is found by the passage that is its best then. An index that keeps sentences spares
+        that time, and orders twice `k` passages so, 100 at least, unless it is told otherwise; 0 is none. Where
+        sentences are embedded for it, so many hits are ordered, with other passages of their documents that are among
+        as many nearest ones, and `min_score` is of the passages.
 
         Raises:
             DataError: `k` is below 1, the index has no words, or `where` cannot be read, names an unknown field or asks

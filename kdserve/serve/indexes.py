@@ -7,6 +7,7 @@ import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -18,7 +19,7 @@ from kdserve.search.index.build import Ingest
 from kdserve.search.index.changes import add_documents
 from kdserve.search.index.compatibility import require_compatible
 from kdserve.search.index.snapshot import Snapshot, open_for
-from kdserve.search.query.ranking import SearchOptions, answer
+from kdserve.search.query.ranking import SearchOptions, answer, candidates
 from kdserve.serve.models import ServedEncoder
 from kdserve.serve.refusals import Refusal
 from kdserve.serve.tickets import Rows
@@ -120,7 +121,8 @@ class Found:
 
 
 def search(index: ServedIndex, query: str, vector: Rows, options: SearchOptions) -> Found:
-    """Look a query up that is embedded already: `vector` (1, D).
+    """Look a query up that is embedded already: `vector` (1, D). Where the index keeps no sentences, hits are not
+    ordered anew yet.
 
     Raises:
         Refusal: the filter cannot be, or the index was built without words and they are asked for.
@@ -128,7 +130,8 @@ def search(index: ServedIndex, query: str, vector: Rows, options: SearchOptions)
     """
     snapshot = index.snapshot
     try:
-        hits = answer(snapshot, [query], vector, options)[0]
+        find = partial(answer, snapshot, [query], vector)
+        hits = (find(options) if snapshot.keeps_sentences else candidates(options, find))[0]
     except DataError as error:
         no_words = options.lexical and not snapshot.state.lexical
         raise Refusal("invalid", str(error), param="lexical" if no_words else "where") from error

@@ -159,7 +159,7 @@ class Searching:
             return [_hit(hit, words if request.snippets else None) for hit in hits[: options.k]]
 
         def find() -> tuple[int, list[HitBody] | Sentences]:
-            found = search(index, words, asked.rows, options if keeps_sentences else options.first)
+            found = search(index, words, asked.rows, options)
             is_final = keeps_sentences or not (options.rerank and found.hits)
             return found.generation, show(found.hits) if is_final else Sentences(found.hits)
 

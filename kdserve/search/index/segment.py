@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from kdserve.datatypes import Embeddings, Scalar
 from kdserve.errors import FolderError
-from kdserve.search.backends.topk import Mask, true_scores
+from kdserve.search.backends.topk import Mask, Scores, true_scores
 from kdserve.search.backends.vectors import Precision, Rows, VectorFile, row_dtype, write_sums
 from kdserve.search.documents.document import Document
 from kdserve.search.documents.passages import Span
@@ -37,6 +37,8 @@ ROWS, VECTORS, SUMS, PASSAGES = "rows.db", "vectors.bin", "vectors.sums", "passa
 APPROXIMATE = "vectors.faiss"
 PASSAGE_BYTES = 12
 NUM_SENTENCES = "number of sentences"
+MOST_WEIGHED = 8
+"""How many passages of a document that was found by its words are weighed with their sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,18 +185,29 @@ class Segment:
         ranked = ((score, doc) for doc, score in self.stored.ranked(text))
         return list(islice((one for one in ranked if allowed is None or allowed[self._rows_of_one(one[1]).start]), k))
 
-    def best_rows(self, docs: Sequence[int], vector: Embeddings) -> list[tuple[int, float]]:
-        """The row of each document that is nearest to a query vector (D,), and its score."""
+    def best_rows(self, docs: Sequence[int], vector: Embeddings, *, by_sentences: bool) -> list[tuple[int, float]]:
+        """The row of each document that is nearest to a query vector (D,), and its score; or the best by its sentences
+        too, of the `MOST_WEIGHED` nearest.
+        """
         if not docs:
             return []
-        ranges = [np.arange(rows.start, rows.stop) for rows in map(self._rows_of_one, docs)]
-        scores = true_scores(vector[None], self.vectors, np.concatenate(ranges)[None])[0]
-        parts = np.split(scores, np.cumsum([len(rows) for rows in ranges])[:-1])
-        return [(int(rows[part.argmax()]), float(part.max())) for rows, part in zip(ranges, parts, strict=True)]
+        rows = [np.arange(own.start, own.stop) for own in map(self._rows_of_one, docs)]
+        scores = _split(true_scores(vector[None], self.vectors, np.concatenate(rows)[None])[0], rows)
+        if by_sentences:
+            nearest = [np.sort(np.argsort(-own, kind="stable")[:MOST_WEIGHED]) for own in scores]
+            rows = [own[few] for own, few in zip(rows, nearest, strict=True)]
+            scores = [own[few] for own, few in zip(scores, nearest, strict=True)]
+            scores = _split(self.weighed(np.concatenate(rows), np.concatenate(scores), vector), rows)
+        return [(int(own[each.argmax()]), float(each.max())) for own, each in zip(rows, scores, strict=True)]
 
-    def first_row_of(self, row: int) -> int:
-        """The first row of the document that a row belongs to."""
-        return int(np.searchsorted(self.passages[:, 0], self.passages[row, 0])) if self.has_split_documents else row
+    def weighed(self, rows: Rows, scores: Scores, query: Embeddings) -> Scores:
+        """Of rows that a query (D,) scores so, the means of their scores and their best sentences', where they have
+        several.
+        """
+        if self.sentences is None:
+            return scores
+        best, numbers = self.sentences.best(rows, query)
+        return np.where(numbers >= 0, (scores + best) / 2, scores)
 
     def _rows_of_one(self, doc: int) -> range:
         if not self.has_split_documents:
@@ -228,6 +241,10 @@ def read_bits(path: Path, num_rows: int) -> npt.NDArray[np.bool_]:
     if len(data) != -(-num_rows // 8):
         raise FolderError(f"{path} does not fit its {num_rows} rows; restore the index")
     return np.unpackbits(np.frombuffer(data, np.uint8), count=num_rows).astype(bool)
+
+
+def _split(scores: Scores, rows: Sequence[Rows]) -> list[Scores]:
+    return np.split(scores, np.cumsum([len(own) for own in rows])[:-1])
 
 
 def _open_at(path: Path, size_bytes: int) -> BinaryIO:

@@ -76,8 +76,12 @@ class Snapshot:
         """Whether hits may be ordered by sentences: some passage has several, whose vectors are here."""
         return any(segment.sentences is not None for segment in self.segments)
 
-    def neighbours(self, queries: Embeddings, k: int, *, min_score: float, where: str) -> Neighbours:
-        """The best rows for each query, numbered through all segments, among those that `where` lets pass."""
+    def neighbours(
+        self, queries: Embeddings, k: int, *, min_score: float, where: str, folded: bool = True
+    ) -> Neighbours:
+        """The best rows for each query, numbered through all segments, among those that `where` lets pass; `folded`,
+        one row a document.
+        """
         self._require_untouched()
         allowed = self._allowed(where) if where else [segment.live for segment in self.segments]
         sources = [
@@ -87,7 +91,7 @@ class Snapshot:
                 first_row=int(first_row),
                 num_rows=segment.num_rows,
                 allowed=mask,
-                owners=segment.passages[:, 0] if segment.has_split_documents else None,
+                owners=segment.passages[:, 0] if folded and segment.has_split_documents else None,
             )
             for segment, searcher, first_row, mask in zip(
                 self.segments, self._searchers, self._first_rows[:-1], allowed, strict=True
@@ -95,7 +99,9 @@ class Snapshot:
         ]
         return nearest(queries, sources, k, min_score=min_score)
 
-    def ranked_by_words(self, text: str, vector: Embeddings, k: int, *, where: str) -> Neighbours:
+    def ranked_by_words(
+        self, text: str, vector: Embeddings, k: int, *, where: str, by_sentences: bool = False
+    ) -> Neighbours:
         """The best row of each of the `k` documents that BM25 ranks first for a text, in that order, for one query.
 
         Each segment counts its own words, so that ranks over several segments are nearly those of one.
@@ -104,7 +110,7 @@ class Snapshot:
         found = []
         for segment, first_row, mask in zip(self.segments, self._first_rows[:-1], allowed, strict=True):
             documents = segment.first_by_words(text, k, mask)
-            best = segment.best_rows([doc for _, doc in documents], vector)
+            best = segment.best_rows([doc for _, doc in documents], vector, by_sentences=by_sentences)
             found += [(bm25, *row, int(first_row)) for (bm25, _), row in zip(documents, best, strict=True)]
         found.sort(key=lambda entry: (-entry[0], entry[1] + entry[3]))
         return Neighbours(
@@ -112,14 +118,14 @@ class Snapshot:
             rows=np.array([[row + first_row for _, row, _, first_row in found[:k]]], np.int64),
         )
 
-    def owners(self, rows: Sequence[int]) -> tuple[Sequence[int], list[int]]:
-        """The rows, and for each the first row of its document: what two passages of one document share."""
-        owners = []
-        for row in rows:
-            number = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-            first_row = int(self._first_rows[number])
-            owners.append(first_row + self.segments[number].first_row_of(row - first_row))
-        return rows, owners
+    def owners(self, rows: Rows) -> Rows:
+        """A number for the document of each row: what its passages share."""
+        owners = rows.copy()
+        for segment, first_row in zip(self.segments, self._first_rows[:-1].tolist(), strict=True):
+            if segment.has_split_documents:
+                inside = (rows >= first_row) & (rows < first_row + segment.num_rows)
+                owners[inside] = first_row + segment.passages[rows[inside] - first_row, 0]
+        return owners
 
     def languages(self, rows: Rows) -> npt.NDArray[np.int32]:
         """A number for the language of each row's document, without reading its text."""
@@ -150,17 +156,12 @@ class Snapshot:
             )
         ]
 
-    def scores_by_sentences(self, rows: Rows, scores: Scores, query: Embeddings) -> Scores:
-        """Of rows that a query (D,) scores so, the means of their scores and their best sentences', where they have
-        several.
-        """
+    def weighed(self, rows: Rows, scores: Scores, query: Embeddings) -> Scores:
+        """As `Segment.weighed`, of rows that are numbered through all segments."""
         means = scores.copy()
         for segment, first_row in zip(self.segments, self._first_rows[:-1].tolist(), strict=True):
-            if segment.sentences is not None:
-                inside = np.flatnonzero((rows >= first_row) & (rows < first_row + segment.num_rows))
-                best, numbers = segment.sentences.best(rows[inside] - first_row, query)
-                several = numbers >= 0
-                means[inside[several]] = (scores[inside[several]] + best[several]) / 2
+            inside = (rows >= first_row) & (rows < first_row + segment.num_rows)
+            means[inside] = segment.weighed(rows[inside] - first_row, scores[inside], query)
         return means
 
     def _nearest_sentences(self, rows: Rows, query: Embeddings) -> dict[int, Sentence]:

@@ -131,13 +131,13 @@ class MilvusRetriever(RetrieverProtocol):
         texts = require_texts(queries)
         vectors = require_unit_rows(self.encoder.encode_query(texts), len(texts), self.encoder.dim)
 
-        def ranked(numbers: Sequence[int], depth: int) -> Iterator[tuple[list[Hit], int]]:
-            found = self._kept.client.search(
-                self.collection, data=vectors[numbers].tolist(), limit=depth, filter=condition, output_fields=FIELDS
-            )
-            return ((_hits(entities, min_score), len(entities)) for entities in found)
-
         def find(first: SearchOptions) -> list[list[Hit]]:
+            def ranked(numbers: Sequence[int], depth: int) -> Iterator[tuple[list[Hit], int]]:
+                found = self._kept.client.search(
+                    self.collection, data=vectors[numbers].tolist(), limit=depth, filter=condition, output_fields=FIELDS
+                )
+                return ((_hits(entities, first), len(entities)) for entities in found)
+
             return widen_until_enough(asking(texts, vectors), first, ranked, first_depth=first.k + 1, most=MAX_HITS)
 
         return search_and_rerank(vectors, options, self.encoder, find)
@@ -212,13 +212,14 @@ def _texts_of(documents: Iterable[Document | NewMetadata], new: list[NewMetadata
             yield document
 
 
-def _hits(entities: Sequence[Mapping[str, Any]], min_score: float) -> list[Hit]:
-    """Hits in order of score, then of insertion; of each document only its best passage."""
-    best: dict[str, Hit] = {}
+def _hits(entities: Sequence[Mapping[str, Any]], options: SearchOptions) -> list[Hit]:
+    """Hits in order of score, then of insertion; `folded`, of each document only its best passage."""
+    best: dict[Any, Hit] = {}
     for found in sorted(entities, key=lambda found: (-found["distance"], found["entity"]["place"])):
         entity = found["entity"]
-        if found["distance"] >= min_score and entity["document"] not in best:
-            best[entity["document"]] = Hit(
+        key = entity["document"] if options.folded else (entity["document"], entity["start"])
+        if found["distance"] >= options.min_score and key not in best:
+            best[key] = Hit(
                 id=json.loads(entity["document"]),
                 score=float(found["distance"]),
                 text=entity["text"],

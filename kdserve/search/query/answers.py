@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
 
 from kdserve.datatypes import Embedder, Hit
+from kdserve.search.documents.document import Id
 from kdserve.search.documents.sentences import split_sentences
 
 
@@ -65,9 +66,14 @@ def best_sentences(question: str, hits: Sequence[Hit], encoder: Embedder) -> lis
 
 
 def rerank(best: Sequence[Answer]) -> list[Hit]:
-    """Order hits anew by the mean of their own score and their best sentence's, which is their score then."""
+    """Order hits anew by the mean of their own score and their best sentence's, which is their score then; of those of
+    one document the best stays.
+    """
     scored = [replace(one.hit, score=(one.hit.score + one.score) / 2) for one in best]
-    return sorted(scored, key=attrgetter("score"), reverse=True)
+    of_each: dict[Id, Hit] = {}
+    for hit in sorted(scored, key=attrgetter("score"), reverse=True):
+        of_each.setdefault(hit.id, hit)
+    return list(of_each.values())
 
 
 def answer_question(question: str, hits: Sequence[Hit], encoder: Embedder) -> list[Answer]:

@@ -11,14 +11,13 @@ import numpy as np
 from kdserve.datatypes import Embedder, Embeddings, Hit
 from kdserve.errors import DataError
 from kdserve.runtime.normalizer import is_blank
-from kdserve.search.backends.topk import PROPOSED_AT_ONCE, Neighbours, Scores
-from kdserve.search.backends.vectors import Rows
+from kdserve.search.backends.topk import PROPOSED_AT_ONCE, Mask, Neighbours, Scores
 from kdserve.search.index.lexical import fuse
 from kdserve.search.index.snapshot import Snapshot
 from kdserve.search.query.answers import Sentences, rerank
 
 DEPTH = 100
-"""How many documents of each ranking are fused, or ordered by the sentences that the index keeps, at least."""
+"""How many documents of each ranking are fused, or passages ordered by the sentences that the index keeps, at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +25,8 @@ class SearchOptions:
     """Options of a search, beside the texts.
 
     `k` hits, a filter, a least score, whether to rank by words too, at most so many of a language, and how many hits
-    are ordered anew by their best sentences, 0 for none, None for what suits the index.
+    are ordered anew by their best sentences, 0 for none, None for what suits the index; `folded`, a document is one
+    hit, else each passage.
     """
 
     k: int
@@ -35,6 +35,7 @@ class SearchOptions:
     lexical: bool = False
     per_language: int = 0
     rerank: int | None = None
+    folded: bool = True
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -65,7 +66,7 @@ def search_and_rerank(
     find: Callable[[SearchOptions], list[list[Hit]]],
 ) -> list[list[Hit]]:
     """Find hits for each query and, where that is asked for, order them anew by their best sentences."""
-    found = find(options.first)
+    found = candidates(options, find)
     if not options.rerank:
         return found
     anew = []
@@ -74,6 +75,22 @@ def search_and_rerank(
         scores_N = encoder.encode_document(sentences.texts) @ vector
         anew.append(rerank(sentences.nearest(scores_N.tolist()))[: options.k])
     return anew
+
+
+def candidates(options: SearchOptions, find: Callable[[SearchOptions], list[list[Hit]]]) -> list[list[Hit]]:
+    """The hits for each query that are ordered anew, if that is asked for: behind them come other passages of their
+    documents, of as many as are nearest to the query.
+    """
+    found = find(options.first)
+    if not options.rerank or not any(hit.passage for hits in found for hit in hits):
+        return found
+    nearest = find(replace(options.first, lexical=False, per_language=0, folded=False))
+    return [_with_others(hits, passages) for hits, passages in zip(found, nearest, strict=True)]
+
+
+def _with_others(hits: Sequence[Hit], passages: Sequence[Hit]) -> list[Hit]:
+    documents, known = {hit.id for hit in hits}, {(hit.id, hit.passage) for hit in hits}
+    return [*hits, *(one for one in passages if one.id in documents and (one.id, one.passage) not in known)]
 
 
 def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, options: SearchOptions) -> list[list[Hit]]:
@@ -93,8 +110,8 @@ def answer(snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, option
         for start in range(0, len(numbers), step):
             some = numbers[start : start + step]
             found = list(_ranked(snapshot, [texts[number] for number in some], vectors[some], depth, options))
-            hits = snapshot.hits(_stacked([_chosen(snapshot, one, options) for one in found]), vectors[some])
-            yield from zip(hits, (int((one.rows >= 0).sum()) for one in found), strict=True)
+            hits = snapshot.hits(_stacked([_chosen(snapshot, one, options) for one, _ in found]), vectors[some])
+            yield from zip(hits, (num_found for _, num_found in found), strict=True)
 
     asked = asking(texts, vectors, lexical=options.lexical)
     first_depth = max(options.k, options.rerank or 0)
@@ -148,44 +165,52 @@ def spread(hits: Sequence[Hit], options: SearchOptions) -> list[Hit]:
 
 def _ranked(
     snapshot: Snapshot, texts: Sequence[str], vectors: Embeddings, depth: int, options: SearchOptions
-) -> Iterator[Neighbours]:
-    """At least `depth` rows for each query, if there are so many."""
-    min_score = -np.inf if options.lexical or options.rerank else options.min_score
-    depth = max(depth, DEPTH) if options.lexical else depth
-    by_meaning = snapshot.neighbours(vectors, depth, min_score=min_score, where=options.where)
-    for number, text in enumerate(texts):
-        found = _rescored(snapshot, by_meaning.scores[number], by_meaning.rows[number], vectors[number], options)
-        found = _in_order(found) if options.rerank else found
-        if options.lexical:
-            by_words = snapshot.ranked_by_words(text, vectors[number], depth, where=options.where)
-            words = _rescored(snapshot, by_words.scores[0], by_words.rows[0], vectors[number], options)
-            found = _fused(snapshot, [found, words])
-        enough = found.scores[0].astype(np.float64) >= options.min_score
-        yield Neighbours(scores=found.scores[:, enough], rows=found.rows[:, enough])
-
-
-def _rescored(snapshot: Snapshot, scores: Scores, rows: Rows, vector: Embeddings, options: SearchOptions) -> Neighbours:
-    """The rows that were found for one query (D,), in their order, with scores by sentences where hits are ordered by
-    these.
+) -> Iterator[tuple[Neighbours, int]]:
+    """The best row of each document for each query, of `depth` rows at least if there are so many, and how many rows
+    that was.
     """
-    scores, rows = scores[rows >= 0], rows[rows >= 0]
-    if options.rerank:
-        scores = snapshot.scores_by_sentences(rows, scores, vector)
-    return Neighbours(scores=scores[None], rows=rows[None])
+    by_sentences = bool(options.rerank)
+    min_score = -np.inf if options.lexical or by_sentences else options.min_score
+    depth = max(depth, DEPTH) if options.lexical else depth
+    folded = options.folded and not by_sentences
+    by_meaning = snapshot.neighbours(vectors, depth, min_score=min_score, where=options.where, folded=folded)
+    for text, vector, scores, rows in zip(texts, vectors, by_meaning.scores, by_meaning.rows, strict=True):
+        scores, rows = scores[rows >= 0], rows[rows >= 0]
+        if by_sentences:
+            scores = snapshot.weighed(rows, scores, vector)
+        num_found = int(_enough(scores, options).sum())
+        found = Neighbours(scores=scores[None], rows=rows[None])
+        if by_sentences:
+            found = _best_of_each(snapshot, found)
+        if options.lexical:
+            by_words = snapshot.ranked_by_words(text, vector, depth, where=options.where, by_sentences=by_sentences)
+            found = _fused(snapshot, [found, by_words])
+        enough = _enough(found.scores[0], options)
+        yield Neighbours(scores=found.scores[:, enough], rows=found.rows[:, enough]), num_found
 
 
-def _in_order(found: Neighbours) -> Neighbours:
+def _enough(scores: Scores, options: SearchOptions) -> Mask:
+    return scores.astype(np.float64) >= options.min_score
+
+
+def _best_of_each(snapshot: Snapshot, found: Neighbours) -> Neighbours:
+    """Of the rows of one query the best of each document, best first."""
     order = np.argsort(-found.scores[0], kind="stable")
-    return Neighbours(scores=found.scores[:, order], rows=found.rows[:, order])
+    chosen = order[np.sort(np.unique(snapshot.owners(found.rows[0, order]), return_index=True)[1])]
+    return Neighbours(scores=found.scores[:, chosen], rows=found.rows[:, chosen])
 
 
 def _fused(snapshot: Snapshot, rankings: Sequence[Neighbours]) -> Neighbours:
-    """The rows of some rankings of one query by reciprocal rank, one of each document."""
-    rows, scores = ([row for one in rankings for row in getattr(one, name)[0].tolist()] for name in ("rows", "scores"))
-    owner = dict(zip(*snapshot.owners(rows), strict=True))
-    best = {owner[row]: (row, score) for row, score in zip(rows, scores, strict=True)}
-    order = fuse([[owner[row] for row in one.rows[0].tolist()] for one in rankings])
-    return _neighbours([best[key] for key in order])
+    """The rows of some rankings of one query, one of each document in each, by reciprocal rank: of each document the
+    best.
+    """
+    owners = [snapshot.owners(one.rows[0]).tolist() for one in rankings]
+    best: dict[int, tuple[int, float]] = {}
+    for own, one in zip(owners, rankings, strict=True):
+        for owner, row, score in zip(own, one.rows[0].tolist(), one.scores[0].tolist(), strict=True):
+            if owner not in best or score > best[owner][1]:
+                best[owner] = row, score
+    return _neighbours([best[owner] for owner in fuse(owners)])
 
 
 def _chosen(snapshot: Snapshot, found: Neighbours, options: SearchOptions) -> Neighbours:

@@ -5,13 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from test_passages import LONG, Counting
+from test_passages import LONG, Counting, count_tokens
 
 from kdserve import samples
 from kdserve.errors import DataError
-from kdserve.search import BuildOptions, Document, Retriever, open_snapshot, verify_index
+from kdserve.search import BuildOptions, Document, Retriever, describe, open_snapshot, verify_index
 from kdserve.search.backends import topk
 from kdserve.search.backends.topk import true_scores
+from kdserve.search.documents.passages import split_text
+from kdserve.search.documents.sentences import split_sentences
 from kdserve.search.index.document_file import DocumentFile
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, fuse, words
 from kdserve.search.index.snapshot import Snapshot
@@ -194,3 +196,59 @@ def test_threads_share_a_retriever(retriever):
         ask = lambda pair: retriever.search(pair[1], 5, where=f"lang != {pair[0] % 7!r}", lexical=pair[0] % 2 == 0)  # noqa: E731
         together = list(pool.map(ask, numbered))
     assert together == alone * 4
+
+
+MANY = [
+    Document(text=" ".join(f"{text} {word}." for text in texts), id=word, language=language)
+    for word, language, texts in (
+        ("apple", "en", [f"Number {n} of the plain words about a train" for n in range(12)]),
+        ("bread", "en", ["Warm bread", "Bells ring at noon", *["Nothing here tells of anything at all"] * 9]),
+        ("noon", "de", ["The ring is at noon"] * 4 + ["Who knows of anything"] * 4 + ["Bells ring at noon"]),
+        ("snow", "de", ["Snow"]),
+    )
+]
+QUESTION = "bells ring at noon"
+
+
+def best_passages(documents):
+    """Each document's best passage by the mean of its score and its best sentence's, the best document first."""
+    embedder, best = Counting(), []
+    (question,) = embedder.encode_query([QUESTION])
+
+    def scores(texts):
+        return embedder.encode_document(texts) @ question
+
+    for document in documents:
+        spans = split_text(document.text, count_tokens, Counting.max_tokens)
+        passages = [document.text[slice(*span)] for span in spans]
+        weighed = [
+            (score + scores([text[slice(*own)] for own in split_sentences(text)]).max()) / 2
+            for text, score in zip(passages, scores(passages), strict=True)
+        ]
+        chosen = int(np.argmax(weighed))
+        best.append((document.id, spans[chosen] if len(spans) > 1 else None, weighed[chosen]))
+    return sorted(best, key=lambda one: -one[2])
+
+
+@pytest.mark.parametrize("sentences", [True, False])
+def test_a_document_is_shown_and_ranks_by_the_passage_that_is_best_with_its_sentences(tmp_path, sentences):
+    options = BuildOptions(lexical=True, sentences=sentences)
+    retriever = Retriever.build(tmp_path / "index", MANY[:2], Counting(), options=options)
+    retriever.add(MANY[2:])
+    plain = {hit.id: hit.passage for hit in retriever.search(QUESTION, rerank=0)}
+    expected = best_passages(MANY)
+    assert {name for name, passage, _ in expected if plain[name] != passage} == {"noon"}
+    for more, among in (({}, MANY), ({"lexical": True}, MANY), ({"where": 'lang == "de"'}, MANY[2:])):
+        hits = retriever.search(QUESTION, rerank=50, **more)
+        expected = best_passages(among)
+        found = sorted(hits, key=lambda hit: -hit.score)
+        assert [(hit.id, hit.passage) for hit in found] == [(name, passage) for name, passage, _ in expected]
+        assert [hit.score for hit in found] == pytest.approx([score for _, _, score in expected], abs=0.01)
+        assert retriever.search(QUESTION, 1, rerank=50, **more) == hits[:1]
+
+
+def test_as_many_documents_are_found_as_were_asked_for_where_one_has_all_passages_near(tmp_path):
+    near = Document(text="The bells of the village hall rang at noon. " * 300, id="near")
+    retriever = Retriever.build(tmp_path / "index", [near, *MANY], Counting())
+    assert describe(retriever.folder).rows > ranking.DEPTH + 10
+    assert [hit.id for hit in retriever.search(QUESTION, 5)][-2:] == ["snow", "apple"]
