@@ -243,8 +243,9 @@ def info(folder: IndexFolder, json: AsJson = False) -> None:
         return
     facts["fields"] = tuple(f"{name} ({kinds})" for name, kinds in facts.pop("field_types").items())
     facts["queries_of"] = tuple(f"{kin['encoder'][:12]} (recall {kin['recall']:.3f})" for kin in facts.pop("kin"))
-    for name, value in {**facts, **(facts.pop("tuning") or {})}.items():
-        shown = ", ".join(value) if isinstance(value, tuple) else value
+    tuning = facts.pop("tuning") or {}
+    for name, value in {**facts, **tuning}.items():
+        shown = ", ".join(value) or "-" if isinstance(value, tuple) else value
         print_line(f"{name.replace('_', ' '):16} {shown}")
 
 

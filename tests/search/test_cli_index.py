@@ -83,6 +83,11 @@ def test_info_and_verify(tmp_path, run, texts):
     run("index", "build", texts, "--out", tmp_path / "index", "--kind", "flat", "--precision", "int8")
     facts = json.loads(run("index", "info", tmp_path / "index", "--json"))
     assert (facts["documents"], facts["kind"], facts["precision"], facts["fields"]) == (2, "flat", "int8", ["year"])
+    lines = run("index", "info", tmp_path / "index").splitlines()
+    shown = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
+    assert shown["fields"] == "year (number)"
+    assert shown["queries of"] == "-"
+    assert "tuning" not in shown
     assert "5 files, all whole" in run("index", "verify", tmp_path / "index")
 
 
