@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,10 @@ import numpy as np
 
 BUNDLES = Path(__file__).parents[1] / "runtime" / "bundles"
 START_S, STOP_S = 180, 120
+MANY = ["a long text of many words that take their time " * 4] * 20_000
+"""Work for kdserve-mini that lasts longer than any test, and ends when its client hangs up."""
+AT_LENGTH = ["--set", "limits.texts=20_000", "--set", "limits.tokens=10_000_000", "--threads", "1"]
+FULL_SOON = [*AT_LENGTH, "--set", "limits.timeout_s=600", "--set", "limits.waiting_tokens=1000"]
 
 
 @dataclass
@@ -70,6 +75,11 @@ class ServerProcess:
             line = self.lines.get(timeout=START_S)
             if line["message"] == message:
                 return line
+
+    def is_full(self) -> bool:
+        """Whether `MANY` is being embedded, and most of it waits."""
+        waiting = re.search(rb'kdserve_waiting_tokens\{model="kdserve-mini"\} (\S+)', self.get("/metrics").body)
+        return waiting is not None and float(waiting[1]) > 100_000
 
     def stop(self) -> int:
         """End it, and read its log to the end."""

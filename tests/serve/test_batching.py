@@ -25,6 +25,7 @@ from kdserve.serve.workers import NICENESS, Workers
 
 BUNDLE = Path(__file__).parents[1] / "runtime" / "bundles" / "transformer"
 BAD, STUCK, NOTED = 999, 666, 555
+PATIENCE_S = 25
 LIMITS = Limits()
 
 
@@ -39,6 +40,7 @@ class Model:
     def __init__(self) -> None:
         self.batches: list[list[list[int]]] = []
         self.noted: list[str] = []
+        self.num_stuck = 0
         self.gate, self.stuck = threading.Event(), threading.Event()
         self.gate.set()
 
@@ -46,6 +48,7 @@ class Model:
         self.batches.append([list(text) for text in ids])
         tokens = [token for text in ids for token in text]
         if STUCK in tokens:
+            self.num_stuck += 1
             self.stuck.wait(60)
         self.gate.wait(60)
         if NOTED in tokens:
@@ -61,14 +64,13 @@ def play(
     num_threads: int = 1,
     limits: Limits = LIMITS,
     inline_tokens: int = 0,
-    patience_s: float = 30,
 ) -> None:
     """Play a scene with a batcher of its own. `ask(text, …)` sends one request."""
     model = Model()
     engine = Engine(name="sums", run=model.run, inline_tokens=inline_tokens)
 
     async def main() -> None:
-        workers = Workers(num_threads, patience_s=patience_s)
+        workers = Workers(num_threads, patience_s=PATIENCE_S)
         workers.open()
         batcher = Batcher(workers, limits, Metrics())
 
@@ -85,12 +87,9 @@ def play(
     asyncio.run(main())
 
 
-async def until_running(model: Model, num_batches: int = 1) -> None:
-    for _ in range(1000):
-        if len(model.batches) >= num_batches:
-            return
+async def until_running(model: Model) -> None:
+    while not model.batches:
         await asyncio.sleep(0.005)
-    raise AssertionError("no batch began")
 
 
 def test_what_arrives_while_a_thread_is_busy_runs_together_afterwards():
@@ -175,7 +174,7 @@ def test_a_real_models_rows_do_not_depend_on_who_else_asks():
     engine = Engine(name="tiny", run=encoder.encode_tokens)
 
     async def main() -> list[Answer]:
-        workers = Workers(2, patience_s=30)
+        workers = Workers(2, patience_s=PATIENCE_S)
         workers.open()
         batcher = Batcher(workers, Limits(), Metrics())
         asked = [
@@ -202,7 +201,7 @@ def test_batches_and_other_work_take_turns():
     engine = Engine(name="sums", run=model.run)
 
     async def main() -> None:
-        workers = Workers(1, patience_s=30)
+        workers = Workers(1, patience_s=PATIENCE_S)
         workers.open()
         batcher = Batcher(workers, Limits(), Metrics())
 
@@ -297,13 +296,19 @@ def test_a_request_that_fails_fails_alone():
 
 def test_a_request_that_hangs_hangs_alone():
     async def scene(ask, model, engine):
-        answers = await asyncio.gather(ask("1"), ask(f"{STUCK}"), ask("2"), return_exceptions=True)
+        asked = asyncio.gather(ask("1"), ask(f"{STUCK}"), ask("2"), return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        for num_stuck in (1, 2):  # in company, then alone
+            while model.num_stuck < num_stuck:
+                await asyncio.sleep(0.005)
+            loop.time = lambda now=loop.time: now() + PATIENCE_S
+        answers = await asked
         assert [answers[0].rows.tolist(), answers[2].rows.tolist()] == [[[1]], [[2]]]
         assert isinstance(answers[1], Refusal)
         assert answers[1].kind == "late"
         assert (await ask("4")).rows.tolist() == [[4]]
 
-    play(scene, patience_s=0.3)
+    play(scene)
 
 
 def test_lost_threads_are_replaced_counted_and_forgiven_when_they_come_back():
@@ -317,6 +322,7 @@ def test_lost_threads_are_replaced_counted_and_forgiven_when_they_come_back():
         while workers.num_lost < 8:
             await asyncio.sleep(0.01)
         assert not workers.is_well
+        workers._patience_s = PATIENCE_S
         assert await workers.run(lambda: 3) == 3
         release.set()
         while workers.num_lost:
@@ -335,7 +341,7 @@ def test_what_is_no_exception_fails_its_job_and_the_thread_goes_on(kind: str):
         raise error("index out of bounds")
 
     async def main() -> None:
-        workers = Workers(1, patience_s=5)
+        workers = Workers(1, patience_s=PATIENCE_S)
         workers.open()
         with pytest.raises(RuntimeError, match=f"{kind}: index out of bounds"):
             await workers.run(fail)
@@ -359,7 +365,7 @@ def test_threads_give_way_to_the_event_loop():
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     async def main() -> int:
-        workers = Workers(1, patience_s=30)
+        workers = Workers(1, patience_s=PATIENCE_S)
         workers.open()
         found = await workers.run(niceness)
         workers.close()

@@ -19,7 +19,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
-from serverprocess import BUNDLES, Answer, ServerProcess, served, until
+from serverprocess import AT_LENGTH, BUNDLES, FULL_SOON, MANY, Answer, ServerProcess, served, until
 from starlette.types import Receive, Scope, Send
 
 from kdserve import Encoder, Retriever
@@ -30,10 +30,6 @@ from kdserve.serve.metrics import Metrics
 from kdserve.serve.settings import ServerSettings
 
 STATIC = BUNDLES / "static"
-MANY = ["a long text of many words that take their time " * 4] * 20_000
-"""Work for kdserve-mini that lasts longer than any test, and ends when its client hangs up."""
-AT_LENGTH = ["--set", "limits.texts=20_000", "--set", "limits.tokens=10_000_000", "--threads", "1"]
-FULL_SOON = [*AT_LENGTH, "--set", "limits.timeout_s=600", "--set", "limits.waiting_tokens=1000"]
 
 
 def embed(server: ServerProcess, given: object, model: str = "tiny-static", **more: object) -> Answer:
@@ -75,7 +71,7 @@ def test_over_the_bound_429_and_a_client_that_hangs_up_frees_its_place():
     with served("kdserve-mini", STATIC, *FULL_SOON) as server:
         body = json.dumps({"input": MANY, "model": "kdserve-mini"}).encode()
         with send(server, body):
-            until(lambda: embed(server, "a", "kdserve-mini").status == 429)
+            until(server.is_full)
             answer = embed(server, "a", "kdserve-mini")
             assert int(answer.headers["retry-after"]) >= 1
             assert int(answer.headers["retry-after-ms"]) > 0
@@ -119,7 +115,7 @@ def test_a_reader_of_the_log_that_stalls_stops_nobody():
                 assert embed(server, "word " * 400).status == 200
         finally:
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(300) == 0
 
 
 def test_metrics_count_what_was_done():
@@ -189,7 +185,7 @@ def test_sigterm_ends_in_bounded_time_whatever_is_open():
     with served("kdserve-mini", *FULL_SOON, "--set", "stop_s=1") as server:
         body = json.dumps({"input": MANY, "model": "kdserve-mini"}).encode()
         with send(server, body), send(server, b"{", "Content-Length: 1000\r\n"):
-            until(lambda: embed(server, "a", "kdserve-mini").status == 429)
+            until(server.is_full)
             assert server.stop() == 0
 
 
@@ -289,7 +285,7 @@ def test_sigterm_while_a_process_takes_the_place_of_one_that_died_ends_it_too(
 def test_what_cannot_start_says_why_in_one_line(tmp_path: Path):
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "kdserve.cli", "serve", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
     for arguments in (["no-such-bundle", "--port", 0], ["no-such-bundle", "--port", 0, "--processes", 2]):
         done = run(*arguments)
