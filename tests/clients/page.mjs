@@ -7,15 +7,21 @@ const args = [
   "--disable-component-update", "--disable-sync",
 ];
 const seen = { errors: [], outside: [] };
-const context = await chromium.launchPersistentContext(profile, { executablePath, args, headless: true, timeout: 60000 });
+const context = await chromium.launchPersistentContext(profile, { executablePath, args, headless: true, timeout: 120000 });
 try {
   const page = await context.newPage();
+  page.setDefaultTimeout(120000);
   page.on("pageerror", (error) => seen.errors.push(String(error)));
   page.on("console", (message) => message.type() === "error" && seen.errors.push(message.text()));
   page.on("request", (request) => request.url().startsWith(url) || request.url().startsWith("data:") || seen.outside.push(request.url()));
 
+  let tell;
+  const told = new Promise((resolve) => { tell = resolve; });
+  await page.route("**/indexes", async (route) => { await told; await route.continue(); });
   await page.goto(url);
-  await page.fill("#query", "how do I poach an egg");
+  await page.fill("#query", "how do I poach an egg"); // before the page knows the indexes
+  await page.waitForTimeout(500);
+  tell();
   await page.waitForSelector(".hit");
   seen.first = await page.textContent(".hit .id");
   seen.marks = await page.locator(".hit").first().locator("mark").allTextContents();

@@ -31,7 +31,7 @@ def run_node(tmp_path: Path):
         (tmp_path / "node_modules").symlink_to(Path(modules).resolve())
         command = ["node", script, *arguments]
         done = subprocess.run(
-            command, input=json.dumps(given), capture_output=True, text=True, cwd=tmp_path, timeout=180, check=False
+            command, input=json.dumps(given), capture_output=True, text=True, cwd=tmp_path, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
