@@ -74,7 +74,7 @@ def test_every_contender_is_measured_and_set_against_the_first(record):
 
 def test_a_fresh_process_tells_cold_start_and_memory(record):
     for row in record.rows:
-        assert 0.05 < row.memory.cold_start_s < 20
+        assert 0.01 < row.memory.cold_start_s < 100
         assert 20e6 < row.memory.steady_bytes <= row.memory.peak_bytes < 500e6
 
 
@@ -85,9 +85,8 @@ def test_the_machine_is_described_and_its_peak_measured(record):
     assert re.fullmatch(r"[a-z0-9-]+", record.machine.hardware)
     assert set(record.machine.integer_instructions) <= set(record.machine.cpu_flags)
     assert all(name in conditions(record) for name in record.machine.integer_instructions)
-    assert record.peak.fp32_gflops > 1
-    assert record.peak.int8_gops > 1
-    assert record.peak.bandwidth_gb_per_s > 0.5
+    for rate in (record.peak.fp32_gflops, record.peak.int8_gops, record.peak.bandwidth_gb_per_s):
+        assert 0.01 < rate < 1e6
 
 
 def test_contenders_take_turns_and_nobody_always_goes_first():

@@ -181,9 +181,9 @@ class Terminal:
         """Press Ctrl-D, or type something else that ends it, and return its status."""
         os.write(self._leader, typed)
         with contextlib.suppress(OSError):  # where nobody is there to write any more
-            while select.select([self._leader], [], [], 30)[0]:
+            while select.select([self._leader], [], [], 300)[0]:
                 os.read(self._leader, 65536)
-        status = self._process.wait(30)
+        status = self._process.wait(300)
         os.close(self._leader)
         return status
 

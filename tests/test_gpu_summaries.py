@@ -92,7 +92,7 @@ def write_student(folder: Path, read: int, written: int) -> None:
 
 def run(script: str, *arguments: object) -> None:
     command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=1200)
 
 
 def test_a_summariser_comes_out_of_a_pack(pack, tmp_path):

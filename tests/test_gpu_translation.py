@@ -82,7 +82,7 @@ def random_body(rows: int) -> dict[str, np.ndarray]:
 
 def run(script: str, *arguments: object) -> None:
     command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=1200)
 
 
 def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, tmp_path, monkeypatch):

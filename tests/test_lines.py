@@ -108,7 +108,7 @@ def test_a_line_that_was_typed_is_answered_before_the_next(command):
         for line in (b"Wo ist der Bahnhof?\n", b"Danke.\n"):
             process.stdin.write(line)
             process.stdin.flush()
-            assert select.select([process.stdout], [], [], 120)[0]
+            assert select.select([process.stdout], [], [], 600)[0]
             assert process.stdout.readline().strip()
         process.stdin.close()
         assert process.stdout.read() == b""

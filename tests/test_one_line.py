@@ -23,7 +23,7 @@ def run(*arguments: object, cwd: Path, absent: tuple[str, ...] = ()) -> str:
     """Run a command as a user would, without some packages, and return its one line."""
     command = [sys.executable, "-c", WITHOUT.format(absent=absent), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 1, ran.stderr
     return one_line(ran.stderr)
 

@@ -30,11 +30,11 @@ def start(*arguments: object, cwd: Path, program: tuple[str, str] = ("-m", "kdse
 
 
 def stop_when(process: subprocess.Popen[str], moment, number: signal.Signals) -> tuple[int, str]:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not moment() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     return process.returncode, said
 
 
@@ -137,5 +137,5 @@ cli.main()
 
 
 def test_inside_a_finaliser_which_swallows_what_is_raised():
-    done = subprocess.run([sys.executable, "-c", FINALISED], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run([sys.executable, "-c", FINALISED], capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert (done.returncode, done.stderr) == (143, "kdserve: stopped\n")

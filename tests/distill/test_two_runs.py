@@ -73,7 +73,7 @@ def test_the_second_run_waits_and_both_have_their_own_vectors(tmp_path: Path):
     assert not (tmp_path / "two.embeds").exists()
     (tmp_path / "go").touch()
     for process in (one, two):
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         assert (out, err) == ("50 True\n", "")
     assert (next((tmp_path / "cache").iterdir()) / "keys.u64").stat().st_size == 80 * 8
 

@@ -115,7 +115,7 @@ def test_the_page_gives_pythons_vectors_in_a_browser(bundles: Path, node_modules
         command = [CHROMIUM, *QUIETLY, f"--user-data-dir={tmp_path / 'profile'}", address]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            assert report.wait(timeout=120), "the page reported nothing"
+            assert report.wait(timeout=600), "the page reported nothing"
         finally:
             browser.terminate()
             browser.wait()

@@ -158,7 +158,7 @@ def built(tmp_path_factory, milvus):
                 time.sleep(0.1)
             if run.poll() is None:
                 os.kill(int((mark / "pid").read_text()), signal.SIGKILL)
-        folder.joinpath("said").write_text("".join(run.communicate(timeout=300)), encoding="utf-8")
+        folder.joinpath("said").write_text("".join(run.communicate(timeout=900)), encoding="utf-8")
     assert run.returncode == 0, folder.joinpath("said").read_text(encoding="utf-8")
     return folder
 
@@ -174,9 +174,19 @@ def milvus(tmp_path_factory):
     command = [Path(sys.executable).parent / "milvus-lite", "server", "--data-dir", folder, "--host", "127.0.0.1"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
+    while server.poll() is None and not listens(port):
+        time.sleep(0.1)
     yield f"http://127.0.0.1:{port}"
     server.terminate()
     server.wait()
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", ["lost", "many", "always"])
@@ -238,7 +248,7 @@ def test_the_command_reads_on_workers(tmp_path):
     for out, workers in (("here", "0"), ("there", "2")):
         command = [sys.executable, "-m", "kdserve.cli", "index", "build", "texts.parquet", "--bundle", bundle]
         command += ["--out", out, "--ray-workers", workers, "--languages-by", "kdserve-langid"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
     assert "embedding on 2 Ray workers" in done.stderr
     for file in FILES:
@@ -278,7 +288,7 @@ def test_workers_for_which_there_will_never_be_room_are_an_error(tmp_path, claim
 def build_on_workers(folder, out, *more):
     without_gpu = environment() | {"CUDA_VISIBLE_DEVICES": ""}
     command = command_on_workers(out, *more)
-    return subprocess.run(command, cwd=folder, env=without_gpu, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=without_gpu, capture_output=True, text=True, timeout=900)
 
 
 def command_on_workers(out, *more):
@@ -300,7 +310,7 @@ def test_a_build_that_is_stopped_says_so_and_keeps_what_it_has(tmp_path, number,
         while build.poll() is None and not list(parts.glob("*/000000.*")):
             time.sleep(0.05)
         build.send_signal(number)
-        said = build.communicate(timeout=120)[1]
+        said = build.communicate(timeout=900)[1]
     assert (build.returncode, said.splitlines()[-1]) == (code, "kdserve: stopped")
     assert parts.is_dir()
 
@@ -334,7 +344,7 @@ def test_the_example_of_the_docs_runs(tmp_path):
     (tmp_path / "shards" / "one.jsonl").write_text('{"text": "the bread is warm"}\n', encoding="utf-8")
     (tmp_path / "shards" / "two.jsonl").write_text('{"text": "the train is late"}\n', encoding="utf-8")
     code += "\nassert [hit.text for hit in big.search('Brot', 2)] == ['the bread is warm', 'the train is late']"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=True, timeout=900)
 
 
 def test_workers_without_ray_name_the_extra_before_anything_is_read(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ TRIALS = Path(__file__).parents[2] / "benchmarks" / "crash_trials.py"
 
 def test_killed_starved_and_damaged_indexes_are_old_or_new_or_an_error():
     arguments = ["--kills", "20", "--terms", "12", "--full", "6", "--disk", "0", "--flips", "150"]
-    done = subprocess.run([sys.executable, TRIALS, *arguments], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, TRIALS, *arguments], capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     outcomes = json.loads(done.stdout)
     assert sum(outcomes["kills"].values()) == 20

@@ -213,6 +213,7 @@ def test_who_synchronises_again_reads_only_what_has_changed(
             sync_folder(retriever, source, files_known=known)
         rounds.append(sorted(files_read))
 
+    monkeypatch.setattr(kdserve.search.sync, "REST_NS", 10**15)
     synchronise()
     synchronise()  # files so young that another change may leave no trace
     monkeypatch.setattr(kdserve.search.sync, "REST_NS", 0)

@@ -25,10 +25,10 @@ def port(notes: Path, monkeypatch: pytest.MonkeyPatch):
     serve = pytest.importorskip("ray.serve", reason="needs ray[serve]; make cluster has it")
     from kdserve.serve.cluster import deployment
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     monkeypatch.setenv(*SLOW_START)
     ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    with socket.create_server(("127.0.0.1", 0)) as free:  # now that Ray has its own
+        port = free.getsockname()[1]
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         given = {"bundles": [str(BUNDLES / "static")], "indexes": [str(notes)], "threads": 1}
