@@ -244,12 +244,15 @@ def _means(quality: dict[str, Any]) -> Table:
             own = [row for row in figures if row["domain"] == domain]
             chrf, bleu = (f"{statistics.fmean(row[key] for row in own):.1f}" for key in ("chrf", "bleu"))
             chinese = next((f"{row['chrf']:.1f}" for row in own if row["language"] == "zh"), "–")
-            lost, numbers = (sum(row[key] for row in own) for key in ("numbers_lost", "num_numbers"))
+            lost = [
+                " of ".join(str(sum(row[key] for row in own)) for key in (f"{kind}_lost", f"num_{kind}"))
+                for kind in ("numbers", "names")
+            ]
             circles = sum(row["circles"] * row["num_pairs"] for row in own) / sum(row["num_pairs"] for row in own)
             what = f"{name}, {domain}, {len(own)} languages"
-            rows.append([what, chrf, bleu, chinese, f"{circles:.2%}", f"{lost} of {numbers}"])
+            rows.append([what, chrf, bleu, chinese, f"{circles:.2%}", *lost])
     signatures = next(iter(quality.values()))[0]["signatures"].values()
-    columns = ["", "chrF", "BLEU", "chrF, zh", "circles", "numbers lost"]
+    columns = ["", "chrF", "BLEU", "chrF, zh", "circles", "numbers lost", "names lost"]
     return Table(columns=columns, rows=rows, note=f"Means over languages. {'; '.join(signatures)}.")
 
 

@@ -104,7 +104,8 @@ def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, 
         assemble()
         written_by = open_writer(tmp_path / "made" / which)
         config, rules = written_by.config, written_by.generation_config
-        assert (rules.keep_numbers, rules.max_run, rules.no_repeat_ngram_size) == (True, 3, 4)
+        assert (rules.keep_numbers, rules.keep_names) == (True, 0.5)
+        assert (rules.max_run, rules.no_repeat_ngram_size) == (3, 4)
         assert (config.encoder.num_hidden_layers, config.decoder.num_hidden_layers) == layers
 
 

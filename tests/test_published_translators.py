@@ -95,3 +95,17 @@ def test_kdserve_gist_writes_no_numbers_but_those_of_its_source():
         for source, output in zip(sources, outputs, strict=True):
             assert set(numbers_of(output)) <= set(numbers_of(source)), output
         assert [translator.translate([source], num_beams=beams)[0] for source in sources] == outputs
+
+
+def test_kdserve_gist_writes_names_as_its_source_does():
+    translator = Translator.load("kdserve-gist", num_threads=2)
+    sources = [
+        "Emmanuel Macron a rencontré Olaf Scholz à Strasbourg.",
+        "El presidente Pedro Sánchez visitó la ciudad de Zaragoza.",
+    ]
+    for beams in (1, 4):
+        outputs = translator.translate(sources, num_beams=beams)
+        assert "Olaf Scholz" in outputs[0]
+        assert "Zaragoza" in outputs[1]
+        assert [own[0] for own in translator.candidates(sources, num_beams=beams)] == outputs
+    assert "Scholz " not in translator.translate(sources[:1], keep_names=0)[0]

@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from assemble_translation import NO_REPEAT, write_student
+from assemble_translation import MAX_RUN, NO_REPEAT, write_student
 from safetensors.torch import load
 from summaries import MOST_SOURCE, MOST_TARGET
 from summary_model import SOURCE_TABLE, TIED, read_model
 from translation_model import read_tokenizer, read_xz
 
 from kdserve.model_settings import SequenceStudentSettings
+
+KEEP_NAMES = 0.65
 
 
 def main() -> None:
@@ -36,6 +38,8 @@ def main() -> None:
     model.decoder.tie_weights()
     found = {"num_beams": arguments.beams, "length_penalty": arguments.length_penalty}
     model.generation_config.update(no_repeat_ngram_size=NO_REPEAT, **found)
+    model.generation_config.max_run, model.generation_config.keep_names = MAX_RUN, KEEP_NAMES
+    model.generation_config._from_model_config = False  # else it is made anew from the model's, without these
     settings = SequenceStudentSettings(
         name=arguments.name or arguments.out.name,
         family="sequence",

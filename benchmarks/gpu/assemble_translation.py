@@ -28,7 +28,7 @@ from kdserve.model_settings import SequenceStudentSettings
 from kdserve.staging import staged_folder
 
 MOST_SOURCE, MOST_TARGET = 128, 96
-NO_REPEAT, MAX_RUN = 4, 3
+NO_REPEAT, MAX_RUN, KEEP_NAMES = 4, 3, 0.5
 
 
 def main() -> None:
@@ -53,6 +53,7 @@ def main() -> None:
     model.generation_config.no_repeat_ngram_size = NO_REPEAT
     model.generation_config.max_run = MAX_RUN
     model.generation_config.keep_numbers = True
+    model.generation_config.keep_names = KEEP_NAMES
     model.generation_config._from_model_config = False  # else it is made anew from the model's, without these
     languages = set(read_arrays(pack / "pairs.npz.xz")["languages"].tolist())
     languages -= {*arguments.without, *arguments.weak}

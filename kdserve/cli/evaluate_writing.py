@@ -66,7 +66,7 @@ def _samples(chosen: Sequence[str], languages: Sequence[str], target: str) -> li
 def _print(model: str, rows: Sequence[WritingFigures]) -> None:
     from kdserve.cli.console import new_table, plain, print_whole
 
-    figures = ["pairs", "BLEU", "chrF", "ROUGE-L", "empty %", "circles %", "numbers lost %"]
+    figures = ["pairs", "BLEU", "chrF", "ROUGE-L", "empty %", "circles %", "numbers lost %", "names lost %"]
     table = new_table(model, ["domain", "language"], figures)
     for row in rows:
         table.add_row(plain(row.domain), plain(row.language), str(row.num_pairs), *_cells([row]))
@@ -80,5 +80,9 @@ def _print(model: str, rows: Sequence[WritingFigures]) -> None:
 def _cells(rows: Sequence[WritingFigures]) -> list[str]:
     means = [f"{fmean(getattr(row, name) for row in rows):.1f}" for name in ("bleu", "chrf", "rouge_l")]
     shares = [f"{100 * fmean(getattr(row, name) for row in rows):.2f}" for name in ("empty", "circles")]
-    numbers, lost = sum(row.num_numbers for row in rows), sum(row.numbers_lost for row in rows)
-    return [*means, *shares, f"{100 * lost / numbers:.1f}" if numbers else "–"]
+    return [*means, *shares, *(_lost(rows, what) for what in ("numbers", "names"))]
+
+
+def _lost(rows: Sequence[WritingFigures], what: str) -> str:
+    count, lost = (sum(getattr(row, name) for row in rows) for name in (f"num_{what}", f"{what}_lost"))
+    return f"{100 * lost / count:.1f}" if count else "–"

@@ -1,5 +1,5 @@
 """What a translator's or summariser's outputs are worth: BLEU and chrF by sacrebleu, ROUGE by rouge-score, and what
-readers notice first: outputs that are empty, that go round in circles, or that have lost a number.
+readers notice first: outputs that are empty, that go round in circles, or that have lost a number or a name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ Write = Callable[[Sequence[str]], Sequence[str]]
 _CIRCLE = re.compile(r"(?s)(.{3,60}?)\1{3,}")
 _CIRCLE_CHARACTERS = 24
 _NUMBER = re.compile(r"\d+(?:[.,\u00a0\u202f]\d+)*")
+_NAME = re.compile(r"(?<!\w)[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ]{3,}(?!\w)")
 _TOKENISERS = {"zh": "zh", "ja": "char", "ko": "char", "th": "char"}
 """How BLEU cuts outputs in languages without spaces; 13a cuts all others."""
 _SINGLE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -31,7 +32,8 @@ class WritingFigures:
     ROUGE-L compares stems in English, `Words` in all other languages.
 
     `empty` are blank where the source is not, `circles` say a stretch four times in a row where the source does not.
-    Of `num_numbers` numbers in the sources, `numbers_lost` stand in no output.
+    Of `num_numbers` numbers in the sources, `numbers_lost` stand in no output; of `num_names` names that a source and
+    its target both have, `names_lost`.
     """
 
     domain: str
@@ -44,6 +46,8 @@ class WritingFigures:
     circles: float
     num_numbers: int
     numbers_lost: int
+    num_names: int
+    names_lost: int
     signatures: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -95,6 +99,14 @@ def lost_numbers(source: str, output: str) -> tuple[int, int]:
     return len(wanted), sum(number not in found for number in wanted)
 
 
+def lost_names(source: str, target: str, output: str) -> tuple[int, int]:
+    """Count the names that a source and its target both have, words of three letters and more with a capital one in
+    Latin script, and those of them that the output does not have.
+    """
+    names = {word for word in _NAME.findall(source) if word[0].isupper()}.intersection(_NAME.findall(target))
+    return len(names), len(names.difference(_NAME.findall(output)))
+
+
 def _figures(one: TranslationPairs, outputs: list[str], target: str) -> WritingFigures:
     try:
         from rouge_score.rouge_scorer import RougeScorer
@@ -113,6 +125,7 @@ def _figures(one: TranslationPairs, outputs: list[str], target: str) -> WritingF
     ]
     both = list(zip(one.sources, outputs, strict=True))
     numbers = [lost_numbers(source, output) for source, output in both]
+    names = [lost_names(*three) for three in zip(one.sources, one.targets, outputs, strict=True)]
     return WritingFigures(
         domain=one.domain or "pairs",
         language=one.language,
@@ -123,6 +136,8 @@ def _figures(one: TranslationPairs, outputs: list[str], target: str) -> WritingF
         circles=share(is_circle(output) and not is_circle(source) for source, output in both),
         num_numbers=sum(count for count, _ in numbers),
         numbers_lost=sum(lost for _, lost in numbers),
+        num_names=sum(count for count, _ in names),
+        names_lost=sum(lost for _, lost in names),
         signatures={"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())},
     )
 

@@ -6,7 +6,7 @@ import pytest
 
 from kdserve.errors import DataError
 from kdserve.evaluate import TranslationPairs, measure_writing
-from kdserve.evaluate.writing import corpus_chrf, is_circle, lost_numbers
+from kdserve.evaluate.writing import corpus_chrf, is_circle, lost_names, lost_numbers
 
 _PAIRS = TranslationPairs(
     language="de",
@@ -18,7 +18,7 @@ _PAIRS = TranslationPairs(
 def test_outputs_that_are_the_references_have_every_point() -> None:
     (row,) = measure_writing(lambda _: list(_PAIRS.targets), [_PAIRS])
     assert (round(row.bleu), round(row.chrf), round(row.rouge_l)) == (100, 100, 100)
-    assert (row.empty, row.circles, row.num_numbers, row.numbers_lost) == (0, 0, 2, 0)
+    assert (row.empty, row.circles, row.num_numbers, row.numbers_lost, row.num_names) == (0, 0, 2, 0, 0)
 
 
 def test_empty_outputs_circles_and_lost_numbers_are_counted() -> None:
@@ -51,6 +51,12 @@ def test_numbers_are_the_same_whatever_parts_their_digits() -> None:
     assert lost_numbers("1.200 und 3,5 %", "1,200 and 3.5%") == (2, 0)
     assert lost_numbers("1200", "12") == (1, 1)
     assert lost_numbers("१२ और ٣٤", "12 and 34") == (2, 0)
+
+
+def test_names_are_words_with_a_capital_that_source_and_target_share() -> None:
+    source, target = "Frau Müller traf Olaf Scholz in Köln.", "Ms Müller met Olaf Scholz in Cologne."
+    assert lost_names(source, target, target) == (3, 0)
+    assert lost_names(source, target, "Müllers met Olaf Scholzz in Köln.") == (3, 2)
 
 
 def test_chrf_falls_with_what_is_missing() -> None:

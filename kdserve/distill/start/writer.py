@@ -26,6 +26,8 @@ from kdserve.recipe import SequenceRecipe
 _LOOKED_AT = 256
 """So many texts say what an encoder's states are like."""
 _MAX_RUN = 3
+_KEEP_NAMES = {"translate": 0.5, "summarise": 0.65}
+"""Measured on kdserve-gist and kdserve-brief (benchmarks/LOG.md, 2026-11-28)."""
 
 
 def start_writer(
@@ -62,6 +64,7 @@ def start_writer(
     if sides.first is not None:
         model.generation_config.forced_bos_token_id = sides.first
     model.generation_config.keep_numbers = recipe.task == "translate"
+    model.generation_config.keep_names = _KEEP_NAMES[recipe.task]
     model.generation_config.max_run = _MAX_RUN
     model.generation_config._from_model_config = False  # else it is made anew from the model's, without these
     set_dropout(model, settings.dropout)

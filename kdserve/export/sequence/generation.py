@@ -88,6 +88,7 @@ def generation_of(settings: Mapping[str, Any], config: Mapping[str, Any], folder
         early_stopping=_EARLY[settings.get("early_stopping")],
         no_repeat_ngram=_count(settings, "no_repeat_ngram_size") or 0,
         keep_numbers=bool(settings.get("keep_numbers")),
+        keep_names=float(settings.get("keep_names") or 0),
         max_run=_count(settings, "max_run") or 0,
         min_tokens=_min_tokens(settings),
     )

@@ -205,6 +205,7 @@ def _write_config(
             early_stopping=_EARLY[rules.early_stopping],
             no_repeat_ngram_size=rules.no_repeat_ngram,
             keep_numbers=rules.keep_numbers,
+            keep_names=rules.keep_names,
             max_run=rules.max_run,
             min_new_tokens=rules.min_tokens or None,
             suppress_tokens=never,

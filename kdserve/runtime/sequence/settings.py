@@ -26,9 +26,11 @@ class Generation:
     An output starts with `start_id`, which is not part of it, then with `forced_start_id` where there is one, and ends
     before one of `end_ids`; at its limit comes `forced_end_id`. With one beam the likeliest token is taken each time,
     with more, sums of log-probabilities divided by length ** `length_penalty` decide among outputs. No run of
-    `no_repeat_ngram` tokens comes twice, 0 for no such rule; an output has `min_tokens` at least. With `keep_numbers`,
-    which transformers has not, what has numbers is written without others (`kdserve.runtime.sequence.numbers`); nor has
-    it `max_run`, the most times that a token which is no digit stands in a row, 0 for any.
+    `no_repeat_ngram` tokens comes twice, 0 for no such rule; an output has `min_tokens` at least. Three settings are
+    not transformers': with `keep_numbers`, what has numbers is written without others
+    (`kdserve.runtime.sequence.numbers`); names that went wrong are written as in the source where they resemble its own
+    by `keep_names` at least, 0 for no such rule (`kdserve.runtime.sequence.names`); and no token but a digit stands
+    more than `max_run` times in a row, 0 for any.
     """
 
     start_id: int
@@ -41,13 +43,14 @@ class Generation:
     no_repeat_ngram: int = 0
     min_tokens: int = 0
     keep_numbers: bool = False
+    keep_names: float = 0.0
     max_run: int = 0
 
     def __post_init__(self) -> None:
         require(
             self, start_id=_IDS, end_ids=_IDS, num_beams="[1, 64]", no_repeat_ngram=_IDS, min_tokens=_IDS, max_run=_IDS
         )
-        require(self, length_penalty="[-10, 10]")
+        require(self, length_penalty="[-10, 10]", keep_names="[0, 1]")
         for name in ("forced_start_id", "forced_end_id"):
             if getattr(self, name) is not None:
                 require(self, **{name: _IDS})

@@ -11,6 +11,9 @@ from kdserve.errors import EncodeError, FolderError
 from kdserve.runtime.library import open_tokenizer, read_spec
 from kdserve.runtime.sequence.numbers import Digits
 
+_SPACES = "▁Ġ"
+"""How the space before a word is written in tokens: by SentencePiece, and by BPE over bytes."""
+
 
 class TargetTokenizer:
     """Reads ids back, which are below `size`. Special tokens are left out of texts."""
@@ -39,6 +42,10 @@ class TargetTokenizer:
         """The id of a token, None where there is none."""
         found: int | None = self._library.token_to_id(token)
         return found
+
+    def has_word(self, word: str) -> bool:
+        """Say whether a word is one token."""
+        return any(self.id_of(mark + word) is not None for mark in _SPACES)
 
     def read_back(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of ids.

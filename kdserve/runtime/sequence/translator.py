@@ -18,6 +18,7 @@ from kdserve.errors import EncodeError, FolderError
 from kdserve.manifest import unchanged
 from kdserve.runtime.normalizer import is_blank
 from kdserve.runtime.published import find_bundle, lasting_name, reopen
+from kdserve.runtime.sequence.names import restore_names
 from kdserve.runtime.sequence.numbers import Kept, numbers_of
 from kdserve.runtime.sequence.paragraphs import Output, plan_texts
 from kdserve.runtime.sequence.settings import (
@@ -116,6 +117,7 @@ class Translator:
         length_penalty: float | None = None,
         no_repeat_ngram: int | None = None,
         keep_numbers: bool | None = None,
+        keep_names: float | None = None,
         max_output_tokens: int = 0,
         progress: Progress = no_progress,
     ) -> list[str]:
@@ -125,9 +127,10 @@ class Translator:
         sentence that is too long at once is cut behind a comma or at a space. A summariser reads a text from its
         beginning, as far as `settings.max_tokens`. `source` and `target` name languages, where a bundle knows several
         and is told by a token which. The others default to the bundle's: more than one beam searches wider, in as many
-        times the time; with `keep_numbers` a piece that has numbers gets none but those; an output of a piece has
-        `max_output_tokens` at most. How many pieces were cut at a limit, read
-        or written, `num_cut` counts and a warning says.
+        times the time; with `keep_numbers` a piece that has numbers gets none but those; names that went wrong are
+        written as the piece does where they resemble its own by `keep_names`, 0 for no such rule; an output of a piece
+        has `max_output_tokens` at most. How many pieces were cut at a limit, read or written, `num_cut` counts and a
+        warning says.
 
         Raises:
             TypeError: `texts` is a bare str, a mapping or a set, or an item is no str.
@@ -141,6 +144,7 @@ class Translator:
             length_penalty=length_penalty,
             no_repeat_ngram=no_repeat_ngram,
             keep_numbers=keep_numbers,
+            keep_names=keep_names,
             max_output_tokens=max_output_tokens,
             progress=progress,
         )
@@ -158,11 +162,12 @@ class Translator:
         length_penalty: float | None = None,
         no_repeat_ngram: int | None = None,
         keep_numbers: bool | None = None,
+        keep_names: float | None = None,
         max_output_tokens: int = 0,
         progress: Progress = no_progress,
     ) -> list[Output]:
         """Translate texts as `translate` does, and say of each how much was cut. Raises likewise."""
-        rules = self._rules(target, num_beams, length_penalty, no_repeat_ngram, keep_numbers)
+        rules = self._rules(target, num_beams, length_penalty, no_repeat_ngram, keep_numbers, keep_names)
         if not 0 <= max_output_tokens <= self.settings.max_output_tokens:
             allowed = self.settings.max_output_tokens
             raise EncodeError(f"max_output_tokens is {max_output_tokens}; this bundle writes 1 to {allowed}")
@@ -179,11 +184,12 @@ class Translator:
         is_cut: list[bool] = []
         for start in range(0, len(plan.ids), _WINDOW_PIECES):
             pieces = [[swap.get(token, token) for token in ids] for ids in plan.ids[start : start + _WINDOW_PIECES]]
-            kept = self._kept(rules, plan.pieces[start : start + _WINDOW_PIECES])
+            read = plan.pieces[start : start + _WINDOW_PIECES]
+            pad_id, kept = self._source.pad_id, self._kept(rules, read)
             written = self._writer.write(
-                pieces, rules, limit=limit, pad_id=self._source.pad_id, vocabulary=self._target.size, kept=kept
+                pieces, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size, kept=kept
             )
-            outputs += self._target.read_back(written.ids)
+            outputs += self._read_back(written.ids, rules, read)
             is_cut += written.is_cut
             progress(self.settings.task, start + len(pieces), len(plan.ids))
         with self._counting:
@@ -214,7 +220,7 @@ class Translator:
         written = self._writer.write(ids, rules, limit=limit, pad_id=pad_id, vocabulary=self._target.size, kept=kept)
         likeliest = [[] if cut else [own] for own, cut in zip(written.ids, written.is_cut, strict=True)]
         outputs = zip(given, written.candidates or likeliest, strict=True)
-        return [[] if is_blank(text) else self._target.read_back(own) for text, own in outputs]
+        return [[] if is_blank(text) else self._read_back(own, rules, [text] * len(own)) for text, own in outputs]
 
     def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the token ids of texts, each read as a whole and cut at `settings.max_tokens`. Raises likewise."""
@@ -223,7 +229,7 @@ class Translator:
     def generate(self, ids: Sequence[Sequence[int]], rules: Generation, *, max_output_tokens: int) -> list[list[int]]:
         """Return the target's token ids for the source's, without start and end: what `translate` stands on.
 
-        Numbers are not kept, as ids do not say which there are, nor are runs of a token cut short.
+        Numbers and names are not kept, as ids do not say which there are, nor are runs of a token cut short.
 
         Raises:
             EncodeError: a graph failed.
@@ -236,6 +242,15 @@ class Translator:
             return None
         return Kept(self._target.digits, [numbers_of(text) if rules.keep_numbers else () for text in texts])
 
+    def _read_back(self, ids: Sequence[Sequence[int]], rules: Generation, texts: Sequence[str]) -> list[str]:
+        outputs = self._target.read_back(ids)
+        if not rules.keep_names:
+            return outputs
+        return [
+            restore_names(*pair, self._target.has_word, resemblance=rules.keep_names)
+            for pair in zip(texts, outputs, strict=True)
+        ]
+
     def _rules(
         self,
         target: str,
@@ -243,6 +258,7 @@ class Translator:
         length_penalty: float | None,
         no_repeat_ngram: int | None = None,
         keep_numbers: bool | None = None,
+        keep_names: float | None = None,
     ) -> Generation:
         rules = self.settings.generation
         forced = rules.forced_start_id
@@ -258,6 +274,7 @@ class Translator:
                 length_penalty=rules.length_penalty if length_penalty is None else length_penalty,
                 no_repeat_ngram=rules.no_repeat_ngram if no_repeat_ngram is None else no_repeat_ngram,
                 keep_numbers=rules.keep_numbers if keep_numbers is None else keep_numbers,
+                keep_names=rules.keep_names if keep_names is None else keep_names,
             )
         except ValueError as error:
             raise EncodeError(str(error)) from error

@@ -53,7 +53,7 @@ def test_a_distilled_student_goes_on_to_a_bundle_that_writes_the_same(
     translator, model = Translator.load(tmp_path / "bundle", num_threads=1), open_writer(student).eval()
     sides = open_sides(student, paddings=paddings_of(model.config))
     rules = translator.settings.generation
-    assert (rules.keep_numbers, rules.max_run) == (True, 3)
+    assert (rules.keep_numbers, rules.keep_names, rules.max_run) == (True, 0.5, 3)
     greedily = replace(rules, num_beams=1)
     for text in TEXTS:
         source = torch.tensor(sides.read([text], language="de", most=24))
