@@ -25,7 +25,7 @@ from kdserve.serve.workers import NICENESS, Workers
 
 BUNDLE = Path(__file__).parents[1] / "runtime" / "bundles" / "transformer"
 BAD, STUCK, NOTED = 999, 666, 555
-PATIENCE_S = 25
+PATIENCE_S = 20
 LIMITS = Limits()
 
 
