@@ -1,4 +1,4 @@
-"""Folders that commit whole: written aside, flushed to disk and renamed, or gone."""
+"""Folders and files that commit whole: written aside, flushed to disk and renamed, or gone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from kdserve.disk import sync_path, sync_tree, write_error
 from kdserve.errors import FolderError, KdserveError
@@ -27,43 +28,41 @@ def staged_folder(target: Path) -> Iterator[Path]:
     Raises:
         FolderError: as `require_new`, or its parent cannot be written, or the disk is full.
     """
-    target = Path(target)
-    require_new(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(target)
-        staging = _aside(target)
-        staging.mkdir()
-    except OSError as error:
-        raise write_error(target, error) from error
-    try:
-        with folder_in_use(staging):
-            yield staging
-            if not (staging / MANIFEST_NAME).is_file():
-                raise AssertionError(f"{target} was staged without a manifest")
-            sync_tree(staging)
-            if target.exists():
-                raise FolderError(f"{target} appeared meanwhile; it was left alone, choose another name")
-            staging.rename(target)
-            sync_path(target.parent)
-    except KdserveError:
-        raise
-    except Exception as error:  # also of libraries in Rust, which share no kind
-        if (refusal := _system_refusal(error)) is None:
-            raise
-        raise write_error(target, refusal) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with _refusals(target), aside(target) as staging:
+        yield staging
+        if not (staging / MANIFEST_NAME).is_file():
+            raise AssertionError(f"{target} was staged without a manifest")
+        sync_tree(staging)
+        _commit(staging, target)
+
+
+@contextmanager
+def staged_file(target: Path) -> Iterator[IO[bytes]]:
+    """Yield what becomes the file `target` if the block ends well, and vanishes if not; else as `staged_folder`."""
+    with _refusals(target), aside(target, make=Path.touch) as staging:
+        with staging.open("wb") as file:
+            yield file
+        sync_path(staging)
+        _commit(staging, target)
 
 
 def require_new(target: Path) -> None:
-    """Refuse a folder to be made that is there, or would lie in another that kdserve made.
+    """Refuse a file or folder to be made that is there, or would lie in a folder that kdserve made.
 
     Raises:
         FolderError: it is so.
     """
     if target.exists() or target.is_symlink():
         raise FolderError(f"{target} exists already; choose another name or remove it first")
+    require_outside(target)
+
+
+def require_outside(target: Path) -> None:
+    """Refuse what would be made in a folder that kdserve made.
+
+    Raises:
+        FolderError: it would.
+    """
     for above in target.resolve().parents:
         with suppress(PermissionError):
             if (above / MANIFEST_NAME).is_file():
@@ -71,6 +70,48 @@ def require_new(target: Path) -> None:
                     f"{target} lies inside {above}, whose {MANIFEST_NAME} lists all that may be there; choose another "
                     "place"
                 )
+
+
+@contextmanager
+def aside(target: Path, *, make: Callable[[Path], object] = Path.mkdir) -> Iterator[Path]:
+    """Yield an empty folder, or what else `make` makes, beside `target`, which is gone after the block.
+
+    It is in use until then; what a process that was killed left so is removed. It has its name only when it is in use,
+    so that nobody takes it for left.
+    """
+    remove_abandoned(target)
+    staging = _partial_name(target)
+    fresh = staging.with_suffix(".new")
+    try:
+        make(fresh)
+        with folder_in_use(fresh):
+            fresh.rename(staging)
+            yield staging
+    finally:
+        _remove(staging)
+        _remove(fresh)
+
+
+@contextmanager
+def _refusals(target: Path) -> Iterator[None]:
+    """Make a new file or folder inside; what the system says is told of it."""
+    require_new(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except KdserveError:
+        raise
+    except Exception as error:  # also of libraries in Rust, which share no kind
+        if (refusal := _system_refusal(error)) is None:
+            raise
+        raise write_error(target, refusal) from error
+
+
+def _commit(staging: Path, target: Path) -> None:
+    if target.exists():
+        raise FolderError(f"{target} appeared meanwhile; it was left alone, choose another name")
+    staging.rename(target)
+    sync_path(target.parent)
 
 
 def _system_refusal(error: Exception) -> OSError | None:
@@ -83,18 +124,27 @@ def _system_refusal(error: Exception) -> OSError | None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder that a kill meanwhile leaves whole, or under a name that `remove_abandoned` knows."""
-    aside = _aside(folder)
-    folder.rename(aside)
-    shutil.rmtree(aside)
+    removed = _partial_name(folder)
+    folder.rename(removed)
+    shutil.rmtree(removed)
 
 
 def remove_abandoned(target: Path) -> None:
-    """Remove what a process that was killed left of a folder that it wrote or removed."""
+    """Remove what a process that was killed left of what it wrote or removed."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         with suppress(OSError), folder_in_use(left) as is_free:
             if is_free:
-                shutil.rmtree(left)
+                _remove(left)
 
 
-def _aside(target: Path) -> Path:
+def _partial_name(target: Path) -> Path:
     return target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder if it is there and can be removed; where it cannot, that is told of what was written."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

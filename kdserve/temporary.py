@@ -5,25 +5,33 @@ from __future__ import annotations
 import errno
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from kdserve.errors import FolderError
+from kdserve.staging import aside
 
 
 @contextmanager
 def temporary_folder(name: str) -> Iterator[Path]:
-    """Yield a folder that is gone after the block; what is written there goes through `into`.
+    """Yield a folder that is gone after the block, and remove what a process that was killed left of such a one.
+
+    What is written there goes through `into`.
 
     Raises:
         FolderError: no folder for temporary files can be written.
     """
-    try:
-        made = tempfile.TemporaryDirectory(prefix=f"kdserve-{name}-")
-    except OSError as error:
-        raise FolderError(f"no folder for temporary files can be written ({error.strerror}); set TMPDIR") from error
-    with made as folder:
-        yield Path(folder)
+    with ExitStack() as stack:
+        try:
+            made = aside(Path(tempfile.gettempdir()) / f"kdserve-{name}", make=_private)
+            folder = stack.enter_context(made)
+        except OSError as error:
+            raise FolderError(f"no folder for temporary files can be written ({error.strerror}); set TMPDIR") from error
+        yield folder
+
+
+def _private(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from kdserve import Encoder
 from kdserve.cli import app
-from kdserve.cli.files import whole_file
 from kdserve.cli.vectors import written
-from kdserve.errors import DataError, FolderError
+from kdserve.errors import DataError, FolderError, KdserveError
 from kdserve.search import Document
+from kdserve.staging import staged_file
 
 BUNDLE = str(Path(__file__).parent / "runtime" / "bundles" / "static")
 TEXTS = ["red apples", "a train", "warm bread"]
@@ -68,8 +68,22 @@ def test_queries_have_their_own_vectors_and_one_thread_gives_the_same(texts: Pat
 @pytest.mark.parametrize(("name", "what"), [("texts.txt", "ends with none"), ("v.npy", "exists already")])
 def test_a_file_that_is_there_or_of_another_kind_is_refused(texts: Path, tmp_path: Path, name: str, what: str) -> None:
     (tmp_path / "v.npy").touch()
-    with pytest.raises(DataError, match=what):
+    with pytest.raises(KdserveError, match=what):
         run("embed", texts, "--out", tmp_path / name, "--bundle", BUNDLE)
+
+
+def test_no_file_is_written_into_a_folder_whose_manifest_lists_its_files(texts: Path, tmp_path: Path) -> None:
+    index = tmp_path / "notes.index"
+    run("index", "build", texts, "--out", index, "--bundle", BUNDLE)
+    before = sorted(index.rglob("*"))
+    for command in (
+        ("embed", texts, "--out", index / "v.npy"),
+        ("mine", texts, texts, "--out", index / "new" / "p.tsv"),
+        ("index", "build", texts, "--out", index / "other"),
+    ):
+        with pytest.raises(FolderError, match=rf"lies inside {index}, whose kdserve\.json lists all that may be there"):
+            run(*command, "--bundle", BUNDLE)
+    assert sorted(index.rglob("*")) == before
 
 
 def test_without_texts_no_file_appears(tmp_path: Path) -> None:
@@ -91,7 +105,7 @@ def test_two_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
         with written(tmp_path / "v.npy", 4) as write:
             write_late(documents, 2 * vectors)
             write(documents, vectors)
-        with pytest.raises(DataError, match="appeared meanwhile"):
+        with pytest.raises(FolderError, match="appeared meanwhile"):
             late.close()
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), vectors)
     assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
@@ -106,5 +120,5 @@ def test_a_folder_that_cannot_be_written_is_named_and_no_file_of_ours(
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
     told = pytest.raises(FolderError, match=r"v\.npy cannot be written \(Read-only file system\)")
-    with told, whole_file(tmp_path / "v.npy"):
+    with told, staged_file(tmp_path / "v.npy"):
         pass

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 
 from kdserve.errors import FolderError
 from kdserve.manifest import verify_folder, write_manifest
-from kdserve.staging import remove_abandoned, remove_folder, staged_folder
+from kdserve.staging import aside, remove_abandoned, remove_folder, staged_file, staged_folder
 
 
 def make(target: Path) -> Path:
@@ -63,6 +63,31 @@ def test_a_removal_that_is_stopped_leaves_no_half_under_the_name(tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_commits_whole_or_leaves_nothing(tmp_path: Path):
+    with staged_file(tmp_path / "new" / "v.npy") as file:
+        file.write(b"one")
+        assert not (tmp_path / "new" / "v.npy").exists()
+    with pytest.raises(ValueError, match="half way"), staged_file(tmp_path / "w.npy") as file:
+        file.write(b"two")
+        raise ValueError("half way")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["new", "new/v.npy"]
+    assert (tmp_path / "new" / "v.npy").read_bytes() == b"one"
+
+
+def test_what_is_staged_has_its_name_only_while_it_is_in_use(tmp_path: Path):
+    seen = []
+
+    def watched(path: Path) -> None:
+        path.mkdir()
+        remove_abandoned(tmp_path / "s")  # as a process that begins at this moment does
+        seen.append(path.exists())
+
+    with aside(tmp_path / "s", make=watched) as staging:
+        remove_abandoned(tmp_path / "s")
+        assert staging.exists()
+    assert (seen, list(tmp_path.iterdir())) == ([True], [])
+
+
 def test_an_existing_target_is_refused_and_kept(tmp_path: Path):
     make(tmp_path / "s")
     with pytest.raises(FolderError, match="exists already"):
@@ -99,6 +124,7 @@ def test_a_fault_of_ours_is_no_full_disk(tmp_path: Path):
 def test_nothing_is_made_inside_a_folder_whose_manifest_lists_its_files(tmp_path: Path):
     make(tmp_path / "s")
     for inside in (tmp_path / "s" / "t", tmp_path / "s" / "deep" / "t"):
-        with pytest.raises(FolderError, match=r"t lies inside .*s, whose kdserve.json lists all that may be there"):
-            make(inside)
+        for begin in (make, lambda target: staged_file(target).__enter__()):
+            with pytest.raises(FolderError, match=r"t lies inside .*s, whose kdserve.json lists all that may be there"):
+                begin(inside)
     verify_folder(tmp_path / "s", kind="student")

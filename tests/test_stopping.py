@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from kdserve.manifest import write_manifest
-from kdserve.staging import staged_folder
+from kdserve.staging import staged_file, staged_folder
+from kdserve.temporary import temporary_folder
 
 ROOT = Path(__file__).parents[1]
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -115,6 +116,45 @@ def test_what_a_killed_process_staged_is_removed_by_the_next(tmp_path: Path):
         shutil.rmtree(tmp_path / "bundle")
         write_manifest(folder, kind="bundle")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "other"]
+
+
+MINES = """
+import sys, time
+from pathlib import Path
+from kdserve.staging import staged_file
+from kdserve.temporary import temporary_folder
+with staged_file(Path(sys.argv[1])) as file, temporary_folder("mine") as folder:
+    (folder / "sources.vectors").touch()
+    print("begun", flush=True)
+    time.sleep(120)
+"""
+
+
+def test_what_a_killed_process_left_of_a_file_and_of_temporary_ones_is_removed_by_the_next(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def left() -> list[str]:
+        return sorted(path.name.split(".")[1] for path in tmp_path.iterdir() if path.suffix == ".partial")
+
+    def begin(name: str) -> subprocess.Popen[str]:
+        process = start(name, cwd=tmp_path, program=("-c", MINES))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        return process
+
+    stop_when(begin("pairs"), lambda: True, signal.SIGKILL)
+    assert left() == ["kdserve-mine", "pairs"]
+    running = begin("others")
+    try:
+        assert left() == ["kdserve-mine", "others", "pairs"]
+        with staged_file(tmp_path / "pairs") as file, temporary_folder("mine"):
+            file.write(b"pair")
+            assert left() == ["kdserve-mine", "kdserve-mine", "others", "pairs"]
+        assert left() == ["kdserve-mine", "others"]
+    finally:
+        stop_when(running, lambda: True, signal.SIGKILL)
+    assert (tmp_path / "pairs").read_bytes() == b"pair"
 
 
 FINALISED = """

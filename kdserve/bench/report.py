@@ -11,6 +11,7 @@ from kdserve.bench.plots import colour_of, draw
 from kdserve.bench.record import BenchRecord, Row
 from kdserve.bench.table import Line, conditions, gain_text, markdown_table, table_lines
 from kdserve.errors import FolderError, MissingExtraError
+from kdserve.staging import require_new
 
 NARROW_PICTURES = ("latency-quality", "throughput")
 _STYLE = """
@@ -41,11 +42,10 @@ def require_reportable(folder: Path) -> None:
     """Find out before a long measurement that its report could not be written.
 
     Raises:
-        FolderError: the folder exists.
+        FolderError: the folder exists, or would lie in one that kdserve made.
         MissingExtraError: matplotlib is not installed.
     """
-    if folder.exists():
-        raise FolderError(f"{folder} exists already; choose another name or remove it first")
+    require_new(folder)
     if find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "report")
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from kdserve.cli.console import progress_bars, say
-from kdserve.cli.files import whole_file
 from kdserve.cli.options import DEFAULT_BUNDLE, Device, Threads
+from kdserve.staging import staged_file
 
 
 def register(app: typer.Typer) -> None:
@@ -57,5 +57,5 @@ def _written(out: Path | None) -> Iterator[Callable[[str], object]]:
     if out is None:
         yield typer.get_text_stream("stdout", encoding="utf-8").write
         return
-    with whole_file(out) as file:
+    with staged_file(out) as file:
         yield lambda line: file.write(line.encode())

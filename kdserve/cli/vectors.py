@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from kdserve.cli.console import needs_extra, print_json
-from kdserve.cli.files import whole_file
 from kdserve.errors import DataError
+from kdserve.staging import staged_file
 
 if TYPE_CHECKING:
     from kdserve.datatypes import Embeddings
@@ -26,7 +26,7 @@ def written(out: Path | None, dim: int) -> Iterator[Write]:
     """Yield what writes some documents' vectors: to `out`, or as JSON lines to standard output.
 
     Raises:
-        DataError: its name ends with none of .npy, .jsonl and .parquet; else as `whole_file`.
+        DataError: its name ends with none of .npy, .jsonl and .parquet; else as `staged_file`.
     """
     if out is None:
         yield _print
@@ -34,7 +34,7 @@ def written(out: Path | None, dim: int) -> Iterator[Write]:
     opener = {".npy": _npy, ".jsonl": _jsonl, ".parquet": _parquet}.get(out.suffix.lower())
     if opener is None:
         raise DataError(f"{out} ends with none of .npy, .jsonl and .parquet; choose another name")
-    with whole_file(out) as file, opener(file, dim) as write:
+    with staged_file(out) as file, opener(file, dim) as write:
         yield write
 
 

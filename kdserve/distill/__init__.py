@@ -25,7 +25,7 @@ from kdserve.distill.teachers.embedder import Teacher, load_teacher
 from kdserve.errors import DataError, FolderError, MissingExtraError, RecipeError
 from kdserve.locks import folder_lock
 from kdserve.recipe import Recipe, SequenceRecipe
-from kdserve.staging import remove_abandoned, remove_folder
+from kdserve.staging import remove_abandoned, remove_folder, require_outside
 
 __all__ = ["Outcome", "Run", "Teacher", "distill", "load_teacher", "prepare"]
 
@@ -85,7 +85,11 @@ def _work_beside(out: Path) -> Path:
 
 
 def _require_absent(out: Path, work: Path | None) -> None:
-    """Refuse a folder that is there, and sweep what a run that was killed at its very end left to be removed."""
+    """Refuse a folder that is there or would lie in one that kdserve made, and sweep what a run that was killed at its
+    very end left to be removed.
+    """
+    for made in filter(None, (out, work)):
+        require_outside(Path(made))
     if not (out.exists() or out.is_symlink()):
         return
     left = ""

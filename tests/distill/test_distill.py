@@ -139,6 +139,13 @@ def test_a_missing_student_to_start_from_is_named_before_anything_is_read(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_target_in_a_folder_that_kdserve_made_is_refused_before_anything_is_made(tmp_path: Path, tiny_recipe):
+    (tmp_path / "kdserve.json").touch()
+    with pytest.raises(FolderError, match=f"student lies inside {tmp_path}, whose kdserve.json"):
+        distill(tiny_recipe("static"), tmp_path / "student")
+    assert [path.name for path in tmp_path.iterdir()] == ["kdserve.json"]
+
+
 def test_a_target_that_is_there_is_refused_before_anything_is_made(tmp_path: Path, tiny_recipe, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("link").symlink_to("nowhere")

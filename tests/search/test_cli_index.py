@@ -274,7 +274,7 @@ def test_mine_writes_a_table_that_distil_reads(tmp_path, run):
     rows = [line.split("\t") for line in out.read_text().splitlines()]
     assert rows
     assert all(a in samples.parallel()["de"] and b in samples.parallel()["fr"] and float(c) >= 0.9 for a, b, c in rows)
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(FolderError, match="exists already"):
         run("mine", tmp_path / "de", tmp_path / "fr", "--out", out, *bundle)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["de", "fr", "pairs.tsv"]
 

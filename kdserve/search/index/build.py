@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kdserve.datatypes import Embedder, Progress, no_progress
 from kdserve.disk import sync_path, write_error
-from kdserve.errors import DataError, EncodeError, FidelityError, FolderError
+from kdserve.errors import DataError, EncodeError, FidelityError
 from kdserve.locks import folder_lock
 from kdserve.manifest import MANIFEST_NAME
 from kdserve.search.backends.vectors import encode_rows
@@ -30,6 +30,7 @@ from kdserve.search.index.segment import ROWS, Segment, SegmentRecord, SegmentWr
 from kdserve.search.index.sentences import SentenceRows
 from kdserve.search.index.snapshot import read_current
 from kdserve.search.index.tuning import choose_kind
+from kdserve.staging import require_new
 
 _logger = logging.getLogger("kdserve")
 CHECKPOINT_S = 10.0
@@ -74,13 +75,13 @@ def build_index(
         if _is_built(folder, state, resume_key, query_encoder):
             _logger.warning("%s was built from the same files before, and is left as it is", folder)
             return
-        _refuse_existing(folder)
+        require_new(folder)
         staging.mkdir(parents=True, exist_ok=True)
         with folder_lock(staging):
-            _refuse_existing(folder)
+            require_new(folder)
             try:
                 _fill(staging, documents, state, ingest, resume_key, query_encoder)
-                _refuse_existing(folder)
+                require_new(folder)
                 staging.rename(folder)
             except BaseException as error:
                 if not (resume_key and isinstance(error, FidelityError | EncodeError | KeyboardInterrupt)):
@@ -240,8 +241,3 @@ def _is_built(folder: Path, state: IndexState, resume_key: str, query_encoder: E
     wanted = () if query_encoder is None else (query_encoder.fingerprint,)
     rows = Segment(folder, there.segments[0], dim=there.dim, precision=there.precision).stored
     return tuple(kin.encoder for kin in there.kin) == wanted and rows.state().get(RESUME_KEY) == resume_key
-
-
-def _refuse_existing(folder: Path) -> None:
-    if folder.exists() or folder.is_symlink():
-        raise FolderError(f"{folder} exists already; choose another name or remove it first")

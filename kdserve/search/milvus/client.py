@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from kdserve.errors import FolderError, MissingExtraError
+from kdserve.staging import require_outside
 
 try:
     from pymilvus import DataType, MilvusClient, MilvusException
@@ -22,6 +24,8 @@ class Client:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        if "://" not in address:  # a file
+            require_outside(Path(address))
         self._client = self._told(MilvusClient)(address, grpc_options=QUIET)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
