@@ -164,9 +164,22 @@ def test_the_int8_graph_is_a_matrix_product():
     np.testing.assert_array_equal(product, numbers.astype(np.int32) @ weights.astype(np.int32))
 
 
+def test_more_threads_than_can_be_are_refused_before_anything_is_measured():
+    done = CliRunner().invoke(app, ["bench", str(BUNDLES / "static"), "--threads", "1500"])
+    assert str(done.exception) == "num_threads is 1500; give 1024 or fewer"
+
+
+def test_a_peak_whose_process_is_killed_says_so(monkeypatch, tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(EncodeError, match=r"2 threads, .* failed: its process ended with SIGKILL and said nothing"):
+        measure_peak(2)
+
+
 def test_a_peak_that_cannot_be_measured_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(EncodeError, match="measuring the machine's peak failed"):
+    with pytest.raises(EncodeError, match=r"peak on 1 threads, which takes 0\.3 GB of memory, failed: .*; give fewer"):
         measure_peak(1)
 
 
@@ -243,6 +256,8 @@ def test_the_report_is_one_page_that_needs_nothing_else(record, tmp_path):
 def test_a_report_that_cannot_be_written_stops_the_command_before_it_measures(tmp_path, monkeypatch):
     with pytest.raises(FolderError, match="exists already"):
         require_reportable(tmp_path)
+    with pytest.raises(FolderError, match="lies inside"):
+        require_reportable(BUNDLES / "static" / "report")
     monkeypatch.setattr("kdserve.bench.report.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'kdserve\[report\]'"):
         require_reportable(tmp_path / "report")

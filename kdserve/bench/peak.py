@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -50,8 +51,18 @@ def measure_peak(num_threads: int) -> Peak:
         check=False,
     )
     if done.returncode:
-        raise EncodeError(f"measuring the machine's peak failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        said = done.stderr.strip().splitlines()
+        why = said[-1] if said else f"its process ended with {_ending(done.returncode)} and said nothing"
+        needed_gb = num_threads * 2 * COPY_BYTES / 1e9
+        raise EncodeError(
+            f"measuring the machine's peak on {num_threads} threads, which takes {needed_gb:.1f} GB of memory, failed: "
+            f"{why}; give fewer threads"
+        )
     return Peak(**json.loads(done.stdout))
+
+
+def _ending(returncode: int) -> str:
+    return f"exit code {returncode}" if returncode > 0 else signal.Signals(-returncode).name
 
 
 def product_graph(size: int) -> bytes:

@@ -42,9 +42,9 @@ def bench(
     JSON, but for a screen.
     """
     from kdserve.bench.threads import thread_environment
-    from kdserve.runtime.threads import available_threads
+    from kdserve.runtime.threads import threads_or_all
 
-    num_threads = threads or available_threads()
+    num_threads = threads_or_all(threads)
     os.environ.update(thread_environment(num_threads))  # before any library starts its pool
     logging.getLogger("kdserve").setLevel(logging.ERROR)  # a text that is cut would be told again in every round
     sizes = _batch_sizes(batch_sizes)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from kdserve.digits import parse_number
 from kdserve.errors import DataError
 from kdserve.evaluate.languages import short_code
 from kdserve.evaluate.similarity import StsPair
@@ -141,23 +141,17 @@ def _sts_pairs(path: Path) -> list[StsPair]:
         for number, row in enumerate(reader, start=1):
             if number == 1 and row == ["sentence1", "sentence2", "score"]:
                 continue
-            if len(row) != 3 or not row[0].strip() or not row[1].strip() or not _is_number(row[2]):
-                raise DataError(
-                    f"{path}, line {reader.line_num}: expected sentence1,sentence2,score, found {row!r:.80}"
-                )
-            pairs.append(StsPair(first=row[0], second=row[1], score=float(row[2])))
+            place = f"{path}, line {reader.line_num}"
+            if len(row) != 3 or not row[0].strip() or not row[1].strip():
+                raise DataError(f"{place}: expected sentence1,sentence2,score, found {row!r:.80}")
+            if (score := parse_number(row[2])) is None:
+                raise DataError(f"{place}: the score {row[2]!r:.40} is no number such as 3 or 3.75; mend it")
+            pairs.append(StsPair(first=row[0], second=row[1], score=float(score)))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}") from error
     if not pairs:
         raise DataError(f"{path} has no sentence pairs; nothing can be measured")
     return pairs
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:

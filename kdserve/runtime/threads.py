@@ -11,6 +11,8 @@ from kdserve.errors import EncodeError
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PROC_CGROUP = Path("/proc/self/cgroup")
+MOST_THREADS = 1024
+"""Of a process, and processes of a server: each is started at once."""
 
 
 def available_threads(*, cgroup_root: Path = CGROUP_ROOT, proc_cgroup: Path = PROC_CGROUP) -> int:
@@ -28,10 +30,12 @@ def threads_or_all(num_threads: int | None) -> int:
     """Return the number of threads that was asked for, or where none was, all there are.
 
     Raises:
-        EncodeError: it is below 1.
+        EncodeError: it is below 1, or beyond `MOST_THREADS`.
     """
     if num_threads is not None and num_threads < 1:
         raise EncodeError(f"num_threads is {num_threads}; give 1 or more")
+    if num_threads is not None and num_threads > MOST_THREADS:
+        raise EncodeError(f"num_threads is {num_threads}; give {MOST_THREADS} or fewer")
     return num_threads or available_threads()
 
 

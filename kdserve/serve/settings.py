@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kdserve.errors import RecipeError
+from kdserve.runtime.threads import MOST_THREADS
 from kdserve.toml import apply_override, build, merge, read_toml
-
-MOST_THREADS = 1024
-"""Of a process, and processes of a server: each is started at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

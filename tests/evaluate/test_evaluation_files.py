@@ -92,12 +92,16 @@ def test_sts_files_are_quoted_csv_with_or_without_header(tmp_path):
     assert list(read_sts(tmp_path, split="dev")) == ["en"]
 
 
+ODD_NUMBERS = ("nan", "inf", "1e999", "1_0", " 1", "1 ", "١", "", "0x1")
+"""Python's own readers take most of them."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("A.,B.,1\nA.,B.\n", r"line 2: expected sentence1,sentence2,score"),
-        ("A.,B.,much\n", r"line 1: expected"),
-        ("A.,B.,nan\n", r"line 1: expected"),
+        ("A.,B.,much\n", r"line 1: the score 'much' is no number such as 3 or 3.75"),
+        *((f"A.,B.,1\nA.,B.,{score}\n", f"line 2: the score '{score}' is no number") for score in ODD_NUMBERS),
         ("A.,B.,1\n,B.,1\n", r"line 2: expected"),
         ('A.,B.,1\n"A.,B.,1\n', r"line 2: unexpected end"),
         ("sentence1,sentence2,score\n", "has no sentence pairs"),

@@ -146,9 +146,10 @@ def test_cuda_that_is_not_there_is_an_error_and_no_fallback(bundle: Path) -> Non
         Encoder.load(bundle, device="cuda")
 
 
-def test_zero_threads_are_refused(bundle: Path) -> None:
-    with pytest.raises(EncodeError, match="give 1 or more"):
-        Encoder.load(bundle, num_threads=0)
+def test_no_threads_and_more_than_can_be_are_refused(bundle: Path) -> None:
+    for num_threads, mend in ((0, "give 1 or more"), (1025, "give 1024 or fewer")):
+        with pytest.raises(EncodeError, match=f"num_threads is {num_threads}; {mend}"):
+            Encoder.load(bundle, num_threads=num_threads)
 
 
 def test_an_unknown_name_says_which_students_are_published() -> None:

@@ -74,7 +74,7 @@ class Translator:
         Raises:
             FolderError: no such translator, or one whose files are not those that its manifest lists, or change
                 meanwhile.
-            EncodeError: the device is not there, or `num_threads` is below 1.
+            EncodeError: the device is not there, or `num_threads` is below 1 or beyond 1,024.
             MissingExtraError: onnxruntime is not installed.
         """
         threads = threads_or_all(num_threads)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdserve.digits import parse_number
 from kdserve.errors import DataError
 from kdserve.lines import show
 from kdserve.search.documents.document import Document, NewMetadata
@@ -14,8 +14,6 @@ from kdserve.search.documents.tables import Record
 
 LANGUAGE_NAMES = ("lang", "language")
 ID, TEXT, METADATA = "id", "text", "metadata"
-INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
-DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,14 +92,12 @@ def _names(record: Record, what: str) -> str:
 
 
 def _number(name: str, cell: object) -> int | float | None:
-    """A number as everybody writes it. Python's own would also take 2020_21 and the digits of other scripts."""
+    """A number as everybody writes it."""
     if cell is None or isinstance(cell, int | float):
         return cell
     text = cell.strip() if isinstance(cell, str) else ""
     if isinstance(cell, str) and (not text or text.lower() == "nan"):
         return None
-    if INTEGER.fullmatch(text):
-        return int(text)
-    if DECIMAL.fullmatch(text):
-        return float(text)
+    if (number := parse_number(text)) is not None:
+        return number
     raise DataError(f"{name!r} is {cell!r}, not a number; fix it, or leave {name!r} out of the numbers")
