@@ -7,6 +7,7 @@ from typing import Literal
 Kind = Literal["student", "bundle", "classifier", "index", "corpus", "sequence-student", "translator"]
 _STUDENTS = ("student", "sequence-student")
 _BUNDLES = ("bundle", "classifier", "translator")
+_WRITERS = ("sequence-student", "translator")
 
 
 def mistaken(found: str, kind: Kind) -> str:
@@ -19,10 +20,11 @@ def _with_article(kind: str) -> str:
 
 
 def _way_to(kind: Kind, found: str) -> str:
-    if kind in _BUNDLES and found in _STUDENTS:
-        return "kdserve export makes its bundle"
-    if kind in _BUNDLES and found in _BUNDLES:
+    if (kind in _WRITERS) == (found in _WRITERS):
+        if kind in _BUNDLES and found in _STUDENTS:
+            return "kdserve export makes its bundle"
+        if kind in _STUDENTS and found in _BUNDLES:
+            return "kdserve reopen makes a student of it"
+    if kind in _BUNDLES and found in (*_BUNDLES, *_STUDENTS):
         return f"name a {kind} folder; kdserve models says what is for what"
-    if kind in _STUDENTS and found in _BUNDLES:
-        return "kdserve reopen makes a student of it"
-    return f"name {_with_article(kind)} folder"
+    return f"name {_with_article(kind)} folder" + (", as this one writes texts" if found in _WRITERS else "")

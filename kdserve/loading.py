@@ -8,7 +8,7 @@ from typing import Literal
 from kdserve.datatypes import Embedder
 from kdserve.errors import FolderError, MissingExtraError
 from kdserve.manifest import MANIFEST_NAME, kind_of
-from kdserve.runtime.published import published_names
+from kdserve.runtime.published import find_bundle, published_names
 
 DEFAULT_TEACHER = "all-MiniLM-L6-v2"
 PACKAGED_TEACHERS: dict[str, tuple[str, ...]] = {DEFAULT_TEACHER: ("en",), "multilingual-e5-small": ()}
@@ -64,14 +64,19 @@ def _teacher_extras(model: str) -> str:
     return "distill,teacher" if model in PACKAGED_TEACHERS else "distill"
 
 
-def find_student(model: str) -> Path:
-    """Return the sentence-transformers folder of a student, or of a packaged teacher by its name.
+def find_student(model: str, *, writers: bool = False) -> Path:
+    """Return the sentence-transformers folder of a student, or of a packaged teacher by its name; where `writers` will
+    do, a student's that writes too.
 
     Raises:
         MissingExtraError: the packages that hold or unpack the teacher are not installed.
-        FolderError: the name is that of a published bundle.
+        FolderError: the name is that of a published bundle, or the student writes.
     """
-    if model in published_names() and not Path(model).is_dir():
+    is_published = model in published_names("any") and not Path(model).is_dir()
+    folder = find_bundle(model, kind="any") if is_published else Path(model)
+    if not writers and kind_of(folder) in ("translator", "sequence-student"):
+        raise FolderError(f"{model} writes texts and gives no vectors; name a student that does")
+    if is_published:
         raise FolderError(f"{model} is a published bundle; kdserve reopen {model} --out STUDENT makes a student of it")
     if model not in PACKAGED_TEACHERS:
         return Path(model)

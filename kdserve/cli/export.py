@@ -96,7 +96,7 @@ def export(
         optimum_python=optimum_python if exporter == "optimum" else None,
     )
     gate_texts = read_gate_texts(texts) if texts else None
-    folder = find_student(student)
+    folder = find_student(student, writers=True)
     vectors: dict[str, object] = {"--tatoeba": tatoeba, "--sts": sts}
     writing: dict[str, object] = {"--pairs": pairs, "--targets": targets, "--prefix": prefix}
     if is_sequence(folder):
@@ -208,7 +208,25 @@ def reopen(
     from kdserve.runtime.published import find_bundle
 
     reopen_bundle(find_bundle(bundle, kind="any"), out)
-    say(f"next: student.start = {str(out.resolve())!r} in a recipe, or kdserve export {quote(str(out))} --out BUNDLE")
+    say(f"next: {_recipe_key(out)}kdserve export {quote(str(out))} --out BUNDLE")
+
+
+def _recipe_key(student: Path) -> str:
+    """How a recipe takes a student: one with a vocabulary or modules of others is no start, and a teacher at most."""
+    from kdserve.errors import FolderError
+    from kdserve.manifest import kind_of
+
+    try:
+        from kdserve.distill.students.folder import require_start
+    except ModuleNotFoundError:  # what trains is not installed
+        return ""
+    key = "student.start"
+    if kind_of(student) == "student":
+        try:
+            require_start(student)
+        except FolderError:
+            key = "teacher.model"
+    return f"{key} = {str(student.resolve())!r} in a recipe, or "
 
 
 @needs_extra("export")

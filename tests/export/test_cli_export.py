@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from tiny_students import tiny_plain
 from tiny_writers import tiny_writer
+from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 
 from kdserve.cli import app
+from kdserve.cli.export import _recipe_key
 from kdserve.errors import DataError, FolderError
-from kdserve.manifest import read_manifest
+from kdserve.manifest import read_manifest, write_manifest
 from kdserve.precisions import CHOICES
 from kdserve.samples import parallel
 
@@ -60,6 +62,23 @@ def test_a_packaged_teacher_is_exported_by_its_name(tmp_path: Path) -> None:
 def test_a_published_bundle_is_no_student(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="is a published bundle; kdserve reopen kdserve-static --out STUDENT"):
         CliRunner().invoke(app, ["export", "kdserve-static", "--out", str(tmp_path / "b")], catch_exceptions=False)
+
+
+def test_a_student_that_writes_is_refused_where_vectors_are_wanted(tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("en\tThe train is late.\tThe train is late.\n", encoding="utf-8")
+    writer = tiny_writer(tmp_path / "writer", "marian")
+    write_manifest(writer, kind="sequence-student")
+    for command, option in (("trim", "--texts"), ("neutralise", "--pairs")):
+        for model in (str(writer), "kdserve-gist"):
+            arguments = [command, model, option, str(tmp_path / "texts"), "--out", str(tmp_path / "out")]
+            with pytest.raises(FolderError, match="writes texts and gives no vectors"):
+                CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_student_with_the_vocabulary_of_others_is_named_as_a_teacher(tmp_path: Path) -> None:
+    Tokenizer(models.WordLevel({"[PAD]": 0, "a": 1}, unk_token="[PAD]")).save(str(tmp_path / "tokenizer.json"))
+    write_manifest(tmp_path, kind="student")
+    assert _recipe_key(tmp_path) == f"teacher.model = {str(tmp_path)!r} in a recipe, or "
 
 
 def test_options_for_another_kind_of_student_are_refused(static: Path, tmp_path: Path) -> None:

@@ -42,9 +42,17 @@ def require_trainable(recipe: Recipe) -> None:
     """
     parent_students(recipe)
     if recipe.student.start:
-        folder = Path(recipe.data_dir) / recipe.student.start
-        read_own_vocabulary(folder, key="student.start")
-        _require_own_modules(folder)
+        require_start(Path(recipe.data_dir) / recipe.student.start)
+
+
+def require_start(folder: Path) -> None:
+    """Refuse a student's folder with the vocabulary or the modules of others, from which no student can start.
+
+    Raises:
+        FolderError: it is so.
+    """
+    read_own_vocabulary(folder, key="student.start")
+    _require_own_modules(folder)
 
 
 def read_prompts(folder: Path) -> tuple[str, str]:
