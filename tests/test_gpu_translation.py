@@ -90,7 +90,7 @@ def test_a_teacher_its_student_and_one_without_teacher_come_out_of_a_pack(pack, 
     from assemble_translation import main as assemble
 
     options = ("--device=cpu", "--batch-tokens=300", "--processes=1", "--least-gap=-9")
-    seconds = ("--seconds=1", "--beam-seconds=60", "--student-seconds=60", "--plain-seconds=60")
+    seconds = ("--seconds=1", "--beam-seconds=900", "--student-seconds=900", "--plain-seconds=900")
     out = tmp_path / "out"
     run("translation.py", pack, out, *seconds, "--student-steps=9", "--plain-steps=9", *options)
     notes = {note["what"]: note for note in map(json.loads, (out / "log.jsonl").read_text().splitlines())}
