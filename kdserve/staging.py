@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +16,9 @@ from kdserve.disk import sync_path, sync_tree, write_error
 from kdserve.errors import FolderError, KdserveError
 from kdserve.locks import folder_in_use
 from kdserve.manifest import MANIFEST_NAME
+
+_ATTEMPTS = 3
+"""Another process may take what was just made for left, before it is in use; on file systems without locks none is."""
 
 
 @contextmanager
@@ -76,20 +79,18 @@ def require_outside(target: Path) -> None:
 def aside(target: Path, *, make: Callable[[Path], object] = Path.mkdir) -> Iterator[Path]:
     """Yield an empty folder, or what else `make` makes, beside `target`, which is gone after the block.
 
-    It is in use until then; what a process that was killed left so is removed. It has its name only when it is in use,
-    so that nobody takes it for left.
+    It is in use until then; what a process that was killed left so is removed.
     """
     remove_abandoned(target)
-    staging = _partial_name(target)
-    fresh = staging.with_suffix(".new")
-    try:
-        make(fresh)
-        with folder_in_use(fresh):
-            fresh.rename(staging)
-            yield staging
-    finally:
-        _remove(staging)
-        _remove(fresh)
+    with ExitStack() as stack:
+        for _ in range(_ATTEMPTS):
+            staging = _partial_name(target)
+            stack.callback(_remove, staging)
+            make(staging)
+            with suppress(FileNotFoundError):
+                if stack.enter_context(folder_in_use(staging)) and staging.exists():
+                    break
+        yield staging
 
 
 @contextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
 
 from kdserve.errors import FolderError
+from kdserve.locks import folder_in_use
 from kdserve.manifest import verify_folder, write_manifest
 from kdserve.staging import aside, remove_abandoned, remove_folder, staged_file, staged_folder
 
@@ -74,18 +76,25 @@ def test_a_file_commits_whole_or_leaves_nothing(tmp_path: Path):
     assert (tmp_path / "new" / "v.npy").read_bytes() == b"one"
 
 
-def test_what_is_staged_has_its_name_only_while_it_is_in_use(tmp_path: Path):
-    seen = []
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_what_another_process_takes_for_left_before_it_is_in_use_is_made_again(tmp_path: Path, is_gone: bool):
+    made: list[Path] = []
+    with ExitStack() as other:
 
-    def watched(path: Path) -> None:
-        path.mkdir()
-        remove_abandoned(tmp_path / "s")  # as a process that begins at this moment does
-        seen.append(path.exists())
+        def make_watched(path: Path) -> None:
+            path.mkdir()
+            made.append(path)
+            if len(made) == 1:
+                if is_gone:
+                    remove_abandoned(tmp_path / "s")
+                else:  # it is about to
+                    assert other.enter_context(folder_in_use(path))
 
-    with aside(tmp_path / "s", make=watched) as staging:
-        remove_abandoned(tmp_path / "s")
-        assert staging.exists()
-    assert (seen, list(tmp_path.iterdir())) == ([True], [])
+        with aside(tmp_path / "s", make=make_watched) as staging:
+            assert staging == made[-1] != made[0]
+            remove_abandoned(tmp_path / "s")
+            assert staging.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_target_is_refused_and_kept(tmp_path: Path):
