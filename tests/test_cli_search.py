@@ -155,8 +155,14 @@ def test_a_question_that_was_cut_is_told_once(folder: Path, more: list[str], cap
     assert caplog.messages == ["1 of 1 texts were cut at 64 tokens"]
 
 
-OWN_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from kdserve.cli import main; main()"
-"""A program whose Ctrl-C that of its standard input is."""
+OWN_TERMINAL = """
+import fcntl, signal, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from kdserve.cli import main
+main()
+"""
+"""A program whose Ctrl-C that of its standard input is, and who heeds it: tests in the background have it ignored."""
 
 
 class Terminal:
