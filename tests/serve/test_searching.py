@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from serverprocess import BUNDLES, ServerProcess, served, until
 
-from kdserve import Encoder, Retriever
+from kdserve import Encoder, Retriever, samples
 from kdserve.disk import write_error
 from kdserve.errors import FolderError
 from kdserve.locks import folder_lock
@@ -84,6 +84,25 @@ def test_an_index_that_keeps_sentences_is_ordered_anew_by_them(notes: Path, tmp_
             for hit in found:
                 start, end = hit["sentence"]["start"], hit["sentence"]["end"]
                 assert hit["text"][start:end] in hit["snippet"]["text"]
+
+
+@pytest.mark.parametrize("sentences", [True, False])
+def test_a_document_of_several_passages_is_shown_by_that_of_the_retriever(tmp_path: Path, sentences: bool):
+    encoder, folder, texts = (
+        Encoder.load(BUNDLES / "static"),
+        tmp_path / "split.index",
+        [d.text for d in samples.documents()],
+    )
+    options = BuildOptions(encoder_name=str(BUNDLES / "static"), passage_tokens=64, sentences=sentences)
+    whole = [Document(text=" ".join(texts[n : n + 12])) for n in range(0, 72, 12)]
+    retriever = Retriever.build(folder, whole, encoder, options=options)
+    hits, plain = (retriever.search("the train is late", 6, rerank=rerank) for rerank in (20, 0))
+    assert {hit.id for hit in hits} == {hit.id for hit in plain}
+    assert {(hit.id, hit.passage) for hit in hits} != {(hit.id, hit.passage) for hit in plain}
+    with served("--index", folder) as server:
+        found = server.post("/search", {"query": "the train is late", "k": 6, "rerank": 20}).json["hits"]
+    assert [(hit["id"], tuple(hit["passage"])) for hit in found] == [(hit.id, hit.passage) for hit in hits]
+    assert [hit["score"] for hit in found] == [hit.score for hit in hits]
 
 
 def test_a_snippet_marks_the_words_of_the_query(server: ServerProcess):
