@@ -271,7 +271,7 @@ def test_files_that_workers_cannot_read_are_told_by_name(tmp_path, milvus):
 @pytest.mark.parametrize(
     ("claims", "message"),
     [
-        (["--threads", "4096"], "kdserve: a worker claims 4096 CPU, and Ray has "),
+        (["--threads", "1000"], "kdserve: a worker claims 1000 CPU, and Ray has "),
         (["--device", "cuda"], "kdserve: a worker claims 1 CPU and 1 GPU, and Ray has "),
     ],
 )
