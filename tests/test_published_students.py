@@ -19,6 +19,8 @@ MAIN = "de fr es ru cs tr zh ja it pt nl sv uk pl fi ko hu ro da ar he bg el".sp
 ROOT = Path(__file__).parent.parent
 SEARCHERS = ["kdserve-base", "kdserve-mini"]
 SIZE_LIMITS = {"kdserve-base": 62_000_000, "kdserve-mini": 40_000_000}
+LEAST_ANSWERS = {"kdserve-static": 0.4}
+"""Of 40 questions; its card says that the student before it, of another teacher, answered more of these."""
 
 
 def test_the_students_are_published():
@@ -32,7 +34,7 @@ def test_a_published_bundle_is_small_and_finds_translations_and_answers(name: st
     figures = evaluate_samples(Encoder.load(name))
     assert figures.translation.summary().mean >= 0.88
     assert figures.translation.summary().worst >= 0.80
-    assert figures.retrieval.accuracy_at_1 >= 0.5
+    assert figures.retrieval.accuracy_at_1 >= LEAST_ANSWERS.get(name, 0.5)
 
 
 @pytest.mark.parametrize("name", published_names())
@@ -77,7 +79,7 @@ def test_business_sentences_find_their_translations_in_every_pair_of_languages(n
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "mean", "german"), [("kdserve-static", 0.78, 0.88), ("kdserve-mini", 0.91, 0.97)])
+@pytest.mark.parametrize(("name", "mean", "german"), [("kdserve-static", 0.84, 0.92), ("kdserve-mini", 0.91, 0.97)])
 def test_tatoeba_accuracy(name: str, mean: float, german: float):
     data = os.environ.get("KDSERVE_DATA")
     if not data:
