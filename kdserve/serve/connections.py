@@ -78,14 +78,17 @@ class Connection(HttpToolsProtocol):
         if self._is_over:
             return
         data, self._held = self._held + data, b""
-        if self.is_between and (self.cycle is None or self.cycle.response_complete):
+        is_first = self.is_between and (self.cycle is None or self.cycle.response_complete)
+        if is_first:
             reply = self._door.refusal_of(data)
             if reply is not None:
                 self._refused_at = self.loop.time()
                 self.transport.write(reply)
                 return
             self._head_bytes = 0
-            if len(data) > self._door.head_bytes and data.find(HEAD_END, 0, self._door.head_bytes) < 0:
+        if is_first or self._is_in_head:
+            room = self._door.head_bytes - self._head_bytes
+            if len(data) > room and data.find(HEAD_END, 0, room) < 0:
                 self._refuse_long_head()
                 return
         if self.is_between or self._is_in_head:
