@@ -100,15 +100,19 @@ class Server(uvicorn.Server):
         """
         self._app.drain()
         _logger.info("draining", extra={"pid": os.getpid(), "seconds": self._settings.drain_s})
-        await asyncio.sleep(self._settings.drain_s)
+        await self._wait(self._settings.drain_s, lambda: False)
         for door in sockets or []:
             await self._shut(door)
-        for _ in range(round(min(LINGER_S, self._settings.stop_s) / TICK_S)):
-            if not self.server_state.connections:
-                break
-            await asyncio.sleep(TICK_S)
+        await self._wait(min(LINGER_S, self._settings.stop_s), lambda: not self.server_state.connections)
         await super().shutdown(sockets)
         _logger.info("stopped", extra={"pid": os.getpid()})
+
+    async def _wait(self, seconds: float, is_over: Callable[[], bool]) -> None:
+        """Wait until the seconds or something else is over, or nothing is to be waited for any more."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not is_over() and not self.force_exit and (left := end - loop.time()) > 0:
+            await asyncio.sleep(min(TICK_S, left))
 
     def _outlive(self, sentinel: int) -> None:
         """Stop in order: whoever started and would stop this process is gone, and its address is to be free again."""

@@ -169,6 +169,14 @@ def test_sigterm_turns_readiness_off_and_answers_on_for_a_while():
         server.process.kill()
 
 
+def test_a_second_ctrl_c_waits_for_nothing():
+    with served(STATIC, "--set", "drain_s=600") as server, send(server, b"{", "Content-Length: 1000\r\n"):
+        server.process.send_signal(signal.SIGINT)
+        server.wait_for("draining")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+
+
 def test_sigterm_answers_what_is_open_and_ends_with_0():
     asked = json.dumps({"input": MANY[:50], "model": "tiny-static", "encoding_format": "base64"}).encode()
     with served(STATIC, "--set", "drain_s=0.5") as server, contextlib.ExitStack() as open_connections:
