@@ -13,6 +13,7 @@ themselves.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,11 @@ def without_invisible(normalizer: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a normalizer's JSON that drops what nobody sees first, whatever it does then."""
     steps = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
     return {"type": "Sequence", "normalizers": [*INVISIBLE, *(step for step in steps if step)]}
+
+
+def fold_word(word: str) -> str:
+    """Return a word without case and accents."""
+    return "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))
 
 
 def is_blank(text: str) -> bool:

@@ -8,9 +8,10 @@ script with a capital letter; German nouns count too, and rarely resemble what a
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from difflib import SequenceMatcher
+
+from kdserve.runtime.normalizer import fold_word
 
 _WORD = re.compile(r"(?<!\w)[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ\u0300-\u036f]{2,}(?!\w)")
 _DOUBLED = re.compile(r"(.)\1+")
@@ -22,15 +23,15 @@ def restore_names(source: str, output: str, is_token: Callable[[str], bool], *, 
     `is_token` says of a word whether it is one token: those are known, and stay. Words resemble each other by
     `difflib`'s ratio of at least `resemblance`, case, accents and doubled letters aside; the closest pairs come first.
     """
-    names = {_folded(word): word for word in reversed(_WORD.findall(source)) if word[0].isupper()}
+    names = {fold_word(word): word for word in reversed(_WORD.findall(source)) if word[0].isupper()}
     words = list(_WORD.finditer(output))
-    lacking = {name for name in names if len(name) > 2}.difference(_folded(one[0]) for one in words)
+    lacking = {name for name in names if len(name) > 2}.difference(fold_word(one[0]) for one in words)
     if not lacking or source.isupper():
         return output
     spelt = {
         one.span(): folded
         for one in words
-        if one[0][0].isupper() and (folded := _folded(one[0])) not in names and not is_token(one[0])
+        if one[0][0].isupper() and (folded := fold_word(one[0])) not in names and not is_token(one[0])
     }
     pairs = [(-_ratio(folded, name), span, name) for span, folded in spelt.items() for name in lacking]
     restored: dict[tuple[int, int], str] = {}
@@ -42,10 +43,6 @@ def restore_names(source: str, output: str, is_token: Callable[[str], bool], *, 
     for (start, end), name in sorted(restored.items(), reverse=True):
         output = output[:start] + names[name] + output[end:]
     return output
-
-
-def _folded(word: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))
 
 
 def _ratio(one: str, other: str) -> float:

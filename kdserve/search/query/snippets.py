@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from kdserve.datatypes import Hit
+from kdserve.runtime.normalizer import fold_word
 from kdserve.runtime.stops import sentence_ends
 from kdserve.search.documents.passages import Span
 from kdserve.search.index.lexical import MAX_QUERY_CHARACTERS, UNSPACED, WORD
@@ -75,17 +75,13 @@ def _words(text: str) -> list[tuple[str, Span]]:
         end = match.start()
         for stretch in UNSPACED.finditer(text, match.start(), match.end()):
             if stretch.start() > end:
-                words.append((_plain(text[end : stretch.start()]), (end, stretch.start())))
+                words.append((fold_word(text[end : stretch.start()]), (end, stretch.start())))
             last = max(stretch.start() + 1, stretch.end() - 1)
             words += [(text[n : n + 2], (n, min(n + 2, stretch.end()))) for n in range(stretch.start(), last)]
             end = stretch.end()
         if end < match.end():
-            words.append((_plain(text[end : match.end()]), (end, match.end())))
+            words.append((fold_word(text[end : match.end()]), (end, match.end())))
     return words
-
-
-def _plain(word: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))
 
 
 def _best_window(found: Sequence[tuple[str, Span]], max_characters: int) -> Span:
